@@ -1,14 +1,78 @@
+# Everything runs in $(VENV), which make creates with Python 3.11+, pip and nothing else.
+# requirements.lock fixes every version; its hashes are for `pip install --require-hashes -r`.
 .DELETE_ON_ERROR:
-PY   ?= python3
-VENV ?= .venv
-BIN  := $(VENV)/bin
+.DEFAULT_GOAL := help
 
-$(VENV)/.installed-%: pyproject.toml
-	@$(PY) -c 'import sys; sys.exit("Python 3.11+ needed, found "+sys.version.split()[0]) if sys.version_info < (3,11) else None'
-	@test -x $(BIN)/python || $(PY) -m venv --without-pip $(VENV)
-	@$(PY) -m pip -q --disable-pip-version-check --python $(BIN)/python install -e '.[$*]'
+PY     ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PYTEST := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+PIP    := $(PY) -m pip -qq --disable-pip-version-check --python $(BIN)/python
+LOCKED := cli demo dp gpu viz bench dev
+UV     := $(shell command -v uv 2>/dev/null)
+
+ifeq ($(UV),)
+INSTALL := $(PIP) install
+else
+INSTALL := $(UV) pip install -q --python $(BIN)/python
+endif
+
+$(BIN)/python:
+	@$(PY) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "fedcore needs Python 3.11 or newer, and $(PY) is " + sys.version.split()[0] + ". Name another: make PY=/path/to/python3.11")'
+	@$(PY) -m venv --without-pip $(VENV)
+
+# One stamp an extra. The hashes are cut off because pip refuses them beside an editable install.
+$(VENV)/.installed-%: pyproject.toml requirements.lock | $(BIN)/python
+	@echo "Installing fedcore-fl[$*] into $(VENV): about a minute the first time"
+	@sed -n 's/^\([^ #].*==.*[^ ]\) *\\$$/\1/p' requirements.lock > $(VENV)/constraints.txt
+	@$(INSTALL) -c $(VENV)/constraints.txt -e '.[$*]'
 	@touch $@
 
-test: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest -q
+.PHONY: help
+help: ## list these commands
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
+
 .PHONY: test
+test: $(VENV)/.installed-dev ## quick tests and doctests, in parallel
+	@$(PYTEST) -n auto -m "not slow and not oracle"
+
+.PHONY: test-all
+test-all: $(VENV)/.installed-dev ## every test, with many more random examples
+	@$(PYTEST) -n auto --hypothesis-profile=thorough
+
+.PHONY: test-oracle
+test-oracle: $(VENV)/.installed-dev ## compare with PyTorch (installs its CPU build)
+	@$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) install --no-build-isolation -e '.[oracle]' || \
+	  { echo "The CPU build of PyTorch 2.13.0 was not found. Point pip at it: PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL"; exit 1; }
+	@$(PYTEST) -m oracle
+
+.PHONY: lint
+lint: $(VENV)/.installed-dev ## style, types and import directions
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+.PHONY: format
+format: $(VENV)/.installed-dev ## rewrite the sources in the house format
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
+
+.PHONY: bench
+bench: $(VENV)/.installed-bench ## run every benchmark, rewrite benchmarks/README.md
+	@$(BIN)/python -m benchmarks run
+
+.PHONY: demo
+demo: $(VENV)/.installed-demo ## train on handwritten digits
+	@$(BIN)/python examples/federated_digits.py
+
+.PHONY: lock
+lock: ## resolve pyproject.toml again into requirements.lock (needs uv)
+	@uv pip compile --quiet --universal --generate-hashes --upgrade --no-annotate \
+	  --custom-compile-command "make lock" $(addprefix --extra ,$(LOCKED)) \
+	  pyproject.toml -o requirements.lock
+
+.PHONY: clean
+clean: ## remove the environment, builds and caches
+	@rm -rf $(VENV) build dist htmlcov .coverage* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
