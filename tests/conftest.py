@@ -1,0 +1,48 @@
+"""What all tests share: reproducible random examples, real data when it is there, and GPU skips."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+settings.register_profile("quick", derandomize=True, deadline=None, max_examples=50)
+settings.register_profile("thorough", deadline=None, max_examples=500, print_blob=True)
+settings.load_profile("quick")
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The root of the checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data sets that may lie beside the checkout."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the real data sets do not lie beside this checkout, in ../shared/data")
+    return folder
+
+
+@functools.cache
+def _reason_for_no_gpu() -> str:
+    try:
+        import cupy
+    except ImportError:
+        return "CuPy is not installed (the extra 'gpu')"
+    try:
+        cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        return f"no CUDA device: {error}"
+    return ""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and (reason := _reason_for_no_gpu()):
+        pytest.skip(reason)

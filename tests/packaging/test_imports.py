@@ -1,0 +1,25 @@
+"""Importing the core is cheap: no optional, network or database library comes along."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+HEAVY = ["cupy", "google.protobuf", "grpc", "pydantic", "scipy", "sqlalchemy", "torch", "typer"]
+
+
+def modules_after(statement: str) -> set[str]:
+    """The names in `sys.modules` of a fresh interpreter that ran `statement`."""
+    command = [sys.executable, "-c", f"{statement}\nimport sys\nprint(*sys.modules)"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_importing_fedcore_loads_no_heavy_library() -> None:
+    loaded = modules_after("import fedcore")
+    assert "fedcore" in loaded
+    assert loaded.isdisjoint(HEAVY)
+
+
+def test_the_check_sees_a_library_that_is_loaded() -> None:
+    assert "google.protobuf" in modules_after("import google.protobuf")

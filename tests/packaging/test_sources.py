@@ -1,0 +1,102 @@
+"""The sources keep the promises that no linter checks: public names, sizes, the install command."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = sorted((ROOT / "fedcore").rglob("*.py"))
+MOST_LINES = 450
+
+# A stranger owns the bare name on the public index; the name of this distribution ends in -fl.
+FORBIDDEN = re.compile(r"(?:pip3?|uv) (?:install|add)\b[^\n]*?(?<![\w./-])fedcore(?![\w./-])")
+
+
+def named(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports_of_the_package(path: Path) -> Iterator[tuple[str, str]]:
+    """Each (module, name) of a `from fedcore... import name` anywhere in a file."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "fedcore":
+            yield from ((str(node.module), alias.name) for alias in node.names)
+
+
+def module_of(path: Path) -> ModuleType:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return importlib.import_module(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=named)
+def test_all_names_what_exists_and_nothing_twice(path: Path) -> None:
+    module = module_of(path)
+    listed = getattr(module, "__all__", [])
+    assert len(set(listed)) == len(listed)
+    assert [name for name in listed if not hasattr(module, name)] == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=named)
+def test_what_a_module_takes_from_another_is_in_the_others_all(path: Path) -> None:
+    module_of(path)  # so that every submodule it names is an attribute of its package
+    undeclared = [
+        f"{source}.{name}"
+        for source, name in imports_of_the_package(path)
+        if not isinstance(getattr(module := importlib.import_module(source), name), ModuleType)
+        and name not in getattr(module, "__all__", [])
+    ]
+    assert undeclared == []
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.name == "__init__.py"], ids=named)
+def test_a_package_lists_every_public_name_it_gathers(path: Path) -> None:
+    gathered = {
+        alias.asname or alias.name
+        for node in ast.parse(path.read_text("utf-8")).body
+        if isinstance(node, ast.ImportFrom) and node.module != "__future__"
+        for alias in node.names
+    }
+    assert {name for name in gathered if not name.startswith("_")} <= set(
+        getattr(module_of(path), "__all__", [])
+    )
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=named)
+def test_a_file_stays_readable_in_one_sitting(path: Path) -> None:
+    assert len(path.read_text("utf-8").splitlines()) <= MOST_LINES
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=named)
+def test_a_module_opens_with_the_reason_it_exists(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text("utf-8")))
+
+
+def texts() -> Iterator[Path]:
+    """Every text a reader may copy a command from."""
+    yield from (ROOT / name for name in ("Makefile", "pyproject.toml", ".ci/run"))
+    yield from ROOT.glob("*.md")
+    for folder in ("benchmarks", "docs", "examples", "fedcore", "tests"):
+        for kind in ("*.md", "*.py", "*.toml", "*.sh"):
+            yield from (ROOT / folder).rglob(kind)
+
+
+def test_no_text_tells_the_reader_to_install_a_strangers_package() -> None:
+    wrong = [named(path) for path in texts() if FORBIDDEN.search(path.read_text("utf-8"))]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("tail", ["", "[dev]", " numpy", "==1.0", "'"])
+def test_the_forbidden_command_is_recognised(tail: str) -> None:
+    assert FORBIDDEN.search("pip " + "install -U fedcore" + tail)
+
+
+@pytest.mark.parametrize("target", ["fedcore-fl", "'fedcore-fl[dev]'", "-e .", "./fedcore_fl.whl"])
+def test_the_right_commands_are_let_through(target: str) -> None:
+    assert not FORBIDDEN.search("pip " + f"install {target}")
