@@ -1,0 +1,1 @@
+"""Derivatives, lanes, and recorded programs."""

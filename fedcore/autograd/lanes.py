@@ -1,0 +1,143 @@
+"""`vmap`: a function of one example, or of one client, applied to many at once.
+
+Inside, every array has one more leading lane axis, of size P or 1; there is no batch-dimension
+bookkeeping. The same mechanism trains many clients, takes per-example gradients, and nests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from fedcore.autograd.tree import flatten, map_tree, unflatten
+from fedcore.errors import ArgumentError, ShapeError, user_line
+from fedcore.tensor.ops.lanes import enter_lane, leave_lane
+from fedcore.tensor.registry import operations
+from fedcore.tensor.tensor import Tensor, interpreter, tensor
+
+__all__ = ["vmap"]
+
+InAxes = int | None | tuple[int | None, ...]
+
+
+@contextmanager
+def open_lane(size: int) -> Iterator[int]:
+    """Open a lane of `size` in this thread; gives its position."""
+    position = len(interpreter.lane_sizes)
+    interpreter.lane_sizes = [*interpreter.lane_sizes, size]
+    try:
+        yield position
+    finally:
+        interpreter.lane_sizes = interpreter.lane_sizes[:position]
+
+
+def axes_of(name: str, in_axes: InAxes, count: int) -> tuple[int | None, ...]:
+    """`in_axes` as one entry an argument."""
+    axes = in_axes if isinstance(in_axes, tuple) else (in_axes,) * count
+    if len(axes) != count:
+        raise ArgumentError(
+            f"{name}: in_axes has {len(axes)} entries for {count} arguments",
+            where=user_line(),
+            why="each argument is mapped over one axis, or over none",
+            fix="give one entry an argument: an axis, or None",
+        )
+    if all(axis is None for axis in axes):
+        raise ArgumentError(
+            f"{name}: no argument is mapped",
+            where=user_line(),
+            why="the number of lanes comes from a mapped argument",
+            fix="give at least one argument an axis in in_axes",
+        )
+    return axes
+
+
+def map_arguments(
+    args: tuple[Any, ...], axes: tuple[int | None, ...], each: Callable[[Tensor, int], Any]
+) -> list[Any]:
+    """`args` with `each(leaf, axis)` in place of every leaf of a mapped argument."""
+    return [
+        arg if axis is None else map_tree(lambda x, a=axis: each(tensor(x), a), arg)
+        for arg, axis in zip(args, axes, strict=True)
+    ]
+
+
+def lane_count(name: str, args: tuple[Any, ...], axes: tuple[int | None, ...]) -> int:
+    """The common length of the mapped axes.
+
+    Raises: ShapeError if they disagree or an axis is missing.
+    """
+    sizes: dict[int, str] = {}
+    for position, (arg, axis) in enumerate(zip(args, axes, strict=True)):
+        if axis is None:
+            continue
+        for leaf in flatten(arg)[0]:
+            shape = tensor(leaf).shape
+            if not -len(shape) <= axis < len(shape):
+                raise ShapeError(
+                    f"{name}: argument {position} of shape {shape} has no axis {axis}",
+                    where=user_line(),
+                    why="a mapped argument needs the axis that becomes the lane",
+                    fix="pass an array with that axis, or None in in_axes",
+                )
+            sizes.setdefault(shape[axis], f"argument {position} has {shape[axis]}")
+    if len(sizes) != 1:
+        raise ShapeError(
+            f"{name}: the mapped axes differ: " + ", ".join(sizes.values()),
+            where=user_line(),
+            why="every lane needs one slice of each mapped argument",
+            fix="pass arrays of one length, or None in in_axes for what is shared",
+        )
+    return next(iter(sizes))
+
+
+def to_front(x: Tensor, axis: int) -> Tensor:
+    """`x` with `axis` moved to the front."""
+    at = axis % x.ndim
+    if at == 0:
+        return x
+    return operations.permute_dims(x, (at, *[i for i in range(x.ndim) if i != at]))
+
+
+def vmap(
+    function: Callable[..., Any], in_axes: InAxes = 0, *, chunk: int | None = None
+) -> Callable[..., Any]:
+    """`function` mapped over an axis of its arguments; outputs gain a first axis.
+
+    `in_axes` is an axis, None, or a tuple of these for each argument; None shares an argument.
+    `chunk` runs so many lanes at a time, one slice after another, to keep the working set in cache.
+    A random operation inside draws the same numbers in every lane unless its key is mapped.
+    Raises: ShapeError if the mapped lengths differ, ArgumentError if nothing is mapped.
+
+    >>> vmap(lambda x, w: (x * w).sum(), (0, None))(tensor([[1.0, 2.0], [3.0, 4.0]]), 2.0).tolist()
+    [6.0, 14.0]
+    """
+    if chunk is not None and chunk < 1:
+        raise ArgumentError(
+            f"vmap: chunk is {chunk}", why="a slice needs at least one lane", fix="pass 1 or more"
+        )
+
+    def call(*args: Any) -> Any:
+        axes = axes_of("vmap", in_axes, len(args))
+        size = lane_count("vmap", args, axes)
+        fronted = tuple(map_arguments(args, axes, to_front))
+        if chunk is None or chunk >= size:
+            return _run(function, fronted, axes, size)
+        slices = []
+        for start in range(0, size, chunk):
+            stop = min(start + chunk, size)
+            part = map_arguments(fronted, axes, lambda x, _, a=start, b=stop: x[a:b])
+            slices.append(_run(function, tuple(part), axes, stop - start))
+        return map_tree(lambda *xs: operations.concatenate(xs, axis=0), *slices)
+
+    return call
+
+
+def _run(
+    function: Callable[..., Any], args: tuple[Any, ...], axes: tuple[int | None, ...], size: int
+) -> Any:
+    with open_lane(size) as lane:
+        entered = map_arguments(args, axes, lambda x, _: enter_lane(x, axis=lane))
+        out = function(*entered)
+        leaves, structure = flatten(out)
+        return unflatten(structure, [leave_lane(tensor(y), axis=lane, size=size) for y in leaves])

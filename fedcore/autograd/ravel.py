@@ -1,0 +1,129 @@
+"""A model as one flat vector: optimisers, aggregation, clipping and masks see only (D,) arrays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from fedcore.autograd.tree import Structure, flatten_paths, unflatten
+from fedcore.errors import DtypeError, ShapeError, user_line
+from fedcore.tensor.ops.flat import leaf
+from fedcore.tensor.tensor import Tensor, tensor
+
+__all__ = ["Entry", "Rebuild", "Spec", "ravel"]
+
+Model = TypeVar("Model")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One parameter: its path ("conv1.weight"), shape, and offset in the flat vector."""
+
+    path: str
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """The layout of a flat vector; offsets are unpadded, so `size` is the parameter count."""
+
+    entries: tuple[Entry, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def size(self) -> int:
+        """The length of the vector, D."""
+        return sum(entry.size for entry in self.entries)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.entries)
+
+    def __getitem__(self, path: str) -> Entry:
+        for entry in self.entries:
+            if entry.path == path:
+                return entry
+        raise KeyError(path)
+
+    def split(self, vector: Any) -> dict[str, Any]:
+        """Views of `vector`, an array (..., D), by path."""
+        return {
+            e.path: vector[..., e.offset : e.offset + e.size].reshape(*vector.shape[:-1], *e.shape)
+            for e in self.entries
+        }
+
+    def join(self, arrays: Mapping[str, Any]) -> np.ndarray[Any, Any]:
+        """One vector (D,) of the arrays by path: the inverse of `split`.
+
+        Raises: ShapeError if an array is missing or has another shape.
+        """
+        vector = np.empty(self.size, dtype=self.dtype)
+        for e in self.entries:
+            if e.path not in arrays or np.shape(arrays[e.path]) != e.shape:
+                found = np.shape(arrays[e.path]) if e.path in arrays else "nothing"
+                raise ShapeError(
+                    f"parameter {e.path!r} should have shape {e.shape}, found {found}",
+                    why="the vector is laid out by the model's own shapes",
+                    fix="pass the arrays of this model",
+                )
+            vector[e.offset : e.offset + e.size] = np.asarray(arrays[e.path]).ravel()
+        return vector
+
+
+class Rebuild(Generic[Model]):
+    """Makes the model whose parameters are views of a flat vector; keeps the layout as `spec`."""
+
+    def __init__(self, structure: Structure, spec: Spec) -> None:
+        self._structure, self.spec = structure, spec
+
+    def __call__(self, vector: Any) -> Model:
+        vector = tensor(vector)
+        if vector.ndim != 1 or vector.shape[0] != self.spec.size:
+            raise ShapeError(
+                f"rebuild: the vector has shape {vector.shape}, the model {self.spec.size} parameters",
+                where=user_line(),
+                why="each parameter is a view of the vector",
+                fix="use the vector that ravel made; map over clients with vmap",
+            )
+        views = [leaf(vector, offset=e.offset, shape=e.shape) for e in self.spec.entries]
+        return unflatten(self._structure, views)  # type: ignore[no-any-return]
+
+
+def ravel(model: Model) -> tuple[Tensor, Rebuild[Model]]:
+    """The parameters of `model` in one new vector (D,), and the function that rebuilds it.
+
+    Raises: DtypeError if the parameters are not floating or of several dtypes.
+
+    >>> theta, rebuild = ravel({"w": tensor([[1.0, 2.0]]), "b": tensor([0.5])})
+    >>> theta.tolist(), rebuild(theta)["w"].shape, rebuild.spec["b"].offset
+    ([0.5, 1.0, 2.0], (1, 2), 0)
+    """
+    pairs, structure = flatten_paths(model)
+    tensors = [(path, tensor(value)) for path, value in pairs]
+    dtypes = {t.dtype for _, t in tensors}
+    if len(dtypes) > 1 or any(d.kind != "f" for d in dtypes):
+        raise DtypeError(
+            "ravel: the parameters are of " + ", ".join(sorted(str(d) for d in dtypes)),
+            where=user_line(),
+            why="one vector has one floating dtype",
+            fix="convert the parameters to float32",
+        )
+    dtype = next(iter(dtypes), np.dtype(np.float32))
+    entries, offset = [], 0
+    for path, t in tensors:
+        entries.append(Entry(path, t.shape, offset))
+        offset += t.size
+    xp: Any = tensors[0][1].backend.xp if tensors else np
+    vector = xp.empty(offset, dtype=dtype)
+    for entry, (_, t) in zip(entries, tensors, strict=True):
+        vector[entry.offset : entry.offset + entry.size] = t.data.reshape(-1)
+    return Tensor(vector), Rebuild(structure, Spec(tuple(entries), dtype))

@@ -1,0 +1,160 @@
+"""Pytrees: containers and modules seen as a list of leaves and a structure that can be compared.
+
+Arguments of `grad`, `vmap` and `compile` may be lists, tuples, dicts, None, modules and any nesting
+of them; leaves are tensors, arrays and numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from fedcore.errors import TreeError
+
+__all__ = ["Structure", "TreeNode", "flatten", "flatten_paths", "map_tree", "unflatten"]
+
+
+@runtime_checkable
+class TreeNode(Protocol):
+    """A class that opens itself to the tree functions: a module, or a user's own container."""
+
+    def tree_children(self) -> tuple[tuple[str, ...], list[Any], Any]:
+        """Names and values of the children, and static data that compares by equality."""
+        ...
+
+    def tree_rebuild(self, children: Sequence[Any]) -> Any:
+        """The same object with other children."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """The shape of a pytree: its kind, its children's names and structures, and the leaf count."""
+
+    kind: type | None
+    names: tuple[Any, ...]
+    children: tuple[Structure, ...]
+    static: Any
+    leaves: int
+    prototype: Any = None
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Structure)
+            and self.kind is other.kind
+            and self.names == other.names
+            and self.static == other.static
+            and self.children == other.children
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.kind, self.names, self.children))
+
+    def __repr__(self) -> str:
+        if self.kind is None:
+            return "*"
+        inside = ", ".join(f"{n}: {c!r}" for n, c in zip(self.names, self.children, strict=True))
+        return f"{self.kind.__name__}({inside})"
+
+
+_LEAF = Structure(None, (), (), None, 1)
+
+
+def _open(tree: Any) -> tuple[tuple[Any, ...], list[Any], Any, Any] | None:
+    """Names, children, static data and prototype of a container, or None for a leaf."""
+    if tree is None:
+        return (), [], None, None
+    if isinstance(tree, dict):
+        keys = sorted(tree)
+        return tuple(keys), [tree[k] for k in keys], None, None
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return tuple(tree._fields), list(tree), None, None
+    if isinstance(tree, list | tuple):
+        return tuple(range(len(tree))), list(tree), None, None
+    if isinstance(tree, TreeNode) and not isinstance(tree, type):
+        names, children, static = tree.tree_children()
+        return names, children, static, tree
+    return None
+
+
+def _walk(tree: Any, path: str, leaves: list[tuple[str, Any]]) -> Structure:
+    opened = _open(tree)
+    if opened is None:
+        leaves.append((path, tree))
+        return _LEAF
+    names, children, static, prototype = opened
+    structures = tuple(
+        _walk(child, f"{path}.{name}" if path else str(name), leaves)
+        for name, child in zip(names, children, strict=True)
+    )
+    return Structure(
+        type(tree), names, structures, static, sum(s.leaves for s in structures), prototype
+    )
+
+
+def flatten(tree: Any) -> tuple[list[Any], Structure]:
+    """The leaves in order, and the structure that `unflatten` needs.
+
+    >>> flatten({"b": 2, "a": [0, 1]})[0]
+    [0, 1, 2]
+    """
+    found: list[tuple[str, Any]] = []
+    structure = _walk(tree, "", found)
+    return [leaf for _, leaf in found], structure
+
+
+def flatten_paths(tree: Any) -> tuple[list[tuple[str, Any]], Structure]:
+    """As `flatten`, each leaf with its path, such as "conv1.weight"."""
+    found: list[tuple[str, Any]] = []
+    return found, _walk(tree, "", found)
+
+
+def unflatten(structure: Structure, leaves: Sequence[Any]) -> Any:
+    """The tree of `structure` with these leaves.
+
+    Raises: TreeError if their number is wrong.
+    """
+    if len(leaves) != structure.leaves:
+        raise TreeError(
+            f"a tree of {structure.leaves} leaves cannot hold {len(leaves)}",
+            why=f"its structure is {structure!r}",
+            fix="pass one value for each leaf",
+        )
+    return _build(structure, iter(leaves))
+
+
+def _build(structure: Structure, leaves: Any) -> Any:
+    kind = structure.kind
+    if kind is None:
+        return next(leaves)
+    children = [_build(child, leaves) for child in structure.children]
+    if kind is type(None):
+        return None
+    if issubclass(kind, dict):
+        return dict(zip(structure.names, children, strict=True))
+    if structure.prototype is not None:
+        return structure.prototype.tree_rebuild(children)
+    return kind(*children) if hasattr(kind, "_fields") else kind(children)
+
+
+def map_tree(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
+    """`function` applied to corresponding leaves of trees of one structure.
+
+    Raises: TreeError if the structures differ.
+
+    >>> map_tree(lambda a, b: a + b, {"x": 1}, {"x": 2})
+    {'x': 3}
+    """
+    leaves, structure = flatten(tree)
+    columns = [leaves]
+    for other in others:
+        values, its = flatten(other)
+        if its != structure:
+            raise TreeError(
+                f"the trees differ: {structure!r} and {its!r}",
+                why="leaves are combined one by one",
+                fix="pass trees of one structure",
+            )
+        columns.append(values)
+    return unflatten(structure, [function(*row) for row in zip(*columns, strict=True)])

@@ -1,0 +1,181 @@
+"""Every error a user can cause: one class a code, each saying what happened, why, and what to do.
+
+FedcoreError
+├── InstallError        FED-1001  an optional dependency is not installed
+├── ShapeError          FED-1101  array shapes do not fit an operation
+├── DtypeError          FED-1102  an array has a dtype the operation does not take
+├── AxisError           FED-1103  an axis or index is out of range
+├── DeviceError         FED-1104  arrays of different devices meet, or a device is missing
+├── MutationError       FED-1105  a tensor was assigned to in place
+├── TraceError          FED-1106  a program cannot be recorded faithfully
+├── DerivativeError     FED-1107  a derivative does not exist or was asked of a non-scalar
+├── TreeError           FED-1108  two pytrees differ in structure
+├── ArgumentError       FED-1109  an option has a value outside its range
+├── DataFormatError     FED-1201  a file is not of the format it should be
+├── TruncatedFileError  FED-1202  a file ends before its header says it should
+├── DatasetError        FED-1203  a dataset's parts do not fit together, or it is empty
+└── CheckpointError     FED-1204  a checkpoint does not fit the model
+"""
+
+from __future__ import annotations
+
+import linecache
+import os
+import sys
+from typing import ClassVar
+
+__all__ = [
+    "ArgumentError",
+    "AxisError",
+    "CheckpointError",
+    "DataFormatError",
+    "DatasetError",
+    "DerivativeError",
+    "DeviceError",
+    "DtypeError",
+    "FedcoreError",
+    "InstallError",
+    "MutationError",
+    "ShapeError",
+    "TraceError",
+    "TreeError",
+    "TruncatedFileError",
+    "registry",
+    "user_line",
+]
+
+_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
+def user_line() -> str:
+    """The innermost line outside this package as `file:line: source`, or "" if there is none."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame = frame.f_back  # type: ignore[assignment]
+    if frame is None:
+        return ""
+    name, line = frame.f_code.co_filename, frame.f_lineno
+    source = linecache.getline(name, line).strip()
+    return f"{os.path.basename(name)}:{line}" + (f": {source}" if source else "")
+
+
+class FedcoreError(Exception):
+    """The base of all errors: a stable `code`, the reason `why`, and the remedy `fix`.
+
+    >>> print(ShapeError("matmul: inner sizes differ", why="784 is not 128", fix="transpose b"))
+    FED-1101 matmul: inner sizes differ
+      Why: 784 is not 128
+      Fix: transpose b
+    """
+
+    code: ClassVar[str] = "FED-1000"
+
+    def __init__(self, what: str, *, why: str = "", fix: str = "", where: str = "") -> None:
+        super().__init__(what)
+        self.what, self.why, self.fix, self.where = what, why, fix, where
+
+    def __str__(self) -> str:
+        lines = [f"{self.code} {self.what}"]
+        lines += [f"  at {self.where}"] if self.where else []
+        lines += [f"  Why: {self.why}"] if self.why else []
+        lines += [f"  Fix: {self.fix}"] if self.fix else []
+        return "\n".join(lines)
+
+
+class InstallError(FedcoreError, ImportError):
+    """An optional dependency is not installed."""
+
+    code = "FED-1001"
+
+
+class ShapeError(FedcoreError, ValueError):
+    """Array shapes do not fit an operation."""
+
+    code = "FED-1101"
+
+
+class DtypeError(FedcoreError, TypeError):
+    """An array has a dtype the operation does not take."""
+
+    code = "FED-1102"
+
+
+class AxisError(FedcoreError, IndexError):
+    """An axis or an index is out of range."""
+
+    code = "FED-1103"
+
+
+class DeviceError(FedcoreError, RuntimeError):
+    """Arrays of different devices meet, or a device is missing."""
+
+    code = "FED-1104"
+
+
+class MutationError(FedcoreError, TypeError):
+    """A tensor was assigned to in place."""
+
+    code = "FED-1105"
+
+
+class TraceError(FedcoreError, RuntimeError):
+    """A program cannot be recorded so that its replay would be right."""
+
+    code = "FED-1106"
+
+
+class DerivativeError(FedcoreError, ValueError):
+    """A derivative does not exist, or was asked of something that is not a scalar."""
+
+    code = "FED-1107"
+
+
+class TreeError(FedcoreError, ValueError):
+    """Two pytrees differ in structure."""
+
+    code = "FED-1108"
+
+
+class ArgumentError(FedcoreError, ValueError):
+    """An option has a value outside its range."""
+
+    code = "FED-1109"
+
+
+class DataFormatError(FedcoreError, ValueError):
+    """A file is not of the format it should be."""
+
+    code = "FED-1201"
+
+
+class TruncatedFileError(DataFormatError):
+    """A file ends before its header says it should."""
+
+    code = "FED-1202"
+
+
+class DatasetError(FedcoreError, ValueError):
+    """The parts of a dataset do not fit together, or it is empty."""
+
+    code = "FED-1203"
+
+
+class CheckpointError(FedcoreError, ValueError):
+    """A checkpoint does not fit the model it is loaded into."""
+
+    code = "FED-1204"
+
+
+def registry() -> dict[str, type[FedcoreError]]:
+    """Every error class by its code, sorted.
+
+    >>> registry()["FED-1101"].__name__
+    'ShapeError'
+    """
+    found: dict[str, type[FedcoreError]] = {}
+    pending = [FedcoreError]
+    while pending:
+        cls = pending.pop()
+        found[cls.code] = cls
+        pending.extend(cls.__subclasses__())
+    return dict(sorted(found.items()))

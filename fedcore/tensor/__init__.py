@@ -1,0 +1,1 @@
+"""Tensors, the primitive record, and the operations on NumPy and CuPy arrays."""

@@ -1,0 +1,249 @@
+"""Elementwise operations: one declaration each, with the derivative beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fedcore.errors import DtypeError
+from fedcore.tensor.ops.broadcasting import unbroadcast
+from fedcore.tensor.primitive import ELEMENTWISE, broadcast_shape, primitive, ufunc
+from fedcore.tensor.registry import operations
+from fedcore.tensor.tensor import Tensor, tensor
+
+__all__ = [
+    "absolute",
+    "add",
+    "cast",
+    "clip",
+    "cos",
+    "divide",
+    "equal",
+    "exp",
+    "expm1",
+    "floor",
+    "floor_divide",
+    "greater",
+    "greater_equal",
+    "isfinite",
+    "isnan",
+    "less",
+    "less_equal",
+    "log",
+    "log1p",
+    "logaddexp",
+    "logical_and",
+    "logical_not",
+    "logical_or",
+    "maximum",
+    "minimum",
+    "multiply",
+    "negative",
+    "not_equal",
+    "power",
+    "reciprocal",
+    "remainder",
+    "round",
+    "sign",
+    "sin",
+    "sqrt",
+    "square",
+    "stop_gradient",
+    "subtract",
+    "tanh",
+    "where",
+]
+
+# ---- arithmetic
+
+add = ufunc(
+    "add",
+    onnx="Add",
+    vjps=(lambda g, y, a, b: unbroadcast(g, a), lambda g, y, a, b: unbroadcast(g, b)),
+)
+subtract = ufunc(
+    "subtract",
+    onnx="Sub",
+    vjps=(lambda g, y, a, b: unbroadcast(g, a), lambda g, y, a, b: unbroadcast(-g, b)),
+)
+multiply = ufunc(
+    "multiply",
+    onnx="Mul",
+    vjps=(lambda g, y, a, b: unbroadcast(g * b, a), lambda g, y, a, b: unbroadcast(g * a, b)),
+)
+
+
+@primitive(
+    batch=ELEMENTWISE,
+    shape=broadcast_shape,
+    inplace=True,
+    onnx="Div",
+    vjps=(lambda g, y, a, b: unbroadcast(g / b, a), lambda g, y, a, b: unbroadcast(-g * y / b, b)),
+)
+def divide(xp: Any, a: Any, b: Any, *, out: Any = None) -> Any:
+    """The quotient; integers give float32, where NumPy gives float64."""
+    if out is None and a.dtype.kind != "f":
+        return xp.divide(a, b, dtype=np.float32, casting="unsafe")
+    return xp.divide(a, b, out=out, casting="unsafe")
+
+
+floor_divide = ufunc("floor_divide")
+remainder = ufunc("remainder", vjps=(lambda g, y, a, b: unbroadcast(g, a), None))
+negative = ufunc("negative", onnx="Neg", vjps=(lambda g, y, x: -g,))
+absolute = ufunc("absolute", onnx="Abs", vjps=(lambda g, y, x: g * sign(x),))
+reciprocal = ufunc("reciprocal", onnx="Reciprocal", vjps=(lambda g, y, x: -g * y * y,))
+square = ufunc("square", vjps=(lambda g, y, x: g * (x * 2.0),))
+sign = ufunc("sign", onnx="Sign")
+floor = ufunc("floor", onnx="Floor")
+round = ufunc("round", method="rint", onnx="Round")  # noqa: A001 - NumPy's name
+
+power_primitive = ufunc(
+    "power_primitive",
+    method="power",
+    onnx="Pow",
+    vjps=(
+        lambda g, y, a, b: unbroadcast(g * b * power(a, b - 1.0), a),
+        lambda g, y, a, b: unbroadcast(g * y * log(where(a > 0.0, a, 1.0)), b),
+    ),
+)
+
+
+def power(a: Any, b: Any) -> Tensor:
+    """`a` to the power `b`; small whole powers are products, because power costs 100 times as much."""
+    if isinstance(b, int | float) and isinstance(a, Tensor):
+        if b == 1:
+            return a
+        if b == 2:
+            return square(a)
+        if b == 3:
+            return a * square(a)
+        if b == 0.5:
+            return sqrt(a)
+        if b == -1:
+            return 1.0 / a
+    return power_primitive(a, b)
+
+
+operations.register("power", power)
+
+# ---- exponentials and friends
+
+exp = ufunc("exp", onnx="Exp", vjps=(lambda g, y, x: g * y,))
+expm1 = ufunc("expm1", vjps=(lambda g, y, x: g * (y + 1.0),))
+log = ufunc("log", onnx="Log", vjps=(lambda g, y, x: g / x,))
+log1p = ufunc("log1p", vjps=(lambda g, y, x: g / (x + 1.0),))
+sqrt = ufunc("sqrt", onnx="Sqrt", vjps=(lambda g, y, x: g * 0.5 / y,))
+tanh = ufunc("tanh", onnx="Tanh", vjps=(lambda g, y, x: g * (1.0 - y * y),))
+sin = ufunc("sin", onnx="Sin", vjps=(lambda g, y, x: g * cos(x),))
+cos = ufunc("cos", onnx="Cos", vjps=(lambda g, y, x: -g * sin(x),))
+logaddexp = ufunc(
+    "logaddexp",
+    vjps=(
+        lambda g, y, a, b: unbroadcast(g * exp(a - y), a),
+        lambda g, y, a, b: unbroadcast(g * exp(b - y), b),
+    ),
+)
+
+# ---- order: at a tie the first operand takes the whole cotangent, so that exactly one wins
+
+maximum = ufunc(
+    "maximum",
+    onnx="Max",
+    vjps=(
+        lambda g, y, a, b: unbroadcast(g * (a >= b), a),
+        lambda g, y, a, b: unbroadcast(g * (a < b), b),
+    ),
+)
+minimum = ufunc(
+    "minimum",
+    onnx="Min",
+    vjps=(
+        lambda g, y, a, b: unbroadcast(g * (a <= b), a),
+        lambda g, y, a, b: unbroadcast(g * (a > b), b),
+    ),
+)
+equal = ufunc("equal", onnx="Equal")
+not_equal = ufunc("not_equal")
+less = ufunc("less", onnx="Less")
+less_equal = ufunc("less_equal", onnx="LessOrEqual")
+greater = ufunc("greater", onnx="Greater")
+greater_equal = ufunc("greater_equal", onnx="GreaterOrEqual")
+logical_and = ufunc("logical_and", onnx="And")
+logical_or = ufunc("logical_or", onnx="Or")
+logical_not = ufunc("logical_not", onnx="Not")
+isnan = ufunc("isnan", onnx="IsNaN")
+isfinite = ufunc("isfinite")
+
+
+def clip(x: Any, low: Any = None, high: Any = None) -> Tensor:
+    """`x` limited to [low, high]; a bound that is None does not limit."""
+    x = tensor(x)
+    if low is not None:
+        x = maximum(x, low)
+    return x if high is None else minimum(x, high)
+
+
+operations.register("clip", clip)
+
+
+@primitive(
+    batch=ELEMENTWISE,
+    shape=broadcast_shape,
+    onnx="Where",
+    vjps=(
+        None,
+        lambda g, y, c, a, b: unbroadcast(where(c, g, 0.0), a),
+        lambda g, y, c, a, b: unbroadcast(where(c, 0.0, g), b),
+    ),
+)
+def where(xp: Any, condition: Any, a: Any, b: Any, *, out: Any = None) -> Any:
+    """`a` where `condition` is true, else `b`."""
+    if out is None:
+        return xp.where(condition, a, b)
+    xp.copyto(out, b)
+    xp.copyto(out, a, where=condition.astype(bool, copy=False))
+    return out
+
+
+@primitive(
+    batch=ELEMENTWISE,
+    shape=lambda shape, *, dtype: shape,
+    onnx="Cast",
+    vjps=(lambda g, y, x, *, dtype: cast(g, dtype=x.dtype) if x.dtype.kind == "f" else None,),
+)
+def cast(xp: Any, x: Any, *, dtype: Any, out: Any = None) -> Any:
+    """`x` converted to `dtype`."""
+    if out is None:
+        return x.astype(dtype)
+    xp.copyto(out, x, casting="unsafe")
+    return out
+
+
+@primitive(
+    batch=ELEMENTWISE,
+    shape=lambda shape: shape,
+    view=True,
+    factored=True,
+    vjps=(lambda g, y, x: g,),
+    public=False,
+)
+def alias(xp: Any, x: Any, *, out: Any = None) -> Any:
+    """`x` itself as a new value: the variable that a `grad` differentiates with respect to."""
+    return x.view()
+
+
+@primitive(batch=ELEMENTWISE, shape=lambda shape: shape, view=True)
+def stop_gradient(xp: Any, x: Any, *, out: Any = None) -> Any:
+    """`x` as a constant: no derivative passes through."""
+    return x.view()
+
+
+def require_floating(name: str, x: Tensor) -> None:
+    """Raise a DtypeError unless `x` is floating."""
+    if x.dtype.kind != "f":
+        raise DtypeError(
+            f"{name}: needs floating numbers, got {x.dtype}",
+            why="the result is not a whole number",
+            fix="convert with x.astype('float32')",
+        )

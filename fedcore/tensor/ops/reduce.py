@@ -1,0 +1,301 @@
+"""Reductions over core axes, which are always counted from the end."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+
+from fedcore.errors import ShapeError, user_line
+from fedcore.tensor.ops.axes import negative_axes, negative_axis
+from fedcore.tensor.ops.elementwise import divide, exp, log, multiply, sqrt, square, where
+from fedcore.tensor.ops.shape import expand, flip, keep_axes
+from fedcore.tensor.primitive import Core, Shape, primitive
+from fedcore.tensor.registry import operations
+from fedcore.tensor.tensor import Axis, Tensor, tensor
+
+__all__ = [
+    "all_",
+    "any_",
+    "argmax",
+    "argmin",
+    "cumsum",
+    "logsumexp",
+    "max_",
+    "mean",
+    "min_",
+    "prod",
+    "std",
+    "sum_",
+    "var",
+]
+
+Axes = tuple[int, ...]
+
+
+def _reduced(shape: Shape, *, axis: Axes, keepdims: bool) -> Shape:
+    rank = len(shape)
+    gone = {a + rank for a in axis}
+    if keepdims:
+        return tuple(1 if i in gone else n for i, n in enumerate(shape))
+    return tuple(n for i, n in enumerate(shape) if i not in gone)
+
+
+def _spread(g: Tensor, x: Tensor, axis: Axes, keepdims: bool) -> Tensor:
+    """The cotangent of a reduction, spread over the axes that were reduced (a view)."""
+    if not keepdims:
+        g = keep_axes(g, axis=axis, rank=x.ndim)
+    return expand(g, x.shape)
+
+
+@primitive(
+    batch=Core(0),
+    shape=_reduced,
+    onnx="ReduceSum",
+    public=False,
+    name="sum",
+    vjps=(lambda g, y, x, *, axis, keepdims: _spread(g, x, axis, keepdims),),
+)
+def sum_primitive(xp: Any, x: Any, *, axis: Axes, keepdims: bool, out: Any = None) -> Any:
+    """The sum over `axis`."""
+    return xp.sum(x, axis=axis, keepdims=keepdims, out=out)
+
+
+@primitive(
+    batch=Core(0),
+    shape=_reduced,
+    onnx="ReduceMax",
+    public=False,
+    name="max",
+    vjps=(lambda g, y, x, *, axis, keepdims: _share(g, y, x, axis, keepdims),),
+)
+def max_primitive(xp: Any, x: Any, *, axis: Axes, keepdims: bool, out: Any = None) -> Any:
+    """The largest value over `axis`."""
+    return xp.max(x, axis=axis, keepdims=keepdims, out=out)
+
+
+@primitive(
+    batch=Core(0),
+    shape=_reduced,
+    onnx="ReduceMin",
+    public=False,
+    name="min",
+    vjps=(lambda g, y, x, *, axis, keepdims: _share(g, y, x, axis, keepdims),),
+)
+def min_primitive(xp: Any, x: Any, *, axis: Axes, keepdims: bool, out: Any = None) -> Any:
+    """The smallest value over `axis`."""
+    return xp.min(x, axis=axis, keepdims=keepdims, out=out)
+
+
+def _share(g: Tensor, y: Tensor, x: Tensor, axis: Axes, keepdims: bool) -> Tensor:
+    """An extremum's cotangent, shared equally by all elements that attain it."""
+    hit = (x == _spread(y, x, axis, keepdims)).astype(x.dtype)
+    return _spread(g, x, axis, keepdims) * hit / sum_(hit, axis=axis, keepdims=True)
+
+
+@primitive(
+    batch=Core(0),
+    shape=_reduced,
+    onnx="ReduceProd",
+    public=False,
+    name="prod",
+    vjps=(lambda g, y, x, *, axis, keepdims: _prod_vjp(g, y, x, axis, keepdims),),
+)
+def prod_primitive(xp: Any, x: Any, *, axis: Axes, keepdims: bool, out: Any = None) -> Any:
+    """The product over `axis`."""
+    return xp.prod(x, axis=axis, keepdims=keepdims, out=out)
+
+
+def _prod_vjp(g: Tensor, y: Tensor, x: Tensor, axis: Axes, keepdims: bool) -> Tensor:
+    """The product of the others: y / x, or for the only zero the product without it."""
+    zero = x == 0.0
+    zeros = sum_(zero.astype(x.dtype), axis=axis, keepdims=True)
+    safe = where(zero, 1.0, x)
+    rest = prod(safe, axis=axis, keepdims=True)
+    others = where(zero, zeros == 1.0, zeros == 0.0).astype(x.dtype) * rest / safe
+    return _spread(g, x, axis, keepdims) * others
+
+
+def _boolean(name: str) -> Any:
+    @primitive(batch=Core(0), shape=_reduced, public=False, name=name)
+    def reduction(xp: Any, x: Any, *, axis: Axes, keepdims: bool, out: Any = None) -> Any:
+        return getattr(xp, name)(x, axis=axis, keepdims=keepdims, out=out)
+
+    return reduction
+
+
+any_primitive = _boolean("any")
+all_primitive = _boolean("all")
+
+
+def _index_of(name: str) -> Any:
+    @primitive(
+        batch=Core(1),
+        shape=lambda shape, *, axis: _reduced(shape, axis=(axis,), keepdims=False),
+        public=False,
+        name=name,
+    )
+    def reduction(xp: Any, x: Any, *, axis: int, out: Any = None) -> Any:
+        return getattr(xp, name)(x, axis=axis, out=out)
+
+    return reduction
+
+
+argmax_primitive = _index_of("argmax")
+argmin_primitive = _index_of("argmin")
+
+
+@primitive(
+    batch=Core(1),
+    shape=lambda shape, *, axis: shape,
+    onnx="CumSum",
+    public=False,
+    name="cumsum",
+    vjps=(lambda g, y, x, *, axis: flip(cumsum(flip(g, axis), axis=axis), axis),),
+)
+def cumsum_primitive(xp: Any, x: Any, *, axis: int, out: Any = None) -> Any:
+    """Running sums along `axis`."""
+    return xp.cumsum(x, axis=axis, out=out)
+
+
+# ---- what users call
+
+
+def sum_(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """The sum along `axis`, or of everything."""
+    x = tensor(x)
+    axes = negative_axes("sum", axis, x.ndim)
+    return sum_primitive(x, axis=axes, keepdims=keepdims) if axes else x
+
+
+def _extremum(name: str, prim: Any, x: Any, axis: Axis, keepdims: bool) -> Tensor:
+    x = tensor(x)
+    axes = negative_axes(name, axis, x.ndim)
+    if any(x.shape[a] == 0 for a in axes):
+        raise ShapeError(
+            f"{name} of no elements: shape {x.shape}, axis {axis}",
+            where=user_line(),
+            why="an empty set has no extremum",
+            fix="check for empty batches first",
+        )
+    return prim(x, axis=axes, keepdims=keepdims) if axes else x  # type: ignore[no-any-return]
+
+
+def max_(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """The largest value along `axis`; ties share the derivative equally."""
+    return _extremum("max", max_primitive, x, axis, keepdims)
+
+
+def min_(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """The smallest value along `axis`; ties share the derivative equally."""
+    return _extremum("min", min_primitive, x, axis, keepdims)
+
+
+def prod(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """The product along `axis`, or of everything."""
+    x = tensor(x)
+    axes = negative_axes("prod", axis, x.ndim)
+    return prod_primitive(x, axis=axes, keepdims=keepdims) if axes else x
+
+
+def any_(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Whether any value along `axis` is true."""
+    x = tensor(x)
+    axes = negative_axes("any", axis, x.ndim)
+    return any_primitive(x, axis=axes, keepdims=keepdims)  # type: ignore[no-any-return]
+
+
+def all_(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Whether all values along `axis` are true."""
+    x = tensor(x)
+    axes = negative_axes("all", axis, x.ndim)
+    return all_primitive(x, axis=axes, keepdims=keepdims)  # type: ignore[no-any-return]
+
+
+def _count(x: Tensor, axes: Axes) -> int:
+    return math.prod(x.shape[a] for a in axes)
+
+
+def mean(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """The mean along `axis`, or of everything; of no elements it is an error."""
+    x = tensor(x)
+    axes = negative_axes("mean", axis, x.ndim)
+    count = _count(x, axes)
+    if count == 0:
+        raise ShapeError(
+            f"mean of no elements: shape {x.shape}, axis {axis}",
+            where=user_line(),
+            why="the mean of an empty set is undefined",
+            fix="check for empty batches first",
+        )
+    total = sum_(x, axis=axes, keepdims=keepdims)
+    return multiply(total, 1.0 / count) if x.dtype.kind == "f" else divide(total, count)
+
+
+def var(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """The population variance along `axis`: mean((x - mean(x))^2)."""
+    x = tensor(x)
+    return mean(square(x - mean(x, axis=axis, keepdims=True)), axis=axis, keepdims=keepdims)
+
+
+def std(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """The population standard deviation along `axis`."""
+    return sqrt(var(x, axis=axis, keepdims=keepdims))
+
+
+def logsumexp(x: Any, *, axis: Axis = -1, keepdims: bool = False) -> Tensor:
+    """log(sum(exp(x))) along `axis`, shifted by the maximum so that it cannot overflow."""
+    x = tensor(x)
+    top = max_(x, axis=axis, keepdims=True)
+    top = operations.stop_gradient(where(operations.isfinite(top), top, 0.0))
+    shifted = log(sum_(exp(x - top), axis=axis, keepdims=True)) + top
+    return shifted if keepdims else sum_(shifted, axis=axis)
+
+
+def cumsum(x: Any, *, axis: int = -1) -> Tensor:
+    """Running sums along `axis`."""
+    x = tensor(x)
+    return cumsum_primitive(x, axis=negative_axis("cumsum", axis, x.ndim))
+
+
+def _index(name: str, prim: Any, x: Any, axis: int | None) -> Tensor:
+    x = tensor(x)
+    if axis is None:
+        x, axis = x.flatten(), -1
+    axis = negative_axis(name, axis, x.ndim)
+    if x.shape[axis] == 0:
+        raise ShapeError(
+            f"{name} of no elements: shape {x.shape}, axis {axis}",
+            where=user_line(),
+            why="an empty set has no extremum",
+            fix="check for empty batches first",
+        )
+    return prim(x, axis=axis)  # type: ignore[no-any-return]
+
+
+def argmax(x: Any, *, axis: int | None = None) -> Tensor:
+    """The index of the first largest value along `axis`, or in the flattened tensor."""
+    return _index("argmax", argmax_primitive, x, axis)
+
+
+def argmin(x: Any, *, axis: int | None = None) -> Tensor:
+    """The index of the first smallest value along `axis`, or in the flattened tensor."""
+    return _index("argmin", argmin_primitive, x, axis)
+
+
+for _name, _operation in {
+    "sum": sum_,
+    "max": max_,
+    "min": min_,
+    "prod": prod,
+    "any": any_,
+    "all": all_,
+    "mean": mean,
+    "var": var,
+    "std": std,
+    "logsumexp": logsumexp,
+    "cumsum": cumsum,
+    "argmax": argmax,
+    "argmin": argmin,
+}.items():
+    operations.register(_name, _operation)

@@ -1,0 +1,350 @@
+"""A primitive is declared once: kernel, derivatives, batching kind, shape rule, ONNX name, cost.
+
+`grad`, `vmap`, `compile` and ONNX export all read this one record, so that an operation is added in
+one place. `bind` is the single point through which every kernel call goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fedcore.errors import DeviceError, DtypeError, FedcoreError, ShapeError, user_line
+from fedcore.tensor.backend import backend_of, is_array
+from fedcore.tensor.registry import operations
+from fedcore.tensor.tensor import Node, Tensor, interpreter, tensor
+
+__all__ = [
+    "ELEMENTWISE",
+    "Core",
+    "Primitive",
+    "apply",
+    "lift_to",
+    "primitive",
+    "primitives",
+    "ufunc",
+]
+
+Shape = tuple[int, ...]
+Kernel = Callable[..., Any]
+ShapeRule = Callable[..., Shape]
+Vjp = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """The least core rank of each array argument; axes are counted from the end."""
+
+    ranks: tuple[int, ...]
+
+    def __init__(self, *ranks: int) -> None:
+        object.__setattr__(self, "ranks", ranks)
+
+
+ELEMENTWISE = "elementwise"  # operands broadcast against each other, lane by lane
+
+primitives: dict[str, Primitive] = {}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Primitive:
+    """One operation. Calling it binds it to tensors.
+
+    `kernel(xp, *arrays, out=None, **params)` computes; core axes are trailing, leading lane axes of
+    size P or 1 broadcast. `vjps[i](g, y, *xs, **params)` gives the cotangent of argument i, or
+    `joint_vjp(g, y, *xs, needed=..., **params)` those of all. `shape(*shapes, **params)` is the core
+    shape of the result. `view` says that the result aliases the first argument, `inplace` that `out`
+    may be an argument's own memory, `factored` that the derivative takes a factored cotangent.
+    """
+
+    name: str
+    kernel: Kernel
+    shape: ShapeRule
+    batch: str | Core
+    vjps: tuple[Vjp | None, ...] = ()
+    joint_vjp: Vjp | None = None
+    onnx: str = ""
+    cost: Callable[..., int] | None = None
+    view: bool = False
+    inplace: bool = False
+    factored: bool = False
+    ufunc: str = ""
+    kernels: dict[str, Kernel] = field(default_factory=dict)
+
+    def __call__(self, *args: Any, **params: Any) -> Tensor:
+        return bind(self, args, params)
+
+    def on(self, backend: str) -> Callable[[Kernel], Kernel]:
+        """Register another kernel for `backend`, where that pays."""
+
+        def register(kernel: Kernel) -> Kernel:
+            self.kernels[backend] = kernel
+            return kernel
+
+        return register
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether any argument has a derivative."""
+        return self.joint_vjp is not None or any(vjp is not None for vjp in self.vjps)
+
+    def __repr__(self) -> str:
+        return f"<primitive {self.name}>"
+
+
+def primitive(
+    *,
+    batch: str | Core,
+    shape: ShapeRule,
+    vjps: tuple[Vjp | None, ...] = (),
+    joint_vjp: Vjp | None = None,
+    onnx: str = "",
+    cost: Callable[..., int] | None = None,
+    view: bool = False,
+    inplace: bool = False,
+    factored: bool = False,
+    name: str = "",
+    public: bool = True,
+) -> Callable[[Kernel], Primitive]:
+    """Declare the decorated kernel as a primitive and register it under its name."""
+
+    def declare(kernel: Kernel) -> Primitive:
+        record = Primitive(
+            name=name or kernel.__name__.rstrip("_"),
+            kernel=kernel,
+            shape=shape,
+            batch=batch,
+            vjps=vjps,
+            joint_vjp=joint_vjp,
+            onnx=onnx,
+            cost=cost,
+            view=view,
+            inplace=inplace,
+            factored=factored,
+        )
+        return _register(record, public=public)
+
+    return declare
+
+
+def ufunc(
+    name: str,
+    *,
+    vjps: tuple[Vjp | None, ...] = (),
+    onnx: str = "",
+    method: str = "",
+) -> Primitive:
+    """Declare an elementwise primitive whose kernel is the array library's own function `method`."""
+    numpy_name = method or name
+
+    def kernel(xp: Any, *arrays: Any, out: Any = None) -> Any:
+        return getattr(xp, numpy_name)(*arrays, out=out)
+
+    record = Primitive(
+        name=name,
+        kernel=kernel,
+        shape=broadcast_shape,
+        batch=ELEMENTWISE,
+        vjps=vjps,
+        onnx=onnx,
+        inplace=True,
+        ufunc=numpy_name,
+    )
+    return _register(record, public=True)
+
+
+def _register(record: Primitive, *, public: bool) -> Primitive:
+    if record.name in primitives:
+        raise ValueError(f"a primitive named {record.name!r} is declared already")
+    primitives[record.name] = record
+    if public:
+        operations.register(record.name, record)
+    return record
+
+
+def broadcast_shape(*shapes: Shape, **_: Any) -> Shape:
+    """The shape that elementwise operands broadcast to.
+
+    >>> broadcast_shape((3, 1), (4,))
+    (3, 4)
+    """
+    try:
+        return np.broadcast_shapes(*shapes)
+    except ValueError:
+        raise ShapeError(
+            "shapes do not broadcast: " + ", ".join(str(s) for s in shapes),
+            why="counted from the end, two lengths must be equal or one of them 1",
+            fix="reshape an operand, or insert axes of length 1",
+        ) from None
+
+
+# ---- binding
+
+
+def bind(prim: Primitive, args: tuple[Any, ...], params: dict[str, Any]) -> Tensor:
+    """Call `prim` on `args`: give all operands the same lanes, run the kernel, record and tape."""
+    xs = [a if type(a) is Tensor else _operand(prim, a, args) for a in args]
+    lanes = 0
+    for x in xs:
+        if x.lanes > lanes:
+            lanes = x.lanes
+    if lanes:
+        xs = [x if x.lanes == lanes else lift_to(x, lanes) for x in xs]
+    if len(xs) > 1:
+        if prim.batch is ELEMENTWISE:
+            dtype = xs[0].data.dtype
+            if any(x.data.dtype != dtype for x in xs):
+                xs = _unify_dtypes(prim, xs)
+            if lanes and any(x.data.ndim != xs[0].data.ndim for x in xs):
+                xs = _align_ranks(xs)
+    if type(prim.batch) is Core:
+        _check_ranks(prim, prim.batch, xs)
+    return apply(prim, xs, params, lanes)
+
+
+def apply(prim: Primitive, xs: list[Tensor], params: dict[str, Any], lanes: int) -> Tensor:
+    """Run the kernel on operands that are ready and call the result a tensor with `lanes` lanes."""
+    first = type(xs[0].data)
+    for x in xs:
+        if type(x.data) is not first:
+            raise _mixed_devices(prim, xs)
+    try:
+        if first is np.ndarray:
+            data = prim.kernel(np, *[x.data for x in xs], **params)
+            if type(data) is not np.ndarray:  # a reduction to 0-d gives a NumPy scalar
+                data = np.asarray(data)
+        else:
+            backend = backend_of(xs[0].data)
+            kernel = prim.kernels.get(backend.name, prim.kernel)
+            data = kernel(backend.xp, *[x.data for x in xs], **params)
+    except (ValueError, IndexError, TypeError) as error:
+        raise _explain(prim, xs, params, error) from error
+    y = Tensor(data, lanes)
+    if interpreter.recorder is not None:
+        interpreter.recorder.record(prim, xs, params, y)
+    if not interpreter.tape_paused and prim.differentiable:
+        for x in xs:
+            if x.node is not None:
+                y.node = Node(prim, xs, params, data, lanes)
+                break
+    return y
+
+
+def _operand(prim: Primitive, value: Any, args: tuple[Any, ...]) -> Tensor:
+    """A Python or NumPy scalar takes the dtype and device of the first tensor beside it (NEP 50)."""
+    if is_array(value):
+        return tensor(value)
+    if isinstance(value, bool | int | float | np.generic):
+        for other in args:
+            if type(other) is Tensor or is_array(other):
+                data = other.data if type(other) is Tensor else other
+                return Tensor(backend_of(data).asarray(value, dtype=_weak_dtype(value, data.dtype)))
+    try:
+        return tensor(value)
+    except FedcoreError as error:
+        error.what = f"{prim.name}: {error.what}"
+        raise
+
+
+def _weak_dtype(value: Any, dtype: np.dtype[Any]) -> np.dtype[Any]:
+    if dtype.kind == "f" or isinstance(value, bool | np.bool_):
+        return np.dtype(bool) if isinstance(value, bool | np.bool_) and dtype.kind == "b" else dtype
+    if isinstance(value, float | np.floating):
+        return np.dtype(np.float32)
+    return np.dtype(np.int64) if dtype.kind == "b" else dtype
+
+
+def _unify_dtypes(prim: Primitive, xs: list[Tensor]) -> list[Tensor]:
+    """Integers and booleans follow the floating operand; two floating dtypes are an error."""
+    floating = {x.data.dtype for x in xs if x.data.dtype.kind == "f"}
+    if len(floating) > 1:
+        raise DtypeError(
+            f"{prim.name}: the operands are of " + " and ".join(sorted(str(d) for d in floating)),
+            where=user_line(),
+            why="mixing precisions would silently turn float32 work into float64",
+            fix="convert one of them, for example x.astype('float32')",
+        )
+    if prim.name == "where":  # the condition stays boolean
+        condition, *rest = xs
+        return [condition, *_unify_dtypes_of(rest, floating)]
+    return _unify_dtypes_of(xs, floating)
+
+
+def _unify_dtypes_of(xs: list[Tensor], floating: set[Any]) -> list[Tensor]:
+    dtype = next(iter(floating)) if floating else np.result_type(*[x.data.dtype for x in xs])
+    return [x if x.data.dtype == dtype else operations.cast(x, dtype=dtype) for x in xs]
+
+
+def _align_ranks(xs: list[Tensor]) -> list[Tensor]:
+    """Insert axes of length 1 between the lanes and the core, so that lanes never meet core axes."""
+    rank = max(x.ndim for x in xs)
+    return [x if x.ndim == rank else operations.align_rank(x, rank=rank, core=x.ndim) for x in xs]
+
+
+# ---- lanes: the primitives that add and remove a leading axis
+
+
+def lift_to(x: Tensor, lanes: int) -> Tensor:
+    """`x` with size-1 lanes appended until it has `lanes` of them: the same value in each."""
+    if x.lanes >= lanes:
+        return x
+    sizes = tuple(interpreter.lane_sizes[x.lanes : lanes])
+    return operations.lift(x, axis=x.lanes, sizes=sizes)
+
+
+# ---- errors
+
+
+def _check_ranks(prim: Primitive, core: Core, xs: list[Tensor]) -> None:
+    for position, (x, rank) in enumerate(zip(xs, core.ranks, strict=False)):
+        if x.data.ndim - x.lanes < rank:
+            shapes = ", ".join(str(x.shape) for x in xs)
+            raise ShapeError(
+                f"{prim.name}: argument {position} has {x.ndim} axes, at least {rank} are needed; "
+                f"shapes {shapes}",
+                where=user_line(),
+                why="the operation works on its last axes",
+                fix="insert axes with reshape or expand_dims",
+            )
+
+
+def _mixed_devices(prim: Primitive, xs: list[Tensor]) -> DeviceError:
+    names = ", ".join(type(x.data).__module__.split(".")[0] for x in xs)
+    return DeviceError(
+        f"{prim.name}: operands lie on different devices ({names})",
+        where=user_line(),
+        why="nothing is moved between devices implicitly",
+        fix="convert one operand with .numpy() or backend.asarray",
+    )
+
+
+def _explain(
+    prim: Primitive, xs: list[Tensor], params: dict[str, Any], error: Exception
+) -> Exception:
+    """The readable error: the shape rule's own if it objects, else the kernel's with the shapes."""
+    where = user_line()
+    if interpreter.lane_sizes:
+        where += f"  (inside vmap: lanes {tuple(interpreter.lane_sizes)})"
+    if isinstance(error, FedcoreError):
+        error.where = error.where or where
+        return error
+    shapes = ", ".join(f"{x.shape} {x.dtype}" for x in xs)
+    try:
+        prim.shape(*[x.shape for x in xs], **params)
+    except FedcoreError as rule:
+        if not rule.what.startswith(f"{prim.name}:"):
+            rule.what = f"{prim.name}: {rule.what}"
+        rule.where = where
+        return rule
+    except (ValueError, IndexError, TypeError):
+        pass
+    kind = DtypeError if isinstance(error, TypeError) else ShapeError
+    return kind(
+        f"{prim.name}: the operands do not fit: {shapes}",
+        where=where,
+        why=str(error),
+        fix="compare the shapes and dtypes with the operation's documentation",
+    )
