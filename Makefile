@@ -60,7 +60,7 @@ format: $(VENV)/.installed-dev ## rewrite the sources in the house format
 
 .PHONY: bench
 bench: $(VENV)/.installed-bench ## run every benchmark, rewrite benchmarks/README.md
-	@$(BIN)/python -m benchmarks run
+	@$(BIN)/python -m benchmarks run --all --write
 
 .PHONY: demo
 demo: $(VENV)/.installed-demo ## train on handwritten digits
