@@ -76,7 +76,7 @@ def _named(name: str) -> Backend:
     )
 
 
-class use_backend:  # noqa: N801 - reads as a verb, with or without `with`
+class use_backend:
     """Make new tensors on the backend `name` in this thread, from now on or within a `with`.
 
     Raises: ArgumentError for an unknown name, InstallError or DeviceError if CuPy cannot run.

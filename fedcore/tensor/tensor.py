@@ -20,7 +20,7 @@ from fedcore.tensor.registry import operations
 if TYPE_CHECKING:
     from fedcore.tensor.primitive import Primitive
 
-__all__ = ["Interpreter", "Node", "Tensor", "interpreter", "tensor"]
+__all__ = ["Axis", "Interpreter", "Node", "Tensor", "interpreter", "tensor"]
 
 Axis = int | tuple[int, ...] | None
 
@@ -294,12 +294,12 @@ class Tensor:
 
     # ---- methods: the names that NumPy users look for
     @property
-    def T(self) -> Tensor:  # noqa: N802 - NumPy's name
+    def T(self) -> Tensor:
         """The axes reversed."""
         return operations.permute_dims(self)
 
     @property
-    def mT(self) -> Tensor:  # noqa: N802 - the array API's name
+    def mT(self) -> Tensor:
         """The last two axes exchanged."""
         return operations.swapaxes(self, -1, -2)
 

@@ -15,6 +15,7 @@ from fedcore.tensor.tensor import Tensor, tensor
 __all__ = [
     "absolute",
     "add",
+    "alias",
     "cast",
     "clip",
     "cos",
@@ -96,7 +97,7 @@ reciprocal = ufunc("reciprocal", onnx="Reciprocal", vjps=(lambda g, y, x: -g * y
 square = ufunc("square", vjps=(lambda g, y, x: g * (x * 2.0),))
 sign = ufunc("sign", onnx="Sign")
 floor = ufunc("floor", onnx="Floor")
-round = ufunc("round", method="rint", onnx="Round")  # noqa: A001 - NumPy's name
+round = ufunc("round", method="rint", onnx="Round")
 
 power_primitive = ufunc(
     "power_primitive",

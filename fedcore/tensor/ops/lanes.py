@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import Any
 
-
 from fedcore.tensor.primitive import Core, Shape, apply, lift_to, primitive
 from fedcore.tensor.registry import operations
 from fedcore.tensor.tensor import Tensor

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-
 from fedcore.errors import ShapeError, user_line
 from fedcore.tensor.ops.axes import negative_axes, negative_axis
 from fedcore.tensor.ops.elementwise import divide, exp, log, multiply, sqrt, square, where
