@@ -1,0 +1,249 @@
+"""Matrix products by the BLAS inside NumPy, because `np.matmul` has no β and cannot be prepared.
+
+Without β, which adds to what `out` holds, a step θ ← θ − η xᵀg costs two more passes over θ: 45 µs
+against 27 for 785×20·20×200. `bind_gemm` checks and prepares a product once for the buffers of a
+replay, after which a call costs 0.6 µs; `gemm` itself spends 16 µs on its checks. The library is
+the OpenBLAS of NumPy's wheels, loaded in any case; with another build of NumPy (conda, MKL,
+Accelerate) the same functions compute with `np.matmul`, equal up to rounding.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import itertools
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedcore.errors import ArgumentError, DtypeError, ShapeError
+
+__all__ = ["bind_gemm", "gemm", "get_threads", "kernels", "library", "set_threads", "use_avx512"]
+
+_REAL = {np.dtype(np.float32): ("s", ctypes.c_float), np.dtype(np.float64): ("d", ctypes.c_double)}
+_ROW_MAJOR, _NO_TRANS, _TRANS = ctypes.c_int(101), ctypes.c_int(111), ctypes.c_int(112)
+_SMALL = 1_000_000  # up to this m·k·n OpenBLAS multiplies without packing, if it has AVX-512
+_AVX512_KERNELS = frozenset({"skylakex", "cooperlake", "sapphirerapids"})
+_switching = threading.Lock()
+
+
+@functools.lru_cache(maxsize=1)
+def library() -> ctypes.CDLL | None:
+    """The OpenBLAS (64-bit integers) of NumPy's wheel, or None; nothing is loaded before this."""
+    package = Path(np.__file__).parent
+    for folder in (package.parent / "numpy.libs", package / ".dylibs"):
+        for path in sorted(folder.glob("*openblas*")):
+            try:
+                found = ctypes.CDLL(str(path))
+                for name in ("cblas_sgemm64_", "cblas_dgemm64_", "openblas_get_corename64_"):
+                    found["scipy_" + name]
+            except (OSError, AttributeError):  # another file of the folder, or another build
+                continue
+            return found
+    return None
+
+
+def _call(name: str, *args: Any, result: Any = None) -> Any:
+    """Call `scipy_openblas_<name>64_`, which must exist; ctypes releases the interpreter lock."""
+    function = library()[f"scipy_openblas_{name}64_"]  # type: ignore[index]
+    function.restype = result
+    return function(*args)
+
+
+def get_threads() -> int | None:
+    """The number of threads NumPy's BLAS uses in this process; None if it is not known."""
+    return int(_call("get_num_threads", result=ctypes.c_int)) if library() else None
+
+
+def set_threads(n: int) -> bool:
+    """Let NumPy's BLAS use `n` threads in this whole process; False if it cannot be told.
+
+    Raises: ArgumentError if n is not positive.
+    """
+    if n < 1:
+        raise ArgumentError(f"set_threads: {n} threads", why="a call needs a thread", fix="n >= 1")
+    if library():
+        _call("set_num_threads", ctypes.c_int(n))
+    return library() is not None
+
+
+def kernels() -> str | None:
+    """The processor whose kernels OpenBLAS chose, such as "Haswell" or "SkylakeX"; None without."""
+    return _call("get_corename", result=ctypes.c_char_p).decode() if library() else None
+
+
+def use_avx512() -> bool:
+    """Make OpenBLAS use its AVX-512 kernels where it took an AVX-512 processor for an older one.
+
+    OpenBLAS up to 0.3.34 takes AMD's Zen 5 for a Haswell and reaches half of its speed (model A of
+    the benchmarks: 2,220 client-trainings/s a core against 3,570). Returns whether AVX-512 kernels
+    are in use. No other thread may be inside BLAS; products change in the last bits, so processes
+    that promise each other equal bits must all call this, or none.
+    Source: OpenBLAS issue 6029 and `driver/others/dynamic.c`, whose detection is run once more.
+    """
+    blas = library()
+    if blas is None or _has_avx512_kernels():
+        return blas is not None
+    simd = np.show_config(mode="dicts")["SIMD Extensions"]["found"]
+    if not {"AVX512_SKX", "X86_V4"} & set(simd) or not hasattr(blas, "gotoblas_SKYLAKEX"):
+        return False
+    with _switching:
+        before = os.environ.get("OPENBLAS_CORETYPE")  # only to put it back: it is the sole argument
+        os.environ["OPENBLAS_CORETYPE"] = "SkylakeX"  # that the detection takes
+        try:
+            blas.gotoblas_dynamic_quit()
+            blas.gotoblas_dynamic_init()
+        finally:
+            del os.environ["OPENBLAS_CORETYPE"]
+            if before is not None:
+                os.environ["OPENBLAS_CORETYPE"] = before
+    return _has_avx512_kernels()
+
+
+def _has_avx512_kernels() -> bool:
+    return (kernels() or "").lower() in _AVX512_KERNELS
+
+
+def gemm(
+    a: np.ndarray, b: np.ndarray, out: np.ndarray, *, alpha: float = 1.0, beta: float = 0.0
+) -> None:
+    """Write alpha·a·b + beta·out into `out`; with beta = 0 the old content is not read.
+
+    Shapes: a (..., m, k), b (..., k, n), out (..., m, n); the leading lane axes of a and b have the
+    size of those of out, or 1. Each lane is a product by itself: its bits do not depend on how many
+    lanes there are. One dtype, float32 or float64. One core axis of each array must have unit
+    stride, the other any larger one, so transposes and slices need no copy.
+    Raises: ShapeError, DtypeError, ArgumentError (strides, or `out` read-only or overlapping).
+
+    >>> theta = np.ones((2, 3), np.float32)
+    >>> x, g = np.ones((4, 2), np.float32), np.ones((4, 3), np.float32)
+    >>> gemm(x.T, g, theta, alpha=-0.5, beta=1.0)
+    >>> theta
+    array([[-1., -1., -1.],
+           [-1., -1., -1.]], dtype=float32)
+    """
+    bind_gemm(a, b, out, alpha=alpha, beta=beta)()
+
+
+def bind_gemm(
+    a: np.ndarray, b: np.ndarray, out: np.ndarray, *, alpha: float = 1.0, beta: float = 0.0
+) -> Callable[[], None]:
+    """`gemm` on these very buffers, checked and prepared now, computed at each call of the result.
+
+    The result keeps the arrays alive. Same arguments, bits and errors as `gemm`.
+    """
+    _check(a, b, out)
+    blas = library()
+    if blas is None or 0 in out.shape or a.shape[-1] == 0:
+        return functools.partial(_matmul, a, b, out, alpha, beta)
+    calls = tuple(_calls(blas, a, b, out, alpha, beta))
+    return functools.partial(_run, calls, (a, b, out))
+
+
+def _run(calls: tuple[Callable[[], None], ...], _alive: tuple[np.ndarray, ...]) -> None:
+    for call in calls:
+        call()
+
+
+def _matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray, alpha: float, beta: float) -> None:
+    """The same by NumPy alone."""
+    if (alpha, beta) == (1.0, 0.0):
+        np.matmul(a, b, out=out)
+        return
+    dtype = out.dtype.type
+    product = np.matmul(a, b) * dtype(alpha)
+    out[...] = product if beta == 0 else product + out * dtype(beta)
+
+
+def _calls(
+    blas: ctypes.CDLL, a: np.ndarray, b: np.ndarray, out: np.ndarray, alpha: float, beta: float
+) -> Iterator[Callable[[], None]]:
+    """One bound call of cblas_?gemm a lane, or several where the sum over k is cut in pieces."""
+    letter, real = _REAL[out.dtype]
+    function = blas[f"scipy_cblas_{letter}gemm64_"]
+    function.restype = None
+    if _leading(out, "out")[0]:  # outᵀ = bᵀ aᵀ, so that only one storage order is left
+        a, b, out = b.swapaxes(-1, -2), a.swapaxes(-1, -2), out.swapaxes(-1, -2)
+    (m, k), n, size = a.shape[-2:], b.shape[-1], out.itemsize
+    (a_t, lda), (b_t, ldb), (_, ldc) = _leading(a, "a"), _leading(b, "b"), _leading(out, "out")
+    pieces = 1
+    if m <= 48 and not a_t and not b_t and m * k * n > _SMALL and _has_avx512_kernels():
+        # 20×784·784×200: 126 -> 199 GFLOP/s; from 64 rows on packing pays for itself
+        pieces = -(-m * k * n // _SMALL)
+    cuts = [k * i // pieces for i in range(pieces + 1)]
+    lanes, starts = out.shape[:-2], [x.ctypes.data for x in (a, b, out)]
+    steps = [
+        np.broadcast_to(x, lanes + x.shape[-2:]).strides[:-2] if lanes else () for x in (a, b, out)
+    ]
+    for lane in np.ndindex(lanes):
+        at_a, at_b, at_out = (
+            start + sum(i * step for i, step in zip(lane, by, strict=True))
+            for start, by in zip(starts, steps, strict=True)
+        )
+        for low, high in itertools.pairwise(cuts):
+            yield functools.partial(
+                function,
+                _ROW_MAJOR,
+                _TRANS if a_t else _NO_TRANS,
+                _TRANS if b_t else _NO_TRANS,
+                *map(ctypes.c_int64, (m, n, high - low)),
+                real(alpha),
+                ctypes.c_void_p(at_a + low * size * (lda if a_t else 1)),
+                ctypes.c_int64(lda),
+                ctypes.c_void_p(at_b + low * size * (1 if b_t else ldb)),
+                ctypes.c_int64(ldb),
+                real(beta if low == 0 else 1.0),
+                ctypes.c_void_p(at_out),
+                ctypes.c_int64(ldc),
+            )
+
+
+def _leading(x: np.ndarray, name: str) -> tuple[bool, int]:
+    """Whether the core of `x` is stored transposed, and its leading dimension in elements."""
+    (rows, columns), (down, right), size = x.shape[-2:], x.strides[-2:], x.itemsize
+    if (right == size or columns == 1) and (rows == 1 or _fits(down, columns, size)):
+        return False, down // size if rows > 1 else columns
+    if (down == size or rows == 1) and (columns == 1 or _fits(right, rows, size)):
+        return True, right // size if columns > 1 else rows
+    raise ArgumentError(
+        f"gemm: {name} has core shape {x.shape[-2:]} and strides {x.strides[-2:]} bytes",
+        why="one core axis must have unit stride and the other must not overlap it",
+        fix=f"copy it: np.ascontiguousarray({name})",
+    )
+
+
+def _fits(stride: int, length: int, size: int) -> bool:
+    return stride >= length * size and stride % size == 0
+
+
+def _check(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+    arrays = {"a": a, "b": b, "out": out}
+    if not a.dtype == b.dtype == out.dtype or out.dtype not in _REAL:
+        found = ", ".join(f"{name} {x.dtype}" for name, x in arrays.items())
+        raise DtypeError(f"gemm: {found}", why="all must be float32, or all float64", fix="convert")
+    shapes = ", ".join(f"{name} {x.shape}" for name, x in arrays.items())
+    if min(a.ndim, b.ndim, out.ndim) < 2:
+        raise ShapeError(f"gemm: {shapes}", why="each needs two core axes", fix="use x[:, None]")
+    if a.shape[-1] != b.shape[-2] or out.shape[-2:] != (a.shape[-2], b.shape[-1]):
+        raise ShapeError(f"gemm: {shapes}", why="expected (m, k), (k, n) and (m, n)", fix="reshape")
+    lanes = out.shape[:-2]
+    for x in (a, b):
+        own = x.shape[:-2]
+        if len(own) > len(lanes) or any(
+            i not in (1, j) for i, j in zip(own[::-1], lanes[::-1], strict=False)
+        ):
+            raise ShapeError(
+                f"gemm: {shapes}", why=f"lane axes must be those of out, {lanes}, or 1", fix="align"
+            )
+    for name, x in arrays.items():
+        if x.size:
+            _leading(x, name)
+    repeats = any(step == 0 and n > 1 for step, n in zip(out.strides, out.shape, strict=True))
+    if not out.flags.writeable or (repeats and out.size):
+        raise ArgumentError("gemm: out cannot be written", why="read-only or broadcast", fix="copy")
+    if any(np.may_share_memory(out, x) and np.shares_memory(out, x) for x in (a, b)):
+        raise ArgumentError("gemm: out overlaps an operand", why="it is read", fix="use a new out")
