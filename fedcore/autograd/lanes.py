@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from fedcore.autograd.tree import flatten, map_tree, unflatten
@@ -56,9 +57,12 @@ def map_arguments(
     args: tuple[Any, ...], axes: tuple[int | None, ...], each: Callable[[Tensor, int], Any]
 ) -> list[Any]:
     """`args` with `each(leaf, axis)` in place of every leaf of a mapped argument."""
+
+    def mapped(arg: Any, axis: int) -> Any:
+        return map_tree(lambda x: each(tensor(x), axis), arg)
+
     return [
-        arg if axis is None else map_tree(lambda x, a=axis: each(tensor(x), a), arg)
-        for arg, axis in zip(args, axes, strict=True)
+        arg if axis is None else mapped(arg, axis) for arg, axis in zip(args, axes, strict=True)
     ]
 
 
@@ -126,11 +130,15 @@ def vmap(
         slices = []
         for start in range(0, size, chunk):
             stop = min(start + chunk, size)
-            part = map_arguments(fronted, axes, lambda x, _, a=start, b=stop: x[a:b])
+            part = map_arguments(fronted, axes, partial(_rows, start=start, stop=stop))
             slices.append(_run(function, tuple(part), axes, stop - start))
         return map_tree(lambda *xs: operations.concatenate(xs, axis=0), *slices)
 
     return call
+
+
+def _rows(x: Tensor, _: int, *, start: int, stop: int) -> Tensor:
+    return operations.narrow(x, axis=-x.ndim, start=start, stop=stop)
 
 
 def _run(

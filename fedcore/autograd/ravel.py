@@ -89,7 +89,7 @@ class Rebuild(Generic[Model]):
         vector = tensor(vector)
         if vector.ndim != 1 or vector.shape[0] != self.spec.size:
             raise ShapeError(
-                f"rebuild: the vector has shape {vector.shape}, the model {self.spec.size} parameters",
+                f"rebuild: the vector is {vector.shape}, the model has {self.spec.size} parameters",
                 where=user_line(),
                 why="each parameter is a view of the vector",
                 fix="use the vector that ravel made; map over clients with vmap",

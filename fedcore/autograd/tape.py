@@ -121,7 +121,7 @@ def _pull(node: Node, cotangent: Cotangent, needed: tuple[bool, ...]) -> list[Co
 
 @contextmanager
 def _pass() -> Iterator[None]:
-    """An open `grad`: while it runs, the tape is on even if an outer backward pass had paused it."""
+    """An open `grad`: the tape is on even if an outer backward pass had paused it."""
     paused = interpreter.tape_paused
     interpreter.open_grads += 1
     interpreter.tape_paused = False
@@ -305,7 +305,8 @@ def value_and_factored_grad(
     """As `value_and_grad` of a flat vector, but the gradient stays factored.
 
     The first argument is a tensor (D,). The gradient is a `Pieces`: the parameters' cotangents,
-    those of dense layers as `Outer`. Optimisers and clipping take it as it is; `.array()` gives (D,).
+    those of dense layers as `Outer`. Optimisers and clipping take it as it is; `.array()` makes it
+    one vector.
     """
 
     def call(*args: Any) -> tuple[Any, Cotangent]:

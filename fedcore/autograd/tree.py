@@ -135,7 +135,8 @@ def _build(structure: Structure, leaves: Any) -> Any:
         return dict(zip(structure.names, children, strict=True))
     if structure.prototype is not None:
         return structure.prototype.tree_rebuild(children)
-    return kind(*children) if hasattr(kind, "_fields") else kind(children)
+    make: Any = kind
+    return make(*children) if hasattr(kind, "_fields") else make(children)
 
 
 def map_tree(function: Callable[..., Any], tree: Any, *others: Any) -> Any:

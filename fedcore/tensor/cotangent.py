@@ -2,7 +2,7 @@
 
 `Outer(x, g)` stands for x^T g, `Rows(index, g)` for rows scattered into zeros, and `Pieces` for the
 parts of one flat vector. Each offers `array()`, `norm2()` (its squared norm in each lane) and
-`weighted_sum(c)` (the sum over the last lane with coefficients c): what per-example clipping asks.
+`weighted_sum(c)` (the sum over the last lane with coefficients c): what clipping needs.
 Source of the norms: Goodfellow, "Efficient Per-Example Gradient Computations", 2015, and for several
 rows the Gram form of Li et al., "Large Language Models Can Be Strong Differentially Private
 Learners", 2022, section 4.
@@ -10,6 +10,7 @@ Learners", 2022, section 4.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 from fedcore.tensor.registry import operations as ops
@@ -53,7 +54,7 @@ def as_array(cotangent: Cotangent) -> Tensor:
 
 
 def accumulate(a: Cotangent, b: Cotangent) -> Cotangent:
-    """a + b, factored where both allow it."""
+    """A + b, factored where both allow it."""
     if isinstance(a, Factored) and isinstance(b, Factored):
         merged = a.merged(b)
         if merged is not None:
@@ -191,7 +192,7 @@ class Pieces(Factored):
 
     def array(self) -> Tensor:
         layout = sorted(self.parts)
-        if any(a[0] + _count(a[1]) > b[0] for a, b in zip(layout, layout[1:], strict=False)):
+        if any(a[0] + _count(a[1]) > b[0] for a, b in itertools.pairwise(layout)):
             return self._overlapping(layout)
         return ops.assemble(
             [as_array(self.parts[key]) for key in layout],

@@ -35,6 +35,7 @@ Shape = tuple[int, ...]
 Kernel = Callable[..., Any]
 ShapeRule = Callable[..., Shape]
 Vjp = Callable[..., Any]
+Prepare = Callable[..., Callable[[], Any] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +59,10 @@ class Primitive:
 
     `kernel(xp, *arrays, out=None, **params)` computes; core axes are trailing, leading lane axes of
     size P or 1 broadcast. `vjps[i](g, y, *xs, **params)` gives the cotangent of argument i, or
-    `joint_vjp(g, y, *xs, needed=..., **params)` those of all. `shape(*shapes, **params)` is the core
-    shape of the result. `view` says that the result aliases the first argument, `inplace` that `out`
-    may be an argument's own memory, `factored` that the derivative takes a factored cotangent.
+    `joint_vjp(g, y, *xs, needed=..., **params)` those of all. `shape(*shapes, **params)` is the
+    core shape of the result. `view` says that the result aliases the first argument, `inplace` how
+    many of the first arguments may lend their own memory as `out`, `factored` that the derivative
+    takes a factored cotangent.
     """
 
     name: str
@@ -72,10 +74,11 @@ class Primitive:
     onnx: str = ""
     cost: Callable[..., int] | None = None
     view: bool = False
-    inplace: bool = False
+    inplace: int = 0
     factored: bool = False
     ufunc: str = ""
     kernels: dict[str, Kernel] = field(default_factory=dict)
+    preparations: dict[str, Prepare] = field(default_factory=dict)
 
     def __call__(self, *args: Any, **params: Any) -> Tensor:
         return bind(self, args, params)
@@ -86,6 +89,19 @@ class Primitive:
         def register(kernel: Kernel) -> Kernel:
             self.kernels[backend] = kernel
             return kernel
+
+        return register
+
+    def prepared(self, backend: str) -> Callable[[Prepare], Prepare]:
+        """Register what a replay calls instead of the kernel, its arithmetic on shapes done once.
+
+        `prepare(xp, *arrays, out, **params)` gets the fixed buffers and gives a call without
+        arguments that leaves the same bits in `out` as the kernel, or None to use the kernel.
+        """
+
+        def register(prepare: Prepare) -> Prepare:
+            self.preparations[backend] = prepare
+            return prepare
 
         return register
 
@@ -107,7 +123,7 @@ def primitive(
     onnx: str = "",
     cost: Callable[..., int] | None = None,
     view: bool = False,
-    inplace: bool = False,
+    inplace: int = 0,
     factored: bool = False,
     name: str = "",
     public: bool = True,
@@ -153,7 +169,7 @@ def ufunc(
         batch=ELEMENTWISE,
         vjps=vjps,
         onnx=onnx,
-        inplace=True,
+        inplace=3,
         ufunc=numpy_name,
     )
     return _register(record, public=True)
@@ -196,13 +212,12 @@ def bind(prim: Primitive, args: tuple[Any, ...], params: dict[str, Any]) -> Tens
             lanes = x.lanes
     if lanes:
         xs = [x if x.lanes == lanes else lift_to(x, lanes) for x in xs]
-    if len(xs) > 1:
-        if prim.batch is ELEMENTWISE:
-            dtype = xs[0].data.dtype
-            if any(x.data.dtype != dtype for x in xs):
-                xs = _unify_dtypes(prim, xs)
-            if lanes and any(x.data.ndim != xs[0].data.ndim for x in xs):
-                xs = _align_ranks(xs)
+    if len(xs) > 1 and prim.batch is ELEMENTWISE:
+        dtype = xs[0].data.dtype
+        if any(x.data.dtype != dtype for x in xs):
+            xs = _unify_dtypes(prim, xs)
+        if lanes and any(x.data.ndim != xs[0].data.ndim for x in xs):
+            xs = _align_ranks(xs)
     if type(prim.batch) is Core:
         _check_ranks(prim, prim.batch, xs)
     return apply(prim, xs, params, lanes)

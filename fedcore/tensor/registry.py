@@ -1,4 +1,4 @@
-"""The operations by name, so that `Tensor`'s operators need not import the modules that define them.
+"""The operations by name: `Tensor`'s operators need not import the modules that define them.
 
 This cuts the one cycle of the core: a tensor's `+` is an operation, and operations make tensors.
 """

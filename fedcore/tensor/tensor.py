@@ -1,7 +1,7 @@
 """`Tensor`: an array, the number of its leading lane axes, and the tape node that made it.
 
-The lanes are hidden: `shape` and `ndim` describe one lane, and every operation means what it says for
-one lane. Operators are spelled out by hand and call the registered operations by name.
+The lanes are hidden: `shape` and `ndim` describe one lane, and every operation means what it says
+for one lane. Operators are spelled out by hand and call the registered operations by name.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class Tensor:
         return to_host(self.data)
 
     def numpy(self) -> np.ndarray[Any, Any]:
-        """The values as a NumPy array in main memory; it may share memory, so do not write to it."""
+        """The values as a NumPy array in main memory; do not write to it, it may be shared."""
         return self._read("numpy()")  # type: ignore[no-any-return]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:

@@ -78,7 +78,7 @@ multiply = ufunc(
 @primitive(
     batch=ELEMENTWISE,
     shape=broadcast_shape,
-    inplace=True,
+    inplace=3,
     onnx="Div",
     vjps=(lambda g, y, a, b: unbroadcast(g / b, a), lambda g, y, a, b: unbroadcast(-g * y / b, b)),
 )
@@ -111,7 +111,7 @@ power_primitive = ufunc(
 
 
 def power(a: Any, b: Any) -> Tensor:
-    """`a` to the power `b`; small whole powers are products, because power costs 100 times as much."""
+    """`a` to the power `b`; small whole powers are products, 100 times as fast as power."""
     if isinstance(b, int | float) and isinstance(a, Tensor):
         if b == 1:
             return a

@@ -1,4 +1,4 @@
-"""A model as one flat vector: parameters are views of it, a gradient is assembled into one buffer."""
+"""A model as one flat vector: parameters are views, a gradient is assembled into one buffer."""
 
 from __future__ import annotations
 

@@ -89,6 +89,7 @@ def _fold_vjp(g: Tensor, y: Tensor, x: Tensor, *, axis: int, size: int, rows: in
 @primitive(
     batch=Core(1),
     shape=lambda shape, *, axis, size, rows: (size * shape[0], *shape[1:]),
+    view=True,
     vjps=(_fold_vjp,),
     public=False,
 )

@@ -69,7 +69,7 @@ def matmul_primitive(xp: Any, a: Any, b: Any, *, out: Any = None) -> Any:
 
 
 def matmul(a: Any, b: Any) -> Tensor:
-    """The matrix product by NumPy's rules: (..., n, k) @ (..., k, m) -> (..., n, m), or 1-D operands.
+    """The matrix product by NumPy's rules: (..., n, k) @ (..., k, m) -> (..., n, m), or 1-D.
 
     Raises: ShapeError if the inner sizes differ or an operand is 0-d.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fedcore.errors import AxisError, ShapeError, user_line
@@ -343,17 +343,13 @@ def stack(xs: Sequence[Any], *, axis: int = 0) -> Tensor:
     return concatenate([expand_dims(x, axis) for x in operands], axis=axis)
 
 
-def pad(
-    x: Any, widths: int | tuple[int, int] | Sequence[tuple[int, int]], *, value: float = 0.0
-) -> Tensor:
-    """`x` with elements of `value` before and after; `widths` for all axes, or (before, after) each."""
+def pad(x: Any, widths: int | Sequence[tuple[int, int]], *, value: float = 0.0) -> Tensor:
+    """`x` with elements of `value` added: as many on all sides, or (before, after) an axis."""
     x = tensor(x)
-    if isinstance(widths, int):
-        pairs: tuple[tuple[int, int], ...] = ((widths, widths),) * x.ndim
-    elif len(widths) == 2 and all(isinstance(w, int) for w in widths):
-        pairs = ((int(widths[0]), int(widths[1])),) * x.ndim  # type: ignore[call-overload]
-    else:
-        pairs = tuple((int(a), int(b)) for a, b in widths)  # type: ignore[misc, union-attr]
+    pairs = tuple(
+        (int(before), int(after))
+        for before, after in ([(widths, widths)] * x.ndim if isinstance(widths, int) else widths)
+    )
     if len(pairs) != x.ndim or any(a < 0 or b < 0 for a, b in pairs):
         raise ShapeError(
             f"pad: widths {widths} do not fit shape {x.shape}",
@@ -364,7 +360,7 @@ def pad(
     return pad_primitive(x, widths=pairs, value=float(value))
 
 
-for _name, _operation in {
+_public: dict[str, Callable[..., Tensor]] = {
     "reshape": reshape,
     "permute_dims": permute_dims,
     "swapaxes": swapaxes,
@@ -375,5 +371,6 @@ for _name, _operation in {
     "concatenate": concatenate,
     "stack": stack,
     "pad": pad,
-}.items():
+}
+for _name, _operation in _public.items():
     operations.register(_name, _operation)

@@ -1,0 +1,200 @@
+"""Where every value of a program lives: liveness, buffers in one arena, work in place.
+
+A view needs no memory. A gradient's parts are computed straight into the flat vector that assembles
+them. An elementwise call may overwrite an operand that nobody reads afterwards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedcore.autograd.program import Call, Program, Value
+
+__all__ = ["Placement", "Plan", "make_plan"]
+
+ALIGNMENT = 64  # bytes: a cache line, and the widest vector registers
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a root value lives: in the arena, in an input's memory, or inside another value.
+
+    `offset` is in bytes for the arena, in elements along the last axis for `inside`.
+    """
+
+    kind: str  # "arena" | "input" | "constant" | "alias" | "inside"
+    offset: int = 0
+    other: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A program, the placement of its roots, and the size of the arena in bytes.
+
+    `donated` are the positions of inputs whose memory is the caller's own; `copies` tells for an
+    assembling call which of its parts are not in place already.
+    """
+
+    program: Program
+    placements: dict[int, Placement]
+    arena_bytes: int
+    donated: frozenset[int]
+    copies: dict[int, tuple[int, ...]]
+
+
+def make_plan(program: Program, donated: frozenset[int]) -> Plan:
+    """Place every root value of `program`; the inputs at positions `donated` may be overwritten."""
+    layout = _Layout(program, donated)
+    layout.place_inputs_and_constants()
+    layout.place_parts_inside_assemblies()
+    layout.reuse_dying_operands()
+    arena_bytes = layout.place_rest_in_arena()
+    return Plan(program, layout.placements, arena_bytes, donated, layout.copies)
+
+
+class _Layout:
+    def __init__(self, program: Program, donated: frozenset[int]) -> None:
+        self.program = program
+        self.values = program.values
+        self.donated_values = {program.inputs[i] for i in donated}
+        self.placements: dict[int, Placement] = {}
+        self.copies: dict[int, tuple[int, ...]] = {}
+        self.born, self.dies = self._lifetimes()
+        self.uses = self._uses()
+
+    def _root(self, index: int) -> int:
+        return self.values[index].root
+
+    def _lifetimes(self) -> tuple[dict[int, int], dict[int, int]]:
+        """When each root is first written and last read; outputs live to the end."""
+        born = {i: -1 for i in self.program.inputs} | {i: -1 for i in self.program.constants}
+        dies = dict.fromkeys(born, -1)
+        for time, call in enumerate(self.program.calls):
+            if not call.view:
+                born[call.output] = dies[call.output] = time
+            for i in call.inputs:
+                dies[self._root(i)] = time
+        for i in self.program.outputs:
+            dies[self._root(i)] = len(self.program.calls)
+        return born, dies
+
+    def _uses(self) -> dict[int, list[Call]]:
+        """The calls that read each root, through a view or not."""
+        uses: dict[int, list[Call]] = {}
+        for call in self.program.calls:
+            for i in {self._root(i) for i in call.inputs}:
+                uses.setdefault(i, []).append(call)
+        return uses
+
+    def place_inputs_and_constants(self) -> None:
+        for i in self.program.inputs:
+            if i in self.donated_values:
+                self.placements[i] = Placement("input")
+        for i in self.program.constants:
+            self.placements[i] = Placement("constant")
+
+    def place_parts_inside_assemblies(self) -> None:
+        """A part that only the assembly reads is written where it belongs."""
+        made_by = {c.output: (t, c) for t, c in enumerate(self.program.calls) if not c.view}
+        for call in self.program.calls:
+            if call.prim.name != "assemble":
+                continue
+            params = dict(call.params)
+            target = self.values[call.output]
+            lanes = target.shape[: call.lanes]
+            left = []
+            for position, (i, offset) in enumerate(
+                zip(call.inputs, params["offsets"], strict=True)
+            ):
+                root = self._root(i)
+                part = self.values[root]
+                whole = self.values[i].nbytes == part.nbytes
+                only = self.uses.get(root) is not None and all(
+                    use is call or use.view for use in self.uses[root]
+                )
+                fits = (
+                    root in made_by
+                    and root not in self.placements
+                    and root not in map(self._root, self.program.outputs)
+                    and call.inputs.count(i) == 1
+                    and part.shape[: call.lanes] == lanes
+                    and part.order == tuple(range(len(part.shape)))
+                    and self._single_chain(i, root)
+                )
+                if whole and only and fits:
+                    self.placements[root] = Placement("inside", offset, call.output)
+                    born = made_by[root][0]
+                    self.born[call.output] = min(self.born[call.output], born)
+                else:
+                    left.append(position)
+            self.copies[call.output] = tuple(left)
+
+    def _single_chain(self, index: int, root: int) -> bool:
+        """Whether `index` is its root, or reached from it by row-major reshapes only."""
+        makers = {c.output: c for c in self.program.calls}
+        while index != root:
+            call = makers[index]
+            if call.prim.name not in ("reshape", "alias", "drop_leading", "align_rank"):
+                return False
+            index = call.inputs[0]
+        return True
+
+    def reuse_dying_operands(self) -> None:
+        """An elementwise result takes the memory of an operand that dies in the call."""
+        outputs = {self._root(i) for i in self.program.outputs}
+        for time, call in enumerate(self.program.calls):
+            if call.view or not call.prim.inplace or call.output in self.placements:
+                continue
+            y = self.values[call.output]
+            for i in call.inputs[: call.prim.inplace]:
+                if self._overwritable(call, time, i, y, outputs):
+                    root = self._root(i)
+                    self.placements[call.output] = Placement("alias", other=root)
+                    self._merge(root, call.output)
+                    break
+
+    def _overwritable(self, call: Call, time: int, i: int, y: Value, outputs: set[int]) -> bool:
+        x = self.values[i]
+        root = self._owner(x.root)
+        placed = self.placements.get(root)
+        same_memory = [j for j in call.inputs if self._owner(self._root(j)) == root]
+        return (
+            x.index == x.root
+            and self.dies[root] == time
+            and (placed is None or placed.kind == "input")
+            and (x.shape, x.dtype, x.order) == (y.shape, y.dtype, y.order)
+            and all(j == i for j in same_memory)
+            and x.root not in outputs
+            and (root not in self.program.inputs or root in self.donated_values)
+        )
+
+    def _owner(self, root: int) -> int:
+        placed = self.placements.get(root)
+        while placed is not None and placed.kind == "alias":
+            root = placed.other
+            placed = self.placements.get(root)
+        return root
+
+    def _merge(self, root: int, taker: int) -> None:
+        owner = self._owner(root)
+        self.dies[owner] = max(self.dies[owner], self.dies[taker])
+
+    def place_rest_in_arena(self) -> int:
+        """Offsets for what has no place yet: largest first, at the lowest gap that is free."""
+        waiting = [i for i in self.born if i not in self.placements]
+        waiting.sort(key=lambda i: (-self.values[i].nbytes, i))
+        placed: list[tuple[int, int, int, int]] = []  # start, stop, born, dies
+        total = 0
+        for i in waiting:
+            size = -(-max(self.values[i].nbytes, 1) // ALIGNMENT) * ALIGNMENT
+            start = 0
+            for a, b, born, dies in sorted(placed):
+                if born > self.dies[i] or dies < self.born[i]:
+                    continue
+                if start + size <= a:
+                    break
+                start = max(start, b)
+            self.placements[i] = Placement("arena", start)
+            placed.append((start, start + size, self.born[i], self.dies[i]))
+            total = max(total, start + size)
+        return total

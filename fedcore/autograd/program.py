@@ -1,0 +1,239 @@
+"""A recorded program: the kernel calls of one run, as data. It is the only intermediate form.
+
+Replay, cost estimates and printing read it. A recording keeps every array object of the run, so
+that a value is known by the identity of its array.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fedcore.errors import TraceError, user_line
+from fedcore.tensor.backend import backend_of
+from fedcore.tensor.primitive import Primitive
+from fedcore.tensor.tensor import Tensor
+
+__all__ = ["Call", "Program", "Recording", "Value"]
+
+SMALL_BYTES = 64 * 1024  # a captured array up to this size needs no declaration
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """An array of the program: full shape with lanes, dtype, memory order, and whose memory it is.
+
+    `order` lists the axes from the slowest to the fastest in memory; `root` is the value that owns
+    the memory, itself unless this is a view.
+    """
+
+    index: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    order: tuple[int, ...]
+    root: int
+
+    @property
+    def nbytes(self) -> int:
+        """The size in bytes."""
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+    def __str__(self) -> str:
+        return f"%{self.index}:{self.dtype.name}{list(self.shape)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One kernel call: which primitive, on which values, giving which."""
+
+    prim: Primitive
+    inputs: tuple[int, ...]
+    params: tuple[tuple[str, Any], ...]
+    output: int
+    lanes: int
+    view: bool
+
+    def core_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """`shape` without the lanes."""
+        return shape[self.lanes :]
+
+
+def memory_order(array: Any) -> tuple[int, ...]:
+    """The axes of `array` from slowest to fastest: row-major unless it is a dense transpose."""
+    axes = tuple(range(array.ndim))
+    if array.flags.c_contiguous:
+        return axes
+    order = tuple(sorted(axes, key=lambda a: -array.strides[a]))
+    return order if array.transpose(order).flags.c_contiguous else axes
+
+
+class Recording:
+    """Collects the calls of one run; `finish` makes the program."""
+
+    def __init__(self) -> None:
+        self._index: dict[int, int] = {}
+        self._arrays: list[Any] = []
+        self._values: list[Value] = []
+        self._calls: list[Call] = []
+        self._inputs: list[int] = []
+
+    def _add(self, array: Any, root: int | None) -> int:
+        index = len(self._values)
+        self._index[id(array)] = index
+        self._arrays.append(array)
+        self._values.append(
+            Value(
+                index,
+                tuple(array.shape),
+                array.dtype,
+                memory_order(array),
+                index if root is None else root,
+            )
+        )
+        return index
+
+    def input(self, array: Any) -> Any:
+        """Declare an input; gives the array object to compute with."""
+        own = array.view()
+        self._inputs.append(self._add(own, None))
+        return own
+
+    def record(self, prim: Primitive, xs: list[Tensor], params: dict[str, Any], y: Tensor) -> None:
+        """Note a call that has just run."""
+        inputs = tuple(self.value_of(x.data) for x in xs)
+        if id(y.data) in self._index:  # the kernel gave an operand back: no call is needed
+            return
+        view = prim.view and _aliases(y.data, xs[0].data)
+        root = self._values[inputs[0]].root if view else None
+        output = self._add(y.data, root)
+        self._calls.append(Call(prim, inputs, tuple(sorted(params.items())), output, y.lanes, view))
+
+    def value_of(self, array: Any) -> int:
+        """The index of an array; one that no call made is a constant captured by the function."""
+        index = self._index.get(id(array))
+        return self._add(array, None) if index is None else index
+
+    def finish(self, outputs: Sequence[Any], declared: Sequence[Any]) -> Program:
+        """The program that computes `outputs` from the inputs.
+
+        Raises: TraceError if a large array was captured without being declared.
+        """
+        results = tuple(self.value_of(array) for array in outputs)
+        made = {call.output for call in self._calls} | set(self._inputs)
+        constants = {v.index: self._arrays[v.index] for v in self._values if v.index not in made}
+        program = Program(
+            tuple(self._values), tuple(self._calls), tuple(self._inputs), results, constants
+        )
+        program = program.without_common_calls().without_dead_calls()
+        _check_captures(program, declared)
+        return program
+
+
+def _aliases(y: Any, x: Any) -> bool:
+    return bool(backend_of(x).xp.may_share_memory(x, y))
+
+
+def _check_captures(program: Program, declared: Sequence[Any]) -> None:
+    known = {id(a) for a in declared}
+    for array in program.captures:
+        base = array
+        while base is not None and id(base) not in known:
+            base = base.base
+        if base is None and array.nbytes > SMALL_BYTES:
+            raise TraceError(
+                f"compile: an array of {array.nbytes:,} bytes and shape {array.shape} was captured",
+                where=user_line(),
+                why="it is frozen into the program: later changes of it would not be seen",
+                fix="pass it as an argument, or declare it with captures=[...]",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Straight-line code over numbered values."""
+
+    values: tuple[Value, ...]
+    calls: tuple[Call, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    constants: dict[int, Any]
+
+    @property
+    def captures(self) -> tuple[Any, ...]:
+        """The arrays that the function took from outside its arguments."""
+        return tuple(self.constants.values())
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations by the primitives' own cost rules, over all lanes."""
+        total = 0
+        for call in self.calls:
+            if call.prim.cost is not None:
+                shapes = [self.values[i].shape for i in call.inputs]
+                lanes = self.values[call.output].shape[: call.lanes]
+                once = call.prim.cost(*[call.core_shape(s) for s in shapes], **dict(call.params))
+                total += once * int(np.prod(lanes, dtype=np.int64))
+        return total
+
+    def without_dead_calls(self) -> Program:
+        """The same program without the calls whose result nobody reads."""
+        needed = set(self.outputs)
+        kept = []
+        for call in reversed(self.calls):
+            if call.output in needed:
+                kept.append(call)
+                needed.update(call.inputs)
+        constants = {i: a for i, a in self.constants.items() if i in needed}
+        return Program(self.values, tuple(reversed(kept)), self.inputs, self.outputs, constants)
+
+    def without_common_calls(self) -> Program:
+        """The same program with each distinct call made once."""
+        same: dict[int, int] = {}
+        first: dict[Any, int] = {}
+        calls = []
+        for index, array in self.constants.items():
+            if array.ndim == 0:
+                same[index] = first.setdefault((array.dtype, array.tobytes()), index)
+        for call in self.calls:
+            inputs = tuple(same.get(i, i) for i in call.inputs)
+            key = (call.prim, inputs, call.params, call.lanes)
+            try:
+                earlier = first.setdefault(key, call.output)
+            except TypeError:  # a parameter that cannot be hashed: keep the call
+                earlier = call.output
+            if earlier == call.output:
+                calls.append(
+                    Call(call.prim, inputs, call.params, call.output, call.lanes, call.view)
+                )
+            else:
+                same[call.output] = earlier
+        values = tuple(
+            Value(v.index, v.shape, v.dtype, v.order, same.get(v.root, v.root)) for v in self.values
+        )
+        values = _settle_roots(values, calls)
+        outputs = tuple(same.get(i, i) for i in self.outputs)
+        return Program(values, tuple(calls), self.inputs, outputs, self.constants)
+
+    def __str__(self) -> str:
+        lines = ["inputs " + ", ".join(str(self.values[i]) for i in self.inputs)]
+        for call in self.calls:
+            params = "".join(f" {k}={v}" for k, v in call.params)
+            inputs = ", ".join(f"%{i}" for i in call.inputs)
+            mark = " (view)" if call.view else ""
+            lines.append(f"{self.values[call.output]} = {call.prim.name}({inputs}){params}{mark}")
+        lines.append("outputs " + ", ".join(f"%{i}" for i in self.outputs))
+        return "\n".join(lines)
+
+
+def _settle_roots(values: tuple[Value, ...], calls: Sequence[Call]) -> tuple[Value, ...]:
+    """Each view's root read anew from the value it is a view of."""
+    settled = list(values)
+    for call in calls:
+        if call.view:
+            v = settled[call.output]
+            root = settled[call.inputs[0]].root
+            settled[call.output] = Value(v.index, v.shape, v.dtype, v.order, root)
+    return tuple(settled)
