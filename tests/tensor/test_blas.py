@@ -99,6 +99,13 @@ def test_beta_zero_does_not_read_the_old_content(path: str) -> None:
     assert (out == np.eye(2)).all()
 
 
+@pytest.mark.parametrize("two", [2, np.float32(2), np.float64(2)])
+def test_factors_may_be_any_real_number(path: str, two: float) -> None:
+    out = np.ones((2, 2))
+    blas.gemm(np.ones((2, 3)), np.ones((3, 2)), out, alpha=two, beta=two)
+    assert (out == 8).all()
+
+
 @pytest.mark.parametrize(("m", "k", "n"), [(0, 3, 2), (2, 0, 3), (2, 3, 0)])
 def test_an_empty_product_only_scales_out(path: str, m: int, k: int, n: int) -> None:
     out = np.full((m, n), 4.0)
