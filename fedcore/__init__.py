@@ -1,7 +1,9 @@
 """fedcore: the tensor and autograd core of a privacy-preserving federated learning framework."""
 
 from fedcore.autograd.lanes import vmap
+from fedcore.autograd.per_example import clipped_sum
 from fedcore.autograd.ravel import ravel
+from fedcore.autograd.replay import compile
 from fedcore.autograd.tape import (
     factored_grad,
     grad,
@@ -11,10 +13,14 @@ from fedcore.autograd.tape import (
 )
 from fedcore.tensor.backend import use_backend
 from fedcore.tensor.ops.elementwise import stop_gradient
+from fedcore.tensor.ops.update import add_scaled
 from fedcore.tensor.tensor import Tensor, tensor
 
 __all__ = [
     "Tensor",
+    "add_scaled",
+    "clipped_sum",
+    "compile",
     "factored_grad",
     "grad",
     "ravel",

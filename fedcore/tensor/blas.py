@@ -22,9 +22,27 @@ import numpy as np
 
 from fedcore.errors import ArgumentError, DtypeError, ShapeError
 
-__all__ = ["bind_gemm", "gemm", "get_threads", "kernels", "library", "set_threads", "use_avx512"]
+__all__ = [
+    "bind_gemm",
+    "gemm",
+    "get_threads",
+    "is_multipliable",
+    "kernels",
+    "library",
+    "multipliable",
+    "prepare",
+    "scalar",
+    "set_threads",
+    "use_avx512",
+]
 
-_REAL = {np.dtype(np.float32): ("s", ctypes.c_float), np.dtype(np.float64): ("d", ctypes.c_double)}
+Scalar = ctypes.c_float | ctypes.c_double
+Factor = float | Scalar
+
+_REAL: dict[np.dtype[Any], tuple[str, type[Scalar]]] = {
+    np.dtype(np.float32): ("s", ctypes.c_float),
+    np.dtype(np.float64): ("d", ctypes.c_double),
+}
 _ROW_MAJOR, _NO_TRANS, _TRANS = ctypes.c_int(101), ctypes.c_int(111), ctypes.c_int(112)
 _SMALL = 1_000_000  # up to this m·k·n OpenBLAS multiplies without packing, if it has AVX-512
 _AVX512_KERNELS = frozenset({"skylakex", "cooperlake", "sapphirerapids"})
@@ -104,12 +122,26 @@ def use_avx512() -> bool:
     return _has_avx512_kernels()
 
 
+def prepare(*, threads: int = 1) -> None:
+    """Set NumPy's BLAS up for training: one thread a worker, and the kernels of this processor.
+
+    Call it first in every process that trains; parallelism is over lanes, never within a product.
+    """
+    set_threads(threads)
+    use_avx512()
+
+
 def _has_avx512_kernels() -> bool:
     return (kernels() or "").lower() in _AVX512_KERNELS
 
 
+def scalar(dtype: np.dtype[Any], value: float = 0.0) -> Scalar:
+    """A factor of `dtype` that bound calls read when they run: set its `value` in between."""
+    return _REAL[dtype][1](value)
+
+
 def gemm(
-    a: np.ndarray, b: np.ndarray, out: np.ndarray, *, alpha: float = 1.0, beta: float = 0.0
+    a: np.ndarray, b: np.ndarray, out: np.ndarray, *, alpha: Factor = 1.0, beta: float = 0.0
 ) -> None:
     """Write alpha·a·b + beta·out into `out`; with beta = 0 the old content is not read.
 
@@ -130,11 +162,12 @@ def gemm(
 
 
 def bind_gemm(
-    a: np.ndarray, b: np.ndarray, out: np.ndarray, *, alpha: float = 1.0, beta: float = 0.0
+    a: np.ndarray, b: np.ndarray, out: np.ndarray, *, alpha: Factor = 1.0, beta: float = 0.0
 ) -> Callable[[], None]:
     """`gemm` on these very buffers, checked and prepared now, computed at each call of the result.
 
-    The result keeps the arrays alive. Same arguments, bits and errors as `gemm`.
+    The result keeps the arrays alive. An `alpha` made by `scalar` is read at each call. Same
+    arguments, bits and errors as `gemm`.
     """
     _check(a, b, out)
     blas = library()
@@ -149,8 +182,9 @@ def _run(calls: tuple[Callable[[], None], ...], _alive: tuple[np.ndarray, ...]) 
         call()
 
 
-def _matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray, alpha: float, beta: float) -> None:
+def _matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray, alpha: Factor, beta: float) -> None:
     """The same by NumPy alone."""
+    alpha = float(alpha.value if isinstance(alpha, ctypes.c_float | ctypes.c_double) else alpha)
     if (alpha, beta) == (1.0, 0.0):
         np.matmul(a, b, out=out)
         return
@@ -160,7 +194,7 @@ def _matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray, alpha: float, beta: f
 
 
 def _calls(
-    blas: ctypes.CDLL, a: np.ndarray, b: np.ndarray, out: np.ndarray, alpha: float, beta: float
+    blas: ctypes.CDLL, a: np.ndarray, b: np.ndarray, out: np.ndarray, alpha: Factor, beta: float
 ) -> Iterator[Callable[[], None]]:
     """One bound call of cblas_?gemm a lane, or several where the sum over k is cut in pieces."""
     letter, real = _REAL[out.dtype]
@@ -191,7 +225,7 @@ def _calls(
                 _TRANS if a_t else _NO_TRANS,
                 _TRANS if b_t else _NO_TRANS,
                 *map(ctypes.c_int64, (m, n, high - low)),
-                real(alpha),
+                alpha if isinstance(alpha, ctypes.c_float | ctypes.c_double) else real(alpha),
                 ctypes.c_void_p(at_a + low * size * (lda if a_t else 1)),
                 ctypes.c_int64(lda),
                 ctypes.c_void_p(at_b + low * size * (1 if b_t else ldb)),
@@ -214,6 +248,20 @@ def _leading(x: np.ndarray, name: str) -> tuple[bool, int]:
         why="one core axis must have unit stride and the other must not overlap it",
         fix=f"copy it: np.ascontiguousarray({name})",
     )
+
+
+def is_multipliable(x: np.ndarray) -> bool:
+    """Whether `gemm` takes the core strides of `x` as they are."""
+    (rows, columns), (down, right), size = x.shape[-2:], x.strides[-2:], x.itemsize
+    return bool(
+        ((right == size or columns == 1) and (rows == 1 or _fits(down, columns, size)))
+        or ((down == size or rows == 1) and (columns == 1 or _fits(right, rows, size)))
+    )
+
+
+def multipliable(x: np.ndarray) -> np.ndarray:
+    """`x`, or a copy of it if its strides keep `gemm` from reading it."""
+    return x if is_multipliable(x) else np.ascontiguousarray(x)
 
 
 def _fits(stride: int, length: int, size: int) -> bool:

@@ -2,16 +2,19 @@
 
 `Outer(x, g)` stands for x^T g, `Rows(index, g)` for rows scattered into zeros, and `Pieces` for the
 parts of one flat vector. Each offers `array()`, `norm2()` (its squared norm in each lane) and
-`weighted_sum(c)` (the sum over the last lane with coefficients c): what clipping needs.
-Source of the norms: Goodfellow, "Efficient Per-Example Gradient Computations", 2015, and for several
-rows the Gram form of Li et al., "Large Language Models Can Be Strong Differentially Private
-Learners", 2022, section 4.
+`weighted_sum(c)` (the sum over the last lane with coefficients c), for per-example clipping.
+Source of the norms: Goodfellow, "Efficient Per-Example Gradient Computations", 2015, and for
+several rows the Gram form of Li et al., "Large Language Models Can Be Strong Differentially
+Private Learners", 2022, section 4.
 """
 
 from __future__ import annotations
 
-import itertools
+import math
+import operator
 from collections.abc import Mapping
+from functools import reduce
+from itertools import pairwise
 
 from fedcore.tensor.registry import operations as ops
 from fedcore.tensor.tensor import Tensor
@@ -94,12 +97,7 @@ class Outer(Factored):
         return cls(((x, g),))
 
     def array(self) -> Tensor:
-        total = None
-        for x, g in self.pairs:
-            product = ops.matmul(x.mT, g)
-            total = product if total is None else total + product
-        assert total is not None
-        return total
+        return reduce(operator.add, [ops.matmul(x.mT, g) for x, g in self.pairs])
 
     def rows(self) -> tuple[Tensor, Tensor]:
         """All pairs as one: rows concatenated."""
@@ -190,30 +188,27 @@ class Pieces(Factored):
     ) -> None:
         self.parts, self.size = dict(parts), size
 
+    @property
+    def disjoint(self) -> bool:
+        """Whether no two parts overlap."""
+        layout = sorted(self.parts)
+        return all(a[0] + math.prod(a[1]) <= b[0] for a, b in pairwise(layout))
+
     def array(self) -> Tensor:
         layout = sorted(self.parts)
-        if any(a[0] + _count(a[1]) > b[0] for a, b in itertools.pairwise(layout)):
-            return self._overlapping(layout)
+        if not self.disjoint:
+            parts = [Pieces({key: self.parts[key]}, size=self.size).array() for key in layout]
+            return reduce(operator.add, parts)
         return ops.assemble(
             [as_array(self.parts[key]) for key in layout],
             offsets=tuple(offset for offset, _ in layout),
             size=self.size,
         )
 
-    def _overlapping(self, layout: list[tuple[int, tuple[int, ...]]]) -> Tensor:
-        total: Tensor | None = None
-        for key in layout:
-            one = Pieces({key: self.parts[key]}, size=self.size).array()
-            total = one if total is None else total + one
-        assert total is not None
-        return total
-
     def norm2(self) -> Tensor:
-        total: Tensor | None = None
-        for part in self.parts.values():
-            total = norm2(part) if total is None else total + norm2(part)
-        assert total is not None
-        return total
+        if not self.disjoint:
+            return norm2(self.array())
+        return reduce(operator.add, [norm2(part) for part in self.parts.values()])
 
     def merged(self, other: Factored) -> Factored | None:
         if not isinstance(other, Pieces):
@@ -237,10 +232,3 @@ class Pieces(Factored):
             {key: weighted_sum(part, c, axis=axis, size=size) for key, part in self.parts.items()},
             size=self.size,
         )
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for n in shape:
-        count *= n
-    return count

@@ -156,7 +156,7 @@ def ufunc(
     onnx: str = "",
     method: str = "",
 ) -> Primitive:
-    """Declare an elementwise primitive whose kernel is the array library's own function `method`."""
+    """Declare an elementwise primitive whose kernel is the array library's own `method`."""
     numpy_name = method or name
 
     def kernel(xp: Any, *arrays: Any, out: Any = None) -> Any:
@@ -252,7 +252,7 @@ def apply(prim: Primitive, xs: list[Tensor], params: dict[str, Any], lanes: int)
 
 
 def _operand(prim: Primitive, value: Any, args: tuple[Any, ...]) -> Tensor:
-    """A Python or NumPy scalar takes the dtype and device of the first tensor beside it (NEP 50)."""
+    """A Python or NumPy scalar takes the dtype and device of the first tensor beside it."""
     if is_array(value):
         return tensor(value)
     if isinstance(value, bool | int | float | np.generic):
@@ -297,7 +297,7 @@ def _unify_dtypes_of(xs: list[Tensor], floating: set[Any]) -> list[Tensor]:
 
 
 def _align_ranks(xs: list[Tensor]) -> list[Tensor]:
-    """Insert axes of length 1 between the lanes and the core, so that lanes never meet core axes."""
+    """Insert axes of length 1 between lanes and core, so that lanes never meet core axes."""
     rank = max(x.ndim for x in xs)
     return [x if x.ndim == rank else operations.align_rank(x, rank=rank, core=x.ndim) for x in xs]
 

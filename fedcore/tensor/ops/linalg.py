@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from fedcore.errors import ShapeError, user_line
+from fedcore.tensor import blas
 from fedcore.tensor.cotangent import Outer
 from fedcore.tensor.ops.broadcasting import unbroadcast
 from fedcore.tensor.ops.shape import reshape, swapaxes
@@ -58,14 +62,36 @@ def matmul_primitive(xp: Any, a: Any, b: Any, *, out: Any = None) -> Any:
     if a.shape[-1] == 1 and b.shape[-2] == 1:
         return xp.multiply(a, b, out=out)  # inner size 1: 12.8 ms against 24.7 by matmul
     if a.ndim > 2 and a.shape[-2] == 1 and math.prod(b.shape[:-2]) == 1 and a.shape[0] != 1:
-        rows = a.reshape(-1, a.shape[-1])
-        lead = a.shape[:-2]
-        flat = b.reshape(b.shape[-2:])
+        rows, right = a.reshape(-1, a.shape[-1]), b.reshape(b.shape[-2:])
         if out is None:
-            return xp.matmul(rows, flat).reshape(*lead, 1, flat.shape[1])
-        xp.matmul(rows, flat, out=out.reshape(rows.shape[0], flat.shape[1]))
+            out = xp.empty((*a.shape[:-1], b.shape[-1]), dtype=a.dtype)
+        _product(xp, rows, right, out.reshape(rows.shape[0], right.shape[1]))
         return out
-    return xp.matmul(a, b, out=out)
+    return _product(xp, a, b, out)
+
+
+def _product(xp: Any, a: Any, b: Any, out: Any) -> Any:
+    if xp is not np or not _pays(a, b):
+        return xp.matmul(a, b, out=out)
+    if out is None:
+        lanes = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        out = np.empty((*lanes, a.shape[-2], b.shape[-1]), dtype=a.dtype)
+    blas.gemm(blas.multipliable(a), blas.multipliable(b), out)
+    return out
+
+
+def _pays(a: Any, b: Any) -> bool:
+    """Whether our own GEMM is used: below this size its checks cost more than its speed gives."""
+    size = a.shape[-2] * a.shape[-1] * b.shape[-1]
+    return bool(size >= 250_000 and a.dtype.kind == "f" and a.shape[-2] > 1 and b.shape[-1] > 1)
+
+
+@matmul_primitive.prepared("numpy")
+def _prepare(xp: Any, a: Any, b: Any, *, out: Any) -> Callable[[], None] | None:
+    folds = a.ndim > 2 and a.shape[-2] == 1
+    if folds or not _pays(a, b) or not (blas.is_multipliable(a) and blas.is_multipliable(b)):
+        return None
+    return blas.bind_gemm(a, b, out)
 
 
 def matmul(a: Any, b: Any) -> Tensor:
