@@ -134,7 +134,7 @@ def _bound_call(
         if prepared is not None:
             return prepared
     if prim.ufunc:
-        return partial(getattr(backend.xp, prim.ufunc), *arrays, out)
+        return partial(getattr(backend.xp, prim.ufunc), *arrays, out=out)
     kernel = prim.kernels.get(backend.name, prim.kernel)
     return partial(kernel, backend.xp, *arrays, out=out, **params)
 
