@@ -1,0 +1,61 @@
+"""What layers ask of their arguments and inputs, with messages that show both shapes."""
+
+from __future__ import annotations
+
+from fedcore.errors import ArgumentError, DtypeError, ShapeError, user_line
+from fedcore.tensor.tensor import Tensor
+
+__all__ = ["expect_channels", "expect_fraction", "expect_positive", "expect_rank"]
+
+
+def expect_positive(layer: str, **sizes: object) -> None:
+    """Raise an ArgumentError unless every size is an integer of at least 1."""
+    for name, size in sizes.items():
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise ArgumentError(
+                f"{layer}: {name} is {size!r:.80}",
+                where=user_line(),
+                why="it counts something of which there is at least one",
+                fix="pass an integer of at least 1",
+            )
+
+
+def expect_fraction(layer: str, **values: float) -> None:
+    """Raise an ArgumentError unless every value lies in [0, 1)."""
+    for name, value in values.items():
+        if not 0 <= value < 1:
+            raise ArgumentError(
+                f"{layer}: {name} is {value!r:.80}",
+                where=user_line(),
+                why="it is a share that leaves something over",
+                fix="pass a number with 0 <= value < 1",
+            )
+
+
+def expect_rank(x: Tensor, *, rank: int, layout: str) -> None:
+    """Raise a ShapeError unless x has `rank` axes, such as the four of "(N, H, W, C)"."""
+    if x.ndim != rank:
+        raise ShapeError(
+            f"expected an input {layout}, found shape {x.shape}",
+            where=user_line(),
+            why=f"the layer works on {rank} axes, channels last",
+            fix="insert or merge axes with reshape; one example needs a batch axis of length 1",
+        )
+
+
+def expect_channels(x: Tensor, weight: Tensor, count: int) -> None:
+    """Raise a ShapeError unless the last axis of x has `count`, a DtypeError for other dtypes."""
+    if x.ndim == 0 or x.shape[-1] != count:
+        raise ShapeError(
+            f"expected {count} in the last axis, found an input {x.shape}; weight {weight.shape}",
+            where=user_line(),
+            why="the last axis of the input meets the weight",
+            fix=f"reshape the input to (..., {count}), or make the layer for its last axis",
+        )
+    if x.dtype != weight.dtype:
+        raise DtypeError(
+            f"the input is {x.dtype}, the weight {weight.dtype}",
+            where=user_line(),
+            why="mixing precisions would silently turn float32 work into float64",
+            fix=f"convert the input with x.astype({str(weight.dtype)!r})",
+        )

@@ -1,0 +1,129 @@
+"""`Module`, the base of all layers: a value that is called, printed, stored and rebuilt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+
+from fedcore.autograd.tree import flatten_paths, unflatten
+from fedcore.errors import CheckpointError, FedcoreError
+from fedcore.nn.context import Context
+from fedcore.nn.summary import summary
+from fedcore.nn.tree import ModuleTree, attributes, is_child, modules, replace_modules
+from fedcore.tensor.backend import is_array
+from fedcore.tensor.tensor import Tensor, tensor
+
+__all__ = ["Module"]
+
+Self = TypeVar("Self", bound="Module")
+
+
+class Module(ModuleTree):
+    """A layer or model: assign parameters and parts in `__init__`, compute in `forward`.
+
+    `forward(self, x, ctx)` gets the context of the pass; give it to every part that is called, as
+    `self.part(x, ctx=ctx)`, or dropout and batch statistics inside stay as in evaluation. A module
+    is not changed after `__init__`: training gives a new one.
+
+    >>> class Scale(Module):
+    ...     def __init__(self, size):
+    ...         self.factor = tensor(np.ones(size, np.float32))
+    ...     def forward(self, x, ctx):
+    ...         return x * self.factor
+    >>> Scale(2)(tensor([3.0, 4.0])).tolist(), list(Scale(2).parameters())
+    ([3.0, 4.0], ['factor'])
+    """
+
+    forward: Callable[..., Any]
+
+    def __call__(self, *inputs: Any, ctx: Context | None = None) -> Any:
+        """`forward` on `inputs`; without a context as in evaluation.
+
+        Raises: what the layers raise, named by the path of the layer.
+        """
+        if ctx is None:
+            ctx = Context(self)
+        given = [tensor(x) if is_array(x) else x for x in inputs]
+        try:
+            if ctx.trace is None:
+                return self.forward(*given, ctx)
+            with ctx.trace.inside(ctx.path(self), self) as call:
+                call.output = self.forward(*given, ctx)
+            return call.output
+        except FedcoreError as error:
+            if ctx.named_error is not error:
+                ctx.named_error = error
+                path, kind = ctx.find(self), type(self).__name__
+                error.what = f"{f'{path} ({kind})' if path else kind}: {error.what}"
+            raise
+
+    def parameters(self) -> dict[str, Tensor]:
+        """The trained tensors by path, in the order in which `ravel` lays them out."""
+        return {path: tensor(value) for path, value in flatten_paths(self)[0]}
+
+    def state_dict(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Parameters and state by path as NumPy arrays: what a checkpoint stores."""
+        arrays = {path: value.numpy() for path, value in self.parameters().items()}
+        return arrays | {
+            f"{path}.{name}" if path else name: value.numpy()
+            for path, module in modules(self)
+            for name, value in module.state().items()
+        }
+
+    def summary(self, input_shape: tuple[int, ...], *, dtype: str = "float32") -> str:
+        """The table of `fedcore.nn.summary` for this model."""
+        return summary(self, input_shape, dtype=dtype)
+
+    def with_state_dict(self: Self, arrays: Mapping[str, Any]) -> Self:
+        """The same model with these parameters and this state: the inverse of `state_dict`.
+
+        Raises: CheckpointError listing what is missing, unexpected or of another shape or dtype.
+        """
+        own = self.state_dict()
+        problems = [f"missing: {path}" for path in sorted(own.keys() - arrays.keys())]
+        problems += [f"unexpected: {path}" for path in sorted(arrays.keys() - own.keys())]
+        for path in own.keys() & arrays.keys():
+            given = np.asarray(arrays[path])
+            if (given.shape, given.dtype) != (own[path].shape, own[path].dtype):
+                problems.append(
+                    f"{path} is {given.dtype} {given.shape}, "
+                    f"expected {own[path].dtype} {own[path].shape}"
+                )
+        if problems:
+            raise CheckpointError(
+                f"these arrays do not fit the {type(self).__name__}",
+                why="; ".join(sorted(problems)[:8]),
+                fix="load them into the model that they were saved from",
+            )
+        pairs, structure = flatten_paths(self)
+        model: Self = unflatten(structure, [tensor(np.array(arrays[path])) for path, _ in pairs])
+
+        def restored(path: str, module: ModuleTree) -> ModuleTree:
+            prefix = f"{path}." if path else ""
+            return module.with_state(
+                {name: tensor(np.array(arrays[prefix + name])) for name in module.state_names}
+            )
+
+        return replace_modules(model, restored)  # type: ignore[no-any-return]
+
+    def __repr__(self) -> str:
+        options, parts = [], []
+        for name, value in vars(self).items():
+            if name in self.state_names:
+                continue
+            for path, item in attributes(value, name):
+                if isinstance(item, ModuleTree) or (path != name and callable(item)):
+                    parts.append(f"{path}: {_shown(item)}")
+                elif is_child(item):
+                    options.append(f"{path} {tensor(item).shape}")
+                elif item is not None:
+                    options.append(f"{path}={_shown(item)}")
+        head = f"{type(self).__name__}({', '.join(options)}"
+        inside = "\n".join(parts).replace("\n", "\n  ")
+        return f"{head}\n  {inside}\n)" if parts else f"{head})"
+
+
+def _shown(item: Any) -> str:
+    return repr(item) if isinstance(item, ModuleTree) else str(getattr(item, "__name__", item))
