@@ -1,0 +1,138 @@
+"""NPZ archives of plain arrays, read without pickle and without trusting any size they state.
+
+A pickled array runs code when it is loaded, so object arrays are refused. Every stated size is
+compared with the bytes that are really in the file before an array is made of them.
+
+Source: NEP 1 ("A simple file format for NumPy arrays"); zip with entries stored or deflated.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcore.data.source import MAX_BYTES, read_bytes
+from fedcore.errors import DataFormatError, TruncatedFileError
+
+__all__ = ["load_npz"]
+
+_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
+_ENCRYPTED = 0x1
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+def load_npz(
+    path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES
+) -> dict[str, NDArray[Any]]:
+    """All arrays of an `.npz` file by name, read-only.
+
+    Raises: DataFormatError if the file is no zip of arrays, holds object arrays, or would inflate
+    to more than `max_bytes`; TruncatedFileError if an array is shorter than its header says; what
+    `fedcore.data.source.read_bytes` raises.
+    """
+    content = read_bytes(path, max_bytes=max_bytes)
+    arrays: dict[str, NDArray[Any]] = {}
+    left = max_bytes
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            for entry in archive.infolist():
+                name = entry.filename.removesuffix(".npy")
+                payload = _payload(archive, entry, path, left)
+                left -= len(payload)
+                arrays[name] = _array(payload, f"{path}: {entry.filename}")
+    except DataFormatError:
+        raise
+    # zipfile and the npy header parser raise all of these on bytes that are not what they expect.
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        OSError,
+        ValueError,
+        TypeError,
+        OverflowError,
+        NotImplementedError,
+        RuntimeError,
+        KeyError,
+        IndexError,
+    ) as error:
+        raise DataFormatError(
+            f"{Path(path).name} is no archive of arrays",
+            where=str(path),
+            why=f"{type(error).__name__}: {error}"[:300],
+            fix="pass a file written by numpy.savez or numpy.savez_compressed",
+        ) from None
+    return arrays
+
+
+def _payload(
+    archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: str | os.PathLike[str], limit: int
+) -> bytes:
+    if entry.compress_type not in _METHODS or entry.flag_bits & _ENCRYPTED:
+        raise DataFormatError(
+            f"{Path(path).name} holds an entry that is encrypted or not deflated",
+            where=f"{path}: {entry.filename}",
+            why="NumPy writes entries stored or deflated, never otherwise",
+            fix="write the file again with numpy.savez",
+        )
+    with archive.open(entry) as file:
+        payload = bytearray()
+        while piece := file.read(1 << 20):
+            payload += piece
+            if len(payload) > limit:
+                raise DataFormatError(
+                    f"{Path(path).name} inflates to more than its limit",
+                    where=f"{path}: {entry.filename}",
+                    why="a loader holds all arrays in memory and refuses to fill it unasked",
+                    fix="pass a larger max_bytes",
+                )
+    return bytes(payload)
+
+
+def _array(payload: bytes, where: str) -> NDArray[Any]:
+    stream = io.BytesIO(payload)
+    version = np.lib.format.read_magic(stream)
+    if version not in _HEADERS:
+        raise DataFormatError(
+            f"npy format version {version} is not read here",
+            where=where,
+            why="versions 1.0 and 2.0 hold every array without structured field names",
+            fix="save plain arrays of numbers, bools or text",
+        )
+    shape, fortran, dtype = _HEADERS[version](stream)
+    if dtype.hasobject:
+        raise DataFormatError(
+            "an object array is refused",
+            where=where,
+            why="loading it would run the code that its pickle contains",
+            fix="save arrays of numbers, bools or fixed-width text",
+        )
+    body = len(payload) - stream.tell()
+    expected = math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or body > expected:
+        raise DataFormatError(
+            f"an array of shape {shape} and {dtype} does not fit its bytes",
+            where=where,
+            why=f"{expected} bytes expected, {body} present",
+            fix="write the file again with numpy.savez",
+        )
+    if body < expected:
+        raise TruncatedFileError(
+            f"an array of shape {shape} and {dtype} ends too early",
+            where=where,
+            why=f"{expected} bytes expected, {body} present",
+            fix="fetch the file again; its copy or download was cut short",
+        )
+    flat = np.frombuffer(payload, dtype=dtype, offset=stream.tell())
+    return flat.reshape(shape, order="F" if fortran else "C")

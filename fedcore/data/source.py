@@ -1,0 +1,109 @@
+"""Reading a local file whole, so that no header in it can make a loader allocate.
+
+Loaders see bytes that are already in memory: how much that is depends on the file's real size and
+on `max_bytes`, never on a number written in the file. A gzip file is recognised by its first two
+bytes, not by its name, and is inflated in pieces that stop at `max_bytes`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import stat
+import zlib
+from pathlib import Path
+from typing import IO
+
+from fedcore.errors import DataFormatError, TruncatedFileError
+
+__all__ = ["MAX_BYTES", "read_bytes", "read_lines"]
+
+MAX_BYTES = 1 << 30
+_GZIP_MAGIC = b"\x1f\x8b"
+_PIECE_BYTES = 1 << 20
+
+
+def read_bytes(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> bytearray:
+    """The content of a regular file, inflated if it is gzip.
+
+    Raises: DataFormatError if the file is missing, not a regular file, unreadable, larger than
+    `max_bytes` after inflation, or corrupt gzip; TruncatedFileError if gzip data end early.
+    """
+    try:
+        with open(path, "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise _unreadable(path, "it is not a regular file")
+            content = _read_limited(file, path, max_bytes)
+    except (OSError, ValueError) as error:
+        if isinstance(error, DataFormatError):
+            raise
+        reason = error.strerror if isinstance(error, OSError) else "the path is not valid"
+        raise _unreadable(path, str(reason)) from None
+    return _inflate(content, path, max_bytes) if content.startswith(_GZIP_MAGIC) else content
+
+
+def read_lines(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> list[str]:
+    """The lines of a UTF-8 text file without their ends, which may be LF, CRLF or CR.
+
+    Raises: what `read_bytes` raises; DataFormatError if the text is not UTF-8.
+    """
+    content = read_bytes(path, max_bytes=max_bytes)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataFormatError(
+            f"{Path(path).name} is not UTF-8 text",
+            where=f"{path}:{line}",
+            why=f"byte {error.start} of the file begins no UTF-8 character",
+            fix="convert the file to UTF-8",
+        ) from None
+    # Not str.splitlines: it also splits at form feeds and U+2028, which no editor counts as lines.
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+def _inflate(content: bytearray, path: str | os.PathLike[str], max_bytes: int) -> bytearray:
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+            return _read_limited(file, path, max_bytes)
+    except EOFError:
+        raise TruncatedFileError(
+            f"{Path(path).name} ends inside its gzip data",
+            where=f"{path}: byte {len(content)}",
+            why="the end marker of the compressed stream is missing",
+            fix="fetch the file again; its copy or download was cut short",
+        ) from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise DataFormatError(
+            f"{Path(path).name} is corrupt gzip",
+            where=str(path),
+            why=str(error),
+            fix="fetch the file again and compare its checksum",
+        ) from None
+
+
+def _read_limited(
+    file: IO[bytes] | gzip.GzipFile, path: str | os.PathLike[str], max_bytes: int
+) -> bytearray:
+    content = bytearray()
+    while piece := file.read(_PIECE_BYTES):
+        if len(content) + len(piece) > max_bytes:
+            raise DataFormatError(
+                f"{Path(path).name} is larger than {max_bytes} bytes",
+                where=str(path),
+                why="a loader holds the whole file in memory and refuses to fill it unasked",
+                fix="pass a larger max_bytes, or split the file",
+            )
+        content += piece
+    return content
+
+
+def _unreadable(path: str | os.PathLike[str], reason: str) -> DataFormatError:
+    return DataFormatError(
+        "cannot read a data file",
+        where=str(path),
+        why=reason,
+        fix="pass the path of a file that exists and that this user may read",
+    )

@@ -1,0 +1,70 @@
+"""Files are read whole, inflated within a limit, and refused with their place and a remedy."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from pathlib import Path
+
+import pytest
+
+from fedcore.data.source import read_bytes, read_lines
+from fedcore.errors import DataFormatError, TruncatedFileError
+
+
+def test_plain_and_gzip_files_read_alike_whatever_their_names(tmp_path: Path) -> None:
+    plain, packed = tmp_path / "a.gz", tmp_path / "b"
+    plain.write_bytes(b"content" * 1000)
+    packed.write_bytes(gzip.compress(b"content" * 1000))
+    assert read_bytes(plain) == read_bytes(packed) == b"content" * 1000
+
+
+def test_what_is_no_readable_file_is_refused_with_its_path(tmp_path: Path) -> None:
+    for path in (tmp_path / "absent", tmp_path, tmp_path / "a\0b"):
+        with pytest.raises(DataFormatError, match="cannot read") as caught:
+            read_bytes(path)
+        assert caught.value.where == str(path) and caught.value.why and caught.value.fix
+
+
+def test_a_device_is_not_read(tmp_path: Path) -> None:
+    with pytest.raises(DataFormatError, match="not a regular file"):
+        read_bytes(os.devnull)
+
+
+def test_neither_a_large_file_nor_a_small_one_that_inflates_passes_the_limit(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "zeros"
+    for content in (bytes(5_000_000), gzip.compress(bytes(5_000_000))):
+        path.write_bytes(content)
+        assert len(read_bytes(path, max_bytes=5_000_000)) == 5_000_000
+        with pytest.raises(DataFormatError, match="larger than 4999999 bytes"):
+            read_bytes(path, max_bytes=4_999_999)
+
+
+def test_cut_gzip_is_truncated_and_changed_gzip_is_corrupt(tmp_path: Path) -> None:
+    path = tmp_path / "a.gz"
+    packed = bytearray(gzip.compress(os.urandom(1000)))
+    path.write_bytes(packed[:-10])
+    with pytest.raises(TruncatedFileError, match="ends inside its gzip data"):
+        read_bytes(path)
+    packed[500] ^= 1
+    path.write_bytes(packed)
+    with pytest.raises(DataFormatError, match="corrupt gzip"):
+        read_bytes(path)
+
+
+def test_lines_end_with_any_of_three_ends_and_no_other_character(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeffa\r\nb\rc\n\nd\x0c\u2028e".encode())
+    assert read_lines(path) == ["a", "b", "c", "", "d\x0c\u2028e"]
+    path.write_bytes(b"")
+    assert read_lines(path) == []
+
+
+def test_text_that_is_not_utf8_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"good\nba\xffd\n")
+    with pytest.raises(DataFormatError, match="not UTF-8") as caught:
+        read_lines(path)
+    assert caught.value.where == f"{path}:2"
