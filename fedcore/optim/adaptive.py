@@ -1,0 +1,218 @@
+"""Optimisers that scale every coordinate by the size of its past gradients."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from fedcore.optim.optimizer import (
+    State,
+    check_at_least_zero,
+    check_fraction,
+    check_positive,
+    dense,
+    full_like,
+)
+from fedcore.tensor.cotangent import Cotangent
+from fedcore.tensor.registry import operations
+from fedcore.tensor.tensor import Tensor
+
+__all__ = ["Adagrad", "Adam", "AdamW", "RMSprop", "Yogi"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adam:
+    """Adam with bias correction; weight decay is added to the gradient. State: (count, m, v).
+
+    Raises: ArgumentError for a value out of range.
+    Source: Kingma and Ba, "Adam: A Method for Stochastic Optimization", 2015, algorithm 1.
+    """
+
+    lr: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_moments(self)
+
+    def init(self, theta: Tensor) -> State:
+        return _moments(theta, 0.0)
+
+    def step(
+        self, theta: Tensor, gradient: Cotangent, state: State, *, lr: Any = None
+    ) -> tuple[Tensor, State]:
+        g = dense(theta, gradient)
+        if self.weight_decay:
+            g = g + theta * self.weight_decay
+        direction, state = _adam_direction(self, g, state)
+        return theta - direction * (self.lr if lr is None else lr), state
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdamW:
+    """Adam whose weight decay shrinks the parameters directly, by lr·weight_decay a step.
+
+    Raises: ArgumentError for a value out of range.
+    Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019, algorithm 2.
+    """
+
+    lr: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 1e-2
+
+    def __post_init__(self) -> None:
+        _check_moments(self)
+
+    def init(self, theta: Tensor) -> State:
+        return _moments(theta, 0.0)
+
+    def step(
+        self, theta: Tensor, gradient: Cotangent, state: State, *, lr: Any = None
+    ) -> tuple[Tensor, State]:
+        rate = self.lr if lr is None else lr
+        direction, state = _adam_direction(self, dense(theta, gradient), state)
+        return theta - (direction + theta * self.weight_decay) * rate, state
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Yogi:
+    """Adam whose second moment moves by a bounded step, so that rare large gradients fade slowly.
+
+    v -= (1 - beta2)·sign(v - g²)·g², started at `initial`, with no bias correction, as in federated
+    Yogi. State: (count, m, v).
+    Raises: ArgumentError for a value out of range.
+    Source: Zaheer et al., "Adaptive Methods for Nonconvex Optimization", 2018, algorithm 2; Reddi
+    et al., "Adaptive Federated Optimization", 2021, algorithm 2.
+    """
+
+    lr: float = 1e-2
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-3
+    initial: float = 1e-6
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_moments(self)
+        check_at_least_zero("Yogi", initial=self.initial)
+
+    def init(self, theta: Tensor) -> State:
+        return _moments(theta, self.initial)
+
+    def step(
+        self, theta: Tensor, gradient: Cotangent, state: State, *, lr: Any = None
+    ) -> tuple[Tensor, State]:
+        count, m, v = state
+        g = dense(theta, gradient)
+        if self.weight_decay:
+            g = g + theta * self.weight_decay
+        m = m * self.beta1 + g * (1.0 - self.beta1)
+        square = g * g
+        v = v - operations.sign(v - square) * square * (1.0 - self.beta2)
+        step = m / (operations.sqrt(v) + self.eps)
+        return theta - step * (self.lr if lr is None else lr), (count + 1.0, m, v)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RMSprop:
+    """Steps scaled by a decaying mean of squared gradients. State: (v,), with momentum (v, u).
+
+    Raises: ArgumentError for a value out of range.
+    Source: Tieleman and Hinton, "Lecture 6.5: RMSprop", 2012, in the form that PyTorch documents
+    for torch.optim.RMSprop.
+    """
+
+    lr: float = 1e-2
+    alpha: float = 0.99
+    eps: float = 1e-8
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_at_least_zero("RMSprop", lr=self.lr, weight_decay=self.weight_decay)
+        check_fraction("RMSprop", alpha=self.alpha, momentum=self.momentum)
+        check_positive("RMSprop", eps=self.eps)
+
+    def init(self, theta: Tensor) -> State:
+        zeros = full_like(theta, 0.0)
+        return (zeros, zeros) if self.momentum else (zeros,)
+
+    def step(
+        self, theta: Tensor, gradient: Cotangent, state: State, *, lr: Any = None
+    ) -> tuple[Tensor, State]:
+        rate = self.lr if lr is None else lr
+        g = dense(theta, gradient)
+        if self.weight_decay:
+            g = g + theta * self.weight_decay
+        v = state[0] * self.alpha + g * g * (1.0 - self.alpha)
+        direction = g / (operations.sqrt(v) + self.eps)
+        if not self.momentum:
+            return theta - direction * rate, (v,)
+        velocity = state[1] * self.momentum + direction
+        return theta - velocity * rate, (v, velocity)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adagrad:
+    """Steps scaled by the sum of all squared gradients, started at `initial`. State: (v,).
+
+    Raises: ArgumentError for a value out of range.
+    Source: Duchi et al., "Adaptive Subgradient Methods for Online Learning and Stochastic
+    Optimization", 2011, in the diagonal form.
+    """
+
+    lr: float = 1e-2
+    eps: float = 1e-10
+    initial: float = 0.0
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_at_least_zero(
+            "Adagrad", lr=self.lr, initial=self.initial, weight_decay=self.weight_decay
+        )
+        check_positive("Adagrad", eps=self.eps)
+
+    def init(self, theta: Tensor) -> State:
+        return (full_like(theta, self.initial),)
+
+    def step(
+        self, theta: Tensor, gradient: Cotangent, state: State, *, lr: Any = None
+    ) -> tuple[Tensor, State]:
+        g = dense(theta, gradient)
+        if self.weight_decay:
+            g = g + theta * self.weight_decay
+        v = state[0] + g * g
+        direction = g / (operations.sqrt(v) + self.eps)
+        return theta - direction * (self.lr if lr is None else lr), (v,)
+
+
+def _check_moments(optimizer: Adam | AdamW | Yogi) -> None:
+    name = type(optimizer).__name__
+    check_at_least_zero(name, lr=optimizer.lr, weight_decay=optimizer.weight_decay)
+    check_fraction(name, beta1=optimizer.beta1, beta2=optimizer.beta2)
+    check_positive(name, eps=optimizer.eps)
+
+
+def _moments(theta: Tensor, second: float) -> State:
+    """No steps yet, and both moments: the count is 0-d in each lane."""
+    count = full_like(operations.sum(theta != theta).astype(theta.dtype), 0.0)
+    return count, full_like(theta, 0.0), full_like(theta, second)
+
+
+def _adam_direction(rule: Adam | AdamW, g: Tensor, state: State) -> tuple[Tensor, State]:
+    count, m, v = state
+    count = count + 1.0
+    m = m * rule.beta1 + g * (1.0 - rule.beta1)
+    v = v * rule.beta2 + g * g * (1.0 - rule.beta2)
+    root = operations.sqrt(v / _unbiased(rule.beta2, count)) + rule.eps
+    return m / root / _unbiased(rule.beta1, count), (count, m, v)
+
+
+def _unbiased(beta: float, count: Tensor) -> Tensor | float:
+    """1 - beta^count, through expm1: in float32 1 - 0.999 has but four digits left."""
+    return -operations.expm1(count * math.log(beta)) if beta else 1.0

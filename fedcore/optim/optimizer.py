@@ -1,0 +1,107 @@
+"""What an optimiser is: two pure functions of flat vectors, so that lanes and replay need no more.
+
+`init` makes the state, a tuple of tensors; `step` maps parameters, gradient and state to new
+parameters and state. The count of steps is a tensor in the state, because a replay would freeze a
+Python number.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol
+
+from fedcore.errors import ArgumentError, ShapeError, user_line
+from fedcore.tensor.cotangent import Cotangent, Pieces, as_array
+from fedcore.tensor.tensor import Tensor
+
+__all__ = [
+    "Optimizer",
+    "State",
+    "check_at_least_zero",
+    "check_fraction",
+    "check_positive",
+    "check_size",
+    "dense",
+    "full_like",
+]
+
+State = tuple[Tensor, ...]
+
+
+class Optimizer(Protocol):
+    """A rule that turns gradients into steps."""
+
+    @property
+    def lr(self) -> float:
+        """The learning rate that `step` uses when it is given none."""
+        ...
+
+    def init(self, theta: Tensor) -> State:
+        """The state before the first step for a vector like `theta` (D,)."""
+        ...
+
+    def step(
+        self, theta: Tensor, gradient: Cotangent, state: State, *, lr: Any = None
+    ) -> tuple[Tensor, State]:
+        """The parameters and state after one step; `lr` is a number or a 0-d tensor."""
+        ...
+
+
+def dense(theta: Tensor, gradient: Cotangent) -> Tensor:
+    """The gradient as one tensor (D,), shaped like `theta`.
+
+    Raises: ShapeError if it is shaped otherwise.
+    """
+    check_size(theta, gradient)
+    return as_array(gradient)
+
+
+def check_size(theta: Tensor, gradient: Cotangent) -> None:
+    """Raise a ShapeError unless the gradient, factored or not, is shaped like `theta`."""
+    shape = (gradient.size,) if isinstance(gradient, Pieces) else as_array(gradient).shape
+    if shape != theta.shape:
+        raise ShapeError(
+            f"optimiser: parameters of shape {theta.shape}, gradient of shape {shape}",
+            where=user_line(),
+            why="each parameter has one slope",
+            fix="differentiate with respect to the same flat vector",
+        )
+
+
+def full_like(theta: Tensor, value: float) -> Tensor:
+    """A tensor like `theta`, in its lanes, of one value; finite whatever theta holds."""
+    return (theta != theta).astype(theta.dtype) * 0.0 + value
+
+
+def check_at_least_zero(optimizer: str, **values: float) -> None:
+    """Raise an ArgumentError unless every value is finite and at least 0."""
+    for name, value in values.items():
+        if not (_is_number(value) and 0 <= value < math.inf):
+            raise _refused(optimizer, name, value, "a finite number of at least 0")
+
+
+def check_positive(optimizer: str, **values: float) -> None:
+    """Raise an ArgumentError unless every value is finite and above 0."""
+    for name, value in values.items():
+        if not (_is_number(value) and 0 < value < math.inf):
+            raise _refused(optimizer, name, value, "a finite number above 0")
+
+
+def check_fraction(optimizer: str, **values: float) -> None:
+    """Raise an ArgumentError unless every value lies in [0, 1)."""
+    for name, value in values.items():
+        if not (_is_number(value) and 0 <= value < 1):
+            raise _refused(optimizer, name, value, "a number with 0 <= value < 1")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _refused(optimizer: str, name: str, value: object, needed: str) -> ArgumentError:
+    return ArgumentError(
+        f"{optimizer}: {name} is {value!r:.80}",
+        where=user_line(),
+        why=f"{name} has to be {needed}",
+        fix=f"pass {needed}",
+    )
