@@ -1,0 +1,262 @@
+"""Checkpoints: named arrays and a few texts in one safetensors file, written whole or not at all.
+
+A file appears under its name only when all of it is on the disk, so a crash leaves the previous
+checkpoint. Equal content gives equal bytes. Loading compares names, shapes and dtypes with what the
+model expects before it reads a single value, and nothing in a file is ever executed.
+
+Source: the safetensors format (github.com/huggingface/safetensors, README, "Format").
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from fedcore.errors import (
+    ArgumentError,
+    CheckpointError,
+    DataFormatError,
+    DtypeError,
+    FedcoreError,
+    InstallError,
+)
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+__all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint"]
+
+_DTYPES = {
+    code: np.dtype(name)
+    for code, name in zip(
+        ("BOOL", "I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "F16", "F32", "F64"),
+        ("?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8"),
+        strict=True,
+    )
+}
+# The library writes metadata entries in random order; one entry of sorted JSON keeps bytes equal.
+_METADATA_KEY = "fedcore"
+_RESERVED_NAME = "__metadata__"
+_LISTED = 8
+
+
+class Checkpoint(NamedTuple):
+    """What a checkpoint file holds: arrays by name, and texts by name."""
+
+    arrays: dict[str, NDArray[Any]]
+    metadata: dict[str, str]
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str],
+    arrays: Mapping[str, NDArray[Any]],
+    *,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write `arrays` and `metadata` to `path`, replacing what is there in one step.
+
+    On return the file and its name are on the disk; on an error `path` is as it was. The file can
+    be read by its owner alone.
+    Raises: InstallError without safetensors; DtypeError for an array that is not of numbers or
+    bools; ArgumentError for a name or metadata that is no text; CheckpointError if the file cannot
+    be written.
+    """
+    library = _safetensors()
+    ready = {_checked_name(name): _checked_array(name, array) for name, array in arrays.items()}
+    texts = {_METADATA_KEY: _encode_metadata(metadata or {})}
+    target = Path(path)
+    temporary = ""
+    try:
+        handle, temporary = tempfile.mkstemp(
+            dir=target.parent, prefix=f".{target.name}-", suffix=".tmp"
+        )
+        os.close(handle)
+        library.numpy.save_file(ready, temporary, metadata=texts)
+        with open(temporary, "r+b") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+        _sync_directory(target.parent)
+    except (OSError, library.SafetensorError) as error:
+        raise CheckpointError(
+            f"cannot write the checkpoint {target.name}",
+            where=str(path),
+            why=str(error),
+            fix="pass a path in a folder that exists, is writable and has room",
+        ) from error
+    finally:
+        if temporary:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
+
+
+def load_checkpoint(
+    path: str | os.PathLike[str],
+    *,
+    expected: Mapping[str, tuple[tuple[int, ...], DTypeLike]] | None = None,
+    finite: bool = False,
+) -> Checkpoint:
+    """Read a checkpoint, first checking it against `expected`: name -> (shape, dtype).
+
+    `finite` asks that no floating array holds NaN or infinity.
+    Raises: InstallError without safetensors; DataFormatError if the file is missing or is not an
+    intact safetensors file; CheckpointError listing every array that is missing, unexpected, of
+    another shape or dtype, or not finite.
+    """
+    library = _safetensors()
+    try:
+        # Tested first: the library maps the file into memory and would block on a named pipe.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise _broken(path, "it is not a regular file")
+        with library.safe_open(path, framework="numpy") as file:
+            found = {name: _declared(path, name, file.get_slice(name)) for name in file.keys()}  # noqa: SIM118
+            if expected is not None:
+                _check_declared(path, found, expected)
+            metadata = _decode_metadata(path, file.metadata() or {})
+            arrays = {name: file.get_tensor(name) for name in found}
+    except FedcoreError:
+        raise
+    except (OSError, ValueError, library.SafetensorError) as error:
+        raise _broken(path, str(error)) from None
+    if finite:
+        _check_finite(path, arrays)
+    return Checkpoint(arrays, metadata)
+
+
+def _safetensors() -> ModuleType:
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise InstallError(
+            "checkpoints: safetensors is not installed",
+            why="checkpoint files are written and read by that package",
+            fix="pip install safetensors, or pip install 'fedcore-fl[demo]'",
+        ) from error
+    return safetensors
+
+
+def _checked_name(name: str) -> str:
+    if not isinstance(name, str) or not name or name == _RESERVED_NAME or not _is_utf8(name):
+        raise ArgumentError(
+            f"save_checkpoint: an array is named {name!r:.80}",
+            why=f"a name is a non-empty text other than {_RESERVED_NAME}",
+            fix="name arrays by their path in the model, such as layers.0.weight",
+        )
+    return name
+
+
+def _checked_array(name: str, array: object) -> NDArray[Any]:
+    if not isinstance(array, np.ndarray) or array.dtype.newbyteorder("=") not in _DTYPES.values():
+        found = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+        raise DtypeError(
+            f"save_checkpoint: {name!r} is {found}",
+            why="the format holds bools, integers and floats of at most 64 bits",
+            fix="convert with numpy.asarray(values, dtype=numpy.float32)",
+        )
+    # The library writes the memory behind an array and not its elements, so a transposed or sliced
+    # view would be stored as something else without a word.
+    return np.asarray(array, order="C", dtype=array.dtype.newbyteorder("="))
+
+
+def _encode_metadata(metadata: Mapping[str, str]) -> str:
+    for pair in metadata.items():
+        if not all(isinstance(text, str) and _is_utf8(text) for text in pair):
+            raise ArgumentError(
+                f"save_checkpoint: metadata {pair!r:.80}",
+                why="metadata are texts by name",
+                fix="convert the value with str() or json.dumps()",
+            )
+    return json.dumps(dict(metadata), sort_keys=True, ensure_ascii=False)
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether the text has a UTF-8 form; one with a lone surrogate has none."""
+    return text.encode("utf-8", "replace").decode("utf-8") == text
+
+
+def _decode_metadata(path: str | os.PathLike[str], stored: Mapping[str, str]) -> dict[str, str]:
+    if _METADATA_KEY not in stored:
+        return dict(sorted(stored.items()))
+    try:
+        texts = json.loads(stored[_METADATA_KEY])
+    except (ValueError, RecursionError):
+        texts = None
+    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+        raise _broken(path, f"its metadata entry {_METADATA_KEY!r} is no JSON object of texts")
+    return texts
+
+
+def _declared(
+    path: str | os.PathLike[str], name: str, part: Any
+) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    code = part.get_dtype()
+    if code not in _DTYPES:
+        raise _broken(path, f"array {name!r:.80} is {code}, which NumPy does not have")
+    return tuple(part.get_shape()), _DTYPES[code]
+
+
+def _check_declared(
+    path: str | os.PathLike[str],
+    found: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]],
+    expected: Mapping[str, tuple[tuple[int, ...], DTypeLike]],
+) -> None:
+    wanted = {name: (tuple(shape), np.dtype(dtype)) for name, (shape, dtype) in expected.items()}
+    differ = [
+        f"{name} is {found[name][1]} {found[name][0]}, expected {wanted[name][1]} {wanted[name][0]}"
+        for name in sorted(found.keys() & wanted.keys())
+        if found[name] != wanted[name]
+    ]
+    problems = [
+        *_listed("missing", sorted(wanted.keys() - found.keys())),
+        *_listed("unexpected", sorted(found.keys() - wanted.keys())),
+        *_listed("mismatched", differ),
+    ]
+    if problems:
+        raise _misfit(path, problems, "load it into the model that it was saved from")
+
+
+def _check_finite(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]]) -> None:
+    bad = [
+        name
+        for name, array in sorted(arrays.items())
+        if array.dtype.kind == "f" and not np.isfinite(array).all()
+    ]
+    if bad:
+        raise _misfit(path, _listed("not finite", bad), "go back to an earlier checkpoint")
+
+
+def _listed(kind: str, items: list[str]) -> list[str]:
+    more = f" and {len(items) - _LISTED} more" if len(items) > _LISTED else ""
+    return [f"{kind}: {', '.join(items[:_LISTED])}{more}"] if items else []
+
+
+def _misfit(path: str | os.PathLike[str], problems: list[str], fix: str) -> CheckpointError:
+    what = f"checkpoint {Path(path).name} does not fit"
+    return CheckpointError(what, where=str(path), why="; ".join(problems), fix=fix)
+
+
+def _broken(path: str | os.PathLike[str], reason: str) -> DataFormatError:
+    return DataFormatError(
+        f"cannot read the checkpoint {Path(path).name}",
+        where=str(path),
+        why=reason,
+        fix="pass an intact safetensors file; go back to an earlier checkpoint if it is damaged",
+    )
+
+
+def _sync_directory(folder: Path) -> None:
+    """Make the rename durable; only POSIX systems can, and need to, sync a directory."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
