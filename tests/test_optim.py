@@ -120,6 +120,14 @@ def test_the_state_starts_finite_whatever_the_parameters_hold(rule: optim.Optimi
 
 
 @each
+def test_no_two_parts_of_the_state_share_memory(rule: optim.Optimizer) -> None:
+    theta = fc.tensor([1.0, 2.0])
+    arrays = [theta.data, *[part.data for part in rule.init(theta)]]
+    for i, one in enumerate(arrays):
+        assert not any(np.shares_memory(one, other) for other in arrays[:i])
+
+
+@each
 def test_a_factored_gradient_gives_the_step_of_its_array(rule: optim.Optimizer) -> None:
     theta, rebuild = fc.ravel(nn.Linear(4, 3, key=0))
     x = np.random.default_rng(5).standard_normal((6, 4)).astype(np.float32)

@@ -139,8 +139,8 @@ class RMSprop:
         check_positive("RMSprop", eps=self.eps)
 
     def init(self, theta: Tensor) -> State:
-        zeros = full_like(theta, 0.0)
-        return (zeros, zeros) if self.momentum else (zeros,)
+        # two arrays: a replay may own and overwrite the memory of each
+        return tuple(full_like(theta, 0.0) for _ in range(2 if self.momentum else 1))
 
     def step(
         self, theta: Tensor, gradient: Cotangent, state: State, *, lr: Any = None
