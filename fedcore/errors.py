@@ -14,7 +14,8 @@ FedcoreError
 ├── DataFormatError     FED-1201  a file is not of the format it should be
 ├── TruncatedFileError  FED-1202  a file ends before its header says it should
 ├── DatasetError        FED-1203  a dataset's parts do not fit together, or it is empty
-└── CheckpointError     FED-1204  a checkpoint does not fit the model
+├── CheckpointError     FED-1204  a checkpoint does not fit the model
+└── DivergenceError     FED-1301  training has left the region where its loss is finite
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ __all__ = [
     "DatasetError",
     "DerivativeError",
     "DeviceError",
+    "DivergenceError",
     "DtypeError",
     "FedcoreError",
     "InstallError",
@@ -164,6 +166,12 @@ class CheckpointError(FedcoreError, ValueError):
     """A checkpoint does not fit the model it is loaded into."""
 
     code = "FED-1204"
+
+
+class DivergenceError(FedcoreError, ArithmeticError):
+    """Training has left the region where its loss is finite."""
+
+    code = "FED-1301"
 
 
 def registry() -> dict[str, type[FedcoreError]]:

@@ -1,0 +1,237 @@
+"""Training on one machine in one call: `fit`, `evaluate`, `predict`.
+
+The step is a pure function of flat vectors and is recorded once and replayed. The same function,
+mapped over clients, is what federated simulation runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcore.autograd.ravel import ravel
+from fedcore.autograd.replay import compile
+from fedcore.autograd.tape import value_and_factored_grad
+from fedcore.data.dataset import Dataset
+from fedcore.errors import ArgumentError, DivergenceError, user_line
+from fedcore.nn.context import Context
+from fedcore.nn.module import Module
+from fedcore.nn.state import ravel_state
+from fedcore.optim.clipping import clip_by_norm
+from fedcore.optim.optimizer import Optimizer, State
+from fedcore.optim.schedules import Schedule
+from fedcore.progress import Report, reporter
+from fedcore.tensor.cotangent import Cotangent
+from fedcore.tensor.random import Key
+from fedcore.tensor.registry import operations
+from fedcore.tensor.tensor import Tensor, tensor
+
+__all__ = ["Fitted", "Loss", "Metric", "accuracy", "evaluate", "fit", "predict", "train_step"]
+
+Model = TypeVar("Model", bound=Module)
+Metric = Callable[[Tensor, Tensor], Tensor]
+Step = Callable[..., tuple[Tensor, Tensor, State, Tensor, tuple[Tensor, ...]]]
+Data = Dataset | tuple[Any, Any]
+
+
+class Loss(Protocol):
+    """The weighted mean over examples of how far a prediction is from its target."""
+
+    def __call__(self, prediction: Tensor, target: Tensor, *, weight: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted(Generic[Model]):
+    """What `fit` gives: the trained model, and by name one value an epoch."""
+
+    model: Model
+    history: dict[str, list[float]]
+
+
+def accuracy(prediction: Tensor, target: Tensor) -> Tensor:
+    """For each example the share of right classes: prediction (N, ..., K), target (N, ...).
+
+    >>> accuracy(tensor([[0.1, 0.9], [0.8, 0.2]]), tensor([1, 1])).tolist()
+    [1.0, 0.0]
+    """
+    right = (operations.argmax(prediction, axis=-1) == target).astype(np.float32)
+    return right if right.ndim == 1 else right.mean(axis=tuple(range(1, right.ndim)))
+
+
+def train_step(
+    rebuild: Callable[[Tensor], Model],
+    *,
+    loss: Loss,
+    optimizer: Optimizer,
+    metrics: Sequence[Metric] = (),
+    clip_norm: float | None = None,
+) -> Step:
+    """One step of training as a pure function, to be compiled or mapped over clients.
+
+    It maps (theta, state, optimizer_state, x, y, weight, key, lr) to (theta, state,
+    optimizer_state, loss, sums of the metrics over the batch). `weight` (B,) is 0 on padding, `key`
+    is the words of a `Key`.
+    """
+
+    def step(
+        theta: Tensor, state: Tensor, moments: State, x: Any, y: Any, weight: Any, key: Any, lr: Any
+    ) -> tuple[Tensor, Tensor, State, Tensor, tuple[Tensor, ...]]:
+        def objective(theta: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+            model = rebuild(theta)
+            ctx = Context(model, training=True, key=key, state=state)
+            prediction = model(x, ctx=ctx)
+            return loss(prediction, y, weight=weight), (ctx.state, prediction)
+
+        gradient: Cotangent
+        (value, (after, prediction)), gradient = value_and_factored_grad(objective, has_aux=True)(
+            theta
+        )
+        if clip_norm is not None:
+            gradient = clip_by_norm(gradient, clip_norm)
+        sums = tuple(operations.sum(metric(prediction, y) * weight) for metric in metrics)
+        theta, moments = optimizer.step(theta, gradient, moments, lr=lr)
+        return theta, after, moments, value, sums
+
+    return step
+
+
+def fit(
+    model: Model,
+    dataset: Data,
+    *,
+    loss: Loss,
+    optimizer: Optimizer,
+    epochs: int,
+    batch_size: int,
+    validation: Data | None = None,
+    seed: int = 0,
+    metrics: Sequence[Metric] = (),
+    schedule: Schedule | None = None,
+    clip_norm: float | None = None,
+    progress: bool | Callable[[Report], None] = True,
+) -> Fitted[Model]:
+    """Train `model` on shuffled batches of `dataset`, a Dataset or a pair (x, y).
+
+    `schedule` replaces the optimiser's rate, by step. `metrics` are functions like `accuracy`; the
+    history holds "loss" and each metric by its name, and with `validation` the same as "val_...".
+    The run depends on `seed` alone. Floating data become float32. `progress` prints, or is a
+    function called with a report after each epoch.
+    Raises: DivergenceError naming the step whose loss is not finite; ArgumentError for epochs or a
+    batch size below 1; DatasetError for an empty dataset; what the layers raise.
+    """
+    data, held_out = _dataset(dataset), None if validation is None else _dataset(validation)
+    if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1:
+        raise ArgumentError(
+            f"fit: epochs is {epochs!r:.80}", why="training passes over the data", fix="pass 1"
+        )
+    theta, rebuild = ravel(model)
+    state, rebuild_state = ravel_state(model)
+    moments = optimizer.init(theta)
+    one_step = train_step(
+        rebuild, loss=loss, optimizer=optimizer, metrics=metrics, clip_norm=clip_norm
+    )
+    step = compile(one_step, donate=(0, 2))
+    names = ["loss", *map(_name, metrics)]
+    history: dict[str, list[float]] = {name: [] for name in names}
+    steps = data.steps_per_epoch(batch_size)
+    report = reporter(progress, epochs=epochs, steps=steps)
+    for epoch in range(epochs):
+        totals = np.zeros(len(names))
+        for index, batch in enumerate(data.batches(batch_size, key=seed, epoch=epoch)):
+            now = epoch * steps + index
+            rate = optimizer.lr if schedule is None else float(schedule(now))
+            key = Key(seed, "forward").fold(now).words()
+            theta, state, moments, value, sums = step(
+                theta, state, moments, _ready(batch.x), _ready(batch.y), batch.weight, key, rate
+            )
+            measured = value.item()
+            if not math.isfinite(measured):
+                raise _diverged(measured, epoch, index, rate)
+            totals += [measured * batch.weight.sum(), *[total.item() for total in sums]]
+            report.step(epoch, index, measured)
+        logs = dict(zip(names, (totals / len(data)).tolist(), strict=True))
+        model = rebuild_state(rebuild(theta), state)
+        if held_out is not None:
+            measures = evaluate(
+                model, held_out, loss=loss, metrics=metrics, batch_size=max(batch_size, 256)
+            )
+            logs |= {f"val_{name}": number for name, number in measures.items()}
+        for name, number in logs.items():
+            history.setdefault(name, []).append(number)
+        report.epoch(Report(epoch, epochs, logs))
+    return Fitted(model, history)
+
+
+def evaluate(
+    model: Module,
+    dataset: Data,
+    *,
+    loss: Loss | None = None,
+    metrics: Sequence[Metric] = (accuracy,),
+    batch_size: int = 256,
+) -> dict[str, float]:
+    """The mean loss, if one is given, and the mean of each metric over all examples.
+
+    Raises: DatasetError for an empty dataset, ArgumentError for a batch size below 1.
+    """
+    data = _dataset(dataset)
+    totals: dict[str, float] = {}
+    for batch in data.evaluation_batches(batch_size):
+        y, weight = tensor(_ready(batch.y)), tensor(batch.weight)
+        prediction = model(_ready(batch.x))
+        if loss is not None:
+            value = loss(prediction, y, weight=weight).item() * len(batch.y)
+            totals["loss"] = totals.get("loss", 0.0) + value
+        for metric in metrics:
+            value = operations.sum(metric(prediction, y)).item()
+            totals[_name(metric)] = totals.get(_name(metric), 0.0) + value
+    return {name: total / len(data) for name, total in totals.items()}
+
+
+def predict(model: Module, x: Any, *, batch_size: int = 256) -> NDArray[Any]:
+    """The outputs of `model` for the examples x (N, ...), computed batch by batch.
+
+    Raises: DatasetError if there are none, ArgumentError for a batch size below 1.
+    """
+    x = np.asarray(x)
+    data = _dataset((x, np.zeros(len(x), np.int8)))
+    return np.concatenate(
+        [model(_ready(batch.x)).numpy() for batch in data.evaluation_batches(batch_size)]
+    )
+
+
+def _dataset(data: Data) -> Dataset:
+    if isinstance(data, Dataset):
+        return data
+    if isinstance(data, tuple) and len(data) == 2:
+        return Dataset(np.asarray(data[0]), np.asarray(data[1]))
+    raise ArgumentError(
+        f"training: the data are a {type(data).__name__}",
+        where=user_line(),
+        why="examples come with their targets",
+        fix="pass a Dataset, or a pair of arrays (x, y)",
+    )
+
+
+def _ready(values: NDArray[Any]) -> NDArray[Any]:
+    """Floating data in the precision of the parameters."""
+    return values.astype(np.float32, copy=False) if values.dtype.kind == "f" else values
+
+
+def _name(metric: Metric) -> str:
+    return getattr(metric, "__name__", type(metric).__name__)
+
+
+def _diverged(value: float, epoch: int, index: int, rate: float) -> DivergenceError:
+    return DivergenceError(
+        f"fit: the loss is {value} in epoch {epoch + 1} at step {index + 1}",
+        where=user_line(),
+        why=f"the last steps, at a learning rate of {rate:g}, left the region where it is finite, "
+        "or the data hold NaN or infinity",
+        fix="lower the rate, clip with clip_norm=1.0, and check the data with numpy.isfinite",
+    )
