@@ -252,14 +252,21 @@ def apply(prim: Primitive, xs: list[Tensor], params: dict[str, Any], lanes: int)
 
 
 def _operand(prim: Primitive, value: Any, args: tuple[Any, ...]) -> Tensor:
-    """A Python or NumPy scalar takes the dtype and device of the first tensor beside it."""
+    """A Python or NumPy scalar takes the dtype and device of the tensors beside it.
+
+    A floating tensor decides before an integer one, and that before a boolean one: the condition of
+    `where` says nothing about the dtype of the choice.
+    """
     if is_array(value):
         return tensor(value)
     if isinstance(value, bool | int | float | np.generic):
-        for other in args:
-            if type(other) is Tensor or is_array(other):
-                data = other.data if type(other) is Tensor else other
-                return Tensor(backend_of(data).asarray(value, dtype=_weak_dtype(value, data.dtype)))
+        arrays = [a.data if type(a) is Tensor else a for a in args]
+        beside = [a for a in arrays if is_array(a)]
+        if beside:
+            data = beside[0]
+            if len(beside) > 1:
+                data = min(beside, key=lambda a: "fiub".find(a.dtype.kind))
+            return Tensor(backend_of(data).asarray(value, dtype=_weak_dtype(value, data.dtype)))
     try:
         return tensor(value)
     except FedcoreError as error:

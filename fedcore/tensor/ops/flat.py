@@ -35,7 +35,7 @@ def _leaf_shape(vector: Shape, *, offset: int, shape: Shape) -> Shape:
 )
 def leaf(xp: Any, x: Any, *, offset: int, shape: Shape, out: Any = None) -> Any:
     """The parameter of `shape` that starts at `offset` of the flat vector: a view."""
-    return x[..., offset : offset + math.prod(shape)].reshape(*x.shape[:-1], *shape)
+    return x[..., offset : offset + math.prod(shape)].reshape((*x.shape[:-1], *shape))
 
 
 def _assemble_vjp(
@@ -83,7 +83,7 @@ def assemble_primitive(
             out[..., position:offset] = 0
         shape = part.shape[part.ndim - rank :]
         position = offset + math.prod(shape)
-        xp.copyto(out[..., offset:position].reshape(*lanes, *shape), part)
+        xp.copyto(out[..., offset:position].reshape((*lanes, *shape)), part)
     if position < size:
         out[..., position:] = 0
     return out

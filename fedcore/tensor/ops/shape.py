@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from fedcore.errors import AxisError, ShapeError, user_line
 from fedcore.tensor.ops.axes import negative_axes, negative_axis
 from fedcore.tensor.ops.broadcasting import unbroadcast
@@ -146,20 +148,12 @@ def _concatenate_vjp(
 )
 def concatenate_primitive(xp: Any, *xs: Any, axis: int, out: Any = None) -> Any:
     """The operands joined along `axis`; their lanes are spread to a common size first."""
-    rank = xs[0].ndim
-    lead = 0
-    while (
-        lead < rank and any(x.shape[lead] != xs[0].shape[lead] for x in xs) and lead != rank + axis
-    ):
-        lead += 1
-    if lead:
-        common = tuple(max(x.shape[i] for x in xs) for i in range(rank + axis))
-        xs = tuple(
-            xp.broadcast_to(x, (*common, *x.shape[rank + axis :]))
-            if x.shape[: rank + axis] != common
-            else x
-            for x in xs
-        )
+    before = xs[0].ndim + axis  # lanes, and core axes that are equal
+    common = np.broadcast_shapes(*[x.shape[:before] for x in xs])
+    xs = tuple(
+        x if x.shape[:before] == common else xp.broadcast_to(x, common + x.shape[before:])
+        for x in xs
+    )
     return xp.concatenate(xs, axis=axis, out=out)
 
 

@@ -113,7 +113,11 @@ def _prepare(
     xp: Any, theta: Any, scale: Any, *operands: Any, layout: Layout, out: Any
 ) -> Callable[[], Any] | None:
     """The copies and accumulating products on fixed buffers; the scale is read at each call."""
-    if scale.size != 1:
+    if scale.size != 1 or not all(
+        blas.is_multipliable(x) and blas.is_multipliable(h)
+        for _, x, h in _targets(out, operands, layout)
+        if h is not None
+    ):
         return None
     steps: list[Callable[[], Any]] = []
     if out is not theta:
