@@ -1,0 +1,67 @@
+"""Samples of the elementwise primitives."""
+
+import numpy as np
+
+from tests.tensor.samples.sample import (
+    booleans,
+    distinct,
+    fixed,
+    integers,
+    positive,
+    reals,
+    sample,
+    samples_of,
+)
+
+SAMPLES = [
+    *samples_of(
+        "negative",
+        "absolute",
+        "square",
+        "exp",
+        "expm1",
+        "tanh",
+        "sin",
+        "cos",
+        operands=(reals(3, 4),),
+    ),
+    *samples_of("sqrt", "log", "log1p", "reciprocal", operands=(positive(3, 4),)),
+    *samples_of(
+        "sign",
+        "floor",
+        "round",
+        "isnan",
+        "isfinite",
+        "alias",
+        "stop_gradient",
+        operands=(reals(2, 3),),
+    ),
+    *samples_of("add", "subtract", "multiply", "logaddexp", operands=(reals(3, 4), reals(3, 4))),
+    *samples_of("add", "subtract", "multiply", "logaddexp", operands=(reals(3, 4), reals(4))),
+    *samples_of("multiply", "maximum", "minimum", operands=(reals(2, 1, 3), reals(4, 1))),
+    *samples_of("add", "multiply", "maximum", "minimum", operands=(reals(), reals(3))),
+    sample("maximum", reals(3, 3), reals(3)),
+    sample("minimum", reals(3, 3), reals(3)),
+    sample("add", reals(0, 3), reals(3)),
+    sample("divide", reals(3, 4), positive(3, 4)),
+    sample("divide", reals(4), positive(3, 4)),
+    sample("floor_divide", reals(3), positive(3)),
+    sample("remainder", reals(3, 2), fixed(positive(2))),
+    sample("power_primitive", positive(3, 4), reals(3, 4)),
+    sample("power_primitive", positive(3, 4), reals(4)),
+    *samples_of(
+        "equal",
+        "not_equal",
+        "less",
+        "less_equal",
+        "greater",
+        "greater_equal",
+        operands=(integers(3, 4, below=3), integers(4, below=3)),
+    ),
+    *samples_of("logical_and", "logical_or", operands=(booleans(3, 4), booleans(4))),
+    sample("logical_not", booleans(3, 4)),
+    sample("where", booleans(3, 4), reals(3, 4), reals(4)),
+    sample("where", booleans(3), reals(), reals(3)),
+    sample("cast", reals(3, 4), dtype=np.dtype(np.float64), keeps_dtype=False),
+    sample("cast", fixed(distinct(3)), dtype=np.dtype(np.int64), keeps_dtype=False),
+]
