@@ -13,7 +13,7 @@ import pytest
 
 import fedcore as fc
 from fedcore.tensor.primitive import Primitive, primitives
-from fedcore.tensor.tensor import Tensor, interpreter
+from fedcore.tensor.tensor import Tensor, interpreter, tensor
 from tests.tensor.samples import SAMPLES
 from tests.tensor.samples.sample import Sample
 
@@ -39,7 +39,7 @@ def draw(one: Sample, rng: np.random.Generator, lanes: tuple[int, ...] = ()) -> 
 
 
 def value(one: Sample, xs: Sequence[Any]) -> Tensor:
-    return fc.tensor(one(*[fc.tensor(x) for x in xs]))
+    return tensor(one(*[tensor(x) for x in xs]))
 
 
 def pullback(one: Sample, xs: Sequence[Any], g: Any) -> tuple[Tensor, list[Tensor]]:
@@ -94,7 +94,7 @@ def test_the_derivative_is_the_slope_in_a_random_direction(one: Sample) -> None:
     xs = draw(one, rng)
     along = directions(one, xs, rng)
     g = rng.standard_normal(value(one, xs).shape)
-    _, gradients = pullback(one, [fc.tensor(x) for x in xs], fc.tensor(g))
+    _, gradients = pullback(one, [tensor(x) for x in xs], tensor(g))
     moved = [d for operand, d in zip(one.operands, along, strict=True) if operand.varies]
     expected = slope(lambda at: inner([value(one, at)], [g]), xs, along)
     np.testing.assert_allclose(float(inner(gradients, moved)), expected, **SLOPES)
@@ -117,15 +117,15 @@ def test_the_derivative_of_the_derivative_is_its_slope(one: Sample, lanes: int) 
     along = [*directions(one, xs, rng), rng.standard_normal(g.shape)]
 
     def projected(some: list[Any]) -> Any:
-        full = [fc.tensor(x) for x in xs]
+        full = [tensor(x) for x in xs]
         for i, x in zip(varying, some[:-1], strict=True):
             full[i] = x
         return inner(pullback(function, full, some[-1])[1], weights)
 
-    point = [fc.tensor(x) for x in [*[xs[i] for i in varying], g]]
+    point = [tensor(x) for x in [*[xs[i] for i in varying], g]]
     moved = [along[i] for i in [*varying, -1]]
     expected = slope(
-        lambda at: projected([fc.tensor(x) for x in at]), [x.numpy() for x in point], moved
+        lambda at: projected([tensor(x) for x in at]), [x.numpy() for x in point], moved
     )
     found = float(inner(fc.grad(projected)(point), moved))
     np.testing.assert_allclose(found, expected, **SLOPES)
@@ -167,7 +167,7 @@ def in_lanes(
             return lambda g, *args: outputs(one, args, g)
         return fc.vmap(level(at + 1), (0, *[0 if mapped[at] else None for mapped in way]))
 
-    found: list[Tensor] = level(0)(fc.tensor(g), *[fc.tensor(x) for x in xs])
+    found: list[Tensor] = level(0)(tensor(g), *[tensor(x) for x in xs])
     return found
 
 
@@ -193,8 +193,8 @@ def assert_lanes_equal_loop(one: Sample, sizes: tuple[int, ...]) -> None:
         xs = only_mapped(full, way)
         found = [y.numpy() for y in in_lanes(one, xs, g, way, len(sizes))]
         for lane in np.ndindex(*sizes):
-            args = [fc.tensor(at_lane(x, m, lane)) for x, m in zip(xs, way, strict=True)]
-            for y, expected in zip(found, outputs(one, args, fc.tensor(g[lane])), strict=True):
+            args = [tensor(at_lane(x, m, lane)) for x, m in zip(xs, way, strict=True)]
+            for y, expected in zip(found, outputs(one, args, tensor(g[lane])), strict=True):
                 np.testing.assert_allclose(y[lane], expected.numpy(), **SAME, err_msg=str(way))
 
 
@@ -334,9 +334,9 @@ def test_strides_do_not_matter(one: Sample) -> None:
     g = np.ones(shape_of(one))
     spread = [np.repeat(x, 2, axis=-1)[..., ::2] if x.ndim else x for x in xs]
     turned = [np.asarray(x, order="F") for x in xs]
-    expected = [y.numpy() for y in outputs(one, [fc.tensor(x) for x in xs], fc.tensor(g))]
+    expected = [y.numpy() for y in outputs(one, [tensor(x) for x in xs], tensor(g))]
     for other in (spread, turned):
-        found = outputs(one, [fc.tensor(x) for x in other], fc.tensor(g))
+        found = outputs(one, [tensor(x) for x in other], tensor(g))
         for y, e in zip(found, expected, strict=True):
             np.testing.assert_allclose(y.numpy(), e, **SAME)
 
@@ -345,10 +345,10 @@ def test_strides_do_not_matter(one: Sample) -> None:
 def test_float32_stays_float32(one: Sample) -> None:
     xs = draw(one, generator(one))
     g = np.ones(shape_of(one))
-    exact = outputs(one, [fc.tensor(x) for x in xs], fc.tensor(g))
+    exact = outputs(one, [tensor(x) for x in xs], tensor(g))
     small = [x.astype(np.float32) if x.dtype == np.float64 else x for x in xs]
     seed = np.ones(g.shape, np.float32 if one.keeps_dtype else exact[0].dtype)
-    found = outputs(one, [fc.tensor(x) for x in small], fc.tensor(seed))
+    found = outputs(one, [tensor(x) for x in small], tensor(seed))
     for position, (y, e) in enumerate(zip(found, exact, strict=True)):
         if e.dtype == np.float64 and (one.keeps_dtype or position > 0):
             assert y.dtype == np.float32
