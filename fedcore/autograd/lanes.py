@@ -17,7 +17,7 @@ from fedcore.tensor.ops.lanes import enter_lane, leave_lane
 from fedcore.tensor.registry import operations
 from fedcore.tensor.tensor import Tensor, interpreter, tensor
 
-__all__ = ["vmap"]
+__all__ = ["InAxes", "axes_of", "lane_count", "map_arguments", "open_lane", "to_front", "vmap"]
 
 InAxes = int | None | tuple[int | None, ...]
 

@@ -17,7 +17,7 @@ from fedcore.tensor.backend import backend_of
 from fedcore.tensor.primitive import Primitive
 from fedcore.tensor.tensor import Tensor
 
-__all__ = ["Call", "Program", "Recording", "Value"]
+__all__ = ["Call", "Program", "Recording", "Value", "memory_order"]
 
 SMALL_BYTES = 64 * 1024  # a captured array up to this size needs no declaration
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from fedcore.data.dataset import Dataset
 from fedcore.errors import ArgumentError, DataFormatError, DatasetError
 
-__all__ = ["Column", "Table", "parse_table"]
+__all__ = ["Column", "Table", "column_name", "parse_table"]
 
 
 @dataclass(frozen=True, slots=True)
