@@ -26,6 +26,7 @@ from fedcore.optim.clipping import clip_by_norm
 from fedcore.optim.optimizer import Optimizer, State
 from fedcore.optim.schedules import Schedule
 from fedcore.progress import Report, reporter
+from fedcore.tensor.backend import Backend, current_backend
 from fedcore.tensor.cotangent import Cotangent
 from fedcore.tensor.random import Key
 from fedcore.tensor.registry import operations
@@ -139,6 +140,7 @@ def fit(
     names = ["loss", *map(_name, metrics)]
     history: dict[str, list[float]] = {name: [] for name in names}
     steps = data.steps_per_epoch(batch_size)
+    device = theta.backend
     report = reporter(progress, epochs=epochs, steps=steps)
     for epoch in range(epochs):
         totals = np.zeros(len(names))
@@ -146,9 +148,8 @@ def fit(
             now = epoch * steps + index
             rate = optimizer.lr if schedule is None else float(schedule(now))
             key = Key(seed, "forward").fold(now).words()
-            theta, state, moments, value, sums = step(
-                theta, state, moments, _ready(batch.x), _ready(batch.y), batch.weight, key, rate
-            )
+            inputs = [device.asarray(_single(a)) for a in (batch.x, batch.y, batch.weight, key)]
+            theta, state, moments, value, sums = step(theta, state, moments, *inputs, rate)
             measured = value.item()
             if not math.isfinite(measured):
                 raise _diverged(measured, epoch, index, rate)
@@ -179,11 +180,11 @@ def evaluate(
 
     Raises: DatasetError for an empty dataset, ArgumentError for a batch size below 1.
     """
-    data = _dataset(dataset)
+    data, device = _dataset(dataset), _device(model)
     totals: dict[str, float] = {}
     for batch in data.evaluation_batches(batch_size):
-        y, weight = tensor(_ready(batch.y)), tensor(batch.weight)
-        prediction = model(_ready(batch.x))
+        x, y, weight = (tensor(device.asarray(_single(part))) for part in batch)
+        prediction = model(x)
         if loss is not None:
             value = loss(prediction, y, weight=weight).item() * len(batch.y)
             totals["loss"] = totals.get("loss", 0.0) + value
@@ -200,8 +201,12 @@ def predict(model: Module, x: Any, *, batch_size: int = 256) -> NDArray[Any]:
     """
     x = np.asarray(x)
     data = _dataset((x, np.zeros(len(x), np.int8)))
+    device = _device(model)
     return np.concatenate(
-        [model(_ready(batch.x)).numpy() for batch in data.evaluation_batches(batch_size)]
+        [
+            model(device.asarray(_single(batch.x))).numpy()
+            for batch in data.evaluation_batches(batch_size)
+        ]
     )
 
 
@@ -218,7 +223,12 @@ def _dataset(data: Data) -> Dataset:
     )
 
 
-def _ready(values: NDArray[Any]) -> NDArray[Any]:
+def _device(model: Module) -> Backend:
+    """Where the parameters are: batches are brought there."""
+    return next((value.backend for value in model.parameters().values()), current_backend())
+
+
+def _single(values: NDArray[Any]) -> NDArray[Any]:
     """Floating data in the precision of the parameters."""
     return values.astype(np.float32, copy=False) if values.dtype.kind == "f" else values
 

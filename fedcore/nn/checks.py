@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 from fedcore.errors import ArgumentError, DtypeError, ShapeError, user_line
 from fedcore.tensor.tensor import Tensor
 
-__all__ = ["expect_channels", "expect_fraction", "expect_positive", "expect_rank"]
+__all__ = [
+    "expect_channels",
+    "expect_epsilon",
+    "expect_fraction",
+    "expect_positive",
+    "expect_rank",
+]
 
 
 def expect_positive(layer: str, **sizes: object) -> None:
@@ -58,4 +66,15 @@ def expect_channels(x: Tensor, weight: Tensor, count: int) -> None:
             where=user_line(),
             why="mixing precisions would silently turn float32 work into float64",
             fix=f"convert the input with x.astype({str(weight.dtype)!r})",
+        )
+
+
+def expect_epsilon(layer: str, eps: float) -> None:
+    """Raise an ArgumentError unless `eps`, added to a variance, is finite and above 0."""
+    if not 0 < eps < math.inf:
+        raise ArgumentError(
+            f"{layer}: eps is {eps!r:.80}",
+            where=user_line(),
+            why="it keeps a division by a vanishing variance finite",
+            fix="pass a small positive number such as 1e-5",
         )

@@ -12,8 +12,9 @@ from typing import Protocol
 import numpy as np
 
 from fedcore.errors import ShapeError, user_line
+from fedcore.tensor.backend import current_backend
 from fedcore.tensor.random import Key
-from fedcore.tensor.tensor import Tensor, tensor
+from fedcore.tensor.tensor import Tensor
 
 __all__ = [
     "Initializer",
@@ -41,7 +42,8 @@ class Initializer(Protocol):
 
 
 def _float32(values: object) -> Tensor:
-    return tensor(np.asarray(values, dtype=np.float32))
+    """Drawn on the host, so that a key gives the same values on every device."""
+    return Tensor(current_backend().asarray(np.asarray(values, dtype=np.float32)))
 
 
 def zeros(shape: Shape) -> Tensor:
@@ -56,7 +58,7 @@ def ones(shape: Shape) -> Tensor:
 
 def constant(shape: Shape, value: float) -> Tensor:
     """All `value`."""
-    return tensor(np.full(shape, value, dtype=np.float32))
+    return _float32(np.full(shape, value))
 
 
 def uniform(shape: Shape, *, key: Key, bound: float = 0.05) -> Tensor:

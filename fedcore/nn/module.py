@@ -98,12 +98,16 @@ class Module(ModuleTree):
                 fix="load them into the model that they were saved from",
             )
         pairs, structure = flatten_paths(self)
-        model: Self = unflatten(structure, [tensor(np.array(arrays[path])) for path, _ in pairs])
+
+        def loaded(path: str, like: Any) -> Tensor:
+            return Tensor(tensor(like).backend.asarray(np.array(arrays[path])))
+
+        model: Self = unflatten(structure, [loaded(path, value) for path, value in pairs])
 
         def restored(path: str, module: ModuleTree) -> ModuleTree:
             prefix = f"{path}." if path else ""
             return module.with_state(
-                {name: tensor(np.array(arrays[prefix + name])) for name in module.state_names}
+                {name: loaded(prefix + name, like) for name, like in module.state().items()}
             )
 
         return replace_modules(model, restored)  # type: ignore[no-any-return]

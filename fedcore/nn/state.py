@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Generic, TypeVar
 
-import numpy as np
-
 from fedcore.autograd.ravel import Spec
 from fedcore.errors import ShapeError, user_line
 from fedcore.nn.context import Context, state_spec
@@ -57,4 +55,4 @@ def ravel_state(model: Model) -> tuple[Tensor, RebuildState[Model]]:
     """
     spec = state_spec(model)
     before = Context(model).state
-    return Tensor(np.array(before.numpy())), RebuildState(spec)
+    return Tensor(before.data.copy()), RebuildState(spec)
