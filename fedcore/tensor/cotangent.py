@@ -19,7 +19,17 @@ from itertools import pairwise
 from fedcore.tensor.registry import operations as ops
 from fedcore.tensor.tensor import Tensor
 
-__all__ = ["Cotangent", "Factored", "Outer", "Pieces", "Rows", "accumulate", "as_array", "norm2"]
+__all__ = [
+    "Cotangent",
+    "Factored",
+    "Outer",
+    "Pieces",
+    "Rows",
+    "accumulate",
+    "as_array",
+    "norm2",
+    "weighted_sum",
+]
 
 
 class Factored:
