@@ -1,5 +1,27 @@
 """All operations; importing this package registers them."""
 
-from fedcore.tensor.ops import elementwise, flat, lanes, linalg, reduce, shape, update
+from fedcore.tensor.ops import (
+    activations,
+    elementwise,
+    flat,
+    lanes,
+    linalg,
+    losses,
+    reduce,
+    shape,
+    softmax,
+    update,
+)
 
-__all__ = ["elementwise", "flat", "lanes", "linalg", "reduce", "shape", "update"]
+__all__ = [
+    "activations",
+    "elementwise",
+    "flat",
+    "lanes",
+    "linalg",
+    "losses",
+    "reduce",
+    "shape",
+    "softmax",
+    "update",
+]
