@@ -67,7 +67,8 @@ def inner(arrays: Sequence[Any], directions: Sequence[Array]) -> Any:
 def slope(function: Callable[[list[Array]], Any], xs: list[Array], along: list[Array]) -> float:
     """The derivative of `function` at `xs` in a direction, by central differences."""
     ahead, behind = (
-        float(function([x + s * d for x, d in zip(xs, along, strict=True)])) for s in (STEP, -STEP)
+        float(function([x + (s * d).astype(x.dtype) for x, d in zip(xs, along, strict=True)]))
+        for s in (STEP, -STEP)
     )
     return (ahead - behind) / (2 * STEP)
 

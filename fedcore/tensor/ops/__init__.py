@@ -2,12 +2,16 @@
 
 from fedcore.tensor.ops import (
     activations,
+    create,
     elementwise,
     flat,
+    gather,
+    index,
     lanes,
     linalg,
     losses,
     reduce,
+    selection,
     shape,
     softmax,
     update,
@@ -15,12 +19,16 @@ from fedcore.tensor.ops import (
 
 __all__ = [
     "activations",
+    "create",
     "elementwise",
     "flat",
+    "gather",
+    "index",
     "lanes",
     "linalg",
     "losses",
     "reduce",
+    "selection",
     "shape",
     "softmax",
     "update",
