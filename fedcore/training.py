@@ -43,7 +43,7 @@ Data = Dataset | tuple[Any, Any]
 class Loss(Protocol):
     """The weighted mean over examples of how far a prediction is from its target."""
 
-    def __call__(self, prediction: Tensor, target: Tensor, *, weight: Tensor) -> Tensor: ...
+    def __call__(self, prediction: Tensor, target: Tensor, /, *, weight: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True, slots=True)

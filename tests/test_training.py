@@ -12,7 +12,7 @@ import pytest
 
 import fedcore as fc
 from fedcore import nn, optim
-from fedcore.data import Dataset
+from fedcore.data import Dataset, load_digits
 from fedcore.errors import ArgumentError, DatasetError, DivergenceError
 from fedcore.progress import Report
 from fedcore.training import accuracy, evaluate, fit, predict
@@ -197,3 +197,23 @@ def test_a_terminal_gets_a_bar_that_the_epochs_line_replaces(
     assert "\r" in terminal.getvalue() and "[" in terminal.getvalue()
     shown = [line.rsplit("\r\x1b[K", 1)[-1] for line in terminal.getvalue().split("\n")[:-1]]
     assert [line.split()[:2] for line in shown] == [["epoch", f"{n}/3"] for n in (1, 2, 3)]
+
+
+def test_digits_are_told_apart_after_seconds_of_training() -> None:
+    pytest.importorskip("sklearn", reason="scikit-learn holds the digits (the extra 'demo')")
+    digits = load_digits().dataset
+    digits = Dataset(digits.x.reshape(len(digits), -1), digits.y)
+    train, test = digits.split(0.8, seed=0)
+    model = nn.Sequential(nn.Linear(64, 128, key=0), nn.relu, nn.Linear(128, 10, key=1))
+    fitted = fit(
+        model,
+        train,
+        loss=nn.cross_entropy,
+        optimizer=optim.Adam(lr=3e-3),
+        epochs=20,
+        batch_size=32,
+        metrics=[accuracy],
+        progress=False,
+    )
+    assert evaluate(fitted.model, test)["accuracy"] >= 0.97
+    assert fitted.history["accuracy"][-1] > 0.99

@@ -13,6 +13,7 @@ from fedcore.nn.context import Context
 from fedcore.nn.summary import summary
 from fedcore.nn.tree import ModuleTree, attributes, is_child, modules, replace_modules
 from fedcore.tensor.backend import is_array
+from fedcore.tensor.primitive import Primitive
 from fedcore.tensor.tensor import Tensor, tensor
 
 __all__ = ["Module"]
@@ -130,4 +131,6 @@ class Module(ModuleTree):
 
 
 def _shown(item: Any) -> str:
-    return repr(item) if isinstance(item, ModuleTree) else str(getattr(item, "__name__", item))
+    if isinstance(item, ModuleTree):
+        return repr(item)
+    return str(item.name if isinstance(item, Primitive) else getattr(item, "__name__", item))
