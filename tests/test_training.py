@@ -105,6 +105,17 @@ def test_a_schedule_replaces_the_rate_of_the_optimizer() -> None:
     np.testing.assert_allclose(fitted.model.weight.numpy(), by_hand(3), rtol=1e-4, atol=1e-6)
 
 
+def test_batch_statistics_are_part_of_the_trained_model() -> None:
+    model = nn.Sequential(nn.BatchNorm(5, momentum=0.5), linear())
+    fitted = fit(model, (X * 3 + 2, Y), loss=squared, **OPTIONS | {"batch_size": 70, "epochs": 12})
+    mean, var = (fitted.model.state_dict()[f"layers.0.{name}"] for name in ("mean", "var"))
+    rows = X * 3 + 2
+    # each epoch halves what is left of the start: 2^-12 of it after twelve
+    np.testing.assert_allclose(mean, rows.mean(0), atol=3 * 2**-11)
+    np.testing.assert_allclose(var, rows.var(0, ddof=1), atol=10 * 2**-11)
+    assert not model.state_dict()["layers.0.mean"].any()
+
+
 def test_a_clipped_step_is_no_longer_than_rate_times_norm() -> None:
     options = OPTIONS | {"epochs": 1, "batch_size": 70}
     fitted = fit(linear(), (X, Y * 1000), loss=squared, clip_norm=0.5, **options)

@@ -12,9 +12,9 @@ from fedcore.optim.optimizer import (
     check_fraction,
     check_positive,
     dense,
-    full_like,
 )
 from fedcore.tensor.cotangent import Cotangent
+from fedcore.tensor.ops.create import full_like, zeros_like
 from fedcore.tensor.registry import operations
 from fedcore.tensor.tensor import Tensor
 
@@ -140,7 +140,7 @@ class RMSprop:
 
     def init(self, theta: Tensor) -> State:
         # two arrays: a replay may own and overwrite the memory of each
-        return tuple(full_like(theta, 0.0) for _ in range(2 if self.momentum else 1))
+        return tuple(zeros_like(theta) for _ in range(2 if self.momentum else 1))
 
     def step(
         self, theta: Tensor, gradient: Cotangent, state: State, *, lr: Any = None
@@ -199,9 +199,8 @@ def _check_moments(optimizer: Adam | AdamW | Yogi) -> None:
 
 
 def _moments(theta: Tensor, second: float) -> State:
-    """No steps yet, and both moments: the count is 0-d in each lane."""
-    count = full_like(operations.sum(theta != theta).astype(theta.dtype), 0.0)
-    return count, full_like(theta, 0.0), full_like(theta, second)
+    """No steps yet, as a 0-d tensor, and both moments."""
+    return zeros_like(theta.sum()), zeros_like(theta), full_like(theta, second)
 
 
 def _adam_direction(rule: Adam | AdamW, g: Tensor, state: State) -> tuple[Tensor, State]:

@@ -22,7 +22,6 @@ __all__ = [
     "check_positive",
     "check_size",
     "dense",
-    "full_like",
 ]
 
 State = tuple[Tensor, ...]
@@ -66,11 +65,6 @@ def check_size(theta: Tensor, gradient: Cotangent) -> None:
             why="each parameter has one slope",
             fix="differentiate with respect to the same flat vector",
         )
-
-
-def full_like(theta: Tensor, value: float) -> Tensor:
-    """A tensor like `theta`, in its lanes, of one value; finite whatever theta holds."""
-    return (theta != theta).astype(theta.dtype) * 0.0 + value
 
 
 def check_at_least_zero(optimizer: str, **values: float) -> None:

@@ -12,9 +12,9 @@ from fedcore.optim.optimizer import (
     check_fraction,
     check_size,
     dense,
-    full_like,
 )
 from fedcore.tensor.cotangent import Cotangent
+from fedcore.tensor.ops.create import zeros_like
 from fedcore.tensor.ops.update import add_scaled
 from fedcore.tensor.tensor import Tensor
 
@@ -53,7 +53,7 @@ class SGD:
             )
 
     def init(self, theta: Tensor) -> State:
-        return (full_like(theta, 0.0),) if self.momentum else ()
+        return (zeros_like(theta),) if self.momentum else ()
 
     def step(
         self, theta: Tensor, gradient: Cotangent, state: State, *, lr: Any = None
