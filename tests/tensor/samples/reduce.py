@@ -4,6 +4,7 @@ from tests.tensor.samples.sample import booleans, distinct, positive, reals, sam
 
 SAMPLES = [
     sample("sum", reals(2, 3, 4), axis=(-3, -1), keepdims=False),
+    sample("sum", reals(2, 3, 4), axis=(-3, -2), keepdims=True),
     sample("sum", reals(3, 3), axis=(-1,), keepdims=True),
     sample("sum", reals(0, 3), axis=(-2,), keepdims=False),
     sample("max", distinct(2, 3, 4), axis=(-2, -1), keepdims=False),
