@@ -25,6 +25,7 @@ __all__ = [
     "DP_BATCH",
     "LEARNING_RATE",
     "SAMPLES",
+    "SIDE",
     "STEPS",
     "TASKS",
     "WARM_UP_ROUNDS",
