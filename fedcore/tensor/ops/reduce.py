@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -94,10 +93,14 @@ def _as_product(x: Any, axis: Axes) -> tuple[Any, Any] | None:
 @sum_primitive.prepared("numpy")
 def _prepare(xp: Any, x: Any, *, axis: Axes, keepdims: bool, out: Any) -> Callable[[], None] | None:
     factors = _as_product(x, axis)
-    if factors is None or not out.flags.c_contiguous:
-        return None
     target = out.reshape([n for i, n in enumerate(x.shape) if i - x.ndim not in axis])
-    return partial(np.matmul, *factors, out=target)
+    if factors is None or not np.may_share_memory(target, out):
+        return None
+
+    def run() -> None:
+        np.matmul(*factors, out=target)
+
+    return run
 
 
 @primitive(
