@@ -2,6 +2,8 @@
 
 from fedcore.tensor.ops import (
     activations,
+    arrange,
+    contract,
     create,
     elementwise,
     flat,
@@ -19,6 +21,8 @@ from fedcore.tensor.ops import (
 
 __all__ = [
     "activations",
+    "arrange",
+    "contract",
     "create",
     "elementwise",
     "flat",

@@ -1,0 +1,228 @@
+"""Rearrangements: sorting, rolling, repeating, splitting, diagonals and triangles.
+
+All but the order of a sort are compositions of views and gathers, which bring the derivatives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from fedcore.errors import ArgumentError, ShapeError, user_line
+from fedcore.tensor.ops.axes import negative_axis
+from fedcore.tensor.ops.create import arange
+from fedcore.tensor.ops.elementwise import greater_equal, less_equal, where
+from fedcore.tensor.ops.index import take, take_along_axis
+from fedcore.tensor.ops.reduce import sum_
+from fedcore.tensor.ops.shape import concatenate, expand, expand_dims, flip, narrow, reshape
+from fedcore.tensor.primitive import Core, primitive
+from fedcore.tensor.registry import operations
+from fedcore.tensor.tensor import Tensor, tensor
+
+__all__ = [
+    "argsort",
+    "diagonal",
+    "repeat",
+    "roll",
+    "sort",
+    "split",
+    "tile",
+    "topk",
+    "trace",
+    "tril",
+    "triu",
+]
+
+
+@primitive(batch=Core(1), shape=lambda shape, *, axis: shape, public=False, name="argsort")
+def argsort_primitive(xp: Any, x: Any, *, axis: int, out: Any = None) -> Any:
+    """The indices that sort along `axis`; equal elements keep their order."""
+    order = xp.argsort(x, axis=axis, kind="stable")
+    if out is None:
+        return order
+    xp.copyto(out, order)
+    return out
+
+
+def argsort(x: Any, *, axis: int = -1, descending: bool = False) -> Tensor:
+    """The indices that sort along `axis`; equal elements keep their order.
+
+    >>> argsort(tensor([3.0, 1.0, 2.0])).tolist()
+    [1, 2, 0]
+    """
+    x = tensor(x)
+    at = negative_axis("argsort", axis, x.ndim)
+    if not descending:
+        return argsort_primitive(x, axis=at)
+    backwards = flip(argsort_primitive(flip(x, at), axis=at), at)
+    places: Tensor = (x.shape[at] - 1) - backwards
+    return places
+
+
+def sort(x: Any, *, axis: int = -1, descending: bool = False) -> Tensor:
+    """The elements in order along `axis`; the derivative goes back to where each came from.
+
+    >>> sort(tensor([3.0, 1.0, 2.0]), descending=True).tolist()
+    [3.0, 2.0, 1.0]
+    """
+    x = tensor(x)
+    return take_along_axis(x, argsort(x, axis=axis, descending=descending), axis=axis)
+
+
+def topk(x: Any, k: int, *, axis: int = -1) -> tuple[Tensor, Tensor]:
+    """The `k` largest elements along `axis`, largest first, and their indices.
+
+    Of equal elements the one of lower index comes first. Raises: ArgumentError if there are not so
+    many.
+
+    >>> [part.tolist() for part in topk(tensor([3.0, 1.0, 2.0]), 2)]
+    [[3.0, 2.0], [0, 2]]
+    """
+    x = tensor(x)
+    at = negative_axis("topk", axis, x.ndim)
+    if not 0 <= k <= x.shape[at]:
+        raise ArgumentError(
+            f"topk: {k} of {x.shape[at]} elements",
+            where=user_line(),
+            why=f"axis {axis} of {x.shape} has no more",
+            fix="ask for at most as many as there are",
+        )
+    places = narrow(argsort(x, axis=at, descending=True), axis=at, start=0, stop=k)
+    return take_along_axis(x, places, axis=at), places
+
+
+def roll(x: Any, shift: int, *, axis: int = -1) -> Tensor:
+    """The elements moved `shift` places along `axis`; those that leave come back at the start.
+
+    >>> roll(tensor([1, 2, 3]), 1).tolist()
+    [3, 1, 2]
+    """
+    x = tensor(x)
+    at = negative_axis("roll", axis, x.ndim)
+    length = x.shape[at]
+    cut = -shift % length if length else 0
+    tail = narrow(x, axis=at, start=cut, stop=length)
+    return concatenate([tail, narrow(x, axis=at, start=0, stop=cut)], axis=at)
+
+
+def tile(x: Any, times: Sequence[int]) -> Tensor:
+    """The whole of `x` repeated `times[i]` times along axis i; missing leading axes are added.
+
+    >>> tile(tensor([1, 2]), (2, 2)).tolist()
+    [[1, 2, 1, 2], [1, 2, 1, 2]]
+    """
+    x = tensor(x)
+    rank = max(x.ndim, len(times))
+    shape = (1,) * (rank - x.ndim) + x.shape
+    counts = (1,) * (rank - len(times)) + tuple(times)
+    apart = reshape(x, tuple(n for length in shape for n in (1, length)))
+    spread = expand(apart, tuple(n for pair in zip(counts, shape, strict=True) for n in pair))
+    return reshape(spread, tuple(c * n for c, n in zip(counts, shape, strict=True)))
+
+
+def repeat(x: Any, times: int | Sequence[int], *, axis: int = -1) -> Tensor:
+    """Each element along `axis` repeated `times` times, or `times[i]` times for the i-th.
+
+    >>> repeat(tensor([1, 2]), 2).tolist(), repeat(tensor([1, 2]), (0, 3)).tolist()
+    ([1, 1, 2, 2], [2, 2, 2])
+    """
+    x = tensor(x)
+    at = negative_axis("repeat", axis, x.ndim)
+    if not isinstance(times, int):
+        if len(times) != x.shape[at]:
+            raise ShapeError(
+                f"repeat: {len(times)} counts for an axis of length {x.shape[at]}",
+                where=user_line(),
+                why="each element needs a count",
+                fix="pass one number, or one an element",
+            )
+        return take(x, np.repeat(np.arange(x.shape[at]), times), axis=at)
+    before = x.ndim + at
+    apart = expand_dims(x, before + 1)
+    spread = expand(apart, (*x.shape[: before + 1], times, *x.shape[before + 1 :]))
+    return reshape(spread, (*x.shape[:before], x.shape[at] * times, *x.shape[before + 1 :]))
+
+
+def split(x: Any, parts: int | Sequence[int], *, axis: int = 0) -> list[Tensor]:
+    """Views of `x` along `axis`: so many equal parts, or parts of the given lengths.
+
+    Raises: ShapeError if the lengths do not make up the axis.
+
+    >>> [part.tolist() for part in split(tensor([1, 2, 3]), (1, 2))]
+    [[1], [2, 3]]
+    """
+    x = tensor(x)
+    at = negative_axis("split", axis, x.ndim)
+    length = x.shape[at]
+    if isinstance(parts, int):
+        lengths = [length // parts] * parts if parts > 0 else []
+    else:
+        lengths = [int(n) for n in parts]
+    if sum(lengths) != length or any(n < 0 for n in lengths):
+        raise ShapeError(
+            f"split: axis {axis} of {x.shape} does not fall into {parts} parts",
+            where=user_line(),
+            why=f"their lengths must add up to {length}",
+            fix="pass lengths that do, or a number that divides it",
+        )
+    ends = np.cumsum([0, *lengths]).tolist()
+    return [narrow(x, axis=at, start=start, stop=stop) for start, stop in pairwise(ends)]
+
+
+def diagonal(x: Any, *, offset: int = 0) -> Tensor:
+    """The diagonal of the last two axes, or the one `offset` above it: (..., n, m) -> (..., k).
+
+    >>> diagonal(tensor([[1, 2], [3, 4]])).tolist()
+    [1, 4]
+    """
+    x = _matrix("diagonal", x)
+    rows, columns = x.shape[-2:]
+    first = offset if offset >= 0 else -offset * columns
+    count = max(0, min(rows + min(offset, 0), columns - max(offset, 0)))
+    flat = reshape(x, (*x.shape[:-2], rows * columns))
+    places = slice(first, first + count * (columns + 1), columns + 1) if count else slice(0, 0)
+    return flat[..., places]
+
+
+def trace(x: Any) -> Tensor:
+    """The sum of the diagonal of the last two axes."""
+    return sum_(diagonal(x), axis=-1)
+
+
+def tril(x: Any, *, offset: int = 0) -> Tensor:
+    """The last two axes with zeros above the diagonal that is `offset` above the main one."""
+    x = _matrix("tril", x)
+    return where(less_equal(_columns(x) - _rows(x), offset), x, 0.0)
+
+
+def triu(x: Any, *, offset: int = 0) -> Tensor:
+    """The last two axes with zeros below the diagonal that is `offset` above the main one."""
+    x = _matrix("triu", x)
+    return where(greater_equal(_columns(x) - _rows(x), offset), x, 0.0)
+
+
+def _rows(x: Tensor) -> Tensor:
+    return expand_dims(arange(x.shape[-2], like=x), 1)
+
+
+def _columns(x: Tensor) -> Tensor:
+    return arange(x.shape[-1], like=x)
+
+
+def _matrix(name: str, x: Any) -> Tensor:
+    found = tensor(x)
+    if found.ndim < 2:
+        raise ShapeError(
+            f"{name}: a tensor of shape {found.shape} has no matrices",
+            where=user_line(),
+            why="it works on the last two axes",
+            fix="insert an axis with expand_dims",
+        )
+    return found
+
+
+for _operation in (argsort, sort, topk, roll, tile, repeat, split, diagonal, trace, tril, triu):
+    operations.register(_operation.__name__, _operation)
