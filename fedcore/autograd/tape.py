@@ -9,18 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from fedcore.autograd.tree import flatten, unflatten
+from fedcore.autograd.tree import flatten, map_tree, unflatten
 from fedcore.errors import DerivativeError, DtypeError, ShapeError, user_line
 from fedcore.tensor.cotangent import Cotangent, Pieces, accumulate, as_array
 from fedcore.tensor.ops.elementwise import alias
 from fedcore.tensor.primitive import apply, lift_to
+from fedcore.tensor.registry import operations
 from fedcore.tensor.tensor import Node, Tensor, interpreter, tensor
 
-__all__ = ["factored_grad", "grad", "value_and_factored_grad", "value_and_grad", "vjp"]
+__all__ = [
+    "factored_grad",
+    "grad",
+    "value_and_factored_grad",
+    "value_and_grad",
+    "vjp",
+    "zeros_like",
+]
 
 
 def variable(x: Any) -> Tensor:
@@ -43,8 +52,14 @@ def variable(x: Any) -> Tensor:
     return y
 
 
-def backward(y: Tensor, g: Cotangent, variables: list[Tensor]) -> list[Cotangent | None]:
-    """The cotangents of `variables`, given that of `y`; None where `y` does not depend on one."""
+def backward(
+    y: Tensor, g: Cotangent, variables: list[Tensor], lanes: tuple[int, ...]
+) -> list[Cotangent | None]:
+    """The cotangents of `variables`, given that of `y`; None where `y` does not depend on one.
+
+    `lanes` are those that were open when the variables were made.
+    """
+    inside = partial(_lanes_of, lanes=lanes, now=tuple(interpreter.lane_sizes))
     roots = [v.node for v in variables]
     order = _reached(y.node, roots)
     cotangents: dict[Node, Cotangent] = {}
@@ -58,10 +73,10 @@ def backward(y: Tensor, g: Cotangent, variables: list[Tensor]) -> list[Cotangent
         if cotangent is None:
             continue
         needed = tuple(x.node in wanted for x in node.xs)
-        for x, part in zip(node.xs, _pull(node, cotangent, needed), strict=True):
-            if part is not None and x.node is not None:
-                old = cotangents.get(x.node)
-                with _lanes(node.lane_sizes):
+        with inside(node):
+            for x, part in zip(node.xs, _pull(node, cotangent, needed), strict=True):
+                if part is not None and x.node is not None:
+                    old = cotangents.get(x.node)
                     cotangents[x.node] = part if old is None else accumulate(old, part)
     return [cotangents.get(root) for root in roots if root is not None]
 
@@ -92,7 +107,18 @@ def _number(node: Node) -> int:
 
 
 @contextmanager
-def _lanes(sizes: tuple[int, ...]) -> Iterator[None]:
+def _lanes_of(node: Node, *, lanes: tuple[int, ...], now: tuple[int, ...]) -> Iterator[None]:
+    """The lanes in which `node` ran; a pullback that is itself mapped adds those open `now`."""
+    sizes = node.lane_sizes
+    if now != lanes:
+        if now[: len(lanes)] != lanes or sizes != lanes:
+            raise DerivativeError(
+                f"vjp: the pullback runs in lanes {now}, the function ran in {sizes}",
+                where=user_line(),
+                why="the lanes of a pullback that is mapped would meet those of the function",
+                fix="call vjp inside the mapped function",
+            )
+        sizes = now
     before = interpreter.lane_sizes
     interpreter.lane_sizes = list(sizes)
     try:
@@ -102,21 +128,20 @@ def _lanes(sizes: tuple[int, ...]) -> Iterator[None]:
 
 
 def _pull(node: Node, cotangent: Cotangent, needed: tuple[bool, ...]) -> list[Cotangent | None]:
-    """The cotangents of a node's operands, computed in the lanes in which the node ran."""
+    """The cotangents of a node's operands."""
     prim = node.prim
-    with _lanes(node.lane_sizes):
-        if not prim.factored:
-            cotangent = as_array(cotangent)
-        y = node.output()
-        if prim.joint_vjp is not None:
-            parts: list[Cotangent | None] = prim.joint_vjp(
-                cotangent, y, *node.xs, needed=needed, **node.params
-            )
-            return parts
-        return [
-            vjp(cotangent, y, *node.xs, **node.params) if want and vjp is not None else None
-            for want, vjp in zip(needed, prim.vjps, strict=True)
-        ]
+    if not prim.factored:
+        cotangent = as_array(cotangent)
+    y = node.output()
+    if prim.joint_vjp is not None:
+        parts: list[Cotangent | None] = prim.joint_vjp(
+            cotangent, y, *node.xs, needed=needed, **node.params
+        )
+        return parts
+    return [
+        vjp(cotangent, y, *node.xs, **node.params) if want and vjp is not None else None
+        for want, vjp in zip(needed, prim.vjps, strict=True)
+    ]
 
 
 @contextmanager
@@ -143,8 +168,10 @@ def _backward_pass() -> Iterator[None]:
         interpreter.tape_paused = paused
 
 
-def _zeros_like(x: Tensor) -> Tensor:
-    return x * 0.0
+def zeros_like(x: Tensor) -> Tensor:
+    """Zeros of the shape, dtype and lanes of `x`, also where x is not finite."""
+    zeros: Tensor = operations.where(False, x, 0.0)
+    return zeros
 
 
 def vjp(
@@ -159,6 +186,7 @@ def vjp(
     6.0
     """
     leaves, structure = flatten(list(primals))
+    lanes = tuple(interpreter.lane_sizes)
     with _pass():
         variables = [variable(x) for x in leaves]
         out = function(*unflatten(structure, variables))
@@ -185,25 +213,28 @@ def vjp(
                         why="a cotangent is shaped like what it belongs to",
                         fix="reshape it",
                     )
-                for i, part in enumerate(backward(y, lift_to(seed, y.lanes), variables)):
+                for i, part in enumerate(backward(y, lift_to(seed, y.lanes), variables, lanes)):
                     if part is not None:
                         old = totals[i]
                         totals[i] = part if old is None else accumulate(old, part)
             results = [
-                _zeros_like(v) if t is None else as_array(t)
+                zeros_like(v) if t is None else as_array(t)
                 for t, v in zip(totals, variables, strict=True)
             ]
         return tuple(unflatten(structure, results))
 
-    return _detached(out, out_structure, outputs), pullback
+    return unflatten(out_structure, [_returned(y) for y in outputs]), pullback
 
 
 def _like(value: Any, y: Tensor) -> Tensor:
     return Tensor(y.backend.asarray(np.asarray(value), dtype=y.dtype))
 
 
-def _detached(out: Any, structure: Any, outputs: list[Tensor]) -> Any:
-    return unflatten(structure, outputs)
+def _returned(x: Any) -> Any:
+    """`x` without its tape when no `grad` is open: it would keep the whole forward pass alive."""
+    if isinstance(x, Tensor) and x.node is not None and not interpreter.open_grads:
+        return Tensor(x.data, x.lanes)
+    return x
 
 
 def _differentiate(
@@ -231,8 +262,9 @@ def _differentiate(
     y = lift_to(value, len(interpreter.lane_sizes))
     with _backward_pass():
         one = Tensor(y.backend.xp.ones((1,) * y.lanes, dtype=y.dtype), y.lanes)
-        cotangents = backward(y, one, variables)
-    return value, aux, variables, cotangents, structure
+        cotangents = backward(y, one, variables, tuple(interpreter.lane_sizes))
+    aux = map_tree(_returned, aux)
+    return _returned(value), aux, variables, cotangents, structure
 
 
 def _split(out: Any, has_aux: bool) -> tuple[Tensor, Any]:
@@ -273,7 +305,7 @@ def value_and_grad(function: Callable[..., Any], *, has_aux: bool = False) -> Ca
         value, aux, variables, cotangents, structure = _differentiate(function, args, has_aux)
         with _backward_pass():
             arrays = [
-                _zeros_like(v) if g is None else as_array(g)
+                zeros_like(v) if g is None else as_array(g)
                 for g, v in zip(cotangents, variables, strict=True)
             ]
         gradient = unflatten(structure, arrays)
@@ -320,7 +352,7 @@ def value_and_factored_grad(
             )
         cotangent = cotangents[0]
         if cotangent is None:
-            cotangent = _zeros_like(variables[0])
+            cotangent = zeros_like(variables[0])
         if isinstance(cotangent, Tensor):
             size = variables[0].shape[0]
             cotangent = Pieces({(0, (size,)): cotangent}, size=size)

@@ -397,6 +397,9 @@ def tensor(values: Any, *, dtype: Any = None) -> Tensor:
         return values if dtype is None else values.astype(dtype)
     if is_array(values):
         return Tensor(values if dtype is None else values.astype(dtype))
+    if _holds_tensors(values):  # read as numbers they would lose their derivatives
+        joined = operations.stack([tensor(v) for v in values])
+        return joined if dtype is None else joined.astype(dtype)
     host = np.asarray(values)
     if dtype is None and host.dtype == np.float64 and not isinstance(values, np.generic):
         dtype = np.float32
@@ -408,3 +411,9 @@ def tensor(values: Any, *, dtype: Any = None) -> Tensor:
             fix="encode text and objects as numbers first",
         )
     return Tensor(current_backend().asarray(host, dtype=dtype or host.dtype))
+
+
+def _holds_tensors(values: Any) -> bool:
+    return isinstance(values, list | tuple) and any(
+        isinstance(v, Tensor) or _holds_tensors(v) for v in values
+    )
