@@ -6,11 +6,14 @@ factored. The norms come first, then one weighted sum over the lanes: for a dens
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from fedcore.autograd.lanes import InAxes, axes_of, lane_count, map_arguments, open_lane, to_front
-from fedcore.autograd.tape import value_and_factored_grad
+from fedcore.autograd.tape import value_and_factored_grad, zeros_like
 from fedcore.errors import ArgumentError, user_line
 from fedcore.tensor.cotangent import accumulate, as_array, norm2, weighted_sum
 from fedcore.tensor.ops.elementwise import isfinite, sqrt, where
@@ -34,8 +37,9 @@ def clipped_sum(
     theta and arrays whose first axis (or that of `in_axes`, which is for these arrays) holds B
     examples, is (sum (D,), norms before clipping (B,), losses (B,)). A gradient that is not finite
     counts as zero, and its norm is given as it was. `clip_norm` is in the units of the gradient; it
-    may be a 0-d tensor. `chunk` limits how many examples are worked on at once.
-    Raises: ArgumentError if clip_norm is not positive.
+    may be a 0-d tensor. `chunk` limits how many examples are worked on at once. Of no examples,
+    which Poisson sampling can draw, the sum is zero.
+    Raises: ArgumentError if clip_norm is not positive and finite.
     Source: Abadi et al., "Deep Learning with Differential Privacy", 2016, algorithm 1.
 
     >>> f = clipped_sum(lambda theta, x: (theta * x).sum(), clip_norm=2.5)
@@ -43,12 +47,13 @@ def clipped_sum(
     >>> total.tolist(), norms.tolist()
     ([1.5, 2.5], [5.0, 0.5])
     """
-    if isinstance(clip_norm, int | float) and not clip_norm > 0:
+    known = isinstance(clip_norm, int | float | np.generic)
+    if known and not 0 < clip_norm < math.inf:
         raise ArgumentError(
             f"clipped_sum: clip_norm is {clip_norm}",
             where=user_line(),
             why="a clipping norm is a positive length",
-            fix="pass a positive number",
+            fix="pass a positive, finite number",
         )
     if chunk is not None and chunk < 1:
         raise ArgumentError(
@@ -59,8 +64,12 @@ def clipped_sum(
         axes = axes_of("clipped_sum", in_axes, len(examples))
         size = lane_count("clipped_sum", examples, axes)
         fronted = tuple(map_arguments(examples, axes, to_front))
+        if size == 0:
+            none = operations.narrow(tensor(theta), axis=-1, start=0, stop=0)
+            return zeros_like(tensor(theta)), none, none
         step = chunk or size
-        total, norms, losses = None, [], []
+        total: Any = None
+        norms, losses = [], []
         for start in range(0, size, step):
             stop = min(start + step, size)
             part = fronted
@@ -70,8 +79,6 @@ def clipped_sum(
             total = partial_sum if total is None else accumulate(total, partial_sum)
             norms.append(n)
             losses.append(v)
-        if total is None:
-            total = tensor(theta) * 0.0
         join = operations.concatenate
         return (
             as_array(total),

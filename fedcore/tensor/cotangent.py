@@ -84,13 +84,22 @@ def norm2(cotangent: Cotangent) -> Tensor:
 
 
 def weighted_sum(cotangent: Cotangent, c: Tensor, *, axis: int, size: int) -> Cotangent:
-    """The sum over lane `axis`, the last, of c times the cotangent."""
+    """The sum over lane `axis`, the last, of c times the cotangent.
+
+    A lane whose coefficient is zero adds nothing, even if its cotangent is not finite.
+    """
     if isinstance(cotangent, Factored):
         return cotangent.weighted_sum(c, axis=axis, size=size)
     shape = cotangent.shape
-    rows = ops.fold_lane(ops.reshape(cotangent, (1, cotangent.size)), axis=axis, size=size)
+    row = ops.reshape(_kept(cotangent, c), (1, cotangent.size))
+    rows = ops.fold_lane(row, axis=axis, size=size)
     coefficients = ops.fold_lane(ops.reshape(c, (1, 1)), axis=axis, size=size)
     return ops.reshape(ops.matmul(coefficients.mT, rows), shape)
+
+
+def _kept(x: Tensor, c: Tensor) -> Tensor:
+    """`x`, and zero in the lanes whose coefficient is zero: there x may be NaN, and 0 * NaN is."""
+    return ops.where(c == 0.0, 0.0, x)
 
 
 class Outer(Factored):
@@ -123,7 +132,7 @@ class Outer(Factored):
             return ops.reshape(ops.row_norms2(x) * ops.row_norms2(g), ())
         if count * (k + m) < k * m:  # FLOPs: Gram T^2 (k + m) against T k m for the array
             gram = ops.matmul(x, x.mT) * ops.matmul(g, g.mT)
-            return ops.sum(gram)
+            return ops.maximum(ops.sum(gram), 0.0)  # rows that cancel leave rounding errors
         return norm2(self.array())
 
     def merged(self, other: Factored) -> Factored | None:
@@ -139,7 +148,7 @@ class Outer(Factored):
 
     def weighted_sum(self, c: Tensor, *, axis: int, size: int) -> Cotangent:
         x, g = self.rows()
-        return Outer.of(x, c * g).sum_lanes(axis=axis, sizes=(size,))
+        return Outer.of(_kept(x, c), _kept(c * g, c)).sum_lanes(axis=axis, sizes=(size,))
 
 
 class Rows(Factored):
@@ -166,7 +175,7 @@ class Rows(Factored):
         if rows * rows >= self.count * width:
             return norm2(self.array())
         same = ops.expand_dims(index, 1) == ops.expand_dims(index, 0)  # repeated rows add up
-        return ops.sum(ops.where(same, ops.matmul(g, g.mT), 0.0))
+        return ops.maximum(ops.sum(ops.where(same, ops.matmul(g, g.mT), 0.0)), 0.0)
 
     def merged(self, other: Factored) -> Factored | None:
         return Rows(self.pairs + other.pairs, count=self.count) if isinstance(other, Rows) else None
@@ -181,7 +190,8 @@ class Rows(Factored):
 
     def weighted_sum(self, c: Tensor, *, axis: int, size: int) -> Cotangent:
         index, g = self._joined()
-        return Rows(((index, c * g),), count=self.count).sum_lanes(axis=axis, sizes=(size,))
+        kept = _kept(c * g, c)
+        return Rows(((index, kept),), count=self.count).sum_lanes(axis=axis, sizes=(size,))
 
 
 class Pieces(Factored):
