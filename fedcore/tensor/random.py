@@ -24,11 +24,12 @@ from numpy.typing import NDArray
 
 from fedcore.errors import ArgumentError, DtypeError, ShapeError
 
-__all__ = ["Key", "generator_from_words", "stream"]
+__all__ = ["Key", "fold_words", "generator_from_words", "stream"]
 
 Words = NDArray[np.uint64]
 
 _DOMAIN = b"fedcore.rng.v1"
+_FOLD_DOMAIN = b"fedcore.fold.v1"
 _PURPOSE_MAX_BYTES = 255
 
 
@@ -96,6 +97,19 @@ def stream(seed: int, purpose: str, *, round: int = 0, client: int = 0) -> np.ra
     True
     """
     return Key(seed, purpose, round, client).generator()
+
+
+def fold_words(words: NDArray[Any], path: tuple[int | str, ...]) -> Words:
+    """The words of a key for the part `path` of the work of the key that has these `words`.
+
+    It does for words what `Key.fold` does for keys, but gives another stream: words are hashes and
+    do not tell which key they came from.
+
+    Shapes: words (2,) uint64 -> (2,) uint64. Raises: ArgumentError if a part is outside its range.
+    """
+    encoded = words.astype("<u8").tobytes() + b"".join(_encode_part(_part(p)) for p in path)
+    digest = hashlib.blake2b(encoded, digest_size=16, person=_FOLD_DOMAIN).digest()
+    return np.frombuffer(digest, dtype="<u8").astype(np.uint64)
 
 
 def generator_from_words(words: NDArray[Any]) -> np.random.Generator:
