@@ -153,7 +153,7 @@ def _assembly(
         core = part.shape[part.ndim - rank :]
         end = offset + int(np.prod(core, dtype=np.int64))
         if position in positions:
-            target = out[..., offset:end].reshape(*out.shape[:-1], *core)
+            target = out[..., offset:end].reshape((*out.shape[:-1], *core))
             steps.append(partial(xp.copyto, target, part))
     if end < params["size"]:
         steps.append(partial(out[..., end:].fill, 0))

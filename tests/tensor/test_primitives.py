@@ -159,7 +159,7 @@ def mappings(count: int, levels: int) -> list[tuple[tuple[bool, ...], ...]]:
 
 
 def in_lanes(
-    one: Sample, xs: list[Array], g: Array, way: Sequence[tuple[bool, ...]], depth: int
+    one: Sample, xs: Sequence[Any], g: Any, way: Sequence[tuple[bool, ...]], depth: int
 ) -> list[Tensor]:
     """All outputs, with the operands mapped at each level as `way` says; g is always mapped."""
 
@@ -327,6 +327,26 @@ def test_a_prepared_call_leaves_the_bits_of_the_kernel(one: Sample) -> None:
             out = garbage_like(y.data)
             kernel(np, *[x.data for x in xs], **params, out=out)
             assert same_bits(out, y.data)
+
+
+@each_sample
+@pytest.mark.parametrize("lanes", [(), (3,)])
+def test_a_replay_on_other_inputs_gives_the_bits_of_the_eager_run(
+    one: Sample, lanes: tuple[int, ...]
+) -> None:
+    """With every second operand shared by the lanes."""
+    rng = generator(one)
+    way = [(i % 2 == 0,) * len(lanes) for i in range(len(one.operands))]
+
+    def run(g: Any, *xs: Any) -> list[Tensor]:
+        return in_lanes(one, list(xs), g, way, len(lanes))
+
+    program = fc.compile(run)
+    for _ in range(3):
+        g = rng.standard_normal((*lanes, *shape_of(one)))
+        arguments = [tensor(x) for x in (g, *only_mapped(draw(one, rng, lanes), way))]
+        for y, expected in zip(program(*arguments), run(*arguments), strict=True):
+            assert same_bits(y.numpy(), expected.numpy())
 
 
 @each_sample
