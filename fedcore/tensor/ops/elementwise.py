@@ -45,6 +45,7 @@ __all__ = [
     "power",
     "reciprocal",
     "remainder",
+    "require_floating",
     "round",
     "sign",
     "sin",

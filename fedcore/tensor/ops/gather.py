@@ -20,7 +20,16 @@ from fedcore.tensor.ops.shape import reshape
 from fedcore.tensor.primitive import Core, Shape, primitive
 from fedcore.tensor.tensor import Tensor
 
-__all__ = ["Ranges", "paste", "put", "scatter_sum", "slice_axes", "take_rows", "unslice"]
+__all__ = [
+    "Ranges",
+    "paste",
+    "put",
+    "scatter_sum",
+    "slice_axes",
+    "take_rows",
+    "unslice",
+    "wrap_index",
+]
 
 Ranges = tuple[tuple[int, int, int], ...]  # start, count and step of each core axis
 
