@@ -21,6 +21,7 @@ __all__ = [
     "expand_dims",
     "flip",
     "keep_axes",
+    "narrow",
     "pad",
     "permute_dims",
     "reshape",
