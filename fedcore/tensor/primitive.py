@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -36,6 +36,7 @@ Kernel = Callable[..., Any]
 ShapeRule = Callable[..., Shape]
 Vjp = Callable[..., Any]
 Prepare = Callable[..., Callable[[], Any] | None]
+Prepared = TypeVar("Prepared", bound=Prepare)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +93,14 @@ class Primitive:
 
         return register
 
-    def prepared(self, backend: str) -> Callable[[Prepare], Prepare]:
+    def prepared(self, backend: str) -> Callable[[Prepared], Prepared]:
         """Register what a replay calls instead of the kernel, its arithmetic on shapes done once.
 
         `prepare(xp, *arrays, out, **params)` gets the fixed buffers and gives a call without
         arguments that leaves the same bits in `out` as the kernel, or None to use the kernel.
         """
 
-        def register(prepare: Prepare) -> Prepare:
+        def register(prepare: Prepared) -> Prepared:
             self.preparations[backend] = prepare
             return prepare
 

@@ -25,6 +25,7 @@ __all__ = [
     "sigmoid",
     "silu",
     "softplus",
+    "where_positive",
 ]
 
 _BLOCK = 256  # zeros compared at once

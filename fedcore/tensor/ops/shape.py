@@ -25,6 +25,7 @@ __all__ = [
     "pad",
     "permute_dims",
     "reshape",
+    "reshape_primitive",
     "squeeze",
     "stack",
     "swapaxes",

@@ -1,0 +1,155 @@
+"""The three products of a convolution as steps on fixed buffers, for eager calls and replays alike.
+
+Each is linear in both operands. Lanes are worked on in blocks whose columns fit the cache; the
+products of a lane are the same whatever the number of lanes. Only lanes of one image each that
+share one kernel, as per-example gradients have them, are read as one batch, without a copy.
+Here images are (*lanes, N, H, W, C) and kernels (*lanes, KH, KW, C, F), with a lane axis or more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from fedcore.tensor import blas
+from fedcore.tensor.ops.columns import Columns, Geometry, Product, Step, matrix, pixels
+
+__all__ = ["convolve", "input_gradient", "weight_gradient"]
+
+Array = np.ndarray[Any, Any]
+Lanes = tuple[int, ...]
+Block = tuple[slice, ...]
+
+BLOCK_BYTES = 1 << 19  # the columns of one block of lanes: half of a 1 MB second-level cache
+
+
+def convolve(x: Array, w: Array, out: Array, geometry: Geometry) -> list[Step]:
+    """The steps that write into `out` the images x correlated with the kernels w."""
+    if _share_a_kernel(x, w):
+        x, out = x.swapaxes(-5, -4), out.swapaxes(-5, -4)
+        geometry = replace(geometry, batch=x.shape[-4])
+    steps: list[Step] = []
+    kernel = _readable(w, steps)
+    result, last = _writable(pixels(out))
+    lanes = x.shape[:-4]
+    size, blocks = _blocks(lanes, geometry)
+    columns = Columns(geometry, size, x.dtype)
+    for block in blocks:
+        steps += columns.fill(x[block])
+        to = _of(result, block, lanes)
+        beta = 0.0
+        for product, part in columns.products(columns.arrays):
+            taps = _of(kernel, block, lanes)[..., _taps(product, geometry), :]
+            steps.append(blas.bind_gemm(part, taps, to, beta=beta))
+            beta = 1.0
+    return steps + last
+
+
+def input_gradient(g: Array, w: Array, out: Array, geometry: Geometry) -> list[Step]:
+    """The steps that write into `out` the cotangent of the images, given g, that of the result."""
+    if _share_a_kernel(g, w):
+        g, out = g.swapaxes(-5, -4), out.swapaxes(-5, -4)
+        geometry = replace(geometry, batch=g.shape[-4])
+    steps: list[Step] = []
+    kernel, values = _readable(w, steps), _readable(pixels(g), steps)
+    lanes = out.shape[:-4]
+    size, blocks = _blocks(lanes, geometry)
+    columns = Columns(geometry, size, out.dtype)
+    for block in blocks:
+        steps += [partial(rest.fill, 0) for rest in columns.rows_before_and_after() if rest.size]
+        a = _of(values, block, lanes)
+        for product, part in columns.products(columns.arrays):
+            taps = _of(kernel, block, lanes)[..., _taps(product, geometry), :]
+            beta = 0.0 if product.opens else 1.0
+            steps.append(blas.bind_gemm(a, taps.swapaxes(-1, -2), part, beta=beta))
+        steps += columns.add_up(out[block])
+    return steps
+
+
+def weight_gradient(x: Array, g: Array, out: Array, geometry: Geometry) -> list[Step]:
+    """The steps that write into `out` the cotangent of the kernels, given g, that of the result."""
+    steps: list[Step] = []
+    values = _readable(pixels(g), steps)
+    result, last = _writable(out)
+    lanes = x.shape[:-4]
+    size, blocks = _blocks(lanes, geometry)
+    one_image_a_lane = geometry.batch == 1 and size[-1] > 1
+    if one_image_a_lane:  # the columns of a batch are made by longer runs
+        size, geometry = (*size[:-1], 1), replace(geometry, batch=size[-1])
+    columns = Columns(geometry, size, x.dtype)
+    turn, arrays = columns.with_images_as_lanes() if one_image_a_lane else ([], columns.arrays)
+    for block in blocks:
+        own = x[block]
+        steps += columns.fill(own.swapaxes(-5, -4) if one_image_a_lane else own)
+        steps += turn
+        b, to = _of(values, block, lanes), _of(result, block, lanes)
+        for product, part in columns.products(arrays):
+            taps = to[..., _taps(product, geometry), :]
+            steps.append(blas.bind_gemm(part.swapaxes(-1, -2), b, taps))
+    return steps + last
+
+
+def _share_a_kernel(x: Array, w: Array) -> bool:
+    """Whether the lanes of the last level hold one image each, and the same kernel."""
+    return bool(x.shape[-4] == 1 and x.shape[-5] > 1 and w.shape[-5] == 1)
+
+
+def _taps(product: Product, geometry: Geometry) -> slice:
+    """The rows of the kernel as a matrix (KH·KW·C, F) that enter a product."""
+    width = geometry.kernel[1] * geometry.channels
+    return slice(product.first * width, product.last * width)
+
+
+# ---- arrays as matrices (*lanes, R, K): all but the last of the core axes are the rows
+
+
+def _readable(a: Array, steps: list[Step]) -> Array:
+    """`a` as a matrix that products can read; where it needs a copy, a step makes it."""
+    found = _as_matrix(a)
+    if found is not None:
+        return found
+    dense = np.empty(a.shape, a.dtype)
+    steps.append(blas.bind_copy(a, dense))
+    return matrix(dense, a.ndim - 4, 3)
+
+
+def _writable(out: Array) -> tuple[Array, list[Step]]:
+    """A matrix for the values of `out`, and the steps that bring them there if it is not `out`."""
+    found = _as_matrix(out)
+    if found is not None:
+        return found, []
+    dense = np.empty(out.shape, out.dtype)
+    return matrix(dense, out.ndim - 4, 3), [blas.bind_copy(dense, out)]
+
+
+def _as_matrix(a: Array) -> Array | None:
+    try:
+        found = matrix(a, a.ndim - 4, 3)
+    except ValueError:  # NumPy's answer where the axes do not merge
+        return None
+    return found if blas.is_multipliable(found) else None
+
+
+# ---- blocks of lanes
+
+
+def _blocks(lanes: Lanes, geometry: Geometry) -> tuple[Lanes, list[Block]]:
+    """The lanes of one block, and the blocks: all of one size, so that the last may overlap."""
+    *outer, last = lanes
+    size = max(1, min(last, BLOCK_BYTES // max(1, geometry.column_bytes)))
+    starts = [min(start, last - size) for start in range(0, last, size)]
+    blocks = [
+        (*[slice(i, i + 1) for i in index], slice(start, start + size))
+        for index in np.ndindex(*outer)
+        for start in starts
+    ]
+    return (*(1,) * len(outer), size), blocks
+
+
+def _of(a: Array, block: Block, lanes: Lanes) -> Array:
+    """The lanes of `a` that meet a block of an array of `lanes`; an axis of size 1 meets all."""
+    chosen = zip(a.shape, lanes, block, strict=False)
+    return a[tuple(slice(None) if 1 in (n, m) else part for n, m, part in chosen)]

@@ -1,0 +1,163 @@
+"""Pooling as steps on fixed buffers: along the width, then along the height.
+
+Both directions are the same work on another axis, so a window of K·K costs 2 K passes, of which the
+second half is over the smaller array. Among equal values the first in reading order wins. Windows
+may overlap, or leave elements out. The arrays are images (..., N, H, W, C) of any strides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from fedcore.tensor.ops.windows import Pair, slid
+
+__all__ = ["Step", "gather", "images_like", "pool", "route", "run", "spread"]
+
+Step = Callable[[], Any]
+
+HEIGHT, WIDTH = -3, -2
+
+
+def run(steps: list[Step]) -> None:
+    """Make the steps one after another."""
+    for step in steps:
+        step()
+
+
+def images_like(xp: Any, x: Any, core: tuple[int, ...], dtype: Any = None) -> Any:
+    """Memory for images of shape `core`, in the lanes of x and with its order of axes."""
+    shape = (*x.shape[: x.ndim - 4], *core)
+    order = sorted(range(x.ndim), key=lambda a: -abs(x.strides[a]))
+    laid = xp.empty([shape[a] for a in order], dtype=dtype or x.dtype)
+    return laid.transpose([order.index(a) for a in range(x.ndim)])
+
+
+def pool(xp: Any, reduce: Any, x: Any, out: Any, *, window: Pair, stride: Pair) -> list[Step]:
+    """The steps that write into `out` each window of x, reduced by a ufunc of two operands."""
+    rows = images_like(xp, x, (x.shape[-4], x.shape[-3], out.shape[-2], x.shape[-1]))
+    return [
+        *_reduce(xp, reduce, x, rows, WIDTH, window[1], stride[1]),
+        *_reduce(xp, reduce, rows, out, HEIGHT, window[0], stride[0]),
+    ]
+
+
+def _reduce(
+    xp: Any, reduce: Any, x: Any, out: Any, axis: int, window: int, stride: int
+) -> list[Step]:
+    first, *rest = _taps(x, axis, window, stride)
+    if not rest:
+        return [partial(xp.copyto, out, first)]
+    steps: list[Step] = [partial(reduce, first, rest[0], out=out)]
+    return steps + [partial(reduce, out, tap, out=out) for tap in rest[1:]]
+
+
+def _taps(x: Any, axis: int, window: int, stride: int) -> list[Any]:
+    """For each position in the window, its elements of all windows."""
+    count = slid(x.shape[axis], window, stride=stride)
+    behind = (slice(None),) * (-1 - axis)
+    return [
+        x[(..., slice(k, k + (count - 1) * stride + 1, stride), *behind)] for k in range(window)
+    ]
+
+
+def _maxima(xp: Any, x: Any, window: Pair, stride: Pair) -> tuple[list[Step], Any, Any]:
+    """The maxima of x along the width, and of these along the height if the routing needs them."""
+    across, down = (slid(x.shape[a], window[a + 3], stride=stride[a + 3]) for a in (WIDTH, HEIGHT))
+    n, h, _, c = x.shape[-4:]
+    rows = images_like(xp, x, (n, h, across, c))
+    steps = _reduce(xp, xp.maximum, x, rows, WIDTH, window[1], stride[1])
+    if window[0] < 3:
+        return steps, rows, None
+    top = images_like(xp, x, (n, down, across, c))
+    return steps + _reduce(xp, xp.maximum, rows, top, HEIGHT, window[0], stride[0]), rows, top
+
+
+# ---- the derivative: values go to the winners
+
+
+def route(xp: Any, g: Any, x: Any, out: Any, *, window: Pair, stride: Pair) -> list[Step]:
+    """The steps that write into `out` each value of g at the maximum of its window of x."""
+    steps, rows, top = _maxima(xp, x, window, stride)
+    middle = images_like(xp, out, (*rows.shape[-4:],))
+    steps += _route(xp, g, rows, middle, top, HEIGHT, window[0], stride[0])
+    return steps + _route(xp, middle, x, out, rows, WIDTH, window[1], stride[1])
+
+
+def _route(
+    xp: Any, g: Any, x: Any, out: Any, top: Any, axis: int, window: int, stride: int
+) -> list[Step]:
+    """One axis of `route`; what a tap does not take is left for the later ones."""
+    steps: list[Step] = []
+    sources, targets = (_taps(a, axis, window, stride) for a in (x, out))
+    if stride != window or x.shape[axis] % window:
+        steps.append(partial(out.fill, 0))
+    adds = stride < window
+    core = g.shape[-4:]
+    taken = images_like(xp, out, core) if adds else None
+    rest = images_like(xp, out, core) if adds or window > 2 else None
+    hit = images_like(xp, x, core, bool)
+    left = g
+    for k, (source, target) in enumerate(zip(sources[:-1], targets[:-1], strict=True)):
+        last = k == window - 2
+        if last:
+            steps.append(partial(xp.greater_equal, source, sources[-1], hit))
+        else:
+            steps.append(partial(xp.equal, source, top, hit))
+        share = taken if adds else target
+        after = targets[-1] if last and not adds else rest
+        steps.append(partial(xp.multiply, left, hit, share))
+        steps.append(partial(xp.subtract, left, share, after))
+        if adds:
+            steps.append(partial(xp.add, target, share, target))
+        left = after
+    if adds:
+        steps.append(partial(xp.add, targets[-1], left, targets[-1]))
+    elif window == 1:
+        steps.append(partial(xp.copyto, targets[0], g))
+    return steps
+
+
+def gather(xp: Any, h: Any, x: Any, out: Any, *, window: Pair, stride: Pair) -> list[Step]:
+    """The steps that write into `out` the value of h at the maximum of each window of x."""
+    steps, rows, top = _maxima(xp, x, window, stride)
+    middle = images_like(xp, out, (*rows.shape[-4:],))
+    steps += _gather(xp, h, x, middle, rows, WIDTH, window[1], stride[1])
+    return steps + _gather(xp, middle, rows, out, top, HEIGHT, window[0], stride[0])
+
+
+def _gather(
+    xp: Any, h: Any, x: Any, out: Any, top: Any, axis: int, window: int, stride: int
+) -> list[Step]:
+    """One axis of `gather`, from the last tap to the first, so that the first winner stays."""
+    sources, values = (_taps(a, axis, window, stride) for a in (x, h))
+    hit = images_like(xp, x, out.shape[-4:], bool)
+    steps: list[Step] = [partial(xp.copyto, out, values[-1])]
+    for k in range(window - 2, -1, -1):
+        if k == window - 2:
+            steps.append(partial(xp.greater_equal, sources[k], sources[-1], hit))
+        else:
+            steps.append(partial(xp.equal, sources[k], top, hit))
+        steps.append(partial(xp.copyto, out, values[k], where=hit))
+    return steps
+
+
+# ---- the transpose of summing
+
+
+def spread(xp: Any, g: Any, out: Any, *, window: Pair, stride: Pair) -> list[Step]:
+    """The steps that add each value of g to all elements of its window of `out`."""
+    n, _, across, c = g.shape[-4:]
+    middle = images_like(xp, out, (n, out.shape[-3], across, c))
+    return [
+        *_spread(xp, g, middle, HEIGHT, window[0], stride[0]),
+        *_spread(xp, middle, out, WIDTH, window[1], stride[1]),
+    ]
+
+
+def _spread(xp: Any, g: Any, out: Any, axis: int, window: int, stride: int) -> list[Step]:
+    targets = _taps(out, axis, window, stride)
+    if stride == window and out.shape[axis] % window == 0:
+        return [partial(xp.copyto, target, g) for target in targets]
+    return [partial(out.fill, 0), *[partial(xp.add, t, g, t) for t in targets]]
