@@ -1,12 +1,16 @@
 """Layers as values: pytrees of parameters that are called, mapped, differentiated and rebuilt."""
 
 from fedcore.nn import init
+from fedcore.nn.attention import MultiHeadAttention, TransformerEncoderBlock
 from fedcore.nn.context import Context
+from fedcore.nn.conv import Conv1d, Conv2d, ConvTranspose2d
+from fedcore.nn.dropout import Dropout
 from fedcore.nn.embedding import Embedding
 from fedcore.nn.init import Initializer
 from fedcore.nn.linear import Linear
 from fedcore.nn.module import Module
 from fedcore.nn.norm import BatchNorm, GroupNorm, LayerNorm, RMSNorm
+from fedcore.nn.recurrent import GRU, LSTM, RNN, last_step
 from fedcore.nn.reshaping import flatten
 from fedcore.nn.sequential import Sequential
 from fedcore.nn.state import RebuildState, ravel_state
@@ -36,17 +40,26 @@ from fedcore.tensor.ops.losses import (
 from fedcore.tensor.ops.softmax import log_softmax, softmax
 
 __all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
     "BatchNorm",
     "Context",
+    "Conv1d",
+    "Conv2d",
+    "ConvTranspose2d",
+    "Dropout",
     "Embedding",
     "GroupNorm",
     "Initializer",
     "LayerNorm",
     "Linear",
     "Module",
+    "MultiHeadAttention",
     "RMSNorm",
     "RebuildState",
     "Sequential",
+    "TransformerEncoderBlock",
     "binary_cross_entropy_with_logits",
     "cross_entropy",
     "elu",
@@ -57,6 +70,7 @@ __all__ = [
     "init",
     "kl_div",
     "l1",
+    "last_step",
     "leaky_relu",
     "log_sigmoid",
     "log_softmax",

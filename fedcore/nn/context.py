@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from fedcore.autograd.ravel import Entry, Spec
 from fedcore.errors import ArgumentError, ShapeError, user_line
-from fedcore.nn.keys import fold
 from fedcore.nn.tree import ModuleTree, modules
 from fedcore.tensor.ops.flat import assemble, leaf
+from fedcore.tensor.ops.random import fold_words
 from fedcore.tensor.random import Key
 from fedcore.tensor.tensor import Tensor, tensor
 
@@ -85,8 +85,8 @@ class Context:
             self._paths = {id(module): path for path, module in reversed([*modules(self.model)])}
         return self._paths.get(id(module))
 
-    def key(self, module: ModuleTree) -> Key | Tensor:
-        """A key for the next draw of `module`.
+    def key(self, module: ModuleTree) -> Tensor:
+        """The words (2,) of a key for the next draw of `module`.
 
         Raises: ArgumentError if the context was made without a key.
         """
@@ -100,7 +100,7 @@ class Context:
             )
         count = self._draws.get(path, 0)
         self._draws[path] = count + 1
-        return fold(self._key, path, count)
+        return fold_words(self._key, path=(path, count))
 
     def read(self, module: ModuleTree, name: str) -> Tensor:
         """The state `name` of `module`, as it stands now in this pass."""

@@ -49,9 +49,9 @@ class Module(ModuleTree):
         given = [tensor(x) if is_array(x) else x for x in inputs]
         try:
             if ctx.trace is None:
-                return self.forward(*given, ctx)
+                return self.forward(*given, ctx=ctx)
             with ctx.trace.inside(ctx.path(self), self) as call:
-                call.output = self.forward(*given, ctx)
+                call.output = self.forward(*given, ctx=ctx)
             return call.output
         except FedcoreError as error:
             if ctx.named_error is not error:

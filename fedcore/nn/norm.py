@@ -14,7 +14,13 @@ from fedcore.nn.checks import expect_channels, expect_epsilon, expect_fraction, 
 from fedcore.nn.context import Context
 from fedcore.nn.module import Module
 from fedcore.tensor.ops.elementwise import stop_gradient
-from fedcore.tensor.registry import operations
+from fedcore.tensor.ops.norms import (
+    batch_norm,
+    batch_norm_training,
+    group_norm,
+    layer_norm,
+    rms_norm,
+)
 from fedcore.tensor.tensor import Tensor
 
 __all__ = ["BatchNorm", "GroupNorm", "LayerNorm", "RMSNorm"]
@@ -43,15 +49,9 @@ class BatchNorm(Module):
 
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
         expect_channels(x, self.weight, self.weight.shape[0])
-        if ctx.training:
-            mean, var = self._batch_statistics(x, ctx)
-        else:
+        if not ctx.training:
             mean, var = ctx.read(self, "mean"), ctx.read(self, "var")
-        scale = self.weight / operations.sqrt(var + self.eps)
-        return (x - mean) * scale + self.bias
-
-    def _batch_statistics(self, x: Tensor, ctx: Context) -> tuple[Tensor, Tensor]:
-        axes = tuple(range(x.ndim - 1))
+            return batch_norm(x, mean, var, self.weight, self.bias, eps=self.eps)
         count = math.prod(x.shape[:-1])
         if count < 2:
             raise ShapeError(
@@ -60,12 +60,12 @@ class BatchNorm(Module):
                 why="in training the statistics are those of the batch",
                 fix="train on batches of two or more, or use LayerNorm or GroupNorm",
             )
-        mean, var = x.mean(axis=axes), x.var(axis=axes)
+        y, mean, var = batch_norm_training(x, self.weight, self.bias, eps=self.eps)
         for name, now in (("mean", mean), ("var", var * (count / (count - 1)))):
             before = ctx.read(self, name)
             after = before * (1.0 - self.momentum) + stop_gradient(now) * self.momentum
             ctx.write(self, name, after)
-        return mean, var
+        return y
 
 
 class LayerNorm(Module):
@@ -83,9 +83,7 @@ class LayerNorm(Module):
 
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
         expect_channels(x, self.weight, self.weight.shape[0])
-        centred = x - x.mean(axis=-1, keepdims=True)
-        var = (centred * centred).mean(axis=-1, keepdims=True)
-        return centred / operations.sqrt(var + self.eps) * self.weight + self.bias
+        return layer_norm(x, self.weight, self.bias, eps=self.eps)
 
 
 class RMSNorm(Module):
@@ -103,8 +101,7 @@ class RMSNorm(Module):
 
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
         expect_channels(x, self.weight, self.weight.shape[0])
-        square = (x * x).mean(axis=-1, keepdims=True)
-        return x / operations.sqrt(square + self.eps) * self.weight
+        return rms_norm(x, self.weight, eps=self.eps)
 
 
 class GroupNorm(Module):
@@ -129,11 +126,5 @@ class GroupNorm(Module):
         self.groups, self.eps = groups, eps
 
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
-        channels = self.weight.shape[0]
-        expect_channels(x, self.weight, channels)
-        positions = math.prod(x.shape[1:-1])
-        grouped = x.reshape(x.shape[0], positions, self.groups, channels // self.groups)
-        mean = grouped.mean(axis=(1, 3), keepdims=True)
-        var = grouped.var(axis=(1, 3), keepdims=True)
-        normal = (grouped - mean) / operations.sqrt(var + self.eps)
-        return normal.reshape(x.shape) * self.weight + self.bias
+        expect_channels(x, self.weight, self.weight.shape[0])
+        return group_norm(x, self.weight, self.bias, groups=self.groups, eps=self.eps)

@@ -1,0 +1,183 @@
+"""Convolution layers, channels last: sequences (N, L, C) and images (N, H, W, C)."""
+
+from __future__ import annotations
+
+from fedcore.errors import ArgumentError, user_line
+from fedcore.nn import init
+from fedcore.nn.checks import expect_channels, expect_positive, expect_rank
+from fedcore.nn.context import Context
+from fedcore.nn.init import Initializer
+from fedcore.nn.keys import init_key
+from fedcore.nn.module import Module
+from fedcore.tensor.ops.conv import conv1d, conv2d, conv_transpose2d
+from fedcore.tensor.ops.windows import Padding, Pair, Size
+from fedcore.tensor.random import Key
+from fedcore.tensor.tensor import Tensor
+
+__all__ = ["Conv1d", "Conv2d", "ConvTranspose2d"]
+
+
+class Conv1d(Module):
+    """Sequences correlated with `out_channels` kernels of length `kernel_size`.
+
+    Parameters: weight (kernel_size, in_channels / groups, out_channels), bias (out_channels,).
+    Shapes: x (N, L, in_channels) -> (N, Lo, out_channels). `padding` is a width, (before, after),
+    "valid" or "same".
+    Raises: ArgumentError for options out of range, ShapeError for another input.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        key: Key | int,
+        stride: int = 1,
+        padding: int | str | Pair = 0,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+        weight_init: Initializer = init.kaiming_normal,
+    ) -> None:
+        expect_positive("Conv1d", kernel_size=kernel_size)
+        _check_channels("Conv1d", in_channels, out_channels, groups)
+        shape = (kernel_size, in_channels // groups, out_channels)
+        self.weight = weight_init(shape, key=init_key(key).fold("weight"))
+        self.bias = init.zeros((out_channels,)) if bias else None
+        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+
+    def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        expect_rank(x, rank=3, layout="(N, L, C)")
+        expect_channels(x, self.weight, self.weight.shape[1] * self.groups)
+        y = conv1d(
+            x,
+            self.weight,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
+        )
+        return y if self.bias is None else y + self.bias
+
+
+class Conv2d(Module):
+    """Images correlated with `out_channels` kernels of size `kernel_size`.
+
+    Parameters: weight (KH, KW, in_channels / groups, out_channels), bias (out_channels,).
+    Shapes: x (N, H, W, in_channels) -> (N, Ho, Wo, out_channels). `padding` is a width, two,
+    ((top, bottom), (left, right)), "valid", or "same" for Ho = ceil(H / stride).
+    Raises: ArgumentError for options out of range, ShapeError for another input.
+
+    >>> Conv2d(1, 8, 3, key=0, padding="same")
+    Conv2d(weight (3, 3, 1, 8), bias (8,), stride=1, padding=same, dilation=1, groups=1)
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        *,
+        key: Key | int,
+        stride: Size = 1,
+        padding: Padding = 0,
+        dilation: Size = 1,
+        groups: int = 1,
+        bias: bool = True,
+        weight_init: Initializer = init.kaiming_normal,
+    ) -> None:
+        size = _kernel_size("Conv2d", kernel_size)
+        _check_channels("Conv2d", in_channels, out_channels, groups)
+        shape = (*size, in_channels // groups, out_channels)
+        self.weight = weight_init(shape, key=init_key(key).fold("weight"))
+        self.bias = init.zeros((out_channels,)) if bias else None
+        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+
+    def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        expect_rank(x, rank=4, layout="(N, H, W, C)")
+        expect_channels(x, self.weight, self.weight.shape[2] * self.groups)
+        y = conv2d(
+            x,
+            self.weight,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
+        )
+        return y if self.bias is None else y + self.bias
+
+
+class ConvTranspose2d(Module):
+    """The transpose of a convolution from `out_channels` to `in_channels`: it makes images larger.
+
+    Parameters: weight (KH, KW, out_channels / groups, in_channels), bias (out_channels,).
+    Shapes: x (N, H, W, in_channels) -> (N, Ho, Wo, out_channels) with
+    Ho = (H - 1) stride - padding + dilation (KH - 1) + 1 + output_padding; "same" gives H stride.
+    Raises: ArgumentError for options out of range, ShapeError for another input.
+    Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016, ch. 4.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        *,
+        key: Key | int,
+        stride: Size = 1,
+        padding: Padding = 0,
+        output_padding: int | Pair = 0,
+        dilation: Size = 1,
+        groups: int = 1,
+        bias: bool = True,
+        weight_init: Initializer = init.kaiming_normal,
+    ) -> None:
+        size = _kernel_size("ConvTranspose2d", kernel_size)
+        _check_channels("ConvTranspose2d", in_channels, out_channels, groups)
+        # drawn as (KH, KW, inputs, outputs), where the initializers read the number of inputs
+        drawn = weight_init(
+            (*size, in_channels, out_channels // groups), key=init_key(key).fold("weight")
+        )
+        self.weight = drawn.swapaxes(-1, -2)
+        self.bias = init.zeros((out_channels,)) if bias else None
+        self.stride, self.padding, self.output_padding = stride, padding, output_padding
+        self.dilation, self.groups = dilation, groups
+
+    def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        expect_rank(x, rank=4, layout="(N, H, W, C)")
+        expect_channels(x, self.weight, self.weight.shape[3])
+        y = conv_transpose2d(
+            x,
+            self.weight,
+            stride=self.stride,
+            padding=self.padding,
+            output_padding=self.output_padding,
+            dilation=self.dilation,
+            groups=self.groups,
+        )
+        return y if self.bias is None else y + self.bias
+
+
+def _kernel_size(layer: str, size: Size) -> Pair:
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    if len(pair) != 2:
+        raise ArgumentError(
+            f"{layer}: kernel_size is {size!r:.80}",
+            where=user_line(),
+            why="a kernel has a height and a width",
+            fix="pass one integer, or two",
+        )
+    expect_positive(layer, kernel_height=pair[0], kernel_width=pair[1])
+    return pair
+
+
+def _check_channels(layer: str, in_channels: int, out_channels: int, groups: int) -> None:
+    expect_positive(layer, in_channels=in_channels, out_channels=out_channels, groups=groups)
+    if in_channels % groups or out_channels % groups:
+        raise ArgumentError(
+            f"{layer}: {groups} groups of {in_channels} channels in, {out_channels} out",
+            where=user_line(),
+            why="each group has the same share of both",
+            fix="pass a number of groups that divides both",
+        )
