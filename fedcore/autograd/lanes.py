@@ -6,7 +6,7 @@ bookkeeping. The same mechanism trains many clients, takes per-example gradients
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from fedcore.tensor.tensor import Tensor, interpreter, tensor
 
 __all__ = ["InAxes", "axes_of", "lane_count", "map_arguments", "open_lane", "to_front", "vmap"]
 
-InAxes = int | None | tuple[int | None, ...]
+InAxes = int | None | Sequence[int | None]
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def open_lane(size: int) -> Iterator[int]:
 
 def axes_of(name: str, in_axes: InAxes, count: int) -> tuple[int | None, ...]:
     """`in_axes` as one entry an argument."""
-    axes = in_axes if isinstance(in_axes, tuple) else (in_axes,) * count
+    axes = (in_axes,) * count if in_axes is None or isinstance(in_axes, int) else tuple(in_axes)
     if len(axes) != count:
         raise ArgumentError(
             f"{name}: in_axes has {len(axes)} entries for {count} arguments",
@@ -96,11 +96,18 @@ def lane_count(name: str, args: tuple[Any, ...], axes: tuple[int | None, ...]) -
 
 
 def to_front(x: Tensor, axis: int) -> Tensor:
-    """`x` with `axis` moved to the front."""
+    """`x` with `axis` moved to the front, also in memory.
+
+    Sums go along the fastest axis of memory: were that the lanes, then a lane's bits would depend
+    on how many lanes there are, and so on `chunk`.
+    """
     at = axis % x.ndim
-    if at == 0:
-        return x
-    return operations.permute_dims(x, (at, *[i for i in range(x.ndim) if i != at]))
+    if at != 0:
+        x = operations.permute_dims(x, (at, *[i for i in range(x.ndim) if i != at]))
+    steps = [abs(step) for step in x.data.strides[x.lanes :]]
+    if x.shape[0] > 1 and steps[0] < max(steps):
+        x = operations.reshape(operations.reshape(x, (x.size,)), x.shape)
+    return x
 
 
 def vmap(

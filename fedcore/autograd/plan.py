@@ -123,8 +123,7 @@ class _Layout:
                 )
                 if whole and only and fits:
                     self.placements[root] = Placement("inside", offset, call.output)
-                    born = made_by[root][0]
-                    self.born[call.output] = min(self.born[call.output], born)
+                    self.born[call.output] = min(self.born[call.output], self.born[root])
                 else:
                     left.append(position)
             self.copies[call.output] = tuple(left)

@@ -199,7 +199,7 @@ class Program:
                 same[index] = first.setdefault((array.dtype, array.tobytes()), index)
         for call in self.calls:
             inputs = tuple(same.get(i, i) for i in call.inputs)
-            key = (call.prim, inputs, call.params, call.lanes)
+            key = (call.prim, inputs, call.params, repr(call.params), call.lanes)  # 0.0 == -0.0
             try:
                 earlier = first.setdefault(key, call.output)
             except TypeError:  # a parameter that cannot be hashed: keep the call

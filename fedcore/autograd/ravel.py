@@ -11,7 +11,7 @@ import numpy as np
 
 from fedcore.autograd.tree import Structure, flatten_paths, unflatten
 from fedcore.errors import DtypeError, ShapeError, user_line
-from fedcore.tensor.ops.flat import leaf
+from fedcore.tensor.ops.flat import assemble, leaf
 from fedcore.tensor.tensor import Tensor, tensor
 
 __all__ = ["Entry", "Rebuild", "Spec", "ravel"]
@@ -117,13 +117,14 @@ def ravel(model: Model) -> tuple[Tensor, Rebuild[Model]]:
             why="one vector has one floating dtype",
             fix="convert the parameters to float32",
         )
-    dtype = next(iter(dtypes), np.dtype(np.float32))
-    entries, offset = [], 0
+    entries: list[Entry] = []
+    offset = 0
     for path, t in tensors:
         entries.append(Entry(path, t.shape, offset))
         offset += t.size
-    xp: Any = tensors[0][1].backend.xp if tensors else np
-    vector = xp.empty(offset, dtype=dtype)
-    for entry, (_, t) in zip(entries, tensors, strict=True):
-        vector[entry.offset : entry.offset + entry.size] = t.data.reshape(-1)
-    return Tensor(vector), Rebuild(structure, Spec(tuple(entries), dtype))
+    spec = Spec(tuple(entries), next(iter(dtypes), np.dtype(np.float32)))
+    if not tensors:
+        return Tensor(np.empty(0, dtype=spec.dtype)), Rebuild(structure, spec)
+    offsets = tuple(entry.offset for entry in entries)
+    vector = assemble([t for _, t in tensors], offsets=offsets, size=offset)
+    return vector, Rebuild(structure, spec)

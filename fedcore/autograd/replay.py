@@ -23,15 +23,17 @@ from fedcore.tensor.tensor import Tensor, interpreter
 __all__ = ["Compiled", "compile"]
 
 MAX_PROGRAMS = 64  # more distinct signatures than this is an argument that should be an array
+MAX_BINDINGS = 32  # donated memories in use by turns; a binding keeps its own alive
 
 
 class Binding:
     """A plan bound to an arena and to the caller's donated arrays; owned by one thread."""
 
-    def __init__(self, plan: Plan, inputs: Sequence[Any]) -> None:
+    def __init__(self, plan: Plan, inputs: Sequence[Any], arena: Any = None) -> None:
         self._plan = plan
         self._backend = backend_of(inputs[0]) if inputs else current_backend()
-        self._arena = self._backend.xp.empty(plan.arena_bytes, dtype=np.uint8)
+        fresh = arena is None
+        self.arena = self._backend.xp.empty(plan.arena_bytes, dtype=np.uint8) if fresh else arena
         self._given = dict(zip(plan.program.inputs, inputs, strict=True))
         self._arrays: dict[int, Any] = {}
         self._loads = [
@@ -93,7 +95,7 @@ class Binding:
             core = value.shape[len(lanes) :]
             count = int(np.prod(core, dtype=np.int64))
             return whole[..., placed.offset : placed.offset + count].reshape(value.shape)
-        raw = self._arena[placed.offset : placed.offset + value.nbytes].view(value.dtype)
+        raw = self.arena[placed.offset : placed.offset + value.nbytes].view(value.dtype)
         laid = raw.reshape([value.shape[a] for a in value.order])
         return laid.transpose([value.order.index(a) for a in range(len(value.order))])
 
@@ -172,11 +174,11 @@ class Compiled:
     def __init__(
         self,
         function: Callable[..., Any],
-        donate: tuple[int, ...],
+        donate: Sequence[int],
         captures: Sequence[Any],
         check: int,
     ) -> None:
-        self._function, self._donate = function, donate
+        self._function, self._donate = function, frozenset(donate)
         self._captures = [c.data if isinstance(c, Tensor) else c for c in captures]
         self._checks_left = check
         self._recorded: dict[Any, _Recorded] = {}
@@ -189,12 +191,15 @@ class Compiled:
 
     def __call__(self, *args: Any) -> Any:
         leaves, structure, owners = _flatten_arguments(args)
-        if interpreter.recorder is not None or any(_is_traced(x) for x in leaves):
+        if _is_transformed() or any(_is_traced(x) for x in leaves):
             return self._function(*args)
         arrays, key = _signature(leaves, structure)
+        donated = self._donated(leaves, owners, len(args))
+        for i in donated:
+            arrays[i] = _writable(arrays[i])
         recorded = self._recorded.get(key)
         if recorded is None:
-            recorded = self._record(args, leaves, structure, owners, arrays)
+            recorded = self._record(leaves, structure, arrays, donated)
             self._recorded[key] = recorded
         before = self._function_inputs(args) if self._checks_left else None
         inputs = [a for a in arrays if a is not None]
@@ -206,19 +211,39 @@ class Compiled:
     def _replay(self, key: Any, plan: Plan, inputs: list[Any]) -> list[Any]:
         bindings: dict[Any, Binding] = self._own.__dict__.setdefault("bindings", {})
         memory = tuple(_address(inputs[i]) for i in sorted(plan.donated))
-        binding = bindings.get((key, memory))
+        binding = bindings.pop((key, memory), None)
         if binding is not None:
+            bindings[key, memory] = binding  # the latest used stands last
             return binding(inputs)
-        binding = bindings[key, memory] = Binding(plan, inputs)
+        arena = next((b.arena for (other, _), b in bindings.items() if other == key), None)
+        binding = bindings[key, memory] = Binding(plan, inputs, arena)
+        if len(bindings) > MAX_BINDINGS:
+            del bindings[next(iter(bindings))]
         return binding.first_results()
+
+    def _donated(self, leaves: Sequence[Any], owners: Sequence[int], count: int) -> list[int]:
+        """The positions of the arrays among the leaves that the caller gives away."""
+        if any(not 0 <= i < count for i in self._donate):
+            raise ArgumentError(
+                f"compile: donate is {sorted(self._donate)} and there are {count} arguments",
+                where=user_line(),
+                why="it names arguments by position",
+                fix="count from 0",
+            )
+        if not self._donate:
+            return []
+        return [
+            i
+            for i, (x, owner) in enumerate(zip(leaves, owners, strict=True))
+            if owner in self._donate and is_array(x.data if type(x) is Tensor else x)
+        ]
 
     def _record(
         self,
-        args: tuple[Any, ...],
         leaves: Sequence[Any],
         structure: Structure | None,
-        owners: Sequence[int],
         arrays: list[Any],
+        donated: list[int],
     ) -> _Recorded:
         if len(self._recorded) >= MAX_PROGRAMS:
             raise TraceError(
@@ -241,10 +266,10 @@ class Compiled:
         values, out_structure = flatten(out)
         outputs = [v.data if isinstance(v, Tensor) else v for v in values]
         program = recording.finish([v for v in outputs if is_array(v)], self._captures)
-        owners_of_arrays = [o for o, a in zip(owners, arrays, strict=True) if a is not None]
-        donated = frozenset(i for i, o in enumerate(owners_of_arrays) if o in self._donate)
+        inputs = [i for i, a in enumerate(arrays) if a is not None]
+        plan = make_plan(program, frozenset(inputs.index(i) for i in donated))
         fixed = tuple(None if is_array(v) else v for v in outputs)
-        return _Recorded(make_plan(program, donated), out_structure, fixed)
+        return _Recorded(plan, out_structure, fixed)
 
     def _function_inputs(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """The arguments as they are now: a replay may overwrite what was donated."""
@@ -280,6 +305,12 @@ def _flatten_arguments(
     return leaves, structure, owners
 
 
+def _is_transformed() -> bool:
+    """Whether a recording, a `grad` or a `vmap` is open: it must see the function's own calls."""
+    state = interpreter
+    return state.recorder is not None or state.open_grads > 0 or bool(state.lane_sizes)
+
+
 def _is_traced(x: Any) -> bool:
     return type(x) is Tensor and (x.node is not None or x.lanes > 0)
 
@@ -309,6 +340,12 @@ def _signature(leaves: Sequence[Any], structure: Structure | None) -> tuple[list
         elif isinstance(a, np.generic):
             arrays[i] = xp.asarray(a)
     return arrays, tuple(key)
+
+
+def _writable(array: Any) -> Any:
+    """`array`, or a copy of it if it is read-only or has gaps and so cannot be worked in."""
+    dense = array.transpose(memory_order(array)).flags.c_contiguous
+    return array if dense and getattr(array.flags, "writeable", True) else array.copy()
 
 
 def _address(array: Any) -> tuple[int, tuple[int, ...]]:
@@ -347,4 +384,4 @@ def compile(
         raise ArgumentError(
             f"compile: check is {check}", why="it counts comparisons", fix="pass 0 or more"
         )
-    return Compiled(function, tuple(donate), captures, check)
+    return Compiled(function, donate, captures, check)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from fedcore.errors import TreeError
+from fedcore.errors import TreeError, user_line
 
 __all__ = ["Structure", "TreeNode", "flatten", "flatten_paths", "map_tree", "unflatten"]
 
@@ -66,7 +66,7 @@ def _open(tree: Any) -> tuple[tuple[Any, ...], list[Any], Any, Any] | None:
     if tree is None:
         return (), [], None, None
     if isinstance(tree, dict):
-        keys = sorted(tree)
+        keys = _sorted_keys(tree)
         return tuple(keys), [tree[k] for k in keys], None, None
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return tuple(tree._fields), list(tree), None, None
@@ -76,6 +76,18 @@ def _open(tree: Any) -> tuple[tuple[Any, ...], list[Any], Any, Any] | None:
         names, children, static = tree.tree_children()
         return names, children, static, tree
     return None
+
+
+def _sorted_keys(tree: dict[Any, Any]) -> list[Any]:
+    try:
+        return sorted(tree)
+    except TypeError:
+        raise TreeError(
+            f"the keys of a dict cannot be sorted: {list(tree)!r:.200}",
+            where=user_line(),
+            why="leaves are taken in the order of the keys, whatever the order of insertion",
+            fix="use keys of one type, such as strings",
+        ) from None
 
 
 def _walk(tree: Any, path: str, leaves: list[tuple[str, Any]]) -> Structure:
@@ -88,13 +100,12 @@ def _walk(tree: Any, path: str, leaves: list[tuple[str, Any]]) -> Structure:
         _walk(child, f"{path}.{name}" if path else str(name), leaves)
         for name, child in zip(names, children, strict=True)
     )
-    return Structure(
-        type(tree), names, structures, static, sum(s.leaves for s in structures), prototype
-    )
+    kind = dict if isinstance(tree, dict) else type(tree)
+    return Structure(kind, names, structures, static, sum(s.leaves for s in structures), prototype)
 
 
 def flatten(tree: Any) -> tuple[list[Any], Structure]:
-    """The leaves in order, and the structure that `unflatten` needs.
+    """The leaves in order, and the structure that `unflatten` needs; dicts come back plain.
 
     >>> flatten({"b": 2, "a": [0, 1]})[0]
     [0, 1, 2]
@@ -131,7 +142,7 @@ def _build(structure: Structure, leaves: Any) -> Any:
     children = [_build(child, leaves) for child in structure.children]
     if kind is type(None):
         return None
-    if issubclass(kind, dict):
+    if kind is dict:
         return dict(zip(structure.names, children, strict=True))
     if structure.prototype is not None:
         return structure.prototype.tree_rebuild(children)

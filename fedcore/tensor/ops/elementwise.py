@@ -85,9 +85,8 @@ multiply = ufunc(
 )
 def divide(xp: Any, a: Any, b: Any, *, out: Any = None) -> Any:
     """The quotient; integers give float32, where NumPy gives float64."""
-    if out is None and a.dtype.kind != "f":
-        return xp.divide(a, b, dtype=np.float32, casting="unsafe")
-    return xp.divide(a, b, out=out, casting="unsafe")
+    dtype = None if a.dtype.kind == "f" else np.float32
+    return xp.divide(a, b, out=out, dtype=dtype, casting="unsafe")
 
 
 floor_divide = ufunc("floor_divide")

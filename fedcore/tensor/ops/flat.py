@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from fedcore.errors import ShapeError
 from fedcore.tensor.cotangent import Pieces
 from fedcore.tensor.ops.shape import expand
@@ -69,11 +71,8 @@ def assemble_primitive(
     out: Any = None,
 ) -> Any:
     """The parts written at their offsets into one vector; what they leave is zero."""
-    lanes = tuple(
-        max(lengths)
-        for lengths in zip(
-            *[p.shape[: p.ndim - rank] for p, rank in zip(parts, ranks, strict=True)], strict=True
-        )
+    lanes = np.broadcast_shapes(
+        *[p.shape[: p.ndim - rank] for p, rank in zip(parts, ranks, strict=True)]
     )
     if out is None:
         out = xp.empty((*lanes, size), dtype=parts[0].dtype)
