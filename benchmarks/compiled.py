@@ -1,4 +1,4 @@
-"""Replaying a recorded program: how much faster than running the function, and what it allocates."""
+"""Replaying a recorded program: how much faster than the function, and what it allocates."""
 
 from __future__ import annotations
 

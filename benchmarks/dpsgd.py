@@ -44,7 +44,7 @@ def _gradients(name: str) -> tuple[fc.Tensor, Gradient, Gradient]:
 def normals(generator: np.random.Generator, out: np.ndarray[Any, np.dtype[np.float32]]) -> None:
     """Fill `out` (D,) by Box and Muller's formula on whole arrays: 2.4 ns a number, ziggurat 6.4.
 
-    Simulated noise, as the peers' is; production noise is integer and comes from a secure generator.
+    Simulated noise, as the peers' is; production noise is integer, from a secure generator.
     """
     half = (out.size + 1) // 2
     radius = generator.random(half, dtype=np.float32)
