@@ -91,15 +91,10 @@ def weighted_sum(cotangent: Cotangent, c: Tensor, *, axis: int, size: int) -> Co
     if isinstance(cotangent, Factored):
         return cotangent.weighted_sum(c, axis=axis, size=size)
     shape = cotangent.shape
-    row = ops.reshape(_kept(cotangent, c), (1, cotangent.size))
+    row = ops.reshape(ops.drop_lanes(cotangent, c), (1, cotangent.size))
     rows = ops.fold_lane(row, axis=axis, size=size)
     coefficients = ops.fold_lane(ops.reshape(c, (1, 1)), axis=axis, size=size)
     return ops.reshape(ops.matmul(coefficients.mT, rows), shape)
-
-
-def _kept(x: Tensor, c: Tensor) -> Tensor:
-    """`x`, and zero in the lanes whose coefficient is zero: there x may be NaN, and 0 * NaN is."""
-    return ops.where(c == 0.0, 0.0, x)
 
 
 class Outer(Factored):
@@ -148,7 +143,9 @@ class Outer(Factored):
 
     def weighted_sum(self, c: Tensor, *, axis: int, size: int) -> Cotangent:
         x, g = self.rows()
-        return Outer.of(_kept(x, c), _kept(c * g, c)).sum_lanes(axis=axis, sizes=(size,))
+        return Outer.of(ops.drop_lanes(x, c), ops.drop_lanes(c * g, c)).sum_lanes(
+            axis=axis, sizes=(size,)
+        )
 
 
 class Rows(Factored):
@@ -190,7 +187,7 @@ class Rows(Factored):
 
     def weighted_sum(self, c: Tensor, *, axis: int, size: int) -> Cotangent:
         index, g = self._joined()
-        kept = _kept(c * g, c)
+        kept = ops.drop_lanes(c * g, c)
         return Rows(((index, kept),), count=self.count).sum_lanes(axis=axis, sizes=(size,))
 
 
