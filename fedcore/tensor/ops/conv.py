@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fedcore.errors import ArgumentError, ShapeError, user_line
+from fedcore.tensor.ops.arguments import operand
 from fedcore.tensor.ops.conv_primitives import conv2d_input_gradient, conv2d_primitive
 from fedcore.tensor.ops.shape import expand_dims, squeeze
 from fedcore.tensor.ops.windows import (
@@ -18,7 +19,7 @@ from fedcore.tensor.ops.windows import (
     positive_pair,
 )
 from fedcore.tensor.registry import operations
-from fedcore.tensor.tensor import Tensor, tensor
+from fedcore.tensor.tensor import Tensor
 
 __all__ = ["conv1d", "conv2d", "conv_transpose2d"]
 
@@ -43,7 +44,7 @@ def conv2d(
     >>> conv2d(x, w).tolist()
     [[[[-1.0], [-1.0]]]]
     """
-    x, w = tensor(x), tensor(w)
+    x, w = operand("conv2d", x), operand("conv2d", w)
     _expect(x, w, "conv2d")
     steps = _steps("conv2d", stride, dilation, groups)
     _expect_channels("conv2d", x, w, channels=w.shape[2] * groups, groups=groups)
@@ -76,7 +77,7 @@ def conv1d(
     >>> conv1d(tensor([[[1.0], [2.0], [4.0]]]), tensor([[[-1.0]], [[1.0]]])).tolist()
     [[[1.0], [2.0]]]
     """
-    x, w = tensor(x), tensor(w)
+    x, w = operand("conv1d", x), operand("conv1d", w)
     expect_images("conv1d", x, 3)
     if w.ndim != 3:
         raise _bad_kernel("conv1d", x, w, "(K, C / groups, F)")
@@ -108,13 +109,13 @@ def conv_transpose2d(
 
     Shapes: x (N, H, W, F), w (KH, KW, C / groups, F) -> (N, Ho, Wo, C) with
     Ho = (H - 1) stride - padding + dilation (KH - 1) + 1 + output_padding; "same" gives H stride.
-    Raises: as `conv2d`; ArgumentError unless output_padding is smaller than stride or dilation.
+    Raises: as `conv2d`; ArgumentError unless output_padding is smaller than the stride.
 
     >>> conv_transpose2d(tensor([[[[1.0]]]]), tensor([[[[2.0]], [[3.0]]]])).tolist()
     [[[[2.0], [3.0]]]]
     """
     name = "conv_transpose2d"
-    x, w = tensor(x), tensor(w)
+    x, w = operand("conv_transpose2d", x), operand("conv_transpose2d", w)
     _expect(x, w, name)
     stride, dilation = _steps(name, stride, dilation, groups)
     _expect_channels(name, x, w, channels=w.shape[3], groups=groups)
@@ -130,11 +131,11 @@ def conv_transpose2d(
             name, padding, size=x.shape[1:3], window=w.shape[:2], stride=stride, dilation=dilation
         )
         size = _transposed_size(x, stride, reach, border, extra)
-    if any(not 0 <= e < max(s, d) for e, s, d in zip(extra, stride, dilation, strict=True)):
+    if any(not 0 <= e < s for e, s in zip(extra, stride, strict=True)):
         raise ArgumentError(
-            f"{name}: output_padding is {output_padding}, stride {stride}, dilation {dilation}",
+            f"{name}: output_padding is {output_padding}, stride {stride}",
             where=user_line(),
-            why="it says which of the sizes that a stride or dilation confuses is meant",
+            why="it says which of the sizes that the stride takes to one is meant",
             fix="pass a number from 0 to below the stride",
         )
     if min(size) < 1:
