@@ -9,7 +9,7 @@ import numpy as np
 
 import fedcore as fc
 from benchmarks.tasks import Convolution, Dense, Task
-from fedcore.tensor.registry import operations as ops
+from fedcore import nn
 
 __all__ = ["Loss", "initial", "loss_of"]
 
@@ -39,12 +39,12 @@ def loss_of(task: Task, rebuild: Callable[[Any], Any]) -> Loss:
         last = len(parameters) - 1
         for i, (layer, (weight, bias)) in enumerate(zip(task.layers, parameters, strict=True)):
             if isinstance(layer, Convolution):
-                x = ops.bias_relu_pool(ops.conv2d(x, weight, padding="same"), bias)
+                x = nn.bias_relu_pool(nn.conv2d(x, weight, padding="same"), bias)
                 continue
             if x.ndim > 2:
                 x = x.reshape(x.shape[0], -1)
             x = x @ weight
-            x = x + bias if i == last else ops.relu(x + bias)
-        return ops.cross_entropy(x, labels)
+            x = x + bias if i == last else nn.relu(x + bias)
+        return nn.cross_entropy(x, labels)
 
     return loss

@@ -10,6 +10,7 @@ from fedcore.nn.init import Initializer
 from fedcore.nn.linear import Linear
 from fedcore.nn.module import Module
 from fedcore.nn.norm import BatchNorm, GroupNorm, LayerNorm, RMSNorm
+from fedcore.nn.pool import AvgPool1d, AvgPool2d, GlobalAvgPool, GlobalMaxPool, MaxPool1d, MaxPool2d
 from fedcore.nn.recurrent import GRU, LSTM, RNN, last_step
 from fedcore.nn.reshaping import flatten
 from fedcore.nn.sequential import Sequential
@@ -27,6 +28,8 @@ from fedcore.tensor.ops.activations import (
     silu,
     softplus,
 )
+from fedcore.tensor.ops.attention import scaled_dot_product_attention
+from fedcore.tensor.ops.conv import conv1d, conv2d, conv_transpose2d
 from fedcore.tensor.ops.elementwise import tanh
 from fedcore.tensor.ops.losses import (
     binary_cross_entropy_with_logits,
@@ -37,12 +40,25 @@ from fedcore.tensor.ops.losses import (
     mse,
     nll,
 )
+from fedcore.tensor.ops.norms import group_norm, layer_norm, rms_norm
+from fedcore.tensor.ops.pool import (
+    avg_pool1d,
+    avg_pool2d,
+    bias_relu_pool,
+    global_avg_pool,
+    global_max_pool,
+    max_pool1d,
+    max_pool2d,
+)
+from fedcore.tensor.ops.random import dropout
 from fedcore.tensor.ops.softmax import log_softmax, softmax
 
 __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "AvgPool1d",
+    "AvgPool2d",
     "BatchNorm",
     "Context",
     "Conv1d",
@@ -50,34 +66,53 @@ __all__ = [
     "ConvTranspose2d",
     "Dropout",
     "Embedding",
+    "GlobalAvgPool",
+    "GlobalMaxPool",
     "GroupNorm",
     "Initializer",
     "LayerNorm",
     "Linear",
+    "MaxPool1d",
+    "MaxPool2d",
     "Module",
     "MultiHeadAttention",
     "RMSNorm",
     "RebuildState",
     "Sequential",
     "TransformerEncoderBlock",
+    "avg_pool1d",
+    "avg_pool2d",
+    "bias_relu_pool",
     "binary_cross_entropy_with_logits",
+    "conv1d",
+    "conv2d",
+    "conv_transpose2d",
     "cross_entropy",
+    "dropout",
     "elu",
     "flatten",
     "gelu",
+    "global_avg_pool",
+    "global_max_pool",
+    "group_norm",
     "hardswish",
     "huber",
     "init",
     "kl_div",
     "l1",
     "last_step",
+    "layer_norm",
     "leaky_relu",
     "log_sigmoid",
     "log_softmax",
+    "max_pool1d",
+    "max_pool2d",
     "mse",
     "nll",
     "ravel_state",
     "relu",
+    "rms_norm",
+    "scaled_dot_product_attention",
     "selu",
     "sigmoid",
     "silu",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral, Real
+from typing import TypeGuard
 
 from fedcore.errors import ArgumentError, DtypeError, ShapeError, user_line
 from fedcore.tensor.tensor import Tensor
@@ -19,7 +21,7 @@ __all__ = [
 def expect_positive(layer: str, **sizes: object) -> None:
     """Raise an ArgumentError unless every size is an integer of at least 1."""
     for name, size in sizes.items():
-        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        if not isinstance(size, Integral) or isinstance(size, bool) or size < 1:
             raise ArgumentError(
                 f"{layer}: {name} is {size!r:.80}",
                 where=user_line(),
@@ -28,10 +30,10 @@ def expect_positive(layer: str, **sizes: object) -> None:
             )
 
 
-def expect_fraction(layer: str, **values: float) -> None:
+def expect_fraction(layer: str, **values: object) -> None:
     """Raise an ArgumentError unless every value lies in [0, 1)."""
     for name, value in values.items():
-        if not 0 <= value < 1:
+        if not (_is_number(value) and 0 <= value < 1):
             raise ArgumentError(
                 f"{layer}: {name} is {value!r:.80}",
                 where=user_line(),
@@ -69,12 +71,16 @@ def expect_channels(x: Tensor, weight: Tensor, count: int) -> None:
         )
 
 
-def expect_epsilon(layer: str, eps: float) -> None:
+def expect_epsilon(layer: str, eps: object) -> None:
     """Raise an ArgumentError unless `eps`, added to a variance, is finite and above 0."""
-    if not 0 < eps < math.inf:
+    if not (_is_number(eps) and 0 < eps < math.inf):
         raise ArgumentError(
             f"{layer}: eps is {eps!r:.80}",
             where=user_line(),
             why="it keeps a division by a vanishing variance finite",
             fix="pass a small positive number such as 1e-5",
         )
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, Real) and not isinstance(value, bool)

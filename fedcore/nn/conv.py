@@ -10,7 +10,7 @@ from fedcore.nn.init import Initializer
 from fedcore.nn.keys import init_key
 from fedcore.nn.module import Module
 from fedcore.tensor.ops.conv import conv1d, conv2d, conv_transpose2d
-from fedcore.tensor.ops.windows import Padding, Pair, Size
+from fedcore.tensor.ops.windows import Padding, Pair, Size, positive_pair, whole_pair
 from fedcore.tensor.random import Key
 from fedcore.tensor.tensor import Tensor
 
@@ -40,12 +40,13 @@ class Conv1d(Module):
         bias: bool = True,
         weight_init: Initializer = init.kaiming_normal,
     ) -> None:
-        expect_positive("Conv1d", kernel_size=kernel_size)
+        expect_positive("Conv1d", kernel_size=kernel_size, stride=stride, dilation=dilation)
         _check_channels("Conv1d", in_channels, out_channels, groups)
         shape = (kernel_size, in_channels // groups, out_channels)
         self.weight = weight_init(shape, key=init_key(key).fold("weight"))
         self.bias = init.zeros((out_channels,)) if bias else None
-        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+        self.stride, self.padding = stride, padding
+        self.dilation, self.groups = dilation, int(groups)
 
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
         expect_rank(x, rank=3, layout="(N, L, C)")
@@ -87,12 +88,14 @@ class Conv2d(Module):
         bias: bool = True,
         weight_init: Initializer = init.kaiming_normal,
     ) -> None:
-        size = _kernel_size("Conv2d", kernel_size)
+        size = positive_pair("Conv2d", "kernel_size", kernel_size)
+        _check_steps("Conv2d", stride, dilation)
         _check_channels("Conv2d", in_channels, out_channels, groups)
         shape = (*size, in_channels // groups, out_channels)
         self.weight = weight_init(shape, key=init_key(key).fold("weight"))
         self.bias = init.zeros((out_channels,)) if bias else None
-        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+        self.stride, self.padding = stride, padding
+        self.dilation, self.groups = dilation, int(groups)
 
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
         expect_rank(x, rank=4, layout="(N, H, W, C)")
@@ -133,7 +136,15 @@ class ConvTranspose2d(Module):
         bias: bool = True,
         weight_init: Initializer = init.kaiming_normal,
     ) -> None:
-        size = _kernel_size("ConvTranspose2d", kernel_size)
+        size = positive_pair("ConvTranspose2d", "kernel_size", kernel_size)
+        _check_steps("ConvTranspose2d", stride, dilation)
+        if whole_pair(output_padding) is None:
+            raise ArgumentError(
+                f"ConvTranspose2d: output_padding is {output_padding!r:.80}",
+                where=user_line(),
+                why="it counts rows and columns",
+                fix="pass a whole number from 0 to below the stride, or two",
+            )
         _check_channels("ConvTranspose2d", in_channels, out_channels, groups)
         # drawn as (KH, KW, inputs, outputs), where the initializers read the number of inputs
         drawn = weight_init(
@@ -142,7 +153,7 @@ class ConvTranspose2d(Module):
         self.weight = drawn.swapaxes(-1, -2)
         self.bias = init.zeros((out_channels,)) if bias else None
         self.stride, self.padding, self.output_padding = stride, padding, output_padding
-        self.dilation, self.groups = dilation, groups
+        self.dilation, self.groups = dilation, int(groups)
 
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
         expect_rank(x, rank=4, layout="(N, H, W, C)")
@@ -159,17 +170,9 @@ class ConvTranspose2d(Module):
         return y if self.bias is None else y + self.bias
 
 
-def _kernel_size(layer: str, size: Size) -> Pair:
-    pair = (size, size) if isinstance(size, int) else tuple(size)
-    if len(pair) != 2:
-        raise ArgumentError(
-            f"{layer}: kernel_size is {size!r:.80}",
-            where=user_line(),
-            why="a kernel has a height and a width",
-            fix="pass one integer, or two",
-        )
-    expect_positive(layer, kernel_height=pair[0], kernel_width=pair[1])
-    return pair
+def _check_steps(layer: str, stride: Size, dilation: Size) -> None:
+    positive_pair(layer, "stride", stride)
+    positive_pair(layer, "dilation", dilation)
 
 
 def _check_channels(layer: str, in_channels: int, out_channels: int, groups: int) -> None:

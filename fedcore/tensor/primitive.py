@@ -6,6 +6,7 @@ one place. `bind` is the single point through which every kernel call goes.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -54,7 +55,7 @@ ELEMENTWISE = "elementwise"  # operands broadcast against each other, lane by la
 primitives: dict[str, Primitive] = {}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Primitive:
     """One operation. Calling it binds it to tensors.
 
@@ -112,7 +113,7 @@ class Primitive:
         return self.joint_vjp is not None or any(vjp is not None for vjp in self.vjps)
 
     def __repr__(self) -> str:
-        return f"<primitive {self.name}>"
+        return f"<primitive {self.name}{inspect.signature(self)}>"
 
 
 def primitive(
@@ -152,6 +153,7 @@ def primitive(
 
 def ufunc(
     name: str,
+    doc: str,
     *,
     vjps: tuple[Vjp | None, ...] = (),
     onnx: str = "",
@@ -160,9 +162,14 @@ def ufunc(
     """Declare an elementwise primitive whose kernel is the array library's own `method`."""
     numpy_name = method or name
 
-    def kernel(xp: Any, *arrays: Any, out: Any = None) -> Any:
-        return getattr(xp, numpy_name)(*arrays, out=out)
+    def unary(xp: Any, x: Any, *, out: Any = None) -> Any:
+        return getattr(xp, numpy_name)(x, out=out)
 
+    def binary(xp: Any, a: Any, b: Any, *, out: Any = None) -> Any:
+        return getattr(xp, numpy_name)(a, b, out=out)
+
+    kernel = unary if getattr(np, numpy_name).nin == 1 else binary
+    kernel.__doc__ = doc
     record = Primitive(
         name=name,
         kernel=kernel,
@@ -181,8 +188,23 @@ def _register(record: Primitive, *, public: bool) -> Primitive:
         raise ValueError(f"a primitive named {record.name!r} is declared already")
     primitives[record.name] = record
     if public:
+        _introduce(record)
         operations.register(record.name, record)
     return record
+
+
+def _introduce(record: Primitive) -> None:
+    """Let `help`, editors and doctest see the operation as its users call it."""
+    _, *given = inspect.signature(record.kernel).parameters.values()
+    shown = [p.replace(annotation=p.empty) for p in given if p.name != "out"]
+    arrays = [p.replace(kind=p.POSITIONAL_ONLY) for p in shown if p.kind is not p.KEYWORD_ONLY]
+    options = [p for p in shown if p.kind is p.KEYWORD_ONLY]
+    vars(record).update(
+        __doc__=record.kernel.__doc__,
+        __module__=record.kernel.__module__,
+        __signature__=inspect.Signature([*arrays, *options]),
+        __wrapped__=record.kernel,
+    )
 
 
 def broadcast_shape(*shapes: Shape, **_: Any) -> Shape:

@@ -61,16 +61,19 @@ __all__ = [
 
 add = ufunc(
     "add",
+    "The sum of each pair of elements.",
     onnx="Add",
     vjps=(lambda g, y, a, b: unbroadcast(g, a), lambda g, y, a, b: unbroadcast(g, b)),
 )
 subtract = ufunc(
     "subtract",
+    "The difference of each pair of elements.",
     onnx="Sub",
     vjps=(lambda g, y, a, b: unbroadcast(g, a), lambda g, y, a, b: unbroadcast(-g, b)),
 )
 multiply = ufunc(
     "multiply",
+    "The product of each pair of elements.",
     onnx="Mul",
     vjps=(lambda g, y, a, b: unbroadcast(g * b, a), lambda g, y, a, b: unbroadcast(g * a, b)),
 )
@@ -89,18 +92,39 @@ def divide(xp: Any, a: Any, b: Any, *, out: Any = None) -> Any:
     return xp.divide(a, b, out=out, dtype=dtype, casting="unsafe")
 
 
-floor_divide = ufunc("floor_divide")
-remainder = ufunc("remainder", vjps=(lambda g, y, a, b: unbroadcast(g, a), None))
-negative = ufunc("negative", onnx="Neg", vjps=(lambda g, y, x: -g,))
-absolute = ufunc("absolute", onnx="Abs", vjps=(lambda g, y, x: g * sign(x),))
-reciprocal = ufunc("reciprocal", onnx="Reciprocal", vjps=(lambda g, y, x: -g * y * y,))
-square = ufunc("square", vjps=(lambda g, y, x: g * (x * 2.0),))
-sign = ufunc("sign", onnx="Sign")
-floor = ufunc("floor", onnx="Floor")
-round = ufunc("round", method="rint", onnx="Round")
+floor_divide = ufunc(
+    "floor_divide", "The largest whole number not above the quotient of each pair of elements."
+)
+remainder = ufunc(
+    "remainder",
+    "What `floor_divide` leaves over; it has the sign of the divisor.",
+    vjps=(lambda g, y, a, b: unbroadcast(g, a), None),
+)
+negative = ufunc(
+    "negative", "Each element with the other sign.", onnx="Neg", vjps=(lambda g, y, x: -g,)
+)
+absolute = ufunc(
+    "absolute",
+    "Each element without its sign; the derivative at 0 is 0.",
+    onnx="Abs",
+    vjps=(lambda g, y, x: g * sign(x),),
+)
+reciprocal = ufunc(
+    "reciprocal", "One over each element.", onnx="Reciprocal", vjps=(lambda g, y, x: -g * y * y,)
+)
+square = ufunc("square", "The square of each element.", vjps=(lambda g, y, x: g * (x * 2.0),))
+sign = ufunc("sign", "-1, 0 or 1 for each element, as it is below, at or above 0.", onnx="Sign")
+floor = ufunc("floor", "The largest whole number not above each element.", onnx="Floor")
+round = ufunc(
+    "round",
+    "The whole number nearest to each element; halves go to the even one.",
+    method="rint",
+    onnx="Round",
+)
 
 power_primitive = ufunc(
     "power_primitive",
+    "Each element of `a` to the power of the one of `b`.",
     method="power",
     onnx="Pow",
     vjps=(
@@ -130,16 +154,37 @@ operations.register("power", power)
 
 # ---- exponentials and friends
 
-exp = ufunc("exp", onnx="Exp", vjps=(lambda g, y, x: g * y,))
-expm1 = ufunc("expm1", vjps=(lambda g, y, x: g * (y + 1.0),))
-log = ufunc("log", onnx="Log", vjps=(lambda g, y, x: g / x,))
-log1p = ufunc("log1p", vjps=(lambda g, y, x: g / (x + 1.0),))
-sqrt = ufunc("sqrt", onnx="Sqrt", vjps=(lambda g, y, x: g * 0.5 / y,))
-tanh = ufunc("tanh", onnx="Tanh", vjps=(lambda g, y, x: g * (1.0 - y * y),))
-sin = ufunc("sin", onnx="Sin", vjps=(lambda g, y, x: g * cos(x),))
-cos = ufunc("cos", onnx="Cos", vjps=(lambda g, y, x: -g * sin(x),))
+exp = ufunc("exp", "e to the power of each element.", onnx="Exp", vjps=(lambda g, y, x: g * y,))
+expm1 = ufunc(
+    "expm1", "exp(x) - 1, exact also where x is near 0.", vjps=(lambda g, y, x: g * (y + 1.0),)
+)
+log = ufunc(
+    "log", "The natural logarithm of each element.", onnx="Log", vjps=(lambda g, y, x: g / x,)
+)
+log1p = ufunc(
+    "log1p", "log(1 + x), exact also where x is near 0.", vjps=(lambda g, y, x: g / (x + 1.0),)
+)
+sqrt = ufunc(
+    "sqrt", "The square root of each element.", onnx="Sqrt", vjps=(lambda g, y, x: g * 0.5 / y,)
+)
+tanh = ufunc(
+    "tanh",
+    "The hyperbolic tangent of each element.",
+    onnx="Tanh",
+    vjps=(lambda g, y, x: g * (1.0 - y * y),),
+)
+sin = ufunc(
+    "sin", "The sine of each element, in radians.", onnx="Sin", vjps=(lambda g, y, x: g * cos(x),)
+)
+cos = ufunc(
+    "cos",
+    "The cosine of each element, in radians.",
+    onnx="Cos",
+    vjps=(lambda g, y, x: -g * sin(x),),
+)
 logaddexp = ufunc(
     "logaddexp",
+    "log(exp(a) + exp(b)), which cannot overflow.",
     vjps=(
         lambda g, y, a, b: unbroadcast(g * exp(a - y), a),
         lambda g, y, a, b: unbroadcast(g * exp(b - y), b),
@@ -150,6 +195,7 @@ logaddexp = ufunc(
 
 maximum = ufunc(
     "maximum",
+    "The larger of each pair; at a tie the derivative goes to `a`.",
     onnx="Max",
     vjps=(
         lambda g, y, a, b: unbroadcast(g * (a >= b), a),
@@ -158,23 +204,24 @@ maximum = ufunc(
 )
 minimum = ufunc(
     "minimum",
+    "The smaller of each pair; at a tie the derivative goes to `a`.",
     onnx="Min",
     vjps=(
         lambda g, y, a, b: unbroadcast(g * (a <= b), a),
         lambda g, y, a, b: unbroadcast(g * (a > b), b),
     ),
 )
-equal = ufunc("equal", onnx="Equal")
-not_equal = ufunc("not_equal")
-less = ufunc("less", onnx="Less")
-less_equal = ufunc("less_equal", onnx="LessOrEqual")
-greater = ufunc("greater", onnx="Greater")
-greater_equal = ufunc("greater_equal", onnx="GreaterOrEqual")
-logical_and = ufunc("logical_and", onnx="And")
-logical_or = ufunc("logical_or", onnx="Or")
-logical_not = ufunc("logical_not", onnx="Not")
-isnan = ufunc("isnan", onnx="IsNaN")
-isfinite = ufunc("isfinite")
+equal = ufunc("equal", "Whether the elements of each pair are equal.", onnx="Equal")
+not_equal = ufunc("not_equal", "Whether the elements of each pair differ.")
+less = ufunc("less", "Whether a < b, for each pair.", onnx="Less")
+less_equal = ufunc("less_equal", "Whether a <= b, for each pair.", onnx="LessOrEqual")
+greater = ufunc("greater", "Whether a > b, for each pair.", onnx="Greater")
+greater_equal = ufunc("greater_equal", "Whether a >= b, for each pair.", onnx="GreaterOrEqual")
+logical_and = ufunc("logical_and", "Whether both elements of each pair are true.", onnx="And")
+logical_or = ufunc("logical_or", "Whether at least one element of each pair is true.", onnx="Or")
+logical_not = ufunc("logical_not", "Whether each element is false.", onnx="Not")
+isnan = ufunc("isnan", "Whether each element is not a number.", onnx="IsNaN")
+isfinite = ufunc("isfinite", "Whether each element is neither infinite nor NaN.")
 
 
 def clip(x: Any, low: Any = None, high: Any = None) -> Tensor:

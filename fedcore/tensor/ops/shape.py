@@ -271,7 +271,7 @@ def expand(x: Any, shape: Sequence[int]) -> Tensor:
         n not in (1, m) for n, m in zip(x.shape, wanted[max(extra, 0) :], strict=True)
     ):
         raise ShapeError(
-            f"expand: {x.shape} does not spread to {wanted}",
+            f"broadcast_to: {x.shape} does not spread to {wanted}",
             where=user_line(),
             why="counted from the end, each length must be 1 or equal",
             fix="reshape the operand first",

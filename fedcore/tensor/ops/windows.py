@@ -6,6 +6,7 @@ learning", 2016, relationship 6, with dilation.
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 from fedcore.errors import ArgumentError, ShapeError, user_line
@@ -22,6 +23,7 @@ __all__ = [
     "places",
     "positive_pair",
     "slid",
+    "whole_pair",
 ]
 
 Pair = tuple[int, int]
@@ -30,13 +32,25 @@ Size = int | tuple[int, int]
 Padding = int | str | tuple[int, int] | tuple[Pair, Pair]
 
 
+def whole_pair(value: Any) -> Pair | None:
+    """One whole number for both directions, or two; None for anything else.
+
+    >>> whole_pair(2), whole_pair([1, 2]), whole_pair(1.5)
+    ((2, 2), (1, 2), None)
+    """
+    pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
+    if len(pair) != 2 or any(isinstance(n, bool) or not isinstance(n, Integral) for n in pair):
+        return None
+    return int(pair[0]), int(pair[1])
+
+
 def positive_pair(name: str, option: str, value: Any) -> Pair:
     """One whole number for both directions, or two.
 
     Raises: ArgumentError unless they are positive.
     """
-    pair = (value, value) if isinstance(value, int) else tuple(value)
-    if len(pair) != 2 or not all(isinstance(n, int) and n > 0 for n in pair):
+    pair = whole_pair(value)
+    if pair is None or min(pair) < 1:
         raise ArgumentError(
             f"{name}: {option} is {value!r}",
             where=user_line(),
@@ -73,11 +87,10 @@ def border_of(
             total = max(0, (-(-n // s) - 1) * s + d * (k - 1) + 1 - n)
             pairs.append((total // 2, total - total // 2))
         return pairs[0], pairs[1]
-    given = (padding, padding) if isinstance(padding, int) else padding
-    if isinstance(given, tuple | list) and len(given) == 2:
-        both = [(p, p) if isinstance(p, int) else tuple(p) for p in given]
-        if all(len(p) == 2 and all(isinstance(n, int) and n >= 0 for n in p) for p in both):
-            return both[0], both[1]
+    given = padding if isinstance(padding, tuple | list) else (padding, padding)
+    both = [pair for pair in map(whole_pair, given) if pair is not None and min(pair) >= 0]
+    if len(given) == len(both) == 2:
+        return both[0], both[1]
     raise ArgumentError(
         f"{name}: padding is {padding!r}",
         where=user_line(),
