@@ -1,0 +1,152 @@
+"""The public names: complete, sorted, documented, and NumPy's where NumPy has the operation."""
+
+from __future__ import annotations
+
+import inspect
+import pydoc
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fedcore as fc
+from fedcore import nn, optim
+from fedcore.tensor.primitive import Primitive
+from fedcore.tensor.registry import operations
+
+SURFACES = (fc, fc.random, nn, nn.init, optim)
+INTERNAL = {  # what the core calls by name, or what a method, an operator or a layer stands for
+    "align_rank",
+    "assemble",
+    "at_length",
+    "batch_norm",
+    "batch_norm_training",
+    "cast",
+    "drop_leading",
+    "embedding",
+    "fold_lane",
+    "fold_words",
+    "gru",
+    "index",
+    "leaf",
+    "lift",
+    "lstm",
+    "narrow",
+    "patches",
+    "power_primitive",
+    "rnn",
+    "row_norms2",
+    "scatter_rows",
+    "sum_lanes",
+}
+A = np.random.default_rng(0).uniform(0.2, 0.9, (3, 4)).astype(np.float32)
+B = np.random.default_rng(1).uniform(0.2, 0.9, (3, 4)).astype(np.float32)
+
+
+def acronyms_then_classes(name: str) -> tuple[bool, bool, str]:
+    return not name.isupper(), not name[0].isupper(), name
+
+
+@pytest.mark.parametrize("surface", SURFACES, ids=lambda s: s.__name__)
+def test_every_public_name_exists_in_order_and_is_documented(surface: ModuleType) -> None:
+    assert surface.__all__ == sorted(surface.__all__, key=acronyms_then_classes)
+    for name in surface.__all__:
+        value = getattr(surface, name)
+        documented = inspect.isclass(value) or callable(value) or inspect.ismodule(value)
+        assert not documented or (value.__doc__ or "").strip(), name
+        assert not isinstance(value, Primitive) or value.__doc__ != Primitive.__doc__, name
+
+
+def test_every_operation_is_public_or_known_to_be_internal() -> None:
+    public = {id(getattr(surface, name)) for surface in SURFACES for name in surface.__all__}
+    hidden = {name for name in operations if id(getattr(operations, name)) not in public}
+    assert hidden == INTERNAL
+
+
+def test_help_shows_what_an_operation_does_and_takes() -> None:
+    shown = pydoc.render_doc(fc.where, renderer=pydoc.plaintext)
+    assert "where(condition, a, b, /)" in shown and "`a` where `condition` is true" in shown
+    assert list(inspect.signature(fc.exp).parameters) == ["x"]
+
+
+def test_every_call_that_a_text_of_the_package_recommends_exists(root: Path) -> None:
+    texts = [path.read_text() for path in (root / "fedcore").rglob("*.py")]
+    named = {name for text in texts for name in re.findall(r"\bf(?:edcore|c)\.(\w+)\(", text)}
+    assert "set" in named
+    assert named <= set(fc.__all__)
+
+
+UNARY = (
+    "abs cos exp expm1 floor isfinite isnan log log1p logical_not negative reciprocal round sign "
+    "sin sqrt square tanh all any argmax argmin max mean min prod std sum var cumsum ones_like "
+    "zeros_like flip squeeze diagonal trace tril triu sort argsort"
+)
+BINARY = (
+    "add divide equal floor_divide greater greater_equal less less_equal logaddexp logical_and "
+    "logical_or maximum minimum multiply not_equal power remainder subtract"
+)
+
+
+@pytest.mark.parametrize("name", UNARY.split())
+def test_an_operation_with_numpys_name_gives_numpys_result(name: str) -> None:
+    row = name in ("cumsum", "sort", "argsort")  # along the last axis here, flattened in NumPy
+    expected = getattr(np, name)(A, axis=-1) if row else getattr(np, name)(A)
+    check(getattr(fc, name)(A), expected)
+
+
+@pytest.mark.parametrize("name", BINARY.split())
+def test_an_operation_of_two_with_numpys_name_gives_numpys_result(name: str) -> None:
+    check(getattr(fc, name)(A, B), getattr(np, name)(A, B))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (fc.arange(2, 9, 3), np.arange(2, 9, 3)),
+        (fc.broadcast_to(A[0], (2, 4)), np.broadcast_to(A[0], (2, 4))),
+        (fc.clip(A, 0.3, 0.6), np.clip(A, 0.3, 0.6)),
+        (fc.concatenate([A, B], axis=1), np.concatenate([A, B], axis=1)),
+        (fc.contract("ij,kj->ik", A, B), np.einsum("ij,kj->ik", A, B)),
+        (fc.expand_dims(A, 1), np.expand_dims(A, 1)),
+        (fc.eye(3), np.eye(3)),
+        (fc.full((2, 3), 7.0), np.full((2, 3), 7.0)),
+        (fc.matmul(A, B.T), A @ B.T),
+        (fc.norm(A), np.linalg.norm(A)),
+        (fc.ones((2, 3)), np.ones((2, 3))),
+        (fc.outer(A[0], B[0]), np.outer(A[0], B[0])),
+        (fc.pad(A, [(1, 0), (0, 2)]), np.pad(A, [(1, 0), (0, 2)])),
+        (fc.permute_dims(A, (1, 0)), A.T),
+        (fc.repeat(A, 2, axis=0), np.repeat(A, 2, axis=0)),
+        (fc.reshape(A, (2, -1)), A.reshape(2, -1)),
+        (fc.roll(A, 1, axis=0), np.roll(A, 1, axis=0)),
+        (fc.split(A, 2, axis=1)[1], np.split(A, 2, axis=1)[1]),
+        (fc.stack([A, B], axis=1), np.stack([A, B], axis=1)),
+        (fc.swapaxes(A, 0, 1), np.swapaxes(A, 0, 1)),
+        (fc.take(A, [2, 0], axis=0), np.take(A, [2, 0], axis=0)),
+        (fc.tensordot(A, B.T, axes=1), np.tensordot(A, B.T, axes=1)),
+        (fc.tile(A, (2, 1)), np.tile(A, (2, 1))),
+        (fc.where(A > B, A, B), np.where(A > B, A, B)),
+        (fc.zeros((2, 3)), np.zeros((2, 3))),
+    ],
+)
+def test_an_operation_with_options_gives_numpys_result(given: Any, expected: np.ndarray) -> None:
+    check(given, expected)
+
+
+def test_what_numpy_assigns_is_set_in_a_copy() -> None:
+    changed, added = A.copy(), A.copy()
+    changed[1, ::2] = 5.0
+    np.add.at(added, [0, 0, 2], 1.0)
+    check(fc.set(A, (1, slice(None, None, 2)), 5.0), changed)
+    check(fc.add_at(A, [0, 0, 2], 1.0), added)
+    check(fc.scatter_add(A, [0, 0, 2], np.ones((3, 4), np.float32)), added)
+
+
+def check(given: Any, expected: Any) -> None:
+    """Equal up to the rounding of single precision, in shape and, where NumPy keeps it, in kind."""
+    assert given.shape == np.shape(expected)
+    assert given.dtype.kind == np.asarray(expected).dtype.kind
+    np.testing.assert_allclose(given.numpy(), expected, rtol=1e-5, atol=1e-6)
