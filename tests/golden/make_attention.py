@@ -109,36 +109,41 @@ def encoder_block(x: Shape, heads: int, hidden: int, *, mask: Mask = None) -> Ca
     layer = nn.TransformerEncoderBlock(x[-1], heads, hidden, key=0)
 
     def theirs(torch: Any, v: Mapping[str, Any]) -> Any:
-        gelu = partial(torch.nn.functional.gelu, approximate="tanh")
-        their_layer = torch.nn.TransformerEncoderLayer(
-            x[-1],
-            heads,
-            hidden,
-            dropout=0.0,
-            activation=gelu,
-            batch_first=True,
-            norm_first=True,
-            dtype=torch.float64,
-        )
-        weight, offset = projections(torch, v, "attention.")
-        parameters = {
-            "self_attn.in_proj_weight": weight,
-            "self_attn.in_proj_bias": offset,
-            "self_attn.out_proj.weight": dense_weight(v["attention.output.weight"]),
-            "self_attn.out_proj.bias": v["attention.output.bias"],
-            "norm1.weight": v["attention_norm.weight"],
-            "norm1.bias": v["attention_norm.bias"],
-            "norm2.weight": v["network_norm.weight"],
-            "norm2.bias": v["network_norm.bias"],
-            "linear1.weight": dense_weight(v["wide.weight"]),
-            "linear1.bias": v["wide.bias"],
-            "linear2.weight": dense_weight(v["narrow.weight"]),
-            "linear2.bias": v["narrow.bias"],
-        }
         seen = _forbidden(torch, mask, x[0] * heads)
-        return torch.func.functional_call(their_layer, parameters, (v["x"], seen))
+        return encoder_layer(torch, v, v["x"], heads, mask=seen)
 
     return layer_case(layer, theirs, call=lambda layer, v: layer(v["x"], mask), x=normal("x", *x))
+
+
+def encoder_layer(torch: Any, v: Mapping[str, Any], x: Any, heads: int, *, mask: Any = None) -> Any:
+    """PyTorch's encoder layer with our parameters."""
+    hidden = v["wide.bias"].shape[0]
+    layer = torch.nn.TransformerEncoderLayer(
+        x.shape[-1],
+        heads,
+        hidden,
+        dropout=0.0,
+        activation=partial(torch.nn.functional.gelu, approximate="tanh"),
+        batch_first=True,
+        norm_first=True,
+        dtype=torch.float64,
+    )
+    weight, offset = projections(torch, v, "attention.")
+    parameters = {
+        "self_attn.in_proj_weight": weight,
+        "self_attn.in_proj_bias": offset,
+        "self_attn.out_proj.weight": dense_weight(v["attention.output.weight"]),
+        "self_attn.out_proj.bias": v["attention.output.bias"],
+        "norm1.weight": v["attention_norm.weight"],
+        "norm1.bias": v["attention_norm.bias"],
+        "norm2.weight": v["network_norm.weight"],
+        "norm2.bias": v["network_norm.bias"],
+        "linear1.weight": dense_weight(v["wide.weight"]),
+        "linear1.bias": v["wide.bias"],
+        "linear2.weight": dense_weight(v["narrow.weight"]),
+        "linear2.bias": v["narrow.bias"],
+    }
+    return torch.func.functional_call(layer, parameters, (x, mask))
 
 
 def projections(torch: Any, v: Mapping[str, Any], path: str, *, bias: bool = True) -> Any:

@@ -118,32 +118,36 @@ def recurrent(kind: str, x: Shape, hidden: int, *, states: bool = True) -> Case:
     given = {state: normal(state, x[0], hidden) for state in initial} if states else {}
 
     def theirs(torch: Any, v: Mapping[str, Any]) -> Any:
-        second = v.get("state_bias", torch.zeros_like(v["bias"]))
-        weights = [
-            dense_weight(v["input_weight"]),
-            dense_weight(v["state_weight"]),
-            v["bias"],
-            second,
-        ]
         nothing = torch.zeros(x[0], hidden).double()
-        first = [v.get(state, nothing)[None] for state in initial]
-        states, *last = getattr(torch, kind)(
-            v["x"],
-            first if name == "lstm" else first[0],
-            weights,
-            has_biases=True,
-            num_layers=1,
-            dropout=0.0,
-            train=True,
-            bidirectional=False,
-            batch_first=True,
-        )
-        return [states, *[state[0] for state in last]]
+        return scan(torch, kind, v, v["x"], [v.get(state, nothing) for state in initial])
 
     def call(layer: Any, v: Mapping[str, Any]) -> Any:
         return layer(v["x"], *[v[state] for state in given])
 
     return layer_case(layer, theirs, call=call, x=normal("x", *x), **given)
+
+
+def scan(torch: Any, kind: str, v: Mapping[str, Any], x: Any, first: list[Any]) -> list[Any]:
+    """PyTorch's recurrent layer with our parameters: all states (N, T, H), and the last ones."""
+    weights = [
+        dense_weight(v["input_weight"]),
+        dense_weight(v["state_weight"]),
+        v["bias"],
+        v.get("state_bias", torch.zeros_like(v["bias"])),
+    ]
+    begin = [state[None] for state in first]
+    states, *last = getattr(torch, kind)(
+        x,
+        begin if kind == "lstm" else begin[0],
+        weights,
+        has_biases=True,
+        num_layers=1,
+        dropout=0.0,
+        train=True,
+        bidirectional=False,
+        batch_first=True,
+    )
+    return [states, *[state[0] for state in last]]
 
 
 def _of_x(layer: Any, v: Mapping[str, Any]) -> Any:
