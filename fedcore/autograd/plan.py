@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedcore.autograd.program import Call, Program, Value
+from fedcore.autograd.program import Call, Program, Value, row_major
 
 __all__ = ["Placement", "Plan", "make_plan"]
 
@@ -40,6 +40,18 @@ class Plan:
     arena_bytes: int
     donated: frozenset[int]
     copies: dict[int, tuple[int, ...]]
+
+    def owner(self, root: int) -> int:
+        """The value whose memory holds `root`: itself, or what it was computed over."""
+        return _owner(self.placements, root)
+
+
+def _owner(placements: dict[int, Placement], root: int) -> int:
+    placed = placements.get(root)
+    while placed is not None and placed.kind == "alias":
+        root = placed.other
+        placed = placements.get(root)
+    return root
 
 
 def make_plan(program: Program, donated: frozenset[int]) -> Plan:
@@ -117,8 +129,9 @@ class _Layout:
                     and root not in self.placements
                     and root not in map(self._root, self.program.outputs)
                     and call.inputs.count(i) == 1
+                    and part.dtype == target.dtype
                     and part.shape[: call.lanes] == lanes
-                    and part.order == tuple(range(len(part.shape)))
+                    and part.strides == row_major(part.shape, part.dtype.itemsize)
                     and self._single_chain(i, root)
                 )
                 if whole and only and fits:
@@ -153,6 +166,10 @@ class _Layout:
                     break
 
     def _overwritable(self, call: Call, time: int, i: int, y: Value, outputs: set[int]) -> bool:
+        """Whether `call` may write its result `y` over its operand `i`.
+
+        A kernel of several passes reads an operand that stands twice after having written it.
+        """
         x = self.values[i]
         root = self._owner(x.root)
         placed = self.placements.get(root)
@@ -161,18 +178,15 @@ class _Layout:
             x.index == x.root
             and self.dies[root] == time
             and (placed is None or placed.kind == "input")
-            and (x.shape, x.dtype, x.order) == (y.shape, y.dtype, y.order)
+            and (x.shape, x.dtype, x.strides) == (y.shape, y.dtype, y.strides)
             and all(j == i for j in same_memory)
+            and (len(same_memory) == 1 or call.prim.ufunc != "")
             and x.root not in outputs
             and (root not in self.program.inputs or root in self.donated_values)
         )
 
     def _owner(self, root: int) -> int:
-        placed = self.placements.get(root)
-        while placed is not None and placed.kind == "alias":
-            root = placed.other
-            placed = self.placements.get(root)
-        return root
+        return _owner(self.placements, root)
 
     def _merge(self, root: int, taker: int) -> None:
         owner = self._owner(root)

@@ -7,7 +7,7 @@ that a value is known by the identity of its array.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,23 +17,23 @@ from fedcore.tensor.backend import backend_of
 from fedcore.tensor.primitive import Primitive
 from fedcore.tensor.tensor import Tensor
 
-__all__ = ["Call", "Program", "Recording", "Value", "memory_order"]
+__all__ = ["Call", "Program", "Recording", "Value", "dense", "layout", "row_major"]
 
 SMALL_BYTES = 64 * 1024  # a captured array up to this size needs no declaration
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """An array of the program: full shape with lanes, dtype, memory order, and whose memory it is.
+    """An array of the program: full shape with lanes, dtype, layout, and whose memory it is.
 
-    `order` lists the axes from the slowest to the fastest in memory; `root` is the value that owns
-    the memory, itself unless this is a view.
+    `strides` are those of the recorded run, because a kernel's order of addition may follow them;
+    `root` is the value that owns the memory, itself unless this is a view.
     """
 
     index: int
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    order: tuple[int, ...]
+    strides: tuple[int, ...]
     root: int
 
     @property
@@ -61,13 +61,32 @@ class Call:
         return shape[self.lanes :]
 
 
-def memory_order(array: Any) -> tuple[int, ...]:
-    """The axes of `array` from slowest to fastest: row-major unless it is a dense transpose."""
-    axes = tuple(range(array.ndim))
+def row_major(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    """The strides of a dense array whose last axis is the fastest.
+
+    >>> row_major((2, 3, 4), 4)
+    (48, 16, 4)
+    """
+    strides = [itemsize] * len(shape)
+    for axis in range(len(shape) - 2, -1, -1):
+        strides[axis] = strides[axis + 1] * shape[axis + 1]
+    return tuple(strides)
+
+
+def layout(array: Any) -> tuple[int, ...]:
+    """The strides of `array`, or row-major ones if it has gaps: a program's arrays are dense."""
+    strides: tuple[int, ...] = array.strides
     if array.flags.c_contiguous:
-        return axes
-    order = tuple(sorted(axes, key=lambda a: -array.strides[a]))
-    return order if array.transpose(order).flags.c_contiguous else axes
+        return strides
+    axes = sorted(range(array.ndim), key=lambda a: -strides[a])
+    if array.transpose(axes).flags.c_contiguous:
+        return strides
+    return row_major(array.shape, array.itemsize)
+
+
+def dense(array: Any) -> Any:
+    """`array`, or a row-major copy of it if it has gaps."""
+    return array if layout(array) == array.strides else array.copy()
 
 
 class Recording:
@@ -89,7 +108,7 @@ class Recording:
                 index,
                 tuple(array.shape),
                 array.dtype,
-                memory_order(array),
+                layout(array),
                 index if root is None else root,
             )
         )
@@ -211,7 +230,8 @@ class Program:
             else:
                 same[call.output] = earlier
         values = tuple(
-            Value(v.index, v.shape, v.dtype, v.order, same.get(v.root, v.root)) for v in self.values
+            Value(v.index, v.shape, v.dtype, v.strides, same.get(v.root, v.root))
+            for v in self.values
         )
         values = _settle_roots(values, calls)
         outputs = tuple(same.get(i, i) for i in self.outputs)
@@ -234,6 +254,5 @@ def _settle_roots(values: tuple[Value, ...], calls: Sequence[Call]) -> tuple[Val
     for call in calls:
         if call.view:
             v = settled[call.output]
-            root = settled[call.inputs[0]].root
-            settled[call.output] = Value(v.index, v.shape, v.dtype, v.order, root)
+            settled[call.output] = replace(v, root=settled[call.inputs[0]].root)
     return tuple(settled)
