@@ -17,7 +17,16 @@ from fedcore.tensor.ops.lanes import enter_lane, leave_lane
 from fedcore.tensor.registry import operations
 from fedcore.tensor.tensor import Tensor, interpreter, tensor
 
-__all__ = ["InAxes", "axes_of", "lane_count", "map_arguments", "open_lane", "to_front", "vmap"]
+__all__ = [
+    "InAxes",
+    "axes_of",
+    "check_chunk",
+    "lane_count",
+    "map_arguments",
+    "open_lane",
+    "to_front",
+    "vmap",
+]
 
 InAxes = int | None | Sequence[int | None]
 
@@ -35,7 +44,16 @@ def open_lane(size: int) -> Iterator[int]:
 
 def axes_of(name: str, in_axes: InAxes, count: int) -> tuple[int | None, ...]:
     """`in_axes` as one entry an argument."""
-    axes = (in_axes,) * count if in_axes is None or isinstance(in_axes, int) else tuple(in_axes)
+    axes: tuple[Any, ...] = (in_axes,) * count
+    if isinstance(in_axes, list | tuple):
+        axes = tuple(in_axes)
+    if any(not isinstance(axis, int | None) or isinstance(axis, bool) for axis in axes):
+        raise ArgumentError(
+            f"{name}: in_axes is {in_axes!r}",
+            where=user_line(),
+            why="an axis is a whole number",
+            fix="give an axis, None, or a tuple of these for each argument",
+        )
     if len(axes) != count:
         raise ArgumentError(
             f"{name}: in_axes has {len(axes)} entries for {count} arguments",
@@ -51,6 +69,18 @@ def axes_of(name: str, in_axes: InAxes, count: int) -> tuple[int | None, ...]:
             fix="give at least one argument an axis in in_axes",
         )
     return axes
+
+
+def check_chunk(name: str, chunk: int | None) -> None:
+    """Raise an ArgumentError unless `chunk` is None or a number of lanes."""
+    if chunk is None or (isinstance(chunk, int) and not isinstance(chunk, bool) and chunk >= 1):
+        return
+    raise ArgumentError(
+        f"{name}: chunk is {chunk!r}",
+        where=user_line(),
+        why="a slice is a whole number of lanes, at least one",
+        fix="pass 1 or more, or None for all lanes at once",
+    )
 
 
 def map_arguments(
@@ -85,6 +115,13 @@ def lane_count(name: str, args: tuple[Any, ...], axes: tuple[int | None, ...]) -
                     fix="pass an array with that axis, or None in in_axes",
                 )
             sizes.setdefault(shape[axis], f"argument {position} has {shape[axis]}")
+    if not sizes:
+        raise ShapeError(
+            f"{name}: the mapped arguments hold no arrays",
+            where=user_line(),
+            why="the number of lanes comes from a mapped array",
+            fix="map an argument that holds at least one array",
+        )
     if len(sizes) != 1:
         raise ShapeError(
             f"{name}: the mapped axes differ: " + ", ".join(sizes.values()),
@@ -123,10 +160,7 @@ def vmap(
     >>> vmap(lambda x, w: (x * w).sum(), (0, None))(tensor([[1.0, 2.0], [3.0, 4.0]]), 2.0).tolist()
     [6.0, 14.0]
     """
-    if chunk is not None and chunk < 1:
-        raise ArgumentError(
-            f"vmap: chunk is {chunk}", why="a slice needs at least one lane", fix="pass 1 or more"
-        )
+    check_chunk("vmap", chunk)
 
     def call(*args: Any) -> Any:
         axes = axes_of("vmap", in_axes, len(args))

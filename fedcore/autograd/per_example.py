@@ -12,7 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from fedcore.autograd.lanes import InAxes, axes_of, lane_count, map_arguments, open_lane, to_front
+from fedcore.autograd.lanes import (
+    InAxes,
+    axes_of,
+    check_chunk,
+    lane_count,
+    map_arguments,
+    open_lane,
+    to_front,
+)
 from fedcore.autograd.tape import value_and_factored_grad, zeros_like
 from fedcore.errors import ArgumentError, user_line
 from fedcore.tensor.cotangent import accumulate, as_array, norm2, weighted_sum
@@ -55,10 +63,7 @@ def clipped_sum(
             why="a clipping norm is a positive length",
             fix="pass a positive, finite number",
         )
-    if chunk is not None and chunk < 1:
-        raise ArgumentError(
-            f"clipped_sum: chunk is {chunk}", why="a slice needs an example", fix="pass 1 or more"
-        )
+    check_chunk("clipped_sum", chunk)
 
     def call(theta: Any, *examples: Any) -> tuple[Tensor, Tensor, Tensor]:
         axes = axes_of("clipped_sum", in_axes, len(examples))

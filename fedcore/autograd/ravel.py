@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from fedcore.autograd.tree import Structure, flatten_paths, unflatten
-from fedcore.errors import DtypeError, ShapeError, user_line
+from fedcore.errors import DtypeError, ShapeError, TreeError, user_line
 from fedcore.tensor.ops.flat import assemble, leaf
 from fedcore.tensor.tensor import Tensor, tensor
 
@@ -55,9 +55,21 @@ class Spec:
         raise KeyError(path)
 
     def split(self, vector: Any) -> dict[str, Any]:
-        """Views of `vector`, an array (..., D), by path."""
+        """Views of `vector`, an array (..., D), by path.
+
+        Raises: ShapeError if its last axis has another length than D.
+        """
+        if vector.ndim == 0 or vector.shape[-1] != self.size:
+            raise ShapeError(
+                f"split: the vector is {vector.shape}, the model has {self.size} parameters",
+                where=user_line(),
+                why="each parameter is a view of the last axis",
+                fix="use the vector that ravel made for this model",
+            )
         return {
-            e.path: vector[..., e.offset : e.offset + e.size].reshape(*vector.shape[:-1], *e.shape)
+            e.path: vector[..., e.offset : e.offset + e.size].reshape(
+                (*vector.shape[:-1], *e.shape)
+            )
             for e in self.entries
         }
 
@@ -71,7 +83,8 @@ class Spec:
             if e.path not in arrays or np.shape(arrays[e.path]) != e.shape:
                 found = np.shape(arrays[e.path]) if e.path in arrays else "nothing"
                 raise ShapeError(
-                    f"parameter {e.path!r} should have shape {e.shape}, found {found}",
+                    f"join: parameter {e.path!r} should have shape {e.shape}, found {found}",
+                    where=user_line(),
                     why="the vector is laid out by the model's own shapes",
                     fix="pass the arrays of this model",
                 )
@@ -101,7 +114,8 @@ class Rebuild(Generic[Model]):
 def ravel(model: Model) -> tuple[Tensor, Rebuild[Model]]:
     """The parameters of `model` in one new vector (D,), and the function that rebuilds it.
 
-    Raises: DtypeError if the parameters are not floating or of several dtypes.
+    Raises: DtypeError if the parameters are not floating or of several dtypes, TreeError if two
+    have one path.
 
     >>> theta, rebuild = ravel({"w": tensor([[1.0, 2.0]]), "b": tensor([0.5])})
     >>> theta.tolist(), rebuild(theta)["w"].shape, rebuild.spec["b"].offset
@@ -116,6 +130,14 @@ def ravel(model: Model) -> tuple[Tensor, Rebuild[Model]]:
             where=user_line(),
             why="one vector has one floating dtype",
             fix="convert the parameters to float32",
+        )
+    paths = [path for path, _ in pairs]
+    if len(set(paths)) < len(paths):
+        raise TreeError(
+            f"ravel: two parameters are called {next(p for p in paths if paths.count(p) > 1)!r}",
+            where=user_line(),
+            why="a parameter's name is the path of keys to it, joined by dots",
+            fix="use keys without dots",
         )
     entries: list[Entry] = []
     offset = 0

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from fedcore.errors import TreeError, user_line
 
 __all__ = ["Structure", "TreeNode", "flatten", "flatten_paths", "map_tree", "unflatten"]
 
 
-@runtime_checkable
 class TreeNode(Protocol):
     """A class that opens itself to the tree functions: a module, or a user's own container."""
 
@@ -72,7 +71,7 @@ def _open(tree: Any) -> tuple[tuple[Any, ...], list[Any], Any, Any] | None:
         return tuple(tree._fields), list(tree), None, None
     if isinstance(tree, list | tuple):
         return tuple(range(len(tree))), list(tree), None, None
-    if isinstance(tree, TreeNode) and not isinstance(tree, type):
+    if hasattr(type(tree), "tree_children"):
         names, children, static = tree.tree_children()
         return names, children, static, tree
     return None
@@ -129,6 +128,7 @@ def unflatten(structure: Structure, leaves: Sequence[Any]) -> Any:
     if len(leaves) != structure.leaves:
         raise TreeError(
             f"a tree of {structure.leaves} leaves cannot hold {len(leaves)}",
+            where=user_line(),
             why=f"its structure is {structure!r}",
             fix="pass one value for each leaf",
         )
@@ -165,6 +165,7 @@ def map_tree(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
         if its != structure:
             raise TreeError(
                 f"the trees differ: {structure!r} and {its!r}",
+                where=user_line(),
                 why="leaves are combined one by one",
                 fix="pass trees of one structure",
             )
