@@ -16,6 +16,7 @@ from fedcore.tensor.ops.recurrent import (
     part,
     product,
     recurrent_weight,
+    scan_cost,
     step,
 )
 from fedcore.tensor.ops.reduce import sum_
@@ -84,6 +85,7 @@ def _trace_shape(x: Shape, weight: Shape, *_: Shape) -> Shape:
     shape=_trace_shape,
     joint_vjp=_gru_vjp,
     onnx="GRU",
+    cost=scan_cost,
     name="gru",
     public=False,
 )

@@ -16,6 +16,7 @@ from fedcore.tensor.ops.recurrent import (
     part,
     product,
     recurrent_weight,
+    scan_cost,
     step,
 )
 from fedcore.tensor.ops.shape import concatenate, swapaxes
@@ -82,6 +83,7 @@ def _trace_shape(x: Shape, weight: Shape, *_: Shape) -> Shape:
     shape=_trace_shape,
     joint_vjp=_lstm_vjp,
     onnx="LSTM",
+    cost=scan_cost,
     name="lstm",
     public=False,
 )

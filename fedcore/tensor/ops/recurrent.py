@@ -36,6 +36,7 @@ __all__ = [
     "product",
     "recurrent_weight",
     "rnn",
+    "scan_cost",
     "step",
 ]
 
@@ -173,11 +174,18 @@ def _rnn_shape(x: Shape, *_: Shape, activation: str) -> Shape:
     return x
 
 
+def scan_cost(x: Shape, weight: Shape, *_: Shape, **__: Any) -> int:
+    """The FLOPs of the products of every step's states with the weight."""
+    steps, batch = x[:2]
+    return 2 * steps * batch * weight[0] * weight[1]
+
+
 @primitive(
     batch=Core(3, 2, 2),
     shape=_rnn_shape,
     joint_vjp=_rnn_vjp,
     onnx="RNN",
+    cost=scan_cost,
     name="rnn",
     public=False,
 )
