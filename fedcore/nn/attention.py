@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fedcore.errors import ArgumentError, ShapeError, user_line
-from fedcore.nn.checks import expect_fraction, expect_positive
+from fedcore.nn.checks import expect_fraction, expect_positive, expect_tensor
 from fedcore.nn.context import Context
 from fedcore.nn.dropout import Dropout
 from fedcore.nn.keys import init_key
@@ -62,6 +62,8 @@ class MultiHeadAttention(Module):
         self, x: Tensor, memory: Tensor | None = None, mask: Tensor | None = None, *, ctx: Context
     ) -> Tensor:
         source = x if memory is None else memory
+        expect_tensor(x)
+        expect_tensor(source)
         if x.ndim != 3 or source.ndim != 3 or x.shape[0] != source.shape[0]:
             raise ShapeError(
                 f"expected x (N, T, features) and memory (N, S, features), found {x.shape} and "
@@ -110,6 +112,13 @@ class TransformerEncoderBlock(Module):
         causal: bool = False,
         dropout: float = 0.0,
     ) -> None:
+        if not callable(activation):
+            raise ArgumentError(
+                f"TransformerEncoderBlock: activation is {activation!r:.80}",
+                where=user_line(),
+                why="it is called with what the wide layer gives",
+                fix="pass a function such as nn.gelu or nn.relu",
+            )
         own = init_key(key)
         self.attention = MultiHeadAttention(
             features, heads, key=own.fold("attention"), causal=causal, dropout=dropout

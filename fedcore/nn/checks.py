@@ -11,10 +11,12 @@ from fedcore.tensor.tensor import Tensor
 
 __all__ = [
     "expect_channels",
+    "expect_dtype",
     "expect_epsilon",
     "expect_fraction",
     "expect_positive",
     "expect_rank",
+    "expect_tensor",
 ]
 
 
@@ -42,8 +44,20 @@ def expect_fraction(layer: str, **values: object) -> None:
             )
 
 
+def expect_tensor(x: object) -> None:
+    """Raise a DtypeError unless x is a tensor; arrays have become tensors by then."""
+    if not isinstance(x, Tensor):
+        raise DtypeError(
+            f"expected a tensor or an array, found a {type(x).__name__}",
+            where=user_line(),
+            why="the layer computes with numbers",
+            fix="make one with fedcore.tensor(values)",
+        )
+
+
 def expect_rank(x: Tensor, *, rank: int, layout: str) -> None:
     """Raise a ShapeError unless x has `rank` axes, such as the four of "(N, H, W, C)"."""
+    expect_tensor(x)
     if x.ndim != rank:
         raise ShapeError(
             f"expected an input {layout}, found shape {x.shape}",
@@ -55,6 +69,7 @@ def expect_rank(x: Tensor, *, rank: int, layout: str) -> None:
 
 def expect_channels(x: Tensor, weight: Tensor, count: int) -> None:
     """Raise a ShapeError unless the last axis of x has `count`, a DtypeError for other dtypes."""
+    expect_tensor(x)
     if x.ndim == 0 or x.shape[-1] != count:
         raise ShapeError(
             f"expected {count} in the last axis, found an input {x.shape}; weight {weight.shape}",
@@ -62,6 +77,11 @@ def expect_channels(x: Tensor, weight: Tensor, count: int) -> None:
             why="the last axis of the input meets the weight",
             fix=f"reshape the input to (..., {count}), or make the layer for its last axis",
         )
+    expect_dtype(x, weight)
+
+
+def expect_dtype(x: Tensor, weight: Tensor) -> None:
+    """Raise a DtypeError unless x is of the dtype of the weight that it meets."""
     if x.dtype != weight.dtype:
         raise DtypeError(
             f"the input is {x.dtype}, the weight {weight.dtype}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedcore.nn.checks import expect_fraction
+from fedcore.nn.checks import expect_fraction, expect_tensor
 from fedcore.nn.context import Context
 from fedcore.nn.module import Module
 from fedcore.tensor.ops.random import dropout
@@ -25,6 +25,7 @@ class Dropout(Module):
         self.rate = rate
 
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        expect_tensor(x)
         if not ctx.training or self.rate == 0:
             return x
         return dropout(x, ctx.key(self), rate=self.rate)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedcore.errors import DtypeError, user_line
 from fedcore.nn import init
-from fedcore.nn.checks import expect_positive
+from fedcore.nn.checks import expect_positive, expect_tensor
 from fedcore.nn.context import Context
 from fedcore.nn.init import Initializer
 from fedcore.nn.keys import init_key
@@ -35,6 +35,7 @@ class Embedding(Module):
         self.weight = weight_init((count, features), key=init_key(key).fold("weight"))
 
     def forward(self, index: Tensor, ctx: Context) -> Tensor:
+        expect_tensor(index)
         if index.dtype.kind not in "iu":
             raise DtypeError(
                 f"an index of {index.dtype} into the weight {self.weight.shape}",

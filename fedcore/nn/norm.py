@@ -127,4 +127,11 @@ class GroupNorm(Module):
 
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
         expect_channels(x, self.weight, self.weight.shape[0])
+        if x.ndim < 2:
+            raise ShapeError(
+                f"expected an input (N, ..., C), found shape {x.shape}",
+                where=user_line(),
+                why="the statistics are those of one example of a batch",
+                fix="insert a batch axis of length 1 with reshape",
+            )
         return group_norm(x, self.weight, self.bias, groups=self.groups, eps=self.eps)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from fedcore.nn.checks import expect_positive
+from fedcore.nn.checks import expect_positive, expect_rank, expect_tensor
 from fedcore.nn.context import Context
 from fedcore.nn.module import Module
 from fedcore.tensor.ops.pool import (
@@ -35,6 +35,7 @@ class Pool1d(Module):
         self.window, self.stride, self.padding = window, stride, padding
 
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        expect_rank(x, rank=3, layout="(N, L, C)")
         return type(self).pool(x, self.window, stride=self.stride, padding=self.padding)
 
 
@@ -52,6 +53,7 @@ class Pool2d(Module):
         self.window, self.stride, self.padding = window, stride, padding
 
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        expect_rank(x, rank=4, layout="(N, H, W, C)")
         return type(self).pool(x, self.window, stride=self.stride, padding=self.padding)
 
 
@@ -95,12 +97,14 @@ class AvgPool2d(Pool2d):
 class GlobalMaxPool(Module):
     """The maximum of each channel: x (N, H, W, C) or (N, L, C) -> (N, C)."""
 
-    def forward(self, x: Any, ctx: Context) -> Tensor:
+    def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        expect_tensor(x)
         return global_max_pool(x)
 
 
 class GlobalAvgPool(Module):
     """The mean of each channel: x (N, H, W, C) or (N, L, C) -> (N, C)."""
 
-    def forward(self, x: Any, ctx: Context) -> Tensor:
+    def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        expect_tensor(x)
         return global_avg_pool(x)

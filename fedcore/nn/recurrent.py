@@ -6,7 +6,13 @@ from collections.abc import Callable
 
 from fedcore.errors import ArgumentError, ShapeError, user_line
 from fedcore.nn import init
-from fedcore.nn.checks import expect_channels, expect_positive, expect_rank
+from fedcore.nn.checks import (
+    expect_channels,
+    expect_dtype,
+    expect_positive,
+    expect_rank,
+    expect_tensor,
+)
 from fedcore.nn.context import Context
 from fedcore.nn.keys import init_key
 from fedcore.nn.module import Module
@@ -40,8 +46,15 @@ class Recurrent(Module):
         parts = [draw((rows, hidden), key=key.fold(gate)) for gate in range(self.gates)]
         return concatenate(parts, axis=1)
 
-    def _projected(self, x: Tensor) -> Tensor:
-        """What the inputs add to every gate, time first: (N, T, features) -> (T, N, gates H)."""
+    def _projected(self, x: Tensor, *states: Tensor | None) -> Tensor:
+        """What the inputs add to every gate, time first: (N, T, features) -> (T, N, gates H).
+
+        The first states are checked here, where the layer is known.
+        """
+        for state in states:
+            if state is not None:
+                expect_tensor(state)
+                expect_dtype(state, self.state_weight)
         expect_rank(x, rank=3, layout="(N, T, features)")
         expect_channels(x, self.input_weight, self.input_weight.shape[0])
         if x.shape[1] == 0:
@@ -81,7 +94,9 @@ class RNN(Recurrent):
     def forward(
         self, x: Tensor, h0: Tensor | None = None, *, ctx: Context
     ) -> tuple[Tensor, Tensor]:
-        states, last = rnn(self._projected(x), self.state_weight, h0, activation=self.activation)
+        states, last = rnn(
+            self._projected(x, h0), self.state_weight, h0, activation=self.activation
+        )
         return states.transpose(1, 0, 2), last
 
 
@@ -106,7 +121,7 @@ class LSTM(Recurrent):
     def forward(
         self, x: Tensor, h0: Tensor | None = None, c0: Tensor | None = None, *, ctx: Context
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        states, last = lstm(self._projected(x), self.state_weight, h0, c0)
+        states, last = lstm(self._projected(x, h0, c0), self.state_weight, h0, c0)
         return states.transpose(1, 0, 2), last
 
 
@@ -128,7 +143,7 @@ class GRU(Recurrent):
     def forward(
         self, x: Tensor, h0: Tensor | None = None, *, ctx: Context
     ) -> tuple[Tensor, Tensor]:
-        states, last = gru(self._projected(x), self.state_weight, self.state_bias, h0)
+        states, last = gru(self._projected(x, h0), self.state_weight, self.state_bias, h0)
         return states.transpose(1, 0, 2), last
 
 

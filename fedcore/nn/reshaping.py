@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fedcore.errors import ShapeError, user_line
+from fedcore.nn.checks import expect_tensor
 from fedcore.tensor.tensor import Tensor
 
 __all__ = ["flatten"]
@@ -17,6 +18,7 @@ def flatten(x: Tensor) -> Tensor:
     >>> flatten(tensor([[[1.0, 2.0]], [[3.0, 4.0]]])).tolist()
     [[1.0, 2.0], [3.0, 4.0]]
     """
+    expect_tensor(x)
     if x.ndim == 0:
         raise ShapeError(
             "flatten: a 0-d tensor has no examples",
