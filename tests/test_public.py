@@ -6,7 +6,7 @@ import inspect
 import pydoc
 import re
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,6 @@ INTERNAL = {  # what the core calls by name, or what a method, an operator or a 
     "lstm",
     "narrow",
     "patches",
-    "power_primitive",
     "rnn",
     "row_norms2",
     "scatter_rows",
@@ -46,8 +45,10 @@ A = np.random.default_rng(0).uniform(0.2, 0.9, (3, 4)).astype(np.float32)
 B = np.random.default_rng(1).uniform(0.2, 0.9, (3, 4)).astype(np.float32)
 
 
-def acronyms_then_classes(name: str) -> tuple[bool, bool, str]:
-    return not name.isupper(), not name[0].isupper(), name
+def acronyms_then_classes(name: str) -> tuple[bool, bool, list[str | int]]:
+    """As ruff sorts, which counts: log1p, log2, log10."""
+    parts = [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    return not name.isupper(), not name[0].isupper(), parts
 
 
 @pytest.mark.parametrize("surface", SURFACES, ids=lambda s: s.__name__)
@@ -55,9 +56,10 @@ def test_every_public_name_exists_in_order_and_is_documented(surface: ModuleType
     assert surface.__all__ == sorted(surface.__all__, key=acronyms_then_classes)
     for name in surface.__all__:
         value = getattr(surface, name)
-        documented = inspect.isclass(value) or callable(value) or inspect.ismodule(value)
-        assert not documented or (value.__doc__ or "").strip(), name
-        assert not isinstance(value, Primitive) or value.__doc__ != Primitive.__doc__, name
+        if isinstance(value, Primitive):
+            assert value.__doc__ != Primitive.__doc__, name
+        if isinstance(value, Primitive | ModuleType | FunctionType | type):  # no name for a type
+            assert (value.__doc__ or "").strip(), name
 
 
 def test_every_operation_is_public_or_known_to_be_internal() -> None:
@@ -92,9 +94,7 @@ BINARY = (
 
 @pytest.mark.parametrize("name", UNARY.split())
 def test_an_operation_with_numpys_name_gives_numpys_result(name: str) -> None:
-    row = name in ("cumsum", "sort", "argsort")  # along the last axis here, flattened in NumPy
-    expected = getattr(np, name)(A, axis=-1) if row else getattr(np, name)(A)
-    check(getattr(fc, name)(A), expected)
+    check(getattr(fc, name)(A), getattr(np, name)(A))
 
 
 @pytest.mark.parametrize("name", BINARY.split())

@@ -15,6 +15,7 @@ import numpy as np
 
 from fedcore.errors import DeviceError, DtypeError, FedcoreError, ShapeError, user_line
 from fedcore.tensor.backend import backend_of, is_array
+from fedcore.tensor.dtypes import unify_dtypes, weak_dtype
 from fedcore.tensor.registry import operations
 from fedcore.tensor.tensor import Node, Tensor, interpreter, tensor
 
@@ -23,6 +24,7 @@ __all__ = [
     "Core",
     "Primitive",
     "Shape",
+    "Vjp",
     "apply",
     "bind",
     "broadcast_shape",
@@ -64,7 +66,7 @@ class Primitive:
     `joint_vjp(g, y, *xs, needed=..., **params)` those of all. `shape(*shapes, **params)` is the
     core shape of the result. `view` says that the result aliases the first argument, `inplace` how
     many of the first arguments may lend their own memory as `out`, `factored` that the derivative
-    takes a factored cotangent.
+    takes a factored cotangent, `floating` that integers become float32 before the kernel.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Primitive:
     view: bool = False
     inplace: int = 0
     factored: bool = False
+    floating: bool = False
     ufunc: str = ""
     kernels: dict[str, Kernel] = field(default_factory=dict)
     preparations: dict[str, Prepare] = field(default_factory=dict)
@@ -127,6 +130,7 @@ def primitive(
     view: bool = False,
     inplace: int = 0,
     factored: bool = False,
+    floating: bool = False,
     name: str = "",
     public: bool = True,
 ) -> Callable[[Kernel], Primitive]:
@@ -145,6 +149,7 @@ def primitive(
             view=view,
             inplace=inplace,
             factored=factored,
+            floating=floating,
         )
         return _register(record, public=public)
 
@@ -158,8 +163,13 @@ def ufunc(
     vjps: tuple[Vjp | None, ...] = (),
     onnx: str = "",
     method: str = "",
+    floating: bool = False,
+    public: bool = True,
 ) -> Primitive:
-    """Declare an elementwise primitive whose kernel is the array library's own `method`."""
+    """Declare an elementwise primitive whose kernel is the array library's own `method`.
+
+    `floating` turns integers into float32 first, where NumPy would give float64.
+    """
     numpy_name = method or name
 
     def unary(xp: Any, x: Any, *, out: Any = None) -> Any:
@@ -178,9 +188,10 @@ def ufunc(
         vjps=vjps,
         onnx=onnx,
         inplace=3,
+        floating=floating,
         ufunc=numpy_name,
     )
-    return _register(record, public=True)
+    return _register(record, public=public)
 
 
 def _register(record: Primitive, *, public: bool) -> Primitive:
@@ -238,9 +249,12 @@ def bind(prim: Primitive, args: tuple[Any, ...], params: dict[str, Any]) -> Tens
     if len(xs) > 1 and prim.batch is ELEMENTWISE:
         dtype = xs[0].data.dtype
         if any(x.data.dtype != dtype for x in xs):
-            xs = _unify_dtypes(prim, xs)
+            choices = xs[1:] if prim.name == "where" else xs  # its condition stays boolean
+            xs = [*xs[: len(xs) - len(choices)], *unify_dtypes(prim.name, choices)]
         if lanes and any(x.data.ndim != xs[0].data.ndim for x in xs):
             xs = _align_ranks(xs)
+    if prim.floating and xs[0].data.dtype.kind != "f":
+        xs = [operations.cast(x, dtype=np.dtype(np.float32)) for x in xs]
     if type(prim.batch) is Core:
         _check_ranks(prim, prim.batch, xs)
     return apply(prim, xs, params, lanes)
@@ -280,50 +294,21 @@ def _operand(prim: Primitive, value: Any, args: tuple[Any, ...]) -> Tensor:
     A floating tensor decides before an integer one, and that before a boolean one: the condition of
     `where` says nothing about the dtype of the choice.
     """
-    if is_array(value):
-        return tensor(value)
-    if isinstance(value, bool | int | float | np.generic):
+    if isinstance(value, bool | int | float | np.bool_ | np.integer | np.floating):
         arrays = [a.data if type(a) is Tensor else a for a in args]
         beside = [a for a in arrays if is_array(a)]
         if beside:
             data = beside[0]
             if len(beside) > 1:
                 data = min(beside, key=lambda a: "fiub".find(a.dtype.kind))
-            return Tensor(backend_of(data).asarray(value, dtype=_weak_dtype(value, data.dtype)))
+            return Tensor(
+                backend_of(data).asarray(value, dtype=weak_dtype(prim.name, value, data.dtype))
+            )
     try:
         return tensor(value)
     except FedcoreError as error:
         error.what = f"{prim.name}: {error.what}"
         raise
-
-
-def _weak_dtype(value: Any, dtype: np.dtype[Any]) -> np.dtype[Any]:
-    if dtype.kind == "f" or isinstance(value, bool | np.bool_):
-        return np.dtype(bool) if isinstance(value, bool | np.bool_) and dtype.kind == "b" else dtype
-    if isinstance(value, float | np.floating):
-        return np.dtype(np.float32)
-    return np.dtype(np.int64) if dtype.kind == "b" else dtype
-
-
-def _unify_dtypes(prim: Primitive, xs: list[Tensor]) -> list[Tensor]:
-    """Integers and booleans follow the floating operand; two floating dtypes are an error."""
-    floating = {x.data.dtype for x in xs if x.data.dtype.kind == "f"}
-    if len(floating) > 1:
-        raise DtypeError(
-            f"{prim.name}: the operands are of " + " and ".join(sorted(str(d) for d in floating)),
-            where=user_line(),
-            why="mixing precisions would silently turn float32 work into float64",
-            fix="convert one of them, for example x.astype('float32')",
-        )
-    if prim.name == "where":  # the condition stays boolean
-        condition, *rest = xs
-        return [condition, *_unify_dtypes_of(rest, floating)]
-    return _unify_dtypes_of(xs, floating)
-
-
-def _unify_dtypes_of(xs: list[Tensor], floating: set[Any]) -> list[Tensor]:
-    dtype = next(iter(floating)) if floating else np.result_type(*[x.data.dtype for x in xs])
-    return [x if x.data.dtype == dtype else operations.cast(x, dtype=dtype) for x in xs]
 
 
 def _align_ranks(xs: list[Tensor]) -> list[Tensor]:

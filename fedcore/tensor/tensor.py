@@ -1,7 +1,7 @@
 """`Tensor`: an array, the number of its leading lane axes, and the tape node that made it.
 
 The lanes are hidden: `shape` and `ndim` describe one lane, and every operation means what it says
-for one lane. Operators are spelled out by hand and call the registered operations by name.
+for one lane.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ import numpy as np
 
 from fedcore.errors import DtypeError, MutationError, ShapeError, TraceError, user_line
 from fedcore.tensor.backend import Backend, backend_of, current_backend, is_array, to_host
+from fedcore.tensor.operators import Axis, Operators
 from fedcore.tensor.registry import operations
 
 if TYPE_CHECKING:
     from fedcore.tensor.primitive import Primitive
 
 __all__ = ["Axis", "Interpreter", "Node", "Tensor", "interpreter", "tensor"]
-
-Axis = int | tuple[int, ...] | None
 
 
 class Recorder(Protocol):
@@ -71,7 +70,7 @@ class Node:
         return Tensor(self.data, self.lanes, self)
 
 
-class Tensor:
+class Tensor(Operators):
     """An immutable n-dimensional array that can be differentiated, mapped over lanes and recorded.
 
     Make one with `fedcore.tensor(values)`. Arithmetic follows NumPy, except that float32 stays
@@ -83,7 +82,6 @@ class Tensor:
     """
 
     __slots__ = ("data", "lanes", "node")
-    __array_ufunc__ = None  # numpy_array * tensor becomes tensor.__rmul__(numpy_array)
 
     def __init__(self, data: Any, lanes: int = 0, node: Node | None = None) -> None:
         self.data, self.lanes, self.node = data, lanes, node
@@ -130,11 +128,25 @@ class Tensor:
 
     def __len__(self) -> int:
         if self.ndim == 0:
-            raise ShapeError("len() of a 0-d tensor", why="it has no first axis", fix="use .size")
+            raise ShapeError(
+                "len() of a 0-d tensor",
+                where=user_line(),
+                why="it has no first axis",
+                fix="use .size",
+            )
         return self.shape[0]
 
     def __iter__(self) -> Iterator[Tensor]:
         return (self[i] for i in range(len(self)))
+
+    def __contains__(self, value: Any) -> bool:
+        return bool(operations.any(operations.equal(self, value)))
+
+    def __pos__(self) -> Tensor:
+        return self
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec else str(self)
 
     # ---- leaving the core: values become Python or NumPy objects
     def _read(self, what: str) -> Any:
@@ -155,43 +167,76 @@ class Tensor:
         return to_host(self.data)
 
     def numpy(self) -> np.ndarray[Any, Any]:
-        """The values as a NumPy array in main memory; do not write to it, it may be shared."""
-        return self._read("numpy()")  # type: ignore[no-any-return]
+        """The values as a NumPy array in main memory that cannot be written to: it may be shared.
+
+        `numpy.array(x)` makes one of your own.
+        """
+        return self._as_array("numpy()")
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
-        return np.array(self._read("numpy.asarray"), dtype=dtype, copy=copy)
+        return np.array(self._as_array("numpy.asarray"), dtype=dtype, copy=copy)
+
+    def _as_array(self, what: str) -> np.ndarray[Any, Any]:
+        view: np.ndarray[Any, Any] = self._read(what).view()
+        view.flags.writeable = False
+        return view
 
     def item(self) -> Any:
         """The only element as a Python number."""
+        return self._number("item()")
+
+    def _number(self, what: str) -> Any:
         if self.size != 1:
             raise ShapeError(
-                f"item() of a tensor of shape {self.shape}",
+                f"{what} of a tensor of shape {self.shape}",
                 where=user_line(),
                 why="only a tensor of one element is one number",
-                fix="index it, or use .numpy()",
+                fix="index it, reduce it with any, all or sum, or use .numpy()",
             )
-        return self._read("item()").item()
+        return self._read(what).item()
 
     def tolist(self) -> Any:
         """The values as nested Python lists."""
         return self._read("tolist()").tolist()
 
     def __float__(self) -> float:
-        self._read("float()")
-        return float(self.item())
+        return float(self._number("float()"))
 
     def __int__(self) -> int:
-        self._read("int()")
-        return int(self.item())
+        return int(self._number("int()"))
 
     def __index__(self) -> int:
-        if not np.issubdtype(self.dtype, np.integer):
-            raise TypeError(f"a tensor of {self.dtype} is no index")
+        if self.dtype.kind not in "iu" or self.ndim:
+            raise DtypeError(
+                f"a tensor of shape {self.shape} and dtype {self.dtype} is no index",
+                where=user_line(),
+                why="Python counts with one whole number",
+                fix="convert it with int()",
+            )
         return int(self)
 
     def __bool__(self) -> bool:
-        self._read("bool()")
-        return bool(self.item())
+        return bool(self._number("bool()"))
+
+    # ---- copies: a tensor does not change, but the array it was made from may
+    def __copy__(self) -> Tensor:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        if self.node is not None or self.lanes or interpreter.recorder is not None:
+            return self  # its value belongs to a derivative, a lane or a program
+        return Tensor(self.data.copy())
+
+    def __reduce__(self) -> tuple[type[Tensor], tuple[Any]]:
+        if self.node is not None:
+            raise TraceError(
+                "a tensor that is being differentiated cannot be pickled",
+                where=user_line(),
+                why="its derivative would be lost",
+                fix="return it from the differentiated function and pickle it outside",
+            )
+        self._read("pickling")
+        return Tensor, (self.data,)
 
     # ---- mutation is refused
     def __setitem__(self, index: Any, value: Any) -> NoReturn:
@@ -201,187 +246,6 @@ class Tensor:
             why="derivatives and replays need the value that was there",
             fix="use fedcore.set(x, index, value), which returns a new tensor",
         )
-
-    # ---- operators
-    def __add__(self, other: Any) -> Tensor:
-        return operations.add(self, other)
-
-    def __radd__(self, other: Any) -> Tensor:
-        return operations.add(other, self)
-
-    def __sub__(self, other: Any) -> Tensor:
-        return operations.subtract(self, other)
-
-    def __rsub__(self, other: Any) -> Tensor:
-        return operations.subtract(other, self)
-
-    def __mul__(self, other: Any) -> Tensor:
-        return operations.multiply(self, other)
-
-    def __rmul__(self, other: Any) -> Tensor:
-        return operations.multiply(other, self)
-
-    def __truediv__(self, other: Any) -> Tensor:
-        return operations.divide(self, other)
-
-    def __rtruediv__(self, other: Any) -> Tensor:
-        return operations.divide(other, self)
-
-    def __floordiv__(self, other: Any) -> Tensor:
-        return operations.floor_divide(self, other)
-
-    def __rfloordiv__(self, other: Any) -> Tensor:
-        return operations.floor_divide(other, self)
-
-    def __mod__(self, other: Any) -> Tensor:
-        return operations.remainder(self, other)
-
-    def __rmod__(self, other: Any) -> Tensor:
-        return operations.remainder(other, self)
-
-    def __pow__(self, other: Any) -> Tensor:
-        return operations.power(self, other)
-
-    def __rpow__(self, other: Any) -> Tensor:
-        return operations.power(other, self)
-
-    def __matmul__(self, other: Any) -> Tensor:
-        return operations.matmul(self, other)
-
-    def __rmatmul__(self, other: Any) -> Tensor:
-        return operations.matmul(other, self)
-
-    def __neg__(self) -> Tensor:
-        return operations.negative(self)
-
-    def __pos__(self) -> Tensor:
-        return self
-
-    def __abs__(self) -> Tensor:
-        return operations.absolute(self)
-
-    def __invert__(self) -> Tensor:
-        return operations.logical_not(self)
-
-    def __and__(self, other: Any) -> Tensor:
-        return operations.logical_and(self, other)
-
-    def __or__(self, other: Any) -> Tensor:
-        return operations.logical_or(self, other)
-
-    def __eq__(self, other: object) -> Tensor:  # type: ignore[override]
-        return operations.equal(self, other)
-
-    def __ne__(self, other: object) -> Tensor:  # type: ignore[override]
-        return operations.not_equal(self, other)
-
-    def __lt__(self, other: Any) -> Tensor:
-        return operations.less(self, other)
-
-    def __le__(self, other: Any) -> Tensor:
-        return operations.less_equal(self, other)
-
-    def __gt__(self, other: Any) -> Tensor:
-        return operations.greater(self, other)
-
-    def __ge__(self, other: Any) -> Tensor:
-        return operations.greater_equal(self, other)
-
-    __hash__ = object.__hash__
-
-    def __getitem__(self, index: Any) -> Tensor:
-        return operations.index(self, index)
-
-    # ---- methods: the names that NumPy users look for
-    @property
-    def T(self) -> Tensor:
-        """The axes reversed."""
-        return operations.permute_dims(self)
-
-    @property
-    def mT(self) -> Tensor:
-        """The last two axes exchanged."""
-        return operations.swapaxes(self, -1, -2)
-
-    def reshape(self, *shape: Any) -> Tensor:
-        """The same elements in another shape; one length may be -1."""
-        return operations.reshape(self, shape[0] if len(shape) == 1 else shape)
-
-    def flatten(self) -> Tensor:
-        """All elements in one axis."""
-        return operations.reshape(self, (self.size,))
-
-    def transpose(self, *axes: int) -> Tensor:
-        """The axes permuted, or reversed when none is given."""
-        return operations.permute_dims(self, axes or None)
-
-    def swapaxes(self, first: int, second: int) -> Tensor:
-        """Two axes exchanged."""
-        return operations.swapaxes(self, first, second)
-
-    def squeeze(self, axis: Axis = None) -> Tensor:
-        """Axes of length 1 removed."""
-        return operations.squeeze(self, axis)
-
-    def astype(self, dtype: Any) -> Tensor:
-        """The values converted to `dtype`."""
-        return operations.cast(self, dtype=np.dtype(dtype))
-
-    def sum(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
-        """The sum along `axis`, or of everything."""
-        return operations.sum(self, axis=axis, keepdims=keepdims)
-
-    def mean(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
-        """The mean along `axis`, or of everything."""
-        return operations.mean(self, axis=axis, keepdims=keepdims)
-
-    def var(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
-        """The population variance along `axis`, or of everything."""
-        return operations.var(self, axis=axis, keepdims=keepdims)
-
-    def std(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
-        """The population standard deviation along `axis`, or of everything."""
-        return operations.std(self, axis=axis, keepdims=keepdims)
-
-    def max(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
-        """The largest value along `axis`, or of everything."""
-        return operations.max(self, axis=axis, keepdims=keepdims)
-
-    def min(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
-        """The smallest value along `axis`, or of everything."""
-        return operations.min(self, axis=axis, keepdims=keepdims)
-
-    def prod(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
-        """The product along `axis`, or of everything."""
-        return operations.prod(self, axis=axis, keepdims=keepdims)
-
-    def cumsum(self, axis: int = -1) -> Tensor:
-        """Running sums along `axis`."""
-        return operations.cumsum(self, axis=axis)
-
-    def any(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
-        """Whether any value along `axis` is true."""
-        return operations.any(self, axis=axis, keepdims=keepdims)
-
-    def all(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
-        """Whether all values along `axis` are true."""
-        return operations.all(self, axis=axis, keepdims=keepdims)
-
-    def argmax(self, axis: int | None = None) -> Tensor:
-        """The index of the first largest value along `axis`, or in the flattened tensor."""
-        return operations.argmax(self, axis=axis)
-
-    def argmin(self, axis: int | None = None) -> Tensor:
-        """The index of the first smallest value along `axis`, or in the flattened tensor."""
-        return operations.argmin(self, axis=axis)
-
-    def clip(self, low: Any = None, high: Any = None) -> Tensor:
-        """The values limited to [low, high]."""
-        return operations.clip(self, low, high)
-
-    def dot(self, other: Any) -> Tensor:
-        """The matrix product, as `@`."""
-        return operations.matmul(self, other)
 
 
 def tensor(values: Any, *, dtype: Any = None) -> Tensor:
@@ -396,21 +260,49 @@ def tensor(values: Any, *, dtype: Any = None) -> Tensor:
     if isinstance(values, Tensor):
         return values if dtype is None else values.astype(dtype)
     if is_array(values):
-        return Tensor(values if dtype is None else values.astype(dtype))
+        made = Tensor(_plain(values))
+        return made if dtype is None else made.astype(dtype)
     if _holds_tensors(values):  # read as numbers they would lose their derivatives
         joined = operations.stack([tensor(v) for v in values])
         return joined if dtype is None else joined.astype(dtype)
-    host = np.asarray(values)
-    if dtype is None and host.dtype == np.float64 and not isinstance(values, np.generic):
-        dtype = np.float32
-    if host.dtype.kind not in "biufc":
-        raise DtypeError(
+    try:
+        host = np.asarray(values)
+    except (ValueError, OverflowError, TypeError) as error:
+        raise ShapeError(
             f"a {type(values).__name__} is not a tensor",
             where=user_line(),
-            why="only numbers and arrays of numbers can be computed with",
-            fix="encode text and objects as numbers first",
-        )
-    return Tensor(current_backend().asarray(host, dtype=dtype or host.dtype))
+            why=str(error),
+            fix="give all rows one length, or pad them",
+        ) from error
+    if host.dtype.kind not in "biuf":
+        raise _not_numbers(f"a {type(values).__name__}")
+    if host.dtype == np.float64 and not isinstance(values, np.generic):
+        host = host.astype(np.float32) if dtype is None else host
+    made = Tensor(current_backend().asarray(host))
+    return made if dtype is None else made.astype(dtype)
+
+
+def _plain(array: Any) -> Any:
+    """An array of numbers in the byte order of this machine, and no subclass of arrays.
+
+    Raises: DtypeError if it holds anything else.
+    """
+    if array.dtype.kind not in "biuf":
+        raise _not_numbers(f"an array of {array.dtype}")
+    if isinstance(array, np.ma.MaskedArray):
+        raise _not_numbers("a masked array")
+    if isinstance(array, np.ndarray) and not (type(array) is np.ndarray and array.dtype.isnative):
+        return np.asarray(array, dtype=array.dtype.newbyteorder("="))
+    return array
+
+
+def _not_numbers(what: str) -> DtypeError:
+    return DtypeError(
+        f"{what} is not a tensor",
+        where=user_line(),
+        why="only real numbers and arrays of them can be computed with",
+        fix="encode text and objects as numbers, split complex numbers into two",
+    )
 
 
 def _holds_tensors(values: Any) -> bool:

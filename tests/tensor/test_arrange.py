@@ -120,7 +120,7 @@ def test_what_does_not_fit_is_refused_by_name(call: Callable[[Tensor], Any]) -> 
         lambda x: roll(x, 1),
         lambda x: tile(x, (2, 1)),
         lambda x: repeat(x, 2),
-        lambda x: repeat(x, (2, 0, 1)),
+        lambda x: repeat(x, (2, 0, 1), axis=-1),
         lambda x: split(x, 3)[1],
         lambda x: diagonal(x, offset=1),
         tril,

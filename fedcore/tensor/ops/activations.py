@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from fedcore.errors import ArgumentError, user_line
+from fedcore.tensor.ops.arguments import choice, operand, real
 from fedcore.tensor.ops.elementwise import exp, expm1, minimum, require_floating, square
 from fedcore.tensor.primitive import ELEMENTWISE, broadcast_shape, primitive
 from fedcore.tensor.registry import operations
-from fedcore.tensor.tensor import Tensor, tensor
+from fedcore.tensor.tensor import Tensor
 
 __all__ = [
     "elu",
@@ -166,8 +166,8 @@ def leaky_relu(x: Any, *, slope: float = 0.01) -> Tensor:
     >>> leaky_relu(tensor([-2.0, 2.0]), slope=0.5).tolist()
     [-1.0, 2.0]
     """
-    value = tensor(x)
-    return relu(value) + slope * minimum(value, 0.0)
+    value = operand("leaky_relu", x)
+    return relu(value) + minimum(value, 0.0) * real("leaky_relu", "slope", slope)
 
 
 def elu(x: Any, *, alpha: float = 1.0) -> Tensor:
@@ -176,8 +176,8 @@ def elu(x: Any, *, alpha: float = 1.0) -> Tensor:
     Source: Clevert et al., "Fast and Accurate Deep Network Learning by Exponential Linear Units",
     2016, equation 15.
     """
-    value = tensor(x)
-    return relu(value) + alpha * expm1(minimum(value, 0.0))
+    value = operand("elu", x)
+    return relu(value) + expm1(minimum(value, 0.0)) * real("elu", "alpha", alpha)
 
 
 def selu(x: Any) -> Tensor:
@@ -195,7 +195,7 @@ def silu(x: Any) -> Tensor:
     >>> silu(tensor([0.0, 100.0])).tolist()
     [0.0, 100.0]
     """
-    value = tensor(x)
+    value = operand("silu", x)
     return value * sigmoid(value)
 
 
@@ -209,17 +209,10 @@ def gelu(x: Any, *, approximate: str = "tanh") -> Tensor:
     >>> [round(gelu(tensor(1.0), approximate=form).item(), 4) for form in ("tanh", "none")]
     [0.8412, 0.8413]
     """
-    value = tensor(x)
+    value = operand("gelu", x)
     require_floating("gelu", value)
-    if approximate == "none":
+    if choice("gelu", "approximate", approximate, ("tanh", "none")) == "none":
         return value * (erf(value * math.sqrt(0.5)) * 0.5 + 0.5)
-    if approximate != "tanh":
-        raise ArgumentError(
-            f"gelu: approximate is {approximate!r}",
-            where=user_line(),
-            why="there are two forms, 'tanh' and 'none'",
-            fix="pass one of them",
-        )
     scale = 2.0 * math.sqrt(2.0 / math.pi)  # (1 + tanh(u)) / 2 = sigmoid(2u) saves two passes
     return value * sigmoid(value * (square(value) * (0.044715 * scale) + scale))
 
@@ -232,7 +225,7 @@ def hardswish(x: Any) -> Tensor:
     >>> hardswish(tensor([-1.5, 0.0, 4.0])).tolist()
     [-0.375, 0.0, 4.0]
     """
-    value = tensor(x)
+    value = operand("hardswish", x)
     return value * (minimum(relu(value + 3.0), 6.0) * (1.0 / 6.0))
 
 
@@ -242,7 +235,7 @@ def log_sigmoid(x: Any) -> Tensor:
     >>> log_sigmoid(tensor(-1000.0)).item()
     -1000.0
     """
-    return -softplus(-tensor(x))
+    return -softplus(-operand("log_sigmoid", x))
 
 
 for _operation in (leaky_relu, elu, selu, silu, gelu, hardswish, log_sigmoid):

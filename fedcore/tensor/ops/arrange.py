@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fedcore.errors import ArgumentError, ShapeError, user_line
+from fedcore.tensor.ops.arguments import flag, lengths, operand, whole
 from fedcore.tensor.ops.axes import negative_axis
 from fedcore.tensor.ops.create import arange
 from fedcore.tensor.ops.elementwise import greater_equal, less_equal, where
@@ -20,7 +21,7 @@ from fedcore.tensor.ops.reduce import sum_
 from fedcore.tensor.ops.shape import concatenate, expand, expand_dims, flip, narrow, reshape
 from fedcore.tensor.primitive import Core, primitive
 from fedcore.tensor.registry import operations
-from fedcore.tensor.tensor import Tensor, tensor
+from fedcore.tensor.tensor import Tensor
 
 __all__ = [
     "argsort",
@@ -53,9 +54,9 @@ def argsort(x: Any, *, axis: int = -1, descending: bool = False) -> Tensor:
     >>> argsort(tensor([3.0, 1.0, 2.0])).tolist()
     [1, 2, 0]
     """
-    x = tensor(x)
+    x = operand("argsort", x)
     at = negative_axis("argsort", axis, x.ndim)
-    if not descending:
+    if not flag("argsort", "descending", descending):
         return argsort_primitive(x, axis=at)
     backwards = flip(argsort_primitive(flip(x, at), axis=at), at)
     places: Tensor = (x.shape[at] - 1) - backwards
@@ -68,7 +69,7 @@ def sort(x: Any, *, axis: int = -1, descending: bool = False) -> Tensor:
     >>> sort(tensor([3.0, 1.0, 2.0]), descending=True).tolist()
     [3.0, 2.0, 1.0]
     """
-    x = tensor(x)
+    x, descending = operand("sort", x), flag("sort", "descending", descending)
     return take_along_axis(x, argsort(x, axis=axis, descending=descending), axis=axis)
 
 
@@ -81,8 +82,9 @@ def topk(x: Any, k: int, *, axis: int = -1) -> tuple[Tensor, Tensor]:
     >>> [part.tolist() for part in topk(tensor([3.0, 1.0, 2.0]), 2)]
     [[3.0, 2.0], [0, 2]]
     """
-    x = tensor(x)
+    x = operand("topk", x)
     at = negative_axis("topk", axis, x.ndim)
+    k = whole("topk", "k", k)
     if not 0 <= k <= x.shape[at]:
         raise ArgumentError(
             f"topk: {k} of {x.shape[at]} elements",
@@ -94,16 +96,20 @@ def topk(x: Any, k: int, *, axis: int = -1) -> tuple[Tensor, Tensor]:
     return take_along_axis(x, places, axis=at), places
 
 
-def roll(x: Any, shift: int, *, axis: int = -1) -> Tensor:
+def roll(x: Any, shift: int, *, axis: int | None = None) -> Tensor:
     """The elements moved `shift` places along `axis`; those that leave come back at the start.
+
+    Without an axis they move in row-major order.
 
     >>> roll(tensor([1, 2, 3]), 1).tolist()
     [3, 1, 2]
     """
-    x = tensor(x)
+    x = operand("roll", x)
+    if axis is None:
+        return reshape(roll(x.flatten(), shift, axis=-1), x.shape)
     at = negative_axis("roll", axis, x.ndim)
     length = x.shape[at]
-    cut = -shift % length if length else 0
+    cut = -whole("roll", "shift", shift) % length if length else 0
     tail = narrow(x, axis=at, start=cut, stop=length)
     return concatenate([tail, narrow(x, axis=at, start=0, stop=cut)], axis=at)
 
@@ -114,36 +120,41 @@ def tile(x: Any, times: Sequence[int]) -> Tensor:
     >>> tile(tensor([1, 2]), (2, 2)).tolist()
     [[1, 2, 1, 2], [1, 2, 1, 2]]
     """
-    x = tensor(x)
+    x, times = operand("tile", x), lengths("tile", times, option="times")
     rank = max(x.ndim, len(times))
     shape = (1,) * (rank - x.ndim) + x.shape
-    counts = (1,) * (rank - len(times)) + tuple(times)
+    counts = (1,) * (rank - len(times)) + times
     apart = reshape(x, tuple(n for length in shape for n in (1, length)))
     spread = expand(apart, tuple(n for pair in zip(counts, shape, strict=True) for n in pair))
     return reshape(spread, tuple(c * n for c, n in zip(counts, shape, strict=True)))
 
 
-def repeat(x: Any, times: int | Sequence[int], *, axis: int = -1) -> Tensor:
+def repeat(x: Any, times: int | Sequence[int], *, axis: int | None = None) -> Tensor:
     """Each element along `axis` repeated `times` times, or `times[i]` times for the i-th.
+
+    Without an axis those of the flattened tensor.
 
     >>> repeat(tensor([1, 2]), 2).tolist(), repeat(tensor([1, 2]), (0, 3)).tolist()
     ([1, 1, 2, 2], [2, 2, 2])
     """
-    x = tensor(x)
+    x = operand("repeat", x)
+    if axis is None:
+        x, axis = x.flatten(), -1
     at = negative_axis("repeat", axis, x.ndim)
-    if not isinstance(times, int):
-        if len(times) != x.shape[at]:
+    counts = lengths("repeat", times, option="times")
+    if np.ndim(times) == 1:
+        if len(counts) != x.shape[at]:
             raise ShapeError(
-                f"repeat: {len(times)} counts for an axis of length {x.shape[at]}",
+                f"repeat: {len(counts)} counts for axis {axis} of {x.shape}",
                 where=user_line(),
                 why="each element needs a count",
                 fix="pass one number, or one an element",
             )
-        return take(x, np.repeat(np.arange(x.shape[at]), times), axis=at)
+        return take(x, np.repeat(np.arange(x.shape[at]), counts), axis=at)
     before = x.ndim + at
     apart = expand_dims(x, before + 1)
-    spread = expand(apart, (*x.shape[: before + 1], times, *x.shape[before + 1 :]))
-    return reshape(spread, (*x.shape[:before], x.shape[at] * times, *x.shape[before + 1 :]))
+    spread = expand(apart, (*x.shape[: before + 1], *counts, *x.shape[before + 1 :]))
+    return reshape(spread, (*x.shape[:before], x.shape[at] * counts[0], *x.shape[before + 1 :]))
 
 
 def split(x: Any, parts: int | Sequence[int], *, axis: int = 0) -> list[Tensor]:
@@ -154,21 +165,20 @@ def split(x: Any, parts: int | Sequence[int], *, axis: int = 0) -> list[Tensor]:
     >>> [part.tolist() for part in split(tensor([1, 2, 3]), (1, 2))]
     [[1], [2, 3]]
     """
-    x = tensor(x)
+    x = operand("split", x)
     at = negative_axis("split", axis, x.ndim)
     length = x.shape[at]
-    if isinstance(parts, int):
-        lengths = [length // parts] * parts if parts > 0 else []
-    else:
-        lengths = [int(n) for n in parts]
-    if sum(lengths) != length or any(n < 0 for n in lengths):
+    pieces = lengths("split", parts, option="parts")
+    if np.ndim(parts) == 0:
+        pieces = (length // pieces[0],) * pieces[0] if 0 < pieces[0] <= max(length, 1) else ()
+    if sum(pieces) != length or not pieces:
         raise ShapeError(
             f"split: axis {axis} of {x.shape} does not fall into {parts} parts",
             where=user_line(),
             why=f"their lengths must add up to {length}",
             fix="pass lengths that do, or a number that divides it",
         )
-    ends = np.cumsum([0, *lengths]).tolist()
+    ends = np.cumsum([0, *pieces]).tolist()
     return [narrow(x, axis=at, start=start, stop=stop) for start, stop in pairwise(ends)]
 
 
@@ -178,7 +188,7 @@ def diagonal(x: Any, *, offset: int = 0) -> Tensor:
     >>> diagonal(tensor([[1, 2], [3, 4]])).tolist()
     [1, 4]
     """
-    x = _matrix("diagonal", x)
+    x, offset = _matrix("diagonal", x), whole("diagonal", "offset", offset)
     rows, columns = x.shape[-2:]
     first = offset if offset >= 0 else -offset * columns
     count = max(0, min(rows + min(offset, 0), columns - max(offset, 0)))
@@ -189,18 +199,18 @@ def diagonal(x: Any, *, offset: int = 0) -> Tensor:
 
 def trace(x: Any) -> Tensor:
     """The sum of the diagonal of the last two axes."""
-    return sum_(diagonal(x), axis=-1)
+    return sum_(diagonal(_matrix("trace", x)), axis=-1)
 
 
 def tril(x: Any, *, offset: int = 0) -> Tensor:
     """The last two axes with zeros above the diagonal that is `offset` above the main one."""
-    x = _matrix("tril", x)
+    x, offset = _matrix("tril", x), whole("tril", "offset", offset)
     return where(less_equal(_columns(x) - _rows(x), offset), x, 0.0)
 
 
 def triu(x: Any, *, offset: int = 0) -> Tensor:
     """The last two axes with zeros below the diagonal that is `offset` above the main one."""
-    x = _matrix("triu", x)
+    x, offset = _matrix("triu", x), whole("triu", "offset", offset)
     return where(greater_equal(_columns(x) - _rows(x), offset), x, 0.0)
 
 
@@ -213,7 +223,7 @@ def _columns(x: Tensor) -> Tensor:
 
 
 def _matrix(name: str, x: Any) -> Tensor:
-    found = tensor(x)
+    found = operand(name, x)
     if found.ndim < 2:
         raise ShapeError(
             f"{name}: a tensor of shape {found.shape} has no matrices",

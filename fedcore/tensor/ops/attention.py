@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from fedcore.errors import ArgumentError, ShapeError, user_line
+from fedcore.tensor.ops.arguments import flag, operand, real, spreads
 from fedcore.tensor.ops.elementwise import where
 from fedcore.tensor.ops.linalg import matmul
 from fedcore.tensor.ops.shape import expand_dims, swapaxes
@@ -14,6 +15,8 @@ from fedcore.tensor.registry import operations
 from fedcore.tensor.tensor import Tensor, tensor
 
 __all__ = ["scaled_dot_product_attention"]
+
+_NAME = "scaled_dot_product_attention"
 
 
 def scaled_dot_product_attention(
@@ -40,8 +43,9 @@ def scaled_dot_product_attention(
     >>> scaled_dot_product_attention([[1.0]], [[0.0], [0.0]], [[2.0], [4.0]]).tolist()
     [[3.0]]
     """
-    queries, keys, values = tensor(q), tensor(k), tensor(v)
+    queries, keys, values = (operand(_NAME, x) for x in (q, k, v))
     _check_shapes(queries, keys, values)
+    dropout = real(_NAME, "dropout", dropout)
     if dropout and key is None:
         raise ArgumentError(
             f"scaled_dot_product_attention: dropout {dropout} without a key",
@@ -52,8 +56,8 @@ def scaled_dot_product_attention(
     # Scaling q touches T·d numbers, scaling the scores T·S.
     scores = matmul(queries * (1.0 / math.sqrt(queries.shape[-1])), swapaxes(keys, -1, -2))
     if mask is not None:
-        scores = scores + _as_scores(tensor(mask), scores)
-    if causal:
+        scores = scores + _as_scores(operand(_NAME, mask), scores)
+    if flag(_NAME, "causal", causal):
         scores = scores + _as_scores(_causal(scores), scores)
     weights = softmax(scores)
     if dropout:
@@ -63,6 +67,13 @@ def scaled_dot_product_attention(
 
 def _as_scores(mask: Tensor, scores: Tensor) -> Tensor:
     """A boolean mask as 0 and minus infinity: the choice is made once, not in each head."""
+    if not spreads(mask.shape, scores.shape):
+        raise ShapeError(
+            f"{_NAME}: a mask {mask.shape} for scores {scores.shape}",
+            where=user_line(),
+            why="the mask says of each query and key whether they meet",
+            fix="pass a mask (queries, keys), or one that spreads to the scores",
+        )
     if mask.dtype.kind != "b":
         return mask
     return where(mask, tensor(0.0, dtype=scores.dtype), tensor(-math.inf, dtype=scores.dtype))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+
 from fedcore.errors import AxisError, user_line
 from fedcore.tensor.tensor import Axis
 
 __all__ = ["negative_axes", "negative_axis"]
 
 
-def negative_axis(name: str, axis: int, rank: int) -> int:
+def negative_axis(name: str, axis: Any, rank: int) -> int:
     """`axis` counted from the end of `rank` core axes.
 
     Raises: AxisError if there is no such axis.
@@ -16,14 +20,11 @@ def negative_axis(name: str, axis: int, rank: int) -> int:
     >>> negative_axis("sum", 0, 3)
     -3
     """
-    if not isinstance(axis, int) or not -rank <= axis < rank:
-        raise AxisError(
-            f"{name}: there is no axis {axis!r}",
-            where=user_line(),
-            why=f"the operand has {rank} axes",
-            fix=f"use an axis from {-rank} to {rank - 1}" if rank else "drop the axis argument",
-        )
-    return axis if axis < 0 else axis - rank
+    if type(axis) is not int:
+        axis = int(axis) if isinstance(axis, np.integer) else _refused(name, axis, rank)
+    if not -rank <= axis < rank:
+        _refused(name, axis, rank)
+    return axis if axis < 0 else axis - rank  # type: ignore[no-any-return]
 
 
 def negative_axes(name: str, axis: Axis, rank: int) -> tuple[int, ...]:
@@ -40,3 +41,12 @@ def negative_axes(name: str, axis: Axis, rank: int) -> tuple[int, ...]:
             fix="name each axis once",
         )
     return tuple(found)
+
+
+def _refused(name: str, axis: Any, rank: int) -> Any:
+    raise AxisError(
+        f"{name}: there is no axis {axis!r:.80}",
+        where=user_line(),
+        why=f"the operand has {rank} axes",
+        fix=f"use an axis from {-rank} to {rank - 1}" if rank else "drop the axis argument",
+    )

@@ -11,13 +11,14 @@ import math
 from typing import Any
 
 from fedcore.errors import ArgumentError, ShapeError, user_line
+from fedcore.tensor.ops.arguments import operand, whole
 from fedcore.tensor.ops.axes import negative_axes
-from fedcore.tensor.ops.elementwise import multiply, sqrt, square
+from fedcore.tensor.ops.elementwise import sqrt, square
 from fedcore.tensor.ops.linalg import matmul
 from fedcore.tensor.ops.reduce import sum_
 from fedcore.tensor.ops.shape import expand_dims, permute_dims, reshape
 from fedcore.tensor.registry import operations
-from fedcore.tensor.tensor import Axis, Tensor, tensor
+from fedcore.tensor.tensor import Axis, Tensor
 
 __all__ = ["contract", "norm", "outer", "tensordot"]
 
@@ -34,7 +35,7 @@ def contract(subscripts: str, *operands: Any) -> Tensor:
     [[11.0]]
     """
     terms, output = _parse(subscripts, len(operands))
-    xs = [tensor(x) for x in operands]
+    xs = [operand("contract", x) for x in operands]
     lengths = _lengths(subscripts, terms, xs)
     if unknown := [a for a in output if a not in lengths]:
         raise _refused(subscripts, f"no operand has {', '.join(unknown)}")
@@ -49,6 +50,8 @@ def contract(subscripts: str, *operands: Any) -> Tensor:
 
 
 def _parse(subscripts: str, count: int) -> tuple[list[str], str]:
+    if not isinstance(subscripts, str):
+        raise _refused(subscripts, "the axes are named by a text")
     text = subscripts.replace(" ", "")
     inputs, arrow, output = text.partition("->")
     terms = inputs.split(",")
@@ -65,9 +68,9 @@ def _parse(subscripts: str, count: int) -> tuple[list[str], str]:
     return terms, output
 
 
-def _refused(subscripts: str, why: str) -> ArgumentError:
+def _refused(subscripts: object, why: str) -> ArgumentError:
     return ArgumentError(
-        f"contract: {subscripts!r}",
+        f"contract: {subscripts!r:.80}",
         where=user_line(),
         why=why,
         fix="write one letter an axis, such as 'bij,bjk->bik'",
@@ -120,7 +123,7 @@ def _matrix(term: str, x: Tensor, batch: list[str], first: list[str], second: li
 
 def outer(a: Any, b: Any) -> Tensor:
     """All products of an element of `a` (n,) and one of `b` (m,): (n, m)."""
-    a, b = tensor(a), tensor(b)
+    a, b = operand("outer", a), operand("outer", b)
     if a.ndim != 1 or b.ndim != 1:
         raise ShapeError(
             f"outer: shapes {a.shape} and {b.shape}",
@@ -128,7 +131,7 @@ def outer(a: Any, b: Any) -> Tensor:
             why="the outer product is of two vectors",
             fix="flatten the operands, or use contract",
         )
-    return multiply(expand_dims(a, 1), b)
+    return matmul(expand_dims(a, 1), expand_dims(b, 0))
 
 
 def tensordot(a: Any, b: Any, *, axes: int = 2) -> Tensor:
@@ -136,7 +139,8 @@ def tensordot(a: Any, b: Any, *, axes: int = 2) -> Tensor:
 
     Raises: ShapeError if their lengths differ.
     """
-    a, b = tensor(a), tensor(b)
+    a, b = operand("tensordot", a), operand("tensordot", b)
+    axes = whole("tensordot", "axes", axes)
     if not 0 <= axes <= min(a.ndim, b.ndim) or a.shape[a.ndim - axes :] != b.shape[:axes]:
         raise ShapeError(
             f"tensordot: {axes} axes of shapes {a.shape} and {b.shape}",
@@ -151,7 +155,7 @@ def tensordot(a: Any, b: Any, *, axes: int = 2) -> Tensor:
 
 def norm(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The Euclidean norm along `axis`, or of everything; its derivative at zero is not defined."""
-    x = tensor(x)
+    x = operand("norm", x)
     return sqrt(sum_(square(x), axis=negative_axes("norm", axis, x.ndim), keepdims=keepdims))
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from fedcore.errors import ArgumentError, ShapeError, user_line
+from fedcore.tensor.dtypes import unify_dtypes
 from fedcore.tensor.ops.arguments import operand
 from fedcore.tensor.ops.conv_primitives import conv2d_input_gradient, conv2d_primitive
+from fedcore.tensor.ops.elementwise import require_floating
 from fedcore.tensor.ops.shape import expand_dims, squeeze
 from fedcore.tensor.ops.windows import (
     Border,
@@ -17,6 +19,7 @@ from fedcore.tensor.ops.windows import (
     expect_images,
     places,
     positive_pair,
+    whole_pair,
 )
 from fedcore.tensor.registry import operations
 from fedcore.tensor.tensor import Tensor
@@ -44,19 +47,24 @@ def conv2d(
     >>> conv2d(x, w).tolist()
     [[[[-1.0], [-1.0]]]]
     """
-    x, w = operand("conv2d", x), operand("conv2d", w)
-    _expect(x, w, "conv2d")
-    steps = _steps("conv2d", stride, dilation, groups)
-    _expect_channels("conv2d", x, w, channels=w.shape[2] * groups, groups=groups)
+    return _convolved("conv2d", x, w, stride, padding, dilation, groups)
+
+
+def _convolved(
+    name: str, x: Any, w: Any, stride: Any, padding: Any, dilation: Any, groups: int
+) -> Tensor:
+    x, w = _expect(x, w, name)
+    steps = _steps(name, stride, dilation, groups)
+    _expect_channels(name, x, w, channels=w.shape[2] * groups, groups=groups)
     border = border_of(
-        "conv2d",
+        name,
         padding,
         size=x.shape[1:3],
         window=w.shape[:2],
         stride=steps[0],
         dilation=steps[1],
     )
-    places("conv2d", x.shape, w.shape[:2], stride=steps[0], dilation=steps[1], border=border)
+    places(name, x.shape, w.shape[:2], stride=steps[0], dilation=steps[1], border=border)
     return conv2d_primitive(x, w, stride=steps[0], padding=border, dilation=steps[1], groups=groups)
 
 
@@ -84,14 +92,8 @@ def conv1d(
     border: Any = padding
     if not isinstance(padding, str):
         border = ((0, 0), (padding, padding) if isinstance(padding, int) else padding)
-    y = conv2d(
-        expand_dims(x, 1),
-        expand_dims(w, 0),
-        stride=(1, stride),
-        padding=border,
-        dilation=(1, dilation),
-        groups=groups,
-    )
+    images, kernel = expand_dims(x, 1), expand_dims(w, 0)
+    y = _convolved("conv1d", images, kernel, (1, stride), border, (1, dilation), groups)
     return squeeze(y, 1)
 
 
@@ -115,13 +117,19 @@ def conv_transpose2d(
     [[[[2.0], [3.0]]]]
     """
     name = "conv_transpose2d"
-    x, w = operand("conv_transpose2d", x), operand("conv_transpose2d", w)
-    _expect(x, w, name)
+    x, w = _expect(x, w, name)
     stride, dilation = _steps(name, stride, dilation, groups)
     _expect_channels(name, x, w, channels=w.shape[3], groups=groups)
-    extra = (output_padding, output_padding) if isinstance(output_padding, int) else output_padding
+    extra = whole_pair(output_padding)
     reach = tuple(d * (k - 1) + 1 for d, k in zip(dilation, w.shape, strict=False))
-    if padding == "same":
+    if extra is None or any(not 0 <= e < s for e, s in zip(extra, stride, strict=True)):
+        raise ArgumentError(
+            f"{name}: output_padding is {output_padding}, stride {stride}",
+            where=user_line(),
+            why="it says which of the sizes that the stride takes to one is meant",
+            fix="pass a number from 0 to below the stride",
+        )
+    if isinstance(padding, str) and padding == "same":
         size: Pair = (x.shape[1] * stride[0], x.shape[2] * stride[1])
         border = border_of(
             name, "same", size=size, window=w.shape[:2], stride=stride, dilation=dilation
@@ -131,13 +139,6 @@ def conv_transpose2d(
             name, padding, size=x.shape[1:3], window=w.shape[:2], stride=stride, dilation=dilation
         )
         size = _transposed_size(x, stride, reach, border, extra)
-    if any(not 0 <= e < s for e, s in zip(extra, stride, strict=True)):
-        raise ArgumentError(
-            f"{name}: output_padding is {output_padding}, stride {stride}",
-            where=user_line(),
-            why="it says which of the sizes that the stride takes to one is meant",
-            fix="pass a number from 0 to below the stride",
-        )
     if min(size) < 1:
         raise ShapeError(
             f"{name}: images {x.shape} and a kernel {w.shape} give images of size {size}",
@@ -163,10 +164,13 @@ def _transposed_size(
 # ---- checks
 
 
-def _expect(x: Tensor, w: Tensor, name: str) -> None:
+def _expect(x: Any, w: Any, name: str) -> tuple[Tensor, Tensor]:
+    x, w = unify_dtypes(name, [operand(name, x), operand(name, w)])
+    require_floating(name, x)
     expect_images(name, x)
     if w.ndim != 4:
         raise _bad_kernel(name, x, w, "(KH, KW, C / groups, F)")
+    return x, w
 
 
 def _bad_kernel(name: str, x: Tensor, w: Tensor, expected: str) -> ShapeError:

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from fedcore.errors import ShapeError, user_line
+from fedcore.errors import ArgumentError, ShapeError, user_line
 from fedcore.tensor.backend import current_backend
+from fedcore.tensor.ops.arguments import element_type, lengths, operand, whole
 from fedcore.tensor.ops.reduce import sum_
 from fedcore.tensor.primitive import Core, Shape, primitive
 from fedcore.tensor.registry import operations
-from fedcore.tensor.tensor import Tensor, tensor
+from fedcore.tensor.tensor import Tensor
 
 __all__ = ["arange", "eye", "full", "full_like", "ones", "ones_like", "zeros", "zeros_like"]
 
@@ -55,16 +56,20 @@ def full(shape: int | Sequence[int], value: Any, *, dtype: Any = None) -> Tensor
 
     Raises: ShapeError if a length is negative or `value` is not 0-d.
     """
-    lengths = (shape,) if isinstance(shape, int) else tuple(int(n) for n in shape)
-    x = tensor(value, dtype=dtype)
-    if any(n < 0 for n in lengths) or x.ndim != 0:
+    return _filled("full", shape, value, dtype)
+
+
+def _filled(name: str, shape: Any, value: Any, dtype: Any) -> Tensor:
+    sizes = lengths(name, shape)
+    x = operand(name, value, dtype=None if dtype is None else element_type(name, dtype))
+    if x.ndim != 0:
         raise ShapeError(
-            f"full: shape {lengths} of a value of shape {x.shape}",
+            f"{name}: shape {sizes} of a value of shape {x.shape}",
             where=user_line(),
-            why="lengths are not negative, and one number fills all places",
-            fix="use expand to repeat an array",
+            why="one number fills all places",
+            fix="use broadcast_to to repeat an array",
         )
-    return full_primitive(x, shape=lengths)
+    return full_primitive(x, shape=sizes)
 
 
 def zeros(shape: int | Sequence[int], *, dtype: Any = np.float32) -> Tensor:
@@ -73,31 +78,35 @@ def zeros(shape: int | Sequence[int], *, dtype: Any = np.float32) -> Tensor:
     >>> zeros((2, 3)).shape
     (2, 3)
     """
-    return full(shape, 0, dtype=np.dtype(dtype))
+    return _filled("zeros", shape, 0, dtype)
 
 
 def ones(shape: int | Sequence[int], *, dtype: Any = np.float32) -> Tensor:
     """Ones."""
-    return full(shape, 1, dtype=np.dtype(dtype))
+    return _filled("ones", shape, 1, dtype)
 
 
 def full_like(x: Any, value: Any, *, dtype: Any = None) -> Tensor:
     """`value` in the shape of `x`, with its dtype and on its device; the same in every lane."""
-    x = tensor(x)
-    kind = np.dtype(dtype or x.dtype)
+    return _filled_like("full_like", x, value, dtype)
+
+
+def _filled_like(name: str, x: Any, value: Any, dtype: Any) -> Tensor:
+    x = operand(name, x)
+    kind = x.dtype if dtype is None else element_type(name, dtype)
     if not isinstance(value, Tensor):
-        value = Tensor(x.backend.asarray(value, dtype=kind))
-    return full(x.shape, value, dtype=kind)
+        value = Tensor(x.backend.asarray(operand(name, value, dtype=kind).data))
+    return _filled(name, x.shape, value, kind)
 
 
 def zeros_like(x: Any, *, dtype: Any = None) -> Tensor:
     """Zeros in the shape of `x`."""
-    return full_like(x, 0, dtype=dtype)
+    return _filled_like("zeros_like", x, 0, dtype)
 
 
 def ones_like(x: Any, *, dtype: Any = None) -> Tensor:
     """Ones in the shape of `x`."""
-    return full_like(x, 1, dtype=dtype)
+    return _filled_like("ones_like", x, 1, dtype)
 
 
 def arange(
@@ -116,17 +125,28 @@ def arange(
     [2, 5]
     """
     first, last = (0, start) if stop is None else (start, stop)
-    backend = current_backend() if like is None else like.backend
-    begin, by = (Tensor(backend.asarray(n, dtype=np.dtype(dtype))) for n in (first, step))
+    first, last = whole("arange", "start", first), whole("arange", "stop", last)
+    step, kind = whole("arange", "step", step), element_type("arange", dtype)
+    if step == 0:
+        raise ArgumentError(
+            f"arange: from {first} to {last} in steps of 0",
+            where=user_line(),
+            why="no number of steps leads there",
+            fix="pass a step that is not 0",
+        )
+    backend = current_backend() if like is None else operand("arange", like).backend
+    begin, by = (Tensor(backend.asarray(n, dtype=kind)) for n in (first, step))
     return arange_primitive(begin, by, count=len(range(first, last, step)))
 
 
 def eye(rows: int, columns: int | None = None, *, dtype: Any = np.float32) -> Tensor:
     """The identity matrix (rows, columns), square unless `columns` is given."""
-    across = operations.expand_dims(arange(rows if columns is None else columns), 0)
-    return operations.cast(
-        operations.equal(operations.expand_dims(arange(rows), 1), across), dtype=np.dtype(dtype)
+    down = whole("eye", "rows", rows, least=0)
+    across = down if columns is None else whole("eye", "columns", columns, least=0)
+    hit = operations.equal(
+        operations.expand_dims(arange(down), 1), operations.expand_dims(arange(across), 0)
     )
+    return operations.cast(hit, dtype=element_type("eye", dtype))
 
 
 for _operation in (full, zeros, ones, full_like, zeros_like, ones_like, arange, eye):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fedcore.errors import ShapeError, user_line
+from fedcore.tensor.ops.arguments import operand
 from fedcore.tensor.ops.linalg import matmul
 from fedcore.tensor.ops.recurrent import (
     backward_is_taped,
@@ -23,7 +24,7 @@ from fedcore.tensor.ops.reduce import sum_
 from fedcore.tensor.ops.shape import concatenate, swapaxes
 from fedcore.tensor.primitive import Core, Shape, primitive
 from fedcore.tensor.registry import operations
-from fedcore.tensor.tensor import Tensor, tensor
+from fedcore.tensor.tensor import Tensor
 
 __all__ = ["gru"]
 
@@ -192,13 +193,13 @@ def gru(x: Any, weight: Any, bias: Any, h0: Any = None) -> tuple[Tensor, Tensor]
     >>> states.shape, round(h.item(), 4)
     ((1, 1, 1), 0.3808)
     """
-    inputs, w, b = tensor(x), tensor(weight), tensor(bias)
+    inputs, w, b = operand("gru", x), operand("gru", weight), operand("gru", bias)
     check_scan("gru", 3, inputs, w)
-    h = initial(h0, inputs, w)
+    h = initial("gru", h0, inputs, w)
     check_scan("gru", 3, inputs, w, h)
-    if b.shape != w.shape[1:]:
+    if b.shape != w.shape[1:] or b.dtype != w.dtype:
         raise ShapeError(
-            f"gru: bias {b.shape} for the recurrent weight {w.shape}",
+            f"gru: bias {b.shape} {b.dtype} for the recurrent weight {w.shape} {w.dtype}",
             where=user_line(),
             why="the hidden projection has one bias a gate and feature",
             fix=f"pass a bias {w.shape[1:]}",

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fedcore.errors import ShapeError, user_line
+from fedcore.tensor.ops.arguments import element_type, operand, whole
 from fedcore.tensor.ops.axes import negative_axis
 from fedcore.tensor.ops.create import arange
 from fedcore.tensor.ops.elementwise import cast, equal
@@ -14,7 +15,7 @@ from fedcore.tensor.ops.gather import scatter_sum, take_rows, wrap_index
 from fedcore.tensor.ops.selection import add_at, as_index, index
 from fedcore.tensor.ops.shape import expand_dims, reshape
 from fedcore.tensor.registry import operations
-from fedcore.tensor.tensor import Tensor, tensor
+from fedcore.tensor.tensor import Tensor
 
 __all__ = ["embedding", "one_hot", "scatter_add", "scatter_rows", "take", "take_along_axis"]
 
@@ -29,7 +30,7 @@ def take(x: Any, indices: Any, *, axis: int | None = None) -> Tensor:
 
     Shapes: x (a, n, b), indices (r...) -> (a, r..., b). Raises: AxisError if one is out of range.
     """
-    x = tensor(x)
+    x = operand("take", x)
     if axis is None:
         x, axis = x.flatten(), -1
     at = negative_axis("take", axis, x.ndim)
@@ -42,7 +43,7 @@ def take_along_axis(x: Any, indices: Any, *, axis: int = -1) -> Tensor:
 
     Shapes: x and indices have the same rank and equal lengths (or 1) off `axis`.
     """
-    x = tensor(x)
+    x = operand("take_along_axis", x)
     indices = as_index(indices, x)
     at = negative_axis("take_along_axis", axis, x.ndim) + x.ndim
     if indices.ndim != x.ndim:
@@ -51,6 +52,14 @@ def take_along_axis(x: Any, indices: Any, *, axis: int = -1) -> Tensor:
             where=user_line(),
             why="both must have the same number of axes",
             fix="use take, or insert axes with expand_dims",
+        )
+    pairs = enumerate(zip(indices.shape, x.shape, strict=True))
+    if any(n != m and 1 not in (n, m) for i, (n, m) in pairs if i != at):
+        raise ShapeError(
+            f"take_along_axis: indices {indices.shape} for a tensor {x.shape}, axis {axis}",
+            where=user_line(),
+            why="off the axis the lengths must be equal, or one of them 1",
+            fix="expand or cut the indices",
         )
     key: list[Tensor] = []
     for i in range(x.ndim):
@@ -67,14 +76,14 @@ def scatter_add(x: Any, indices: Any, v: Any, *, axis: int = 0) -> Tensor:
 
     Shapes: x (a, n, b), indices (r...), v (a, r..., b) -> (a, n, b).
     """
-    x = tensor(x)
+    x = operand("scatter_add", x)
     before = x.ndim + negative_axis("scatter_add", axis, x.ndim)
     return add_at(x, (*[slice(None)] * before, as_index(indices, x)), v)
 
 
 def scatter_rows(indices: Any, g: Any, *, count: int) -> Tensor:
     """Rows added into zeros: indices (R,), g (R, m) -> (count, m). Equal indices add up."""
-    g = tensor(g)
+    g = operand("scatter_rows", g)
     places = wrap_index(as_index(indices, g), length=count, axis=0)
     return scatter_sum(g, places, axis=-2, rank=1, length=count)
 
@@ -84,10 +93,11 @@ def one_hot(indices: Any, count: int, *, dtype: Any = np.float32) -> Tensor:
 
     Raises: AxisError if an index is out of range.
     """
-    indices = tensor(indices)
+    indices, count = operand("one_hot", indices), whole("one_hot", "count", count, least=0)
+    kind = element_type("one_hot", dtype)
     indices = wrap_index(as_index(indices, indices), length=count, axis=-1)
     hit = equal(expand_dims(indices, -1), arange(count, like=indices))
-    return cast(hit, dtype=np.dtype(dtype))
+    return cast(hit, dtype=kind)
 
 
 def embedding(weight: Any, indices: Any) -> Tensor:
@@ -95,7 +105,7 @@ def embedding(weight: Any, indices: Any) -> Tensor:
 
     Shapes: weight (n, m), indices (r...) -> (r..., m).
     """
-    weight = tensor(weight)
+    weight = operand("embedding", weight)
     if weight.ndim != 2:
         raise ShapeError(
             f"embedding: the weight has shape {weight.shape}",

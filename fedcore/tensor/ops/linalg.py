@@ -11,11 +11,13 @@ import numpy as np
 from fedcore.errors import ShapeError, user_line
 from fedcore.tensor import blas
 from fedcore.tensor.cotangent import Outer
+from fedcore.tensor.dtypes import unify_dtypes
+from fedcore.tensor.ops.arguments import operand
 from fedcore.tensor.ops.broadcasting import unbroadcast
 from fedcore.tensor.ops.shape import reshape, swapaxes
 from fedcore.tensor.primitive import Core, Shape, broadcast_shape, primitive
 from fedcore.tensor.registry import operations
-from fedcore.tensor.tensor import Tensor, tensor
+from fedcore.tensor.tensor import Tensor
 
 __all__ = ["matmul"]
 
@@ -122,6 +124,8 @@ def matmul(a: Any, b: Any) -> Tensor:
             why="a 0-d tensor is a number",
             fix="use * to scale",
         )
+    if a.dtype != b.dtype:
+        a, b = unify_dtypes("matmul", [a, b])
     if a.shape[-1] != b.shape[max(-2, -b.ndim)]:
         _raise_inner(a, b)
     row, column = a.ndim == 1, b.ndim == 1

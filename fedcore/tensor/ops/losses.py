@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from fedcore.errors import ArgumentError, ShapeError, user_line
+from fedcore.errors import ArgumentError, DtypeError, ShapeError, user_line
 from fedcore.tensor.ops.activations import softplus
+from fedcore.tensor.ops.arguments import choice, operand, real
 from fedcore.tensor.ops.elementwise import (
     absolute,
     cast,
@@ -27,7 +28,7 @@ from fedcore.tensor.ops.reduce import sum_
 from fedcore.tensor.ops.shape import expand_dims, reshape
 from fedcore.tensor.ops.softmax import check_labels, softmax_cross_entropy
 from fedcore.tensor.registry import operations
-from fedcore.tensor.tensor import Tensor, tensor
+from fedcore.tensor.tensor import Tensor
 
 __all__ = [
     "binary_cross_entropy_with_logits",
@@ -47,16 +48,10 @@ def reduced(name: str, losses: Tensor, *, weight: Any, reduction: str) -> Tensor
     Raises: ArgumentError for another `reduction`, ShapeError if `weight` does not fit, or for the
     mean of nothing.
     """
-    if reduction not in ("mean", "sum", "none"):
-        raise ArgumentError(
-            f"{name}: reduction is {reduction!r}",
-            where=user_line(),
-            why="losses are averaged, summed or left as they are",
-            fix="pass 'mean', 'sum' or 'none'",
-        )
+    choice(name, "reduction", reduction, ("mean", "sum", "none"))
     total: Any = losses.size
     if weight is not None:
-        w = _spread_weight(name, tensor(weight), losses)
+        w = _spread_weight(name, operand(name, weight), losses)
         losses = losses * w
         total = sum_(w) * (losses.size // w.size if w.size else 1)
     if reduction == "none":
@@ -107,16 +102,10 @@ def cross_entropy(
     >>> round(cross_entropy([[0.0, 0.0]], [1]).item(), 6)
     0.693147
     """
-    x, t = tensor(logits), tensor(labels)
+    x, t = operand("cross_entropy", logits), operand("cross_entropy", labels)
     check_labels("cross_entropy", x, t)
-    if not 0.0 <= label_smoothing <= 1.0:
-        raise ArgumentError(
-            f"cross_entropy: label_smoothing is {label_smoothing}",
-            where=user_line(),
-            why="it is the share of the target that all classes split",
-            fix="pass a number from 0 to 1",
-        )
-    losses = softmax_cross_entropy(x, t, smoothing=float(label_smoothing))
+    smoothing = real("cross_entropy", "label_smoothing", label_smoothing, low=0.0, high=1.0)
+    losses = softmax_cross_entropy(x, t, smoothing=smoothing)
     return reduced("cross_entropy", losses, weight=weight, reduction=reduction)
 
 
@@ -132,7 +121,7 @@ def nll(
     >>> nll([[-1.0, -2.0]], [1]).item()
     2.0
     """
-    x, t = tensor(log_probabilities), tensor(labels)
+    x, t = operand("nll", log_probabilities), operand("nll", labels)
     check_labels("nll", x, t)
     losses = -reshape(operations.take_along_axis(x, expand_dims(t, -1), axis=-1), t.shape)
     return reduced("nll", losses, weight=weight, reduction=reduction)
@@ -191,6 +180,7 @@ def huber(
     >>> huber([0.5, 3.0], [0.0, 0.0], reduction="none").tolist()
     [0.125, 2.5]
     """
+    delta = real("huber", "delta", delta)
     if not (delta > 0.0 and math.isfinite(delta)):
         raise ArgumentError(
             f"huber: delta is {delta}",
@@ -225,8 +215,15 @@ def kl_div(
 
 def _pair(name: str, predictions: Any, targets: Any) -> tuple[Tensor, Tensor]:
     """Both as tensors of one shape: silent broadcasting of (B,) against (B, 1) would be a bug."""
-    x, t = tensor(predictions), tensor(targets)
+    x, t = operand(name, predictions), operand(name, targets)
     require_floating(name, x)
+    if t.dtype.kind == "f" and x.dtype != t.dtype:
+        raise DtypeError(
+            f"{name}: predictions of {x.dtype} with targets of {t.dtype}",
+            where=user_line(),
+            why="mixing precisions would silently turn float32 work into float64",
+            fix=f"convert the targets with astype({str(x.dtype)!r})",
+        )
     if x.shape != t.shape:
         raise ShapeError(
             f"{name}: predictions {x.shape} with targets {t.shape}",

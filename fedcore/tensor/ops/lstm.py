@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fedcore.tensor.ops.arguments import operand
 from fedcore.tensor.ops.elementwise import tanh
 from fedcore.tensor.ops.linalg import matmul
 from fedcore.tensor.ops.recurrent import (
@@ -22,7 +23,7 @@ from fedcore.tensor.ops.recurrent import (
 from fedcore.tensor.ops.shape import concatenate, swapaxes
 from fedcore.tensor.primitive import Core, Shape, primitive
 from fedcore.tensor.registry import operations
-from fedcore.tensor.tensor import Tensor, tensor
+from fedcore.tensor.tensor import Tensor
 
 __all__ = ["lstm"]
 
@@ -190,9 +191,9 @@ def lstm(
     >>> states.shape, round(c.item(), 4)
     ((1, 1, 1), 0.3808)
     """
-    inputs, w = tensor(x), tensor(weight)
+    inputs, w = operand("lstm", x), operand("lstm", weight)
     check_scan("lstm", 4, inputs, w)
-    h, c = initial(h0, inputs, w), initial(c0, inputs, w)
+    h, c = initial("lstm", h0, inputs, w), initial("lstm", c0, inputs, w)
     check_scan("lstm", 4, inputs, w, h, c)
     trace, size = lstm_primitive(inputs, w, h, c), w.shape[0]
     last = step(trace, inputs.shape[0] - 1)

@@ -12,11 +12,12 @@ import math
 from typing import Any
 
 from fedcore.errors import ArgumentError, ShapeError, user_line
+from fedcore.tensor.ops.arguments import companion, operand, real, spreads, whole
 from fedcore.tensor.ops.elementwise import multiply, reciprocal, require_floating, sqrt, square
 from fedcore.tensor.ops.reduce import mean, sum_
 from fedcore.tensor.ops.shape import expand, reshape
 from fedcore.tensor.registry import operations
-from fedcore.tensor.tensor import Axis, Tensor, tensor
+from fedcore.tensor.tensor import Axis, Tensor
 
 __all__ = ["batch_norm", "batch_norm_training", "group_norm", "layer_norm", "rms_norm"]
 
@@ -33,11 +34,13 @@ def layer_norm(
     >>> layer_norm(tensor([1.0, 3.0]), eps=0.0).tolist()
     [-1.0, 1.0]
     """
-    value = tensor(x)
+    value = operand("layer_norm", x)
     require_floating("layer_norm", value)
     centred = value - mean(value, axis=axis, keepdims=True)
     variance = mean(square(centred), axis=axis, keepdims=True)
-    return _affine(centred * _reciprocal_root(variance, eps), weight, bias)
+    return _affine(
+        "layer_norm", centred * _reciprocal_root("layer_norm", variance, eps), weight, bias
+    )
 
 
 def rms_norm(x: Any, weight: Any = None, *, axis: Axis = -1, eps: float = 1e-5) -> Tensor:
@@ -50,10 +53,10 @@ def rms_norm(x: Any, weight: Any = None, *, axis: Axis = -1, eps: float = 1e-5) 
     >>> rms_norm(tensor([3.0, -3.0]), eps=0.0).tolist()
     [1.0, -1.0]
     """
-    value = tensor(x)
+    value = operand("rms_norm", x)
     require_floating("rms_norm", value)
     power = mean(square(value), axis=axis, keepdims=True)
-    return _affine(value * _reciprocal_root(power, eps), weight, None)
+    return _affine("rms_norm", value * _reciprocal_root("rms_norm", power, eps), weight, None)
 
 
 def group_norm(
@@ -66,7 +69,7 @@ def group_norm(
     Source: Wu and He, "Group Normalization", 2018, equations 1, 2 and 7.
     Raises: ArgumentError unless the groups divide the channels, DtypeError, ShapeError.
     """
-    value = tensor(x)
+    value = operand("group_norm", x)
     require_floating("group_norm", value)
     if value.ndim < 2 or value.size == 0:
         raise ShapeError(
@@ -75,8 +78,8 @@ def group_norm(
             why="it averages over the positions of each example",
             fix="pass (N, ..., channels) with at least one element",
         )
-    channels = value.shape[-1]
-    if groups < 1 or channels % groups:
+    channels, groups = value.shape[-1], whole("group_norm", "groups", groups, least=1)
+    if channels % groups:
         raise ArgumentError(
             f"group_norm: {groups} groups of {channels} channels",
             where=user_line(),
@@ -86,8 +89,8 @@ def group_norm(
     rows = reshape(value, (value.shape[0], math.prod(value.shape[1:-1]), channels))
     centred = rows - _group_means(rows, groups)
     variance = _group_means(square(centred), groups)
-    normal = centred * _reciprocal_root(variance, eps)
-    return _affine(reshape(normal, value.shape), weight, bias)
+    normal = centred * _reciprocal_root("group_norm", variance, eps)
+    return _affine("group_norm", reshape(normal, value.shape), weight, bias)
 
 
 def batch_norm(
@@ -98,12 +101,18 @@ def batch_norm(
     Shapes: x (..., channels), the same out; all others (channels,).
     Source: Ioffe and Szegedy, "Batch Normalization", 2015, algorithm 2.
     """
-    value, m = tensor(x), tensor(mean)
+    value = operand("batch_norm", x)
     require_floating("batch_norm", value)
-    scale = _reciprocal_root(tensor(var), eps)
-    scale = scale if weight is None else scale * weight
-    shift = -m * scale if bias is None else bias - m * scale
-    return value * scale + shift  # two passes over x
+    m, v = (
+        _beside("batch_norm", option, operand("batch_norm", given), value)
+        for option, given in (("mean", mean), ("var", var))
+    )
+    scale = _reciprocal_root("batch_norm", v, eps)
+    if weight is not None:
+        scale = scale * _beside("batch_norm", "weight", weight, value)
+    shift = -m * scale if bias is None else _beside("batch_norm", "bias", bias, value) - m * scale
+    y: Tensor = value * scale + shift  # two passes over x
+    return y
 
 
 def batch_norm_training(
@@ -115,13 +124,14 @@ def batch_norm_training(
     Source: Ioffe and Szegedy, "Batch Normalization", 2015, algorithm 1.
     Raises: DtypeError unless x is floating, ShapeError for no elements.
     """
-    value = tensor(x)
+    value = operand("batch_norm_training", x)
     require_floating("batch_norm_training", value)
     axes = tuple(range(value.ndim - 1))
     average = mean(value, axis=axes)
     centred = value - average
     variance = mean(square(centred), axis=axes)
-    return _affine(centred * _reciprocal_root(variance, eps), weight, bias), average, variance
+    normal = centred * _reciprocal_root("batch_norm_training", variance, eps)
+    return _affine("batch_norm_training", normal, weight, bias), average, variance
 
 
 def _group_means(rows: Tensor, groups: int) -> Tensor:
@@ -133,13 +143,27 @@ def _group_means(rows: Tensor, groups: int) -> Tensor:
     return reshape(expand(means, sums.shape), (count, 1, channels))
 
 
-def _reciprocal_root(variance: Tensor, eps: float) -> Tensor:
-    return reciprocal(sqrt(variance + eps))
+def _reciprocal_root(name: str, variance: Tensor, eps: float) -> Tensor:
+    return reciprocal(sqrt(variance + real(name, "eps", eps, low=0.0)))
 
 
-def _affine(normal: Tensor, weight: Any, bias: Any) -> Tensor:
-    scaled = normal if weight is None else normal * weight
-    return scaled if bias is None else scaled + bias
+def _affine(name: str, normal: Tensor, weight: Any, bias: Any) -> Tensor:
+    scaled = normal if weight is None else normal * _beside(name, "weight", weight, normal)
+    return scaled if bias is None else scaled + _beside(name, "bias", bias, normal)
+
+
+def _beside(name: str, option: str, value: Any, x: Tensor) -> Any:
+    """A parameter that spreads to `x` and does not enlarge it."""
+    given = companion(name, value)
+    shape = given.shape if isinstance(given, Tensor) else ()
+    if not spreads(shape, x.shape):
+        raise ShapeError(
+            f"{name}: {option} {shape} for an input {x.shape}",
+            where=user_line(),
+            why="it has one value a channel, the last axis of the input",
+            fix=f"pass a {option} of shape {x.shape[-1:]}",
+        )
+    return given
 
 
 for _operation in (layer_norm, rms_norm, group_norm, batch_norm, batch_norm_training):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fedcore.tensor.ops.arguments import operand
 from fedcore.tensor.ops.shape import pad
 from fedcore.tensor.ops.windows import (
     Padding,
@@ -17,7 +18,7 @@ from fedcore.tensor.ops.windows import (
 )
 from fedcore.tensor.primitive import Core, Shape, primitive
 from fedcore.tensor.registry import operations
-from fedcore.tensor.tensor import Tensor, tensor
+from fedcore.tensor.tensor import Tensor
 
 __all__ = ["add_patches", "bordered", "patches", "patches_of", "windows_view"]
 
@@ -132,7 +133,7 @@ def patches(
     >>> patches(tensor([[[[1.0], [2.0]], [[3.0], [4.0]]]]), 2).tolist()
     [[[[1.0, 2.0, 3.0, 4.0]]]]
     """
-    x = tensor(x)
+    x = operand("patches", x)
     expect_images("patches", x)
     window, stride, dilation = (
         positive_pair("patches", option, value)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from fedcore.errors import ShapeError, user_line
+from fedcore.tensor.ops.arguments import operand
+from fedcore.tensor.ops.elementwise import multiply, require_floating
 from fedcore.tensor.ops.patches import bordered
 from fedcore.tensor.ops.pool_primitives import bias_relu_pool_primitive, max_pool, sum_pool
 from fedcore.tensor.ops.reduce import mean
@@ -19,7 +21,7 @@ from fedcore.tensor.ops.windows import (
     positive_pair,
 )
 from fedcore.tensor.registry import operations
-from fedcore.tensor.tensor import Tensor, tensor
+from fedcore.tensor.tensor import Tensor
 
 __all__ = [
     "avg_pool1d",
@@ -42,8 +44,7 @@ def max_pool2d(x: Any, window: Size = 2, *, stride: Any = None, padding: Padding
     >>> max_pool2d(tensor([[[[1.0], [3.0]], [[2.0], [0.0]]]])).tolist()
     [[[[3.0]]]]
     """
-    x, window, stride = _padded("max_pool2d", x, window, stride, padding, float("-inf"))
-    return max_pool(x, window=window, stride=stride)
+    return _maxima("max_pool2d", x, window, stride, padding)
 
 
 def avg_pool2d(x: Any, window: Size = 2, *, stride: Any = None, padding: Padding = 0) -> Tensor:
@@ -54,8 +55,7 @@ def avg_pool2d(x: Any, window: Size = 2, *, stride: Any = None, padding: Padding
     >>> avg_pool2d(tensor([[[[1.0], [3.0]], [[2.0], [0.0]]]])).tolist()
     [[[[1.5]]]]
     """
-    x, window, stride = _padded("avg_pool2d", x, window, stride, padding, 0.0)
-    return sum_pool(x, window=window, stride=stride) * (1.0 / (window[0] * window[1]))
+    return _averages("avg_pool2d", x, window, stride, padding)
 
 
 def bias_relu_pool(z: Any, b: Any, window: Size = 2, *, stride: Any = None) -> Tensor:
@@ -68,7 +68,7 @@ def bias_relu_pool(z: Any, b: Any, window: Size = 2, *, stride: Any = None) -> T
     [[[[0.5]]]]
     """
     z, window, stride = _padded("bias_relu_pool", z, window, stride, 0, 0.0)
-    b = tensor(b)
+    b = operand("bias_relu_pool", b)
     if b.shape != z.shape[-1:]:
         raise ShapeError(
             f"bias_relu_pool: the bias has shape {b.shape}, the images {z.shape}",
@@ -79,11 +79,23 @@ def bias_relu_pool(z: Any, b: Any, window: Size = 2, *, stride: Any = None) -> T
     return bias_relu_pool_primitive(z, b, window=window, stride=stride)
 
 
+def _maxima(name: str, x: Any, window: Any, stride: Any, padding: Any) -> Tensor:
+    x, window, stride = _padded(name, x, window, stride, padding, float("-inf"))
+    return max_pool(x, window=window, stride=stride)
+
+
+def _averages(name: str, x: Any, window: Any, stride: Any, padding: Any) -> Tensor:
+    x, window, stride = _padded(name, x, window, stride, padding, 0.0)
+    total = sum_pool(x, window=window, stride=stride)
+    return multiply(total, 1.0 / (window[0] * window[1]))
+
+
 def _padded(
     name: str, x: Any, window: Any, stride: Any, padding: Any, value: float
 ) -> tuple[Tensor, Pair, Pair]:
     """The images with their border, the window and the stride."""
-    x = tensor(x)
+    x = operand(name, x)
+    require_floating(name, x)
     expect_images(name, x)
     window = positive_pair(name, "window", window)
     stride = window if stride is None else positive_pair(name, "stride", stride)
@@ -101,28 +113,23 @@ def max_pool1d(
     x: Any, window: int = 2, *, stride: int | None = None, padding: int | str | Pair = 0
 ) -> Tensor:
     """The maximum of each window of sequences (N, L, C); see `max_pool2d`."""
-    return _lifted(max_pool2d, "max_pool1d", x, window, stride, padding)
+    return _lifted(_maxima, "max_pool1d", x, window, stride, padding)
 
 
 def avg_pool1d(
     x: Any, window: int = 2, *, stride: int | None = None, padding: int | str | Pair = 0
 ) -> Tensor:
     """The mean of each window of sequences (N, L, C); see `avg_pool2d`."""
-    return _lifted(avg_pool2d, "avg_pool1d", x, window, stride, padding)
+    return _lifted(_averages, "avg_pool1d", x, window, stride, padding)
 
 
 def _lifted(operation: Any, name: str, x: Any, window: Any, stride: Any, padding: Any) -> Tensor:
-    x = tensor(x)
+    x = operand(name, x)
     expect_images(name, x, 3)
     if not isinstance(padding, str):
         padding = ((0, 0), (padding, padding) if isinstance(padding, int) else padding)
-    y = operation(
-        expand_dims(x, 1),
-        (1, window),
-        stride=None if stride is None else (1, stride),
-        padding=padding,
-    )
-    return squeeze(y, 1)
+    step = None if stride is None else (1, stride)
+    return squeeze(operation(name, expand_dims(x, 1), (1, window), step, padding), 1)
 
 
 # ---- whole images
@@ -130,7 +137,7 @@ def _lifted(operation: Any, name: str, x: Any, window: Any, stride: Any, padding
 
 def global_max_pool(x: Any) -> Tensor:
     """The maximum of each channel: (N, H, W, C) or (N, L, C) -> (N, C)."""
-    x = tensor(x)
+    x = operand("global_max_pool", x)
     x = expand_dims(x, 1) if x.ndim == 3 else x
     expect_images("global_max_pool", x)
     n, h, w, c = x.shape
@@ -140,7 +147,7 @@ def global_max_pool(x: Any) -> Tensor:
 
 def global_avg_pool(x: Any) -> Tensor:
     """The mean of each channel: (N, H, W, C) or (N, L, C) -> (N, C)."""
-    x = tensor(x)
+    x = operand("global_avg_pool", x)
     expect_images("global_avg_pool", x, 3 if x.ndim == 3 else 4)
     return mean(x, axis=tuple(range(1, x.ndim - 1)))
 

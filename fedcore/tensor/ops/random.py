@@ -16,6 +16,7 @@ import numpy as np
 
 from fedcore.errors import ArgumentError, DtypeError, ShapeError, TraceError, user_line
 from fedcore.tensor.backend import to_host
+from fedcore.tensor.ops.arguments import element_type, lengths, operand, real, whole
 from fedcore.tensor.ops.elementwise import multiply, require_floating
 from fedcore.tensor.primitive import Core, Shape, primitive
 from fedcore.tensor.random import Key, fold_words as folded, generator_from_words
@@ -135,7 +136,7 @@ def _words(name: str, key: Any) -> Tensor:
                 fix="make key.words() an argument of the compiled function",
             )
         return tensor(key.words())
-    words = tensor(key)
+    words = operand(name, key)
     if words.shape != (2,):
         raise ShapeError(
             f"{name}: the key has shape {words.shape}",
@@ -153,8 +154,16 @@ def _words(name: str, key: Any) -> Tensor:
     return words
 
 
-def _shape(shape: int | Sequence[int]) -> Shape:
-    return (shape,) if isinstance(shape, int) else tuple(int(n) for n in shape)
+def _floating(name: str, dtype: Any) -> np.dtype[Any]:
+    kind = element_type(name, dtype)
+    if kind not in (np.float32, np.float64):
+        raise DtypeError(
+            f"{name}: dtype is {kind}",
+            where=user_line(),
+            why="the draws are real numbers",
+            fix="pass 'float32' or 'float64'",
+        )
+    return kind
 
 
 def uniform(
@@ -170,7 +179,10 @@ def uniform(
     In `vmap` a key that is not mapped draws the same numbers in every lane.
     """
     words = _words("uniform", key)
-    drawn: Tensor = uniform_primitive(words, shape=_shape(shape), dtype=np.dtype(dtype))
+    low, high = real("uniform", "low", low), real("uniform", "high", high)
+    drawn: Tensor = uniform_primitive(
+        words, shape=lengths("uniform", shape), dtype=_floating("uniform", dtype)
+    )
     return drawn if (low, high) == (0.0, 1.0) else drawn * (high - low) + low
 
 
@@ -180,7 +192,9 @@ def normal(key: Any, shape: int | Sequence[int] = (), *, dtype: Any = np.float32
     In `vmap` a key that is not mapped draws the same numbers in every lane. It is for simulation
     and initial values, never for the noise of differential privacy.
     """
-    return normal_primitive(_words("normal", key), shape=_shape(shape), dtype=np.dtype(dtype))
+    return normal_primitive(
+        _words("normal", key), shape=lengths("normal", shape), dtype=_floating("normal", dtype)
+    )
 
 
 def bernoulli(key: Any, shape: int | Sequence[int] = (), *, keep: float) -> Tensor:
@@ -189,14 +203,9 @@ def bernoulli(key: Any, shape: int | Sequence[int] = (), *, keep: float) -> Tens
     In `vmap` a key that is not mapped draws the same in every lane.
     Raises: ArgumentError if `keep` is no probability.
     """
-    if not 0.0 <= keep <= 1.0:
-        raise ArgumentError(
-            f"bernoulli: keep is {keep}",
-            where=user_line(),
-            why="it is the probability of true",
-            fix="pass a number from 0 to 1",
-        )
-    return bernoulli_primitive(_words("bernoulli", key), shape=_shape(shape), keep=float(keep))
+    words, sizes = _words("bernoulli", key), lengths("bernoulli", shape)
+    keep = real("bernoulli", "keep", keep, low=0.0, high=1.0)
+    return bernoulli_primitive(words, shape=sizes, keep=keep)
 
 
 def permutation(key: Any, count: int) -> Tensor:
@@ -205,11 +214,8 @@ def permutation(key: Any, count: int) -> Tensor:
     In `vmap` a key that is not mapped gives every lane the same order.
     Raises: ArgumentError if `count` is negative.
     """
-    if count < 0:
-        raise ArgumentError(
-            f"permutation: count is {count}", why="it is a length", fix="pass 0 or more"
-        )
-    return permutation_primitive(_words("permutation", key), count=int(count))
+    words = _words("permutation", key)
+    return permutation_primitive(words, count=whole("permutation", "count", count, least=0))
 
 
 def dropout(x: Any, key: Any, *, rate: float) -> Tensor:
@@ -220,7 +226,8 @@ def dropout(x: Any, key: Any, *, rate: float) -> Tensor:
     2014; scaling in training ("inverted") as in section 10.
     Raises: ArgumentError if `rate` is not in [0, 1), DtypeError if `x` is not floating.
     """
-    x = tensor(x)
+    x = operand("dropout", x)
+    rate = real("dropout", "rate", rate)
     if not 0.0 <= rate < 1.0:
         raise ArgumentError(
             f"dropout: rate is {rate}",
@@ -230,7 +237,7 @@ def dropout(x: Any, key: Any, *, rate: float) -> Tensor:
         )
     require_floating("dropout", x)
     words = _words("dropout", key)
-    keep = 1.0 - float(rate)
+    keep = 1.0 - rate
     return multiply(x, dropout_mask(words, shape=x.shape, keep=keep, dtype=x.dtype))
 
 
@@ -240,7 +247,15 @@ def fold_words(key: Any, *, path: tuple[int | str, ...]) -> Tensor:
     As `Key.fold`, for words that are an argument of a program or differ from lane to lane.
     Raises: ArgumentError if a part is neither a short text nor an integer in [0, 2**64).
     """
-    return fold_primitive(_words("fold_words", key), path=tuple(path))
+    words = _words("fold_words", key)
+    if not isinstance(path, tuple | list):
+        raise ArgumentError(
+            f"fold_words: path is {path!r:.80}",
+            where=user_line(),
+            why="it is a sequence of texts and whole numbers",
+            fix='pass a tuple such as ("layer", 2)',
+        )
+    return fold_primitive(words, path=tuple(path))
 
 
 for _operation in (uniform, normal, bernoulli, permutation, dropout, fold_words):

@@ -15,16 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from fedcore.errors import ArgumentError, ShapeError, user_line
+from fedcore.errors import DtypeError, ShapeError, user_line
 from fedcore.tensor.cotangent import Outer
 from fedcore.tensor.ops.activations import where_positive
+from fedcore.tensor.ops.arguments import choice, operand
 from fedcore.tensor.ops.elementwise import where
 from fedcore.tensor.ops.linalg import matmul
 from fedcore.tensor.ops.reduce import sum_
 from fedcore.tensor.ops.shape import concatenate, expand_dims, narrow, reshape, swapaxes
 from fedcore.tensor.primitive import Core, Shape, primitive
 from fedcore.tensor.registry import operations
-from fedcore.tensor.tensor import Tensor, interpreter, tensor
+from fedcore.tensor.tensor import Tensor, interpreter
 
 __all__ = [
     "at_length",
@@ -92,6 +93,14 @@ def recurrent_weight(states: Tensor, first: Tensor, pulled: Tensor) -> Outer:
 def check_scan(name: str, gates: int, x: Tensor, weight: Tensor, *states: Tensor) -> None:
     """Raise unless x (T, B, gates·H), weight (H, gates·H) and states (B, H) fit, and T > 0."""
     size = weight.shape[0] if weight.ndim else 0
+    dtypes = {x.dtype, weight.dtype, *[state.dtype for state in states]}
+    if len(dtypes) > 1 or x.dtype.kind != "f":
+        raise DtypeError(
+            f"{name}: operands of " + " and ".join(sorted(str(d) for d in dtypes)),
+            where=user_line(),
+            why="the steps are computed in one floating dtype",
+            fix="convert them, for example with astype('float32')",
+        )
     fits = weight.shape == (size, gates * size) and x.ndim == 3 and x.shape[0] > 0
     fits = fits and x.shape[2] == gates * size
     if not fits or any(state.shape != (x.shape[1], size) for state in states):
@@ -105,10 +114,10 @@ def check_scan(name: str, gates: int, x: Tensor, weight: Tensor, *states: Tensor
         )
 
 
-def initial(state: Any, x: Tensor, weight: Tensor) -> Tensor:
+def initial(name: str, state: Any, x: Tensor, weight: Tensor) -> Tensor:
     """`state`, or zeros (B, H) where it is None."""
     if state is not None:
-        return tensor(state)
+        return operand(name, state)
     size = weight.shape[0]
     return operations.zeros_like(part(step(x, 0), 0, size))
 
@@ -124,7 +133,7 @@ def at_length(states: Any, lengths: Any) -> Tensor:
     >>> at_length([[[1.0]], [[2.0]], [[3.0]]], [2]).tolist()
     [[2.0]]
     """
-    h, n = tensor(states), tensor(lengths)
+    h, n = operand("at_length", states), operand("at_length", lengths)
     if h.ndim != 3 or n.shape != h.shape[1:2]:
         raise ShapeError(
             f"at_length: states {h.shape} with lengths {n.shape}",
@@ -245,16 +254,10 @@ def rnn(x: Any, weight: Any, h0: Any = None, *, activation: str = "tanh") -> tup
     >>> rnn([[[1.0]], [[1.0]]], [[2.0]], activation="relu")[0].tolist()
     [[[1.0]], [[3.0]]]
     """
-    if activation not in ("tanh", "relu"):
-        raise ArgumentError(
-            f"rnn: activation is {activation!r}",
-            where=user_line(),
-            why="the recurrence knows two",
-            fix="pass 'tanh' or 'relu'",
-        )
-    inputs, w = tensor(x), tensor(weight)
+    choice("rnn", "activation", activation, ("tanh", "relu"))
+    inputs, w = operand("rnn", x), operand("rnn", weight)
     check_scan("rnn", 1, inputs, w)
-    h = initial(h0, inputs, w)
+    h = initial("rnn", h0, inputs, w)
     check_scan("rnn", 1, inputs, w, h)
     states = rnn_primitive(inputs, w, h, activation=activation)
     return states, step(states, inputs.shape[0] - 1)

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from fedcore.errors import ShapeError, user_line
+from fedcore.tensor.ops.arguments import flag, operand
 from fedcore.tensor.ops.axes import negative_axes, negative_axis
-from fedcore.tensor.ops.elementwise import divide, exp, log, multiply, sqrt, square, where
-from fedcore.tensor.ops.shape import expand, flip, keep_axes
+from fedcore.tensor.ops.elementwise import (
+    divide,
+    exp,
+    isfinite,
+    log,
+    multiply,
+    sqrt,
+    square,
+    stop_gradient,
+    where,
+)
+from fedcore.tensor.ops.shape import expand, flip, keep_axes, reshape
 from fedcore.tensor.primitive import Core, Shape, primitive
 from fedcore.tensor.registry import operations
-from fedcore.tensor.tensor import Axis, Tensor, tensor
+from fedcore.tensor.tensor import Axis, Tensor
 
 __all__ = [
     "all_",
@@ -29,6 +41,7 @@ __all__ = [
     "prod",
     "std",
     "sum_",
+    "sum_rows",
     "var",
 ]
 
@@ -61,15 +74,18 @@ def _spread(g: Tensor, x: Tensor, axis: Axes, keepdims: bool) -> Tensor:
     vjps=(lambda g, y, x, *, axis, keepdims: _spread(g, x, axis, keepdims),),
 )
 def sum_primitive(xp: Any, x: Any, *, axis: Axes, keepdims: bool, out: Any = None) -> Any:
-    """The sum over `axis`; over rows or over columns as a product with ones, several times faster.
+    """The sum over `axis`; rows by einsum and columns as a product with ones, several times faster.
 
     (100, 20, 128) over the rows: 14 µs against 39; 25,088 rows of 16: 19 µs against 338. The choice
     rests on the shape of one lane alone, so that bits do not depend on how many there are.
     """
-    factors = _as_product(x, axis) if xp is np else None
-    if factors is None:
-        return xp.sum(x, axis=axis, keepdims=keepdims, out=out)
-    total = np.matmul(*factors)
+    if xp is np and axis == (-1,) and _are_rows(x):
+        total = sum_rows(x)
+    else:
+        factors = _as_product(x, axis) if xp is np else None
+        if factors is None:
+            return xp.sum(x, axis=axis, keepdims=keepdims, out=out)
+        total = np.matmul(*factors)
     if out is not None:
         np.copyto(out, total.reshape(out.shape))
         return out
@@ -77,12 +93,26 @@ def sum_primitive(xp: Any, x: Any, *, axis: Axes, keepdims: bool, out: Any = Non
     return total.reshape(kept) if keepdims else total
 
 
+def _are_rows(x: Any) -> bool:
+    long = x.ndim == 0 or x.shape[-1] > _PAIRWISE
+    return bool(x.dtype.kind == "f" and not long and x.strides[-1] == x.itemsize)
+
+
+def sum_rows(x: Any, out: Any = None) -> Any:
+    """The sum of each row of a NumPy array.
+
+    A product with ones would be faster (20 rows of 62: 1.0 µs against 1.7), but BLAS adds a row in
+    an order that depends on the rows beside it, which may be lanes.
+    """
+    return np.einsum("...k->...", x) if out is None else np.einsum("...k->...", x, out=out)
+
+
 def _as_product(x: Any, axis: Axes) -> tuple[Any, Any] | None:
     """The factors whose product is the sum, or None where it is no product without a copy."""
     if x.dtype.kind != "f" or x.ndim < 2 or x.strides[-1] != x.itemsize:
         return None
     if axis == (-1,):
-        return (x, np.ones(x.shape[-1], x.dtype)) if x.shape[-1] <= _PAIRWISE else None
+        return None
     as_one = all(x.strides[a] == x.strides[a + 1] * x.shape[a + 1] for a in axis[:-1])
     if axis != tuple(range(axis[0], -1)) or not as_one:
         return None
@@ -90,11 +120,19 @@ def _as_product(x: Any, axis: Axes) -> tuple[Any, Any] | None:
     return np.ones(rows, x.dtype), x.reshape((*x.shape[: axis[0]], rows, x.shape[-1]))
 
 
+def _fill(function: Callable[[Any, Any], Any], x: Any, out: Any) -> None:
+    function(x, out)
+
+
 @sum_primitive.prepared("numpy")
 def _prepare(xp: Any, x: Any, *, axis: Axes, keepdims: bool, out: Any) -> Callable[[], None] | None:
-    factors = _as_product(x, axis)
     target = out.reshape([n for i, n in enumerate(x.shape) if i - x.ndim not in axis])
-    if factors is None or not np.may_share_memory(target, out):
+    if not np.may_share_memory(target, out):
+        return None
+    if axis == (-1,) and _are_rows(x):
+        return partial(_fill, sum_rows, x, target)
+    factors = _as_product(x, axis)
+    if factors is None:
         return None
 
     def run() -> None:
@@ -205,13 +243,15 @@ def cumsum_primitive(xp: Any, x: Any, *, axis: int, out: Any = None) -> Any:
 
 def sum_(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The sum along `axis`, or of everything."""
-    x = tensor(x)
+    x = operand("sum", x)
     axes = negative_axes("sum", axis, x.ndim)
-    return sum_primitive(x, axis=axes, keepdims=keepdims) if axes else x
+    keepdims = flag("sum", "keepdims", keepdims)
+    adds = bool(axes) or x.dtype.kind != "f"  # a sum of booleans counts, also one of nothing else
+    return sum_primitive(x, axis=axes, keepdims=keepdims) if adds else x
 
 
 def _extremum(name: str, prim: Any, x: Any, axis: Axis, keepdims: bool) -> Tensor:
-    x = tensor(x)
+    x, keepdims = operand(name, x), flag(name, "keepdims", keepdims)
     axes = negative_axes(name, axis, x.ndim)
     if any(x.shape[a] == 0 for a in axes):
         raise ShapeError(
@@ -235,21 +275,21 @@ def min_(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
 
 def prod(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The product along `axis`, or of everything."""
-    x = tensor(x)
+    x, keepdims = operand("prod", x), flag("prod", "keepdims", keepdims)
     axes = negative_axes("prod", axis, x.ndim)
-    return prod_primitive(x, axis=axes, keepdims=keepdims) if axes else x
+    return prod_primitive(x, axis=axes, keepdims=keepdims)
 
 
 def any_(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Whether any value along `axis` is true."""
-    x = tensor(x)
+    x, keepdims = operand("any", x), flag("any", "keepdims", keepdims)
     axes = negative_axes("any", axis, x.ndim)
     return any_primitive(x, axis=axes, keepdims=keepdims)  # type: ignore[no-any-return]
 
 
 def all_(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Whether all values along `axis` are true."""
-    x = tensor(x)
+    x, keepdims = operand("all", x), flag("all", "keepdims", keepdims)
     axes = negative_axes("all", axis, x.ndim)
     return all_primitive(x, axis=axes, keepdims=keepdims)  # type: ignore[no-any-return]
 
@@ -260,7 +300,7 @@ def _count(x: Tensor, axes: Axes) -> int:
 
 def mean(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The mean along `axis`, or of everything; of no elements it is an error."""
-    x = tensor(x)
+    x = operand("mean", x)
     axes = negative_axes("mean", axis, x.ndim)
     count = _count(x, axes)
     if count == 0:
@@ -276,7 +316,7 @@ def mean(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
 
 def var(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The population variance along `axis`: mean((x - mean(x))^2)."""
-    x = tensor(x)
+    x = operand("var", x)
     return mean(square(x - mean(x, axis=axis, keepdims=True)), axis=axis, keepdims=keepdims)
 
 
@@ -286,22 +326,32 @@ def std(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
 
 
 def logsumexp(x: Any, *, axis: Axis = -1, keepdims: bool = False) -> Tensor:
-    """log(sum(exp(x))) along `axis`, shifted by the maximum so that it cannot overflow."""
-    x = tensor(x)
-    top = max_(x, axis=axis, keepdims=True)
-    top = operations.stop_gradient(where(operations.isfinite(top), top, 0.0))
-    shifted = log(sum_(exp(x - top), axis=axis, keepdims=True)) + top
-    return shifted if keepdims else sum_(shifted, axis=axis)
+    """log(sum(exp(x))) along `axis`, shifted by the maximum so that it cannot overflow.
+
+    Where all is minus infinity, so is the result, and the derivative is 0.
+    """
+    x, keepdims = operand("logsumexp", x), flag("logsumexp", "keepdims", keepdims)
+    highest = stop_gradient(max_(x, axis=axis, keepdims=True))
+    total = sum_(exp(x - where(isfinite(highest), highest, 0.0)), axis=axis, keepdims=True)
+    masked = total == 0.0
+    shifted = log(where(masked, 1.0, total)) + where(isfinite(highest) | masked, highest, 0.0)
+    return shifted if keepdims else reshape(shifted, _reduced_of(x, axis))
 
 
-def cumsum(x: Any, *, axis: int = -1) -> Tensor:
-    """Running sums along `axis`."""
-    x = tensor(x)
+def _reduced_of(x: Tensor, axis: Axis) -> Shape:
+    return _reduced(x.shape, axis=negative_axes("logsumexp", axis, x.ndim), keepdims=False)
+
+
+def cumsum(x: Any, *, axis: int | None = None) -> Tensor:
+    """Running sums along `axis`, or of the flattened tensor."""
+    x = operand("cumsum", x)
+    if axis is None:
+        x, axis = x.flatten(), -1
     return cumsum_primitive(x, axis=negative_axis("cumsum", axis, x.ndim))
 
 
 def _index(name: str, prim: Any, x: Any, axis: int | None) -> Tensor:
-    x = tensor(x)
+    x = operand(name, x)
     if axis is None:
         x, axis = x.flatten(), -1
     axis = negative_axis(name, axis, x.ndim)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fedcore.errors import AxisError, DtypeError, ShapeError, TraceError, user_line
+from fedcore.tensor.ops.arguments import operand, spreads
 from fedcore.tensor.ops.create import arange
 from fedcore.tensor.ops.elementwise import cast
 from fedcore.tensor.ops.gather import (
@@ -28,7 +29,7 @@ from fedcore.tensor.ops.gather import (
 from fedcore.tensor.ops.shape import expand, permute_dims, reshape
 from fedcore.tensor.primitive import Shape, broadcast_shape
 from fedcore.tensor.registry import operations
-from fedcore.tensor.tensor import Tensor, interpreter, tensor
+from fedcore.tensor.tensor import Tensor, interpreter
 
 __all__ = ["Selection", "add_at", "as_index", "index", "set_"]
 
@@ -190,9 +191,9 @@ def _item(item: Any, like: Tensor) -> Any:
         return item
     if isinstance(item, int | np.integer) and not isinstance(item, bool):
         return int(item)
-    if isinstance(item, list) and np.size(item) == 0:
+    if isinstance(item, list) and operand("index", item).size == 0:
         return as_index(item, like)
-    array = item if isinstance(item, Tensor) else tensor(item)
+    array = item if isinstance(item, Tensor) else operand("index", item)
     if array.dtype.kind != "b":
         return as_index(array, like)
     if array.ndim == 0:
@@ -223,8 +224,9 @@ def as_index(indices: Any, like: Tensor) -> Tensor:
     Raises: DtypeError if they are not integers.
     """
     if not isinstance(indices, Tensor):
-        host = np.asarray(indices) if isinstance(indices, int | list | tuple) else indices
-        indices = _on(like, host if np.size(host) else np.zeros(np.shape(host), dtype=np.int64))
+        given = operand("index", indices)
+        indices = given if given.size else Tensor(np.zeros(given.shape, dtype=np.int64))
+        indices = _on(like, indices.data)
     if indices.dtype.kind not in "iu":
         raise _no_index(indices)
     return indices if indices.dtype == np.int64 else cast(indices, dtype=np.dtype(np.int64))
@@ -266,7 +268,7 @@ def index(x: Any, key: Any) -> Tensor:
     >>> index(tensor([[1.0, 2.0], [3.0, 4.0]]), (0, -1)).item()
     2.0
     """
-    x = tensor(x)
+    x = operand("index", x)
     return selection(x.shape, key, x).gather(x)
 
 
@@ -276,7 +278,7 @@ def add_at(x: Any, key: Any, v: Any) -> Tensor:
     >>> add_at(tensor([0.0, 0.0]), [1, 1], tensor([2.0, 3.0])).tolist()
     [0.0, 5.0]
     """
-    x = tensor(x)
+    x = operand("add_at", x)
     chosen = selection(x.shape, key, x)
     added: Tensor = x + chosen.scatter(_fitted("add_at", x, v, chosen.selected))
     return added
@@ -288,7 +290,7 @@ def set_(x: Any, key: Any, v: Any) -> Tensor:
     >>> set_(tensor([0.0, 0.0]), 0, 5.0).tolist()
     [5.0, 0.0]
     """
-    x = tensor(x)
+    x = operand("set", x)
     chosen = selection(x.shape, key, x)
     v = _fitted("set", x, v, chosen.selected)
     if chosen.index is None:
@@ -301,7 +303,9 @@ def set_(x: Any, key: Any, v: Any) -> Tensor:
 def _fitted(name: str, x: Tensor, v: Any, shape: Shape) -> Tensor:
     """`v` in the dtype of `x`, spread to `shape`."""
     if not isinstance(v, Tensor):
-        v = Tensor(x.backend.asarray(v, dtype=x.dtype))
+        given = operand(name, v)
+        fits = given.dtype.kind != "f" or x.dtype.kind == "f"  # whole numbers are not cut off
+        v = _on(like=x, array=operand(name, v, dtype=x.dtype).data) if fits else given
     if v.dtype != x.dtype:
         raise DtypeError(
             f"{name}: values of {v.dtype} for a tensor of {x.dtype}",
@@ -311,6 +315,13 @@ def _fitted(name: str, x: Tensor, v: Any, shape: Shape) -> Tensor:
         )
     while v.ndim > len(shape) and v.shape[0] == 1:
         v = reshape(v, v.shape[1:])
+    if not spreads(v.shape, shape):
+        raise ShapeError(
+            f"{name}: values {v.shape} for elements {shape} of a tensor {x.shape}",
+            where=user_line(),
+            why="the values have the shape of what the key selects, or spread to it",
+            fix="compare with the shape of x[key]",
+        )
     return expand(v, shape)
 
 

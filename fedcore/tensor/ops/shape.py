@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from fedcore.errors import AxisError, ShapeError, user_line
+from fedcore.tensor.dtypes import unify_dtypes
+from fedcore.tensor.ops.arguments import lengths, operand, operands, real, spreads
 from fedcore.tensor.ops.axes import negative_axes, negative_axis
 from fedcore.tensor.ops.broadcasting import unbroadcast
 from fedcore.tensor.primitive import Core, Shape, bind, primitive
 from fedcore.tensor.registry import operations
-from fedcore.tensor.tensor import Axis, Tensor, tensor
+from fedcore.tensor.tensor import Axis, Tensor
 
 __all__ = [
     "concatenate",
@@ -120,7 +122,9 @@ def _concatenated(*shapes: Shape, axis: int) -> Shape:
             if i - len(first) != axis
         ):
             raise ShapeError(
-                "shapes differ off the joined axis: " + ", ".join(str(s) for s in shapes),
+                "concatenate: shapes differ off the joined axis: "
+                + ", ".join(str(s) for s in shapes),
+                where=user_line(),
                 why=f"all lengths but that of axis {axis} must be equal",
                 fix="reshape or transpose the operands first",
             )
@@ -224,8 +228,8 @@ def reshape(x: Any, shape: int | Sequence[int]) -> Tensor:
 
     Raises: ShapeError if the numbers of elements differ.
     """
-    x = tensor(x)
-    wanted = (shape,) if isinstance(shape, int) else tuple(int(n) for n in shape)
+    x = operand("reshape", x)
+    wanted = lengths("reshape", shape, least=-1)
     known = math.prod(n for n in wanted if n != -1)
     if wanted.count(-1) == 1 and known and x.size % known == 0:
         wanted = tuple(x.size // known if n == -1 else n for n in wanted)
@@ -241,9 +245,10 @@ def reshape(x: Any, shape: int | Sequence[int]) -> Tensor:
 
 def permute_dims(x: Any, axes: Sequence[int] | None = None) -> Tensor:
     """The axes in the order `axes`, or reversed."""
-    x = tensor(x)
-    order = tuple(axes) if axes is not None else tuple(range(x.ndim - 1, -1, -1))
-    order = tuple(negative_axis("permute_dims", a, x.ndim) for a in order)
+    x = operand("permute_dims", x)
+    given = tuple(range(x.ndim - 1, -1, -1)) if axes is None else axes
+    given = given if isinstance(given, tuple | list | range) else (given,)
+    order = tuple(negative_axis("permute_dims", a, x.ndim) for a in given)
     if not _is_permutation(order, x.ndim):
         raise AxisError(
             f"permute_dims: {axes} is no permutation of the {x.ndim} axes of {x.shape}",
@@ -256,7 +261,7 @@ def permute_dims(x: Any, axes: Sequence[int] | None = None) -> Tensor:
 
 def swapaxes(x: Any, first: int, second: int) -> Tensor:
     """Two axes exchanged."""
-    x = tensor(x)
+    x = operand("swapaxes", x)
     order = list(range(-x.ndim, 0))
     i, j = (negative_axis("swapaxes", a, x.ndim) for a in (first, second))
     order[i], order[j] = order[j], order[i]
@@ -265,18 +270,15 @@ def swapaxes(x: Any, first: int, second: int) -> Tensor:
 
 def expand(x: Any, shape: Sequence[int]) -> Tensor:
     """`x` spread to `shape` by NumPy's rules, without a copy."""
-    x, wanted = tensor(x), tuple(shape)
-    extra = len(wanted) - x.ndim
-    if extra < 0 or any(
-        n not in (1, m) for n, m in zip(x.shape, wanted[max(extra, 0) :], strict=True)
-    ):
+    x, wanted = operand("broadcast_to", x), lengths("broadcast_to", shape)
+    if not spreads(x.shape, wanted):
         raise ShapeError(
             f"broadcast_to: {x.shape} does not spread to {wanted}",
             where=user_line(),
             why="counted from the end, each length must be 1 or equal",
             fix="reshape the operand first",
         )
-    if extra:
+    if len(wanted) > x.ndim:
         x = operations.align_rank(x, rank=len(wanted), core=x.ndim)
     return x if x.shape == wanted else expand_primitive(x, shape=wanted)
 
@@ -293,14 +295,14 @@ def keep_axes(x: Tensor, *, axis: tuple[int, ...], rank: int) -> Tensor:
 
 def expand_dims(x: Any, axis: int) -> Tensor:
     """`x` with an axis of length 1 inserted at `axis`."""
-    x = tensor(x)
+    x = operand("expand_dims", x)
     at = negative_axis("expand_dims", axis, x.ndim + 1)
     return keep_axes(x, axis=(at,), rank=x.ndim + 1)
 
 
 def squeeze(x: Any, axis: Axis = None) -> Tensor:
     """Axes of length 1 removed: those named, or all."""
-    x = tensor(x)
+    x = operand("squeeze", x)
     if axis is None:
         gone = {i for i, n in enumerate(x.shape) if n == 1}
     else:
@@ -317,43 +319,49 @@ def squeeze(x: Any, axis: Axis = None) -> Tensor:
 
 def flip(x: Any, axis: Axis = None) -> Tensor:
     """The order of the elements along `axis`, or along all axes, reversed."""
-    x = tensor(x)
+    x = operand("flip", x)
     return flip_primitive(x, axes=negative_axes("flip", axis, x.ndim))
 
 
 def concatenate(xs: Sequence[Any], *, axis: int = 0) -> Tensor:
     """Tensors joined along an axis they have."""
-    operands = [tensor(x) for x in xs]
-    if not operands:
-        raise ShapeError(
-            "concatenate: no tensors", why="the result would have no shape", fix="pass at least one"
-        )
-    at = negative_axis("concatenate", axis, operands[0].ndim)
-    _concatenated(*[x.shape for x in operands], axis=at)
-    return bind(concatenate_primitive, tuple(operands), {"axis": at})
+    return _joined(operands("concatenate", xs), axis)
+
+
+def _joined(parts: list[Tensor], axis: int) -> Tensor:
+    parts = unify_dtypes("concatenate", parts)
+    at = negative_axis("concatenate", axis, parts[0].ndim)
+    _concatenated(*[x.shape for x in parts], axis=at)
+    return bind(concatenate_primitive, tuple(parts), {"axis": at})
 
 
 def stack(xs: Sequence[Any], *, axis: int = 0) -> Tensor:
     """Tensors of equal shape joined along a new axis."""
-    operands = [tensor(x) for x in xs]
-    return concatenate([expand_dims(x, axis) for x in operands], axis=axis)
+    parts = operands("stack", xs)
+    if any(x.shape != parts[0].shape for x in parts):
+        raise ShapeError(
+            "stack: shapes differ: " + ", ".join(str(x.shape) for x in parts),
+            where=user_line(),
+            why="the parts of the new axis have one shape",
+            fix="reshape them, or use concatenate",
+        )
+    at = negative_axis("stack", axis, parts[0].ndim + 1)
+    return _joined([expand_dims(x, at) for x in parts], at)
 
 
 def pad(x: Any, widths: int | Sequence[tuple[int, int]], *, value: float = 0.0) -> Tensor:
     """`x` with elements of `value` added: as many on all sides, or (before, after) an axis."""
-    x = tensor(x)
-    pairs = tuple(
-        (int(before), int(after))
-        for before, after in ([(widths, widths)] * x.ndim if isinstance(widths, int) else widths)
-    )
-    if len(pairs) != x.ndim or any(a < 0 or b < 0 for a, b in pairs):
+    x, value = operand("pad", x), real("pad", "value", value)
+    given = widths if isinstance(widths, list | tuple) else [(widths, widths)] * x.ndim
+    pairs = tuple(lengths("pad", pair, option="widths") for pair in given)
+    if len(pairs) != x.ndim or any(len(pair) != 2 for pair in pairs):
         raise ShapeError(
             f"pad: widths {widths} do not fit shape {x.shape}",
             where=user_line(),
             why="each axis needs two widths that are not negative",
             fix="pass one (before, after) pair an axis",
         )
-    return pad_primitive(x, widths=pairs, value=float(value))
+    return pad_primitive(x, widths=pairs, value=value)
 
 
 _public: dict[str, Callable[..., Tensor]] = {

@@ -41,7 +41,8 @@ def whole_pair(value: Any) -> Pair | None:
     pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
     if len(pair) != 2 or any(isinstance(n, bool) or not isinstance(n, Integral) for n in pair):
         return None
-    return int(pair[0]), int(pair[1])
+    first, second = int(pair[0]), int(pair[1])
+    return (first, second) if max(abs(first), abs(second)) < 2**31 else None
 
 
 def positive_pair(name: str, option: str, value: Any) -> Pair:
@@ -79,9 +80,9 @@ def border_of(
     "valid" is none, "same" gives ceil(size / stride) places, the odd element after the image.
     Raises: ArgumentError if it is not a padding.
     """
-    if padding == "valid":
+    if isinstance(padding, str) and padding == "valid":
         return (0, 0), (0, 0)
-    if padding == "same":
+    if isinstance(padding, str) and padding == "same":
         pairs = []
         for n, k, s, d in zip(size, window, stride, dilation, strict=True):
             total = max(0, (-(-n // s) - 1) * s + d * (k - 1) + 1 - n)
