@@ -6,9 +6,11 @@ mapped over clients, is what federated simulation runs.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -18,7 +20,7 @@ from fedcore.autograd.ravel import ravel
 from fedcore.autograd.replay import compile
 from fedcore.autograd.tape import value_and_factored_grad
 from fedcore.data.dataset import Dataset
-from fedcore.errors import ArgumentError, DivergenceError, user_line
+from fedcore.errors import ArgumentError, DivergenceError, ShapeError, user_line
 from fedcore.nn.context import Context
 from fedcore.nn.module import Module
 from fedcore.nn.state import ravel_state
@@ -94,7 +96,9 @@ def train_step(
         )
         if clip_norm is not None:
             gradient = clip_by_norm(gradient, clip_norm)
-        sums = tuple(operations.sum(metric(prediction, y) * weight) for metric in metrics)
+        sums = tuple(
+            operations.sum(_measured(metric, prediction, y) * weight) for metric in metrics
+        )
         theta, moments = optimizer.step(theta, gradient, moments, lr=lr)
         return theta, after, moments, value, sums
 
@@ -123,12 +127,18 @@ def fit(
     The run depends on `seed` alone. Floating data become float32. `progress` prints, or is a
     function called with a report after each epoch.
     Raises: DivergenceError naming the step whose loss is not finite; ArgumentError for epochs or a
-    batch size below 1; DatasetError for an empty dataset; what the layers raise.
+    batch size below 1, a rate below 0, or functions that cannot be called as they will be;
+    DatasetError for an empty dataset; what the layers raise.
     """
+    _check_parts(model, loss, metrics)
+    _check_rules(optimizer, schedule)
     data, held_out = _dataset(dataset), None if validation is None else _dataset(validation)
-    if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1:
+    if not isinstance(epochs, Integral) or isinstance(epochs, bool) or epochs < 1:
         raise ArgumentError(
-            f"fit: epochs is {epochs!r:.80}", why="training passes over the data", fix="pass 1"
+            f"fit: epochs is {epochs!r:.80}",
+            where=user_line(),
+            why="it counts how often training passes over the data",
+            fix="pass an integer of at least 1",
         )
     theta, rebuild = ravel(model)
     state, rebuild_state = ravel_state(model)
@@ -146,7 +156,7 @@ def fit(
         totals = np.zeros(len(names))
         for index, batch in enumerate(data.batches(batch_size, key=seed, epoch=epoch)):
             now = epoch * steps + index
-            rate = optimizer.lr if schedule is None else float(schedule(now))
+            rate = optimizer.lr if schedule is None else _rate(schedule, now)
             key = Key(seed, "forward").fold(now).words()
             inputs = [device.asarray(_single(a)) for a in (batch.x, batch.y, batch.weight, key)]
             theta, state, moments, value, sums = step(theta, state, moments, *inputs, rate)
@@ -180,6 +190,7 @@ def evaluate(
 
     Raises: DatasetError for an empty dataset, ArgumentError for a batch size below 1.
     """
+    _check_parts(model, loss, metrics)
     data, device = _dataset(dataset), _device(model)
     totals: dict[str, float] = {}
     for batch in data.evaluation_batches(batch_size):
@@ -189,7 +200,7 @@ def evaluate(
             value = loss(prediction, y, weight=weight).item() * len(batch.y)
             totals["loss"] = totals.get("loss", 0.0) + value
         for metric in metrics:
-            value = operations.sum(metric(prediction, y)).item()
+            value = operations.sum(_measured(metric, prediction, y)).item()
             totals[_name(metric)] = totals.get(_name(metric), 0.0) + value
     return {name: total / len(data) for name, total in totals.items()}
 
@@ -197,17 +208,24 @@ def evaluate(
 def predict(model: Module, x: Any, *, batch_size: int = 256) -> NDArray[Any]:
     """The outputs of `model` for the examples x (N, ...), computed batch by batch.
 
-    Raises: DatasetError if there are none, ArgumentError for a batch size below 1.
+    Raises: DatasetError if there are none, ArgumentError for a batch size below 1 or a model that
+    gives more than one output.
     """
+    _check_parts(model)
     x = np.asarray(x)
-    data = _dataset((x, np.zeros(len(x), np.int8)))
-    device = _device(model)
-    return np.concatenate(
-        [
-            model(device.asarray(_single(batch.x))).numpy()
-            for batch in data.evaluation_batches(batch_size)
-        ]
-    )
+    data = _dataset((x, np.zeros(x.shape[:1], np.int8)))
+    device, outputs = _device(model), []
+    for batch in data.evaluation_batches(batch_size):
+        output = model(device.asarray(_single(batch.x)))
+        if not isinstance(output, Tensor):
+            raise ArgumentError(
+                f"predict: the {type(model).__name__} gives a {type(output).__name__}",
+                where=user_line(),
+                why="a prediction is one array with a row an example",
+                fix="choose one output: nn.Sequential(nn.LSTM(...), nn.last_step, ...)",
+            )
+        outputs.append(output.numpy())
+    return np.concatenate(outputs)
 
 
 def _dataset(data: Data) -> Dataset:
@@ -221,6 +239,90 @@ def _dataset(data: Data) -> Dataset:
         why="examples come with their targets",
         fix="pass a Dataset, or a pair of arrays (x, y)",
     )
+
+
+def _measured(metric: Metric, prediction: Tensor, target: Tensor) -> Tensor:
+    """The metric's value of every example (B,).
+
+    Raises: ShapeError if it is shaped otherwise, since a mean over the epoch would then be wrong.
+    """
+    values = tensor(metric(prediction, target))
+    if values.shape != target.shape[:1]:
+        raise ShapeError(
+            f"metric {_name(metric)}: values of shape {values.shape} for {target.shape[:1]} "
+            "examples",
+            where=user_line(),
+            why="each example counts alike, also in a last batch that is not full",
+            fix="return one value an example, as fedcore.training.accuracy does",
+        )
+    return values
+
+
+def _rate(schedule: Schedule, step: int) -> float:
+    rate = float(schedule(step))
+    if not 0 <= rate < math.inf:
+        raise ArgumentError(
+            f"fit: the schedule gives the rate {rate} at step {step}",
+            where=user_line(),
+            why="a learning rate is finite and at least 0",
+            fix="check the schedule over all steps, or use one of fedcore.optim",
+        )
+    return rate
+
+
+def _check_parts(model: object, loss: object = None, metrics: object = ()) -> None:
+    """Refuse what can be neither called nor trained, before the first batch is computed."""
+    if not isinstance(model, Module):
+        raise ArgumentError(
+            f"training: the model is {model!r:.80}",
+            where=user_line(),
+            why="parameters are found in a module, made with its sizes",
+            fix="pass an nn.Module such as nn.Sequential(...)",
+        )
+    if loss is not None and not _takes(loss, "prediction", "target", weight="weight"):
+        raise ArgumentError(
+            f"training: the loss is {loss!r:.80}",
+            where=user_line(),
+            why="it is called as loss(prediction, target, weight=...), with weight 0 on padding",
+            fix="pass one of fedcore.nn, such as nn.cross_entropy, or a function like them",
+        )
+    if not isinstance(metrics, list | tuple) or not all(_takes(m, "y", "target") for m in metrics):
+        raise ArgumentError(
+            f"training: the metrics are {metrics!r:.80}",
+            where=user_line(),
+            why="each is called as metric(prediction, target)",
+            fix="pass a list of functions: metrics=[accuracy]",
+        )
+
+
+def _check_rules(optimizer: object, schedule: object) -> None:
+    if isinstance(optimizer, type) or not callable(getattr(optimizer, "step", None)):
+        raise ArgumentError(
+            f"fit: the optimizer is {optimizer!r:.80}",
+            where=user_line(),
+            why="it turns gradients into steps",
+            fix="pass one of fedcore.optim with its rate, such as optim.SGD(lr=0.1)",
+        )
+    if schedule is not None and not _takes(schedule, 0):
+        raise ArgumentError(
+            f"fit: the schedule is {schedule!r:.80}",
+            where=user_line(),
+            why="it is called with the number of the step",
+            fix="pass one of fedcore.optim, such as optim.constant(0.1)",
+        )
+
+
+def _takes(function: object, *args: object, **options: object) -> bool:
+    """Whether `function` can be called so, as far as it says what it takes."""
+    if not callable(function):
+        return False
+    try:
+        inspect.signature(function).bind(*args, **options)
+    except TypeError:
+        return False
+    except ValueError:  # some built-in functions do not say
+        return True
+    return True
 
 
 def _device(model: Module) -> Backend:

@@ -13,7 +13,14 @@ import pytest
 import fedcore as fc
 from fedcore import nn, optim
 from fedcore.data import Dataset, load_digits
-from fedcore.errors import ArgumentError, DatasetError, DivergenceError
+from fedcore.errors import (
+    ArgumentError,
+    DatasetError,
+    DivergenceError,
+    DtypeError,
+    FedcoreError,
+    ShapeError,
+)
 from fedcore.progress import Report
 from fedcore.training import accuracy, evaluate, fit, predict
 
@@ -228,3 +235,90 @@ def test_digits_are_told_apart_after_seconds_of_training() -> None:
     )
     assert evaluate(fitted.model, test)["accuracy"] >= 0.97
     assert fitted.history["accuracy"][-1] > 0.99
+
+
+def vector(prediction: fc.Tensor, target: fc.Tensor) -> fc.Tensor:
+    return prediction.sum()
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"loss": lambda prediction, target: 0.0}, "weight"),
+        ({"loss": "cross_entropy"}, "loss is 'cross_entropy'"),
+        ({"metrics": ["accuracy"]}, "metrics are"),
+        ({"metrics": accuracy}, "metrics are"),
+        ({"optimizer": optim.SGD}, "optimizer is"),
+        ({"optimizer": None}, "optimizer is None"),
+        ({"schedule": 0.1}, r"schedule is 0\.1"),
+        ({"schedule": lambda step: -0.1}, r"rate -0\.1 at step 0"),
+        ({"schedule": lambda step: math.nan if step else 0.1}, "rate nan at step 1"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 1.5}, r"seed is 1\.5"),
+        ({"clip_norm": -1.0}, r"max_norm is -1\.0"),
+        ({"clip_norm": math.nan}, "max_norm is nan"),
+    ],
+)
+def test_a_part_that_cannot_do_its_work_is_refused(option: dict[str, Any], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message) as caught:
+        fit(linear(), (X, Y), **{"loss": squared} | OPTIONS | option)
+    assert caught.value.why and caught.value.fix
+
+
+def test_a_rate_is_any_real_number() -> None:
+    plain = fit(linear(), (X, Y), loss=squared, **OPTIONS)
+    given = OPTIONS | {"optimizer": optim.SGD(lr=np.float64(0.1)), "epochs": np.int64(3)}
+    np.testing.assert_array_equal(
+        fit(linear(), (X, Y), loss=squared, **given).model.weight, plain.model.weight
+    )
+
+
+@pytest.mark.parametrize("model", [3, nn.Linear, lambda x: x, None])
+def test_what_is_no_model_is_refused(model: Any) -> None:
+    for run in (
+        lambda: fit(model, (X, Y), loss=squared, **OPTIONS),
+        lambda: evaluate(model, (X, Y)),
+        lambda: predict(model, X),
+    ):
+        with pytest.raises(ArgumentError, match="the model is"):
+            run()
+
+
+def test_a_metric_gives_one_value_an_example() -> None:
+    with pytest.raises(ShapeError, match=r"metric vector: .*\(\).*\(32,\)"):
+        fit(linear(), (X, Y), loss=squared, metrics=[vector], **OPTIONS)
+    with pytest.raises(ShapeError, match=r"metric vector: .*\(\).*\(70,\)"):
+        evaluate(linear(), (X, Y), metrics=[vector])
+
+
+def test_a_prediction_is_one_array() -> None:
+    with pytest.raises(ArgumentError, match="LSTM gives a tuple") as caught:
+        predict(nn.LSTM(5, 2, key=0), X[:, np.newaxis])
+    assert "last_step" in caught.value.fix
+    with pytest.raises(DatasetError, match="single value"):
+        predict(linear(), 3.0)
+
+
+LABELS = np.arange(70) % 2
+
+
+@pytest.mark.parametrize(
+    ("x", "labels", "kind", "message"),
+    [
+        (X[:, :4], LABELS, ShapeError, r"Linear: expected 5 .*\(32, 4\)"),
+        (X, LABELS + 1, FedcoreError, r"labels lie in \[1, 2\].* 2 classes"),
+        (X, LABELS - 1, FedcoreError, r"labels lie in \[-1, 0\].* 2 classes"),
+        (X, LABELS.astype(float), DtypeError, "labels are float32"),
+        (X, LABELS.astype(str), DtypeError, "labels are <U"),
+        (X.astype(int), LABELS, DtypeError, "input is int64"),
+        (X.astype(str), LABELS, DtypeError, "input is <U32"),
+        (X.astype(object), LABELS, DtypeError, "x is object"),
+        (X[:9], LABELS, DatasetError, "9 examples, 70 targets"),
+    ],
+)
+def test_data_that_do_not_fit_the_model_are_refused(
+    x: np.ndarray, labels: np.ndarray, kind: type[FedcoreError], message: str
+) -> None:
+    with pytest.raises(kind, match=message) as caught:
+        fit(linear(), (x, labels), loss=nn.cross_entropy, **OPTIONS)
+    assert caught.value.why and caught.value.fix

@@ -8,6 +8,7 @@ Python number.
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Any, Protocol
 
 from fedcore.errors import ArgumentError, ShapeError, user_line
@@ -89,7 +90,7 @@ def check_fraction(optimizer: str, **values: float) -> None:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _refused(optimizer: str, name: str, value: object, needed: str) -> ArgumentError:
