@@ -1,6 +1,6 @@
-"""From our layouts, channels last and inputs before outputs, to PyTorch's, as views of its tensors.
+"""From our layouts, channels last and inputs before outputs, to PyTorch's, in its own operations.
 
-As views they are differentiated: a gradient taken through them comes back in our layout.
+A gradient taken through them comes back in our layout.
 """
 
 from __future__ import annotations
@@ -24,5 +24,8 @@ def dense_weight(w: Any) -> Any:
 
 
 def conv_weight(w: Any) -> Any:
-    """(K, ..., C / groups, F) -> (F, C / groups, K, ...), also for transposed convolutions."""
-    return w.movedim((-1, -2), (0, 1))
+    """(K, ..., C / groups, F) -> (F, C / groups, K, ...), also for transposed convolutions.
+
+    As a copy: PyTorch 2.13 refuses to differentiate a transposed convolution by some views.
+    """
+    return w.movedim((-1, -2), (0, 1)).contiguous()

@@ -16,6 +16,7 @@ import numpy as np
 
 from fedcore import nn
 from tests.golden.case import Array, Case, normal, write
+from tests.golden.layouts import channels_first
 
 FILE = Path(__file__).with_name("losses.npz")
 Shape = tuple[int, ...]
@@ -61,7 +62,7 @@ def cross_entropy(
 
     def theirs(torch: Any, v: Mapping[str, Any]) -> Any:
         losses = torch.nn.functional.cross_entropy(
-            v["logits"].movedim(-1, 1),
+            channels_first(v["logits"]).contiguous(),
             torch.tensor(chosen),
             weight=None if class_weight is None else torch.tensor(class_weight),
             ignore_index=-100 if ignored is None else ignored,
@@ -88,7 +89,7 @@ def nll(rows: Shape, classes: int, *, weight: Array | None = None, reduction: st
     chosen = labels(rows, classes)
 
     def theirs(torch: Any, v: Mapping[str, Any]) -> Any:
-        y = torch.log_softmax(v["x"], -1).movedim(-1, 1)
+        y = channels_first(torch.log_softmax(v["x"], -1)).contiguous()
         how = reduction if weight is None else "none"
         losses = torch.nn.functional.nll_loss(y, torch.tensor(chosen), reduction=how)
         return losses if weight is None else _weighted(torch, losses, weight, reduction)
