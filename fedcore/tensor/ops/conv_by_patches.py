@@ -1,6 +1,7 @@
-"""The three products of a convolution through the full matrix of patches, for any array library.
+"""The three products of a convolution on a GPU: unfold the images, one batched product, fold.
 
-Batched products by indexing alone: what a GPU runs, and what the tests compare with.
+All windows of all lanes are unfolded at once, which takes KH·KW times the memory of the images; the
+chunk of `vmap` bounds it.
 """
 
 from __future__ import annotations
@@ -8,8 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from fedcore.tensor.ops.patches import add_patches, patches_of
-from fedcore.tensor.ops.windows import Border, Pair
+from fedcore.tensor.cuda.windows import Windows, fold, unfold
+from fedcore.tensor.ops.windows import Border, Pair, slid
 
 __all__ = ["as_lanes", "convolve", "input_gradient", "weight_gradient"]
 
@@ -40,9 +41,10 @@ def convolve(
     """As the primitive `conv2d`."""
     lanes = max(x.ndim, w.ndim) - 4
     x, w = as_lanes(x, groups), as_lanes(w, groups)
-    windows = _windows(xp, x, w.shape[-4:-2], stride, padding, dilation)
-    y = xp.matmul(_rows(windows), _rows(w))
-    return _joined(xp, y.reshape(*y.shape[:-2], *windows.shape[-4:-1], -1), lanes, groups, out)
+    windows = _windows(x.shape[-3:-1], w.shape[-4:-2], stride, padding, dilation)
+    y = xp.matmul(_matrix(unfold(xp, x, windows), 6), _matrix(w, 4))
+    y = y.reshape(*y.shape[:-2], x.shape[-4], *windows.places, w.shape[-1])
+    return _joined(xp, y, lanes, groups, out)
 
 
 def input_gradient(
@@ -60,18 +62,10 @@ def input_gradient(
     """As the primitive `conv2d_input_gradient`."""
     lanes = max(g.ndim, w.ndim) - 4
     g, w = as_lanes(g, groups), as_lanes(w, groups)
-    parts = xp.matmul(_rows(g), _rows(w).swapaxes(-1, -2))
-    (top, bottom), (left, right) = padding
-    images = add_patches.kernel(
-        xp,
-        parts.reshape(*parts.shape[:-2], *g.shape[-4:-1], -1),
-        size=(size[0] + top + bottom, size[1] + left + right),
-        window=w.shape[-4:-2],
-        stride=stride,
-        dilation=dilation,
-    )
-    inside = images[..., top : top + size[0], left : left + size[1], :]
-    return _joined(xp, inside, lanes, groups, out)
+    windows = _windows(size, w.shape[-4:-2], stride, padding, dilation)
+    parts = xp.matmul(_matrix(g, 4), _matrix(w, 4).swapaxes(-1, -2))
+    parts = parts.reshape(*parts.shape[:-2], *g.shape[-4:-1], *w.shape[-4:-1])
+    return _joined(xp, fold(xp, parts, windows), lanes, groups, out)
 
 
 def weight_gradient(
@@ -86,23 +80,34 @@ def weight_gradient(
     groups: int,
     out: Any = None,
 ) -> Any:
-    """As the primitive `conv2d_weight_gradient`."""
+    """As the primitive `conv2d_weight_gradient`.
+
+    The product is taken transposed: CuPy copies a transposed operand of a batch, and the windows
+    are the large one.
+    """
     lanes = max(x.ndim, g.ndim) - 4
     x, g = as_lanes(x, groups), as_lanes(g, groups)
-    windows = _windows(xp, x, kernel, stride, padding, dilation)
-    w = xp.matmul(_rows(windows).swapaxes(-1, -2), _rows(g))
-    return _joined(xp, w.reshape(*w.shape[:-2], *kernel, x.shape[-1], -1), lanes, groups, out)
+    windows = _windows(x.shape[-3:-1], kernel, stride, padding, dilation)
+    turned = xp.matmul(_matrix(g, 4).swapaxes(-1, -2), _matrix(unfold(xp, x, windows), 6))
+    w = turned.swapaxes(-1, -2)
+    return _joined(
+        xp, w.reshape(*w.shape[:-2], *kernel, x.shape[-1], g.shape[-1]), lanes, groups, out
+    )
 
 
-def _windows(xp: Any, x: Any, window: Pair, stride: Pair, padding: Border, dilation: Pair) -> Any:
-    widths = (*((0, 0),) * (x.ndim - 3), *padding, (0, 0))
-    padded = xp.pad(x, widths)
-    return patches_of.kernel(xp, padded, window=window, stride=stride, dilation=dilation)
+def _windows(size: Pair, window: Pair, stride: Pair, padding: Border, dilation: Pair) -> Windows:
+    down, across = (
+        slid(n, k, stride=s, dilation=d, border=b)
+        for n, k, s, d, b in zip(size, window, stride, dilation, padding, strict=True)
+    )
+    corner = (padding[0][0], padding[1][0])
+    return Windows(size, (down, across), window, stride, corner, dilation)
 
 
-def _rows(a: Any) -> Any:
-    """The first three core axes as the rows of a matrix."""
-    return a.reshape(*a.shape[:-4], math.prod(a.shape[-4:-1]), a.shape[-1])
+def _matrix(a: Any, rank: int) -> Any:
+    """The last `rank` axes as a matrix: the first three of them are its rows."""
+    at = a.ndim - rank
+    return a.reshape(*a.shape[:at], math.prod(a.shape[at : at + 3]), math.prod(a.shape[at + 3 :]))
 
 
 def _joined(xp: Any, y: Any, lanes: int, groups: int, out: Any) -> Any:

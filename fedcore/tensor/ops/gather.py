@@ -24,6 +24,7 @@ __all__ = [
     "Ranges",
     "paste",
     "put",
+    "row_positions",
     "scatter_sum",
     "slice_axes",
     "take_rows",
@@ -114,7 +115,7 @@ def wrap_index(xp: Any, index: Any, *, length: int, axis: int, out: Any = None) 
     return xp.add(index, (index < 0) * length, out=out)
 
 
-def _positions(xp: Any, index: Any, lanes: int, own: Shape, length: int) -> Any:
+def row_positions(xp: Any, index: Any, lanes: int, own: Shape, length: int) -> Any:
     """Indices into the rows of all lanes joined, for rows whose own leading axes are `own`.
 
     Shapes: index lanes + core -> broadcast(own, lanes) + core.
@@ -155,7 +156,7 @@ def take_rows(xp: Any, x: Any, index: Any, *, axis: int, rank: int, out: Any = N
     if math.prod(index.shape[:lanes]) == 1:
         core = index.reshape(index.shape[lanes:])
         return xp.take(x, core, axis=before, out=out, **unchecked)
-    positions = _positions(xp, index, lanes, x.shape[:before], x.shape[before])
+    positions = row_positions(xp, index, lanes, x.shape[:before], x.shape[before])
     rows = x.reshape((math.prod(x.shape[: before + 1]), *x.shape[before + 1 :]))
     return xp.take(rows, positions, axis=0, out=out, **unchecked)
 
@@ -189,7 +190,7 @@ def scatter_sum(
     width = math.prod(tail)
     joined = index.shape[:lanes] + (1,) * (before - lanes)
     own = np.broadcast_shapes(g.shape[:before], joined)
-    positions = _positions(xp, index, lanes, own, length)
+    positions = row_positions(xp, index, lanes, own, length)
     if width != 1:
         positions = positions[..., None] * width + xp.arange(width)
     if out is None or not out.flags.c_contiguous:
