@@ -11,6 +11,7 @@ import numpy as np
 
 from fedcore.autograd.tree import Structure, flatten_paths, unflatten
 from fedcore.errors import DtypeError, ShapeError, TreeError, user_line
+from fedcore.tensor.backend import current_backend
 from fedcore.tensor.ops.flat import assemble, leaf
 from fedcore.tensor.tensor import Tensor, tensor
 
@@ -146,7 +147,8 @@ def ravel(model: Model) -> tuple[Tensor, Rebuild[Model]]:
         offset += t.size
     spec = Spec(tuple(entries), next(iter(dtypes), np.dtype(np.float32)))
     if not tensors:
-        return Tensor(np.empty(0, dtype=spec.dtype)), Rebuild(structure, spec)
+        nothing = current_backend().xp.empty(0, dtype=spec.dtype)
+        return Tensor(nothing), Rebuild(structure, spec)
     offsets = tuple(entry.offset for entry in entries)
     vector = assemble([t for _, t in tensors], offsets=offsets, size=offset)
     return vector, Rebuild(structure, spec)

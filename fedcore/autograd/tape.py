@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from fedcore.autograd.tree import flatten, map_tree, unflatten
 from fedcore.errors import DerivativeError, DtypeError, ShapeError, user_line
 from fedcore.tensor.cotangent import Cotangent, Pieces, accumulate, as_array
@@ -227,7 +225,7 @@ def vjp(
 
 
 def _like(value: Any, y: Tensor) -> Tensor:
-    return Tensor(y.backend.asarray(np.asarray(value), dtype=y.dtype))
+    return Tensor(y.backend.asarray(value, dtype=y.dtype))
 
 
 def _returned(x: Any) -> Any:

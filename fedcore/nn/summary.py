@@ -10,6 +10,7 @@ from fedcore.autograd.tree import flatten
 from fedcore.nn.context import Context
 from fedcore.nn.trace import LayerCall, Trace
 from fedcore.nn.tree import ModuleTree
+from fedcore.tensor.backend import Backend, current_backend
 from fedcore.tensor.tensor import Tensor, tensor
 
 __all__ = ["summary"]
@@ -34,11 +35,16 @@ def summary(model: Any, input_shape: tuple[int, ...], *, dtype: str = "float32")
     ctx = Context(model)
     ctx.trace = trace
     with trace.listening():
-        model(np.zeros((1, *input_shape), dtype=dtype), ctx=ctx)
+        model(_device(model).asarray(np.zeros((1, *input_shape), dtype=dtype)), ctx=ctx)
     rows = [_row(call) for call in trace.calls if _is_row(call)]
     total = _sizes(model)
     last = ("total", "", "", f"{total[0]:,}", f"{total[1]:,}", f"{trace.calls[0].flops:,}")
     return _table([HEADER, *rows, last])
+
+
+def _device(model: Any) -> Backend:
+    """Where the parameters are."""
+    return next((tensor(value).backend for value in flatten(model)[0]), current_backend())
 
 
 def _is_row(call: LayerCall) -> bool:

@@ -1,11 +1,13 @@
 """Which array library computes: one handle per library, resolved by the type of an array.
 
 NumPy is always there. CuPy is imported only when it is asked for by name, or when the caller has
-imported it already and passes one of its arrays. Nothing moves between devices by itself.
+imported it already and passes one of its arrays. Nothing moves between devices by itself: `asarray`
+and `to_host` are the only ways.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 from dataclasses import dataclass
@@ -27,7 +29,9 @@ class Backend:
     xp: ModuleType
 
     def asarray(self, value: Any, *, dtype: Any = None) -> Any:
-        """`value` as an array of this library; a NumPy array is copied to the device of CuPy."""
+        """`value` as an array of this library: what lies on another device is copied."""
+        if self.xp is np and not isinstance(value, np.ndarray) and is_array(value):
+            value = to_host(value)
         return self.xp.asarray(value, dtype=dtype)
 
     def synchronize(self) -> None:
@@ -63,6 +67,11 @@ def _cupy() -> Backend:
             why=str(error),
             fix="use the backend 'numpy', or check the driver with nvidia-smi",
         ) from error
+    return _backend(cupy)
+
+
+@functools.cache
+def _backend(cupy: ModuleType) -> Backend:
     return Backend("cupy", cupy)
 
 
@@ -124,7 +133,7 @@ def backend_of(array: Any) -> Backend:
         return NUMPY
     cupy = sys.modules.get("cupy")
     if cupy is not None and isinstance(array, cupy.ndarray):
-        return Backend("cupy", cupy)
+        return _backend(cupy)
     raise DeviceError(
         f"{type(array).__module__}.{type(array).__qualname__} is not an array of a known backend",
         why="the backends are numpy and cupy",

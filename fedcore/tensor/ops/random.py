@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from fedcore.errors import ArgumentError, DtypeError, ShapeError, TraceError, user_line
-from fedcore.tensor.backend import to_host
+from fedcore.tensor.backend import current_backend, to_host
 from fedcore.tensor.ops.arguments import element_type, lengths, operand, real, whole
 from fedcore.tensor.ops.elementwise import multiply, require_floating
 from fedcore.tensor.primitive import Core, Shape, primitive
 from fedcore.tensor.random import Key, fold_words as folded, generator_from_words
 from fedcore.tensor.registry import operations
-from fedcore.tensor.tensor import Tensor, interpreter, tensor
+from fedcore.tensor.tensor import Tensor, interpreter
 
 __all__ = ["bernoulli", "dropout", "fold_words", "normal", "permutation", "uniform"]
 
@@ -126,7 +126,8 @@ def fold_primitive(xp: Any, words: Any, *, path: tuple[int | str, ...], out: Any
 # ---- what users call
 
 
-def _words(name: str, key: Any) -> Tensor:
+def _words(name: str, key: Any, like: Tensor | None = None) -> Tensor:
+    """The words of a key, whose place decides that of the draw: beside `like`, if it is a `Key`."""
     if isinstance(key, Key):
         if interpreter.recorder is not None:
             raise TraceError(
@@ -135,7 +136,8 @@ def _words(name: str, key: Any) -> Tensor:
                 why="every replay would draw the same numbers",
                 fix="make key.words() an argument of the compiled function",
             )
-        return tensor(key.words())
+        backend = current_backend() if like is None else like.backend
+        return Tensor(backend.asarray(key.words()))
     words = operand(name, key)
     if words.shape != (2,):
         raise ShapeError(
@@ -236,7 +238,7 @@ def dropout(x: Any, key: Any, *, rate: float) -> Tensor:
             fix="pass a number from 0 to below 1",
         )
     require_floating("dropout", x)
-    words = _words("dropout", key)
+    words = _words("dropout", key, x)
     keep = 1.0 - rate
     return multiply(x, dropout_mask(words, shape=x.shape, keep=keep, dtype=x.dtype))
 

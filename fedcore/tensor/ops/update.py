@@ -49,7 +49,7 @@ def add_scaled(theta: Tensor, gradient: Cotangent, scale: Any) -> Tensor:
 
 
 def _like(theta: Tensor, scale: Any) -> Any:
-    return theta.backend.asarray(np.asarray(tensor(scale).data), dtype=theta.dtype)
+    return theta.backend.asarray(tensor(scale).data, dtype=theta.dtype)
 
 
 def _joint_vjp(
