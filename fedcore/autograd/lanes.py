@@ -153,7 +153,9 @@ def vmap(
     """`function` mapped over an axis of its arguments; outputs gain a first axis.
 
     `in_axes` is an axis, None, or a tuple of these for each argument; None shares an argument.
-    `chunk` runs so many lanes at a time, one slice after another, to keep the working set in cache.
+    `chunk` runs so many lanes at a time, one slice after another, to bound the memory at work. It
+    does not change the bits of a lane, but for single rows multiplied by a matrix that all lanes
+    share: those are one product.
     A random operation inside draws the same numbers in every lane unless its key is mapped.
     Raises: ShapeError if the mapped lengths differ, ArgumentError if nothing is mapped.
 
