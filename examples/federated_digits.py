@@ -19,7 +19,6 @@ from fedcore import nn
 from fedcore.checkpoint import save_checkpoint
 from fedcore.data import Dataset, concat, group_by, load_digits, stack_clients
 from fedcore.tensor import blas
-from fedcore.tensor.random import Key
 
 BATCH, LEARNING_RATE, SEED = 16, 0.2, 1
 
@@ -28,7 +27,7 @@ Train = Callable[[np.ndarray, list[Dataset], int], np.ndarray]
 
 def make_model() -> nn.Sequential:
     """A perceptron 64-64-10."""
-    key = Key(SEED, "model")
+    key = fc.Key(SEED, "model")
     return nn.Sequential(
         nn.flatten, nn.Linear(64, 64, key=key.fold(0)), nn.relu, nn.Linear(64, 10, key=key.fold(1))
     )
@@ -48,7 +47,7 @@ def make_trainer(rebuild: Callable[[fc.Tensor], nn.Sequential]) -> Train:
     lanes = fc.compile(fc.vmap(step, in_axes=(0, 0, 0, 0, None)), donate=(0,))
 
     def train(models: np.ndarray, clients: list[Dataset], round_index: int) -> np.ndarray:
-        keys = [Key(SEED, "shuffle", round=round_index, client=i) for i in range(len(clients))]
+        keys = [fc.Key(SEED, "shuffle", round=round_index, client=i) for i in range(len(clients))]
         batches = stack_clients(clients, BATCH, keys=keys)
         theta = fc.tensor(models.copy())
         for i in range(batches.x.shape[1]):

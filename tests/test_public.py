@@ -25,6 +25,7 @@ INTERNAL = {  # what the core calls by name, or what a method, an operator or a 
     "batch_norm",
     "batch_norm_training",
     "cast",
+    "drop_lanes",
     "drop_leading",
     "embedding",
     "fold_lane",
