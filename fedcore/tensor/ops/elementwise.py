@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -307,7 +308,7 @@ def nan_to_num(
         for option, given, limit in (("posinf", posinf, limits.max), ("neginf", neginf, limits.min))
     )
     finite = where(isnan(x), real("nan_to_num", "nan", nan), x)
-    bounded: Tensor = where(isfinite(finite), finite, where(finite > 0.0, top, bottom))
+    bounded: Tensor = where(finite == math.inf, top, where(finite == -math.inf, bottom, finite))
     return bounded
 
 
