@@ -218,7 +218,7 @@ def gelu(x: Any, *, approximate: str = "tanh") -> Tensor:
 
 
 def hardswish(x: Any) -> Tensor:
-    """x·min(max(x + 3, 0), 6) / 6.
+    """x·min(max(x + 3, 0), 6) / 6; the derivative at -3 is 0, at 3 it is 3/2.
 
     Source: Howard et al., "Searching for MobileNetV3", 2019, section 5.2.
 
