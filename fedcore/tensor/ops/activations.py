@@ -66,7 +66,8 @@ def relu(xp: Any, x: Any, *, out: Any = None) -> Any:
 def where_positive(xp: Any, y: Any, x: Any, *, out: Any = None) -> Any:
     """`x` where `y` is positive, else 0; both of one shape."""
     if out is None:
-        out = xp.empty(np.broadcast_shapes(y.shape, x.shape), dtype=x.dtype)
+        shape = np.broadcast_shapes(y.shape, x.shape)
+        out = xp.empty_like(xp.broadcast_to(y, shape), dtype=x.dtype)  # images keep their layout
     xp.greater(y, 0, out=out, casting="unsafe")  # the mask as numbers: 46 µs against 53 as booleans
     return xp.multiply(out, x, out=out)
 

@@ -1,8 +1,11 @@
-"""Pooling as steps on fixed buffers: along the width, then along the height.
+"""Pooling as steps on fixed buffers: along the height, then along the width.
 
 Both directions are the same work on another axis, so a window of K·K costs 2 K passes, of which the
-second half is over the smaller array. Among equal values the first in reading order wins. Windows
-may overlap, or leave elements out. The arrays are images (..., N, H, W, C) of any strides.
+second half is over the smaller array. The height comes first because whole image rows lie together
+in memory: its passes, the larger ones, are over long runs (28×28×8, 20 images: 27 µs a pass along
+the width, 12 along the height). So among equal values the first wins in the order of the columns:
+that of the least column, and there of the least row. Windows may overlap, or leave elements out.
+The arrays are images (..., N, H, W, C) of any strides.
 """
 
 from __future__ import annotations
@@ -36,10 +39,10 @@ def images_like(xp: Any, x: Any, core: tuple[int, ...], dtype: Any = None) -> An
 
 def pool(xp: Any, reduce: Any, x: Any, out: Any, *, window: Pair, stride: Pair) -> list[Step]:
     """The steps that write into `out` each window of x, reduced by a ufunc of two operands."""
-    rows = images_like(xp, x, (x.shape[-4], x.shape[-3], out.shape[-2], x.shape[-1]))
+    low = images_like(xp, x, (x.shape[-4], out.shape[-3], x.shape[-2], x.shape[-1]))
     return [
-        *_reduce(xp, reduce, x, rows, WIDTH, window[1], stride[1]),
-        *_reduce(xp, reduce, rows, out, HEIGHT, window[0], stride[0]),
+        *_reduce(xp, reduce, x, low, HEIGHT, window[0], stride[0]),
+        *_reduce(xp, reduce, low, out, WIDTH, window[1], stride[1]),
     ]
 
 
@@ -63,15 +66,15 @@ def _taps(x: Any, axis: int, window: int, stride: int) -> list[Any]:
 
 
 def _maxima(xp: Any, x: Any, window: Pair, stride: Pair) -> tuple[list[Step], Any, Any]:
-    """The maxima of x along the width, and of these along the height if the routing needs them."""
-    across, down = (slid(x.shape[a], window[a + 3], stride=stride[a + 3]) for a in (WIDTH, HEIGHT))
-    n, h, _, c = x.shape[-4:]
-    rows = images_like(xp, x, (n, h, across, c))
-    steps = _reduce(xp, xp.maximum, x, rows, WIDTH, window[1], stride[1])
-    if window[0] < 3:
-        return steps, rows, None
+    """The maxima of x along the height, and of these along the width if the routing needs them."""
+    down, across = (slid(x.shape[a], window[a + 3], stride=stride[a + 3]) for a in (HEIGHT, WIDTH))
+    n, _, w, c = x.shape[-4:]
+    low = images_like(xp, x, (n, down, w, c))
+    steps = _reduce(xp, xp.maximum, x, low, HEIGHT, window[0], stride[0])
+    if window[1] < 3:
+        return steps, low, None
     top = images_like(xp, x, (n, down, across, c))
-    return steps + _reduce(xp, xp.maximum, rows, top, HEIGHT, window[0], stride[0]), rows, top
+    return steps + _reduce(xp, xp.maximum, low, top, WIDTH, window[1], stride[1]), low, top
 
 
 # ---- the derivative: values go to the winners
@@ -79,10 +82,10 @@ def _maxima(xp: Any, x: Any, window: Pair, stride: Pair) -> tuple[list[Step], An
 
 def route(xp: Any, g: Any, x: Any, out: Any, *, window: Pair, stride: Pair) -> list[Step]:
     """The steps that write into `out` each value of g at the maximum of its window of x."""
-    steps, rows, top = _maxima(xp, x, window, stride)
-    middle = images_like(xp, out, (*rows.shape[-4:],))
-    steps += _route(xp, g, rows, middle, top, HEIGHT, window[0], stride[0])
-    return steps + _route(xp, middle, x, out, rows, WIDTH, window[1], stride[1])
+    steps, low, top = _maxima(xp, x, window, stride)
+    middle = images_like(xp, out, (*low.shape[-4:],))
+    steps += _route(xp, g, low, middle, top, WIDTH, window[1], stride[1])
+    return steps + _route(xp, middle, x, out, low, HEIGHT, window[0], stride[0])
 
 
 def _route(
@@ -121,10 +124,10 @@ def _route(
 
 def gather(xp: Any, h: Any, x: Any, out: Any, *, window: Pair, stride: Pair) -> list[Step]:
     """The steps that write into `out` the value of h at the maximum of each window of x."""
-    steps, rows, top = _maxima(xp, x, window, stride)
-    middle = images_like(xp, out, (*rows.shape[-4:],))
-    steps += _gather(xp, h, x, middle, rows, WIDTH, window[1], stride[1])
-    return steps + _gather(xp, middle, rows, out, top, HEIGHT, window[0], stride[0])
+    steps, low, top = _maxima(xp, x, window, stride)
+    middle = images_like(xp, out, (*low.shape[-4:],))
+    steps += _gather(xp, h, x, middle, low, HEIGHT, window[0], stride[0])
+    return steps + _gather(xp, middle, low, out, top, WIDTH, window[1], stride[1])
 
 
 def _gather(
@@ -148,11 +151,11 @@ def _gather(
 
 def spread(xp: Any, g: Any, out: Any, *, window: Pair, stride: Pair) -> list[Step]:
     """The steps that add each value of g to all elements of its window of `out`."""
-    n, _, across, c = g.shape[-4:]
-    middle = images_like(xp, out, (n, out.shape[-3], across, c))
+    n, down, _, c = g.shape[-4:]
+    middle = images_like(xp, out, (n, down, out.shape[-2], c))
     return [
-        *_spread(xp, g, middle, HEIGHT, window[0], stride[0]),
-        *_spread(xp, middle, out, WIDTH, window[1], stride[1]),
+        *_spread(xp, g, middle, WIDTH, window[1], stride[1]),
+        *_spread(xp, middle, out, HEIGHT, window[0], stride[0]),
     ]
 
 
