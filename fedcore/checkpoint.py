@@ -114,7 +114,7 @@ def load_checkpoint(
     library = _safetensors()
     try:
         # Tested first: the library maps the file into memory and would block on a named pipe.
-        if not stat.S_ISREG(os.stat(path).st_mode):
+        if not stat.S_ISREG(os.stat(os.fspath(path)).st_mode):
             raise _broken(path, "it is not a regular file")
         with library.safe_open(path, framework="numpy") as file:
             found = {name: _declared(path, name, file.get_slice(name)) for name in file.keys()}  # noqa: SIM118
@@ -124,7 +124,7 @@ def load_checkpoint(
             arrays = {name: file.get_tensor(name) for name in found}
     except FedcoreError:
         raise
-    except (OSError, ValueError, library.SafetensorError) as error:
+    except (OSError, TypeError, ValueError, library.SafetensorError) as error:
         raise _broken(path, str(error)) from None
     if finite:
         _check_finite(path, arrays)
@@ -245,7 +245,7 @@ def _misfit(path: str | os.PathLike[str], problems: list[str], fix: str) -> Chec
 
 def _broken(path: str | os.PathLike[str], reason: str) -> DataFormatError:
     return DataFormatError(
-        f"cannot read the checkpoint {Path(path).name}",
+        f"cannot read the checkpoint {os.path.basename(str(path))}",
         where=str(path),
         why=reason,
         fix="pass an intact safetensors file; go back to an earlier checkpoint if it is damaged",

@@ -227,7 +227,8 @@ def test_a_file_with_changed_bytes_is_read_or_refused(tmp_path: Path, data: st.D
 
 
 def test_what_is_no_readable_checkpoint_is_refused(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "absent", tmp_path / "a\0b", Path(os.devnull)):
+    wrong: list[Any] = [tmp_path, tmp_path / "absent", tmp_path / "a\0b", os.devnull, None, 1.5]
+    for path in wrong:
         with pytest.raises(DataFormatError, match="cannot read the checkpoint") as caught:
             load_checkpoint(path)
         assert caught.value.where == str(path) and caught.value.why

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import fedcore as fc
 from fedcore import nn, optim
-from fedcore.errors import ArgumentError, ShapeError
+from fedcore.errors import ArgumentError, DtypeError, ShapeError
 from tests.golden.make_optim import CASES, FILE, STEPS, problem
 
 ALL: list[optim.Optimizer] = [
@@ -138,6 +138,33 @@ def test_a_factored_gradient_gives_the_step_of_its_array(rule: optim.Optimizer) 
     found, _ = rule.step(theta, fc.factored_grad(loss)(theta), rule.init(theta))
     expected, _ = rule.step(theta, fc.grad(loss)(theta), rule.init(theta))
     np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        optim.SGD(lr=0.1, momentum=0.9),
+        optim.Adam(),
+        optim.AdamW(),
+        optim.Yogi(),
+        optim.RMSprop(),
+        optim.RMSprop(momentum=0.9),
+        optim.Adagrad(),
+    ],
+    ids=lambda rule: type(rule).__name__,
+)
+def test_what_a_step_cannot_use_is_refused(rule: optim.Optimizer) -> None:
+    theta = fc.tensor([1.0, 2.0])
+    state, name = rule.init(theta), type(rule).__name__
+    for wrong in ((), (*state, theta), None):
+        with pytest.raises(ArgumentError, match=f"{name}: the state is .*{len(state)} parts"):
+            rule.step(theta, theta, wrong)  # type: ignore[arg-type]
+    with pytest.raises(ShapeError, match=rf"{name}: a rate of shape \(2,\)"):
+        rule.step(theta, theta, state, lr=theta)
+    with pytest.raises(DtypeError, match="str"):
+        rule.step(theta, theta, state, lr="0.1")
+    with pytest.raises(DtypeError, match="gradient is a list"):
+        rule.step(theta, [1.0, 2.0], state)  # type: ignore[arg-type]
 
 
 def test_a_gradient_of_another_shape_is_refused_with_both_shapes() -> None:

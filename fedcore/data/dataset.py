@@ -104,7 +104,10 @@ class Dataset:
         part would be empty.
         """
         shares = (fractions, 1 - fractions) if isinstance(fractions, float | int) else fractions
-        table = np.asarray(shares, dtype=np.float64)
+        try:
+            table = np.asarray(shares, dtype=np.float64)
+        except (TypeError, ValueError):
+            table = np.empty(0)
         inside = table.ndim == 1 and len(table) > 0 and bool(np.all((table > 0) & (table <= 1)))
         if not inside or abs(table.sum() - 1) > _SUM_TOLERANCE:
             raise ArgumentError(

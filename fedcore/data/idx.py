@@ -79,6 +79,12 @@ def load_mnist(
             why="the family has two splits",
             fix='pass split="train" or split="test"',
         )
+    if not isinstance(folder, str | os.PathLike):
+        raise ArgumentError(
+            f"load_mnist: folder is {folder!r:.80}",
+            why="the four files lie in one folder",
+            fix="pass its path",
+        )
     images = load_idx(_existing(folder, f"{_PREFIX[split]}-images-idx3-ubyte"))
     labels = load_idx(_existing(folder, f"{_PREFIX[split]}-labels-idx1-ubyte"))
     if images.ndim != 3 or labels.ndim != 1 or images.dtype != np.uint8 or labels.dtype != np.uint8:

@@ -31,11 +31,11 @@ def read_bytes(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> b
     `max_bytes` after inflation, or corrupt gzip; TruncatedFileError if gzip data end early.
     """
     try:
-        with open(path, "rb") as file:
+        with open(os.fspath(path), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise _unreadable(path, "it is not a regular file")
             content = _read_limited(file, path, max_bytes)
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         if isinstance(error, DataFormatError):
             raise
         reason = error.strerror if isinstance(error, OSError) else "the path is not valid"

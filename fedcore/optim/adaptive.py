@@ -12,6 +12,8 @@ from fedcore.optim.optimizer import (
     check_fraction,
     check_positive,
     dense,
+    parts_of,
+    rate_of,
 )
 from fedcore.tensor.cotangent import Cotangent
 from fedcore.tensor.ops.create import full_like, zeros_like
@@ -48,7 +50,7 @@ class Adam:
         if self.weight_decay:
             g = g + theta * self.weight_decay
         direction, state = _adam_direction(self, g, state)
-        return theta - direction * (self.lr if lr is None else lr), state
+        return theta - direction * rate_of(self, lr), state
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +76,7 @@ class AdamW:
     def step(
         self, theta: Tensor, gradient: Cotangent, state: State, *, lr: Any = None
     ) -> tuple[Tensor, State]:
-        rate = self.lr if lr is None else lr
+        rate = rate_of(self, lr)
         direction, state = _adam_direction(self, dense(theta, gradient), state)
         return theta - (direction + theta * self.weight_decay) * rate, state
 
@@ -107,7 +109,7 @@ class Yogi:
     def step(
         self, theta: Tensor, gradient: Cotangent, state: State, *, lr: Any = None
     ) -> tuple[Tensor, State]:
-        count, m, v = state
+        count, m, v = parts_of(self, state, 3)
         g = dense(theta, gradient)
         if self.weight_decay:
             g = g + theta * self.weight_decay
@@ -115,7 +117,7 @@ class Yogi:
         square = g * g
         v = v - operations.sign(v - square) * square * (1.0 - self.beta2)
         step = m / (operations.sqrt(v) + self.eps)
-        return theta - step * (self.lr if lr is None else lr), (count + 1.0, m, v)
+        return theta - step * rate_of(self, lr), (count + 1.0, m, v)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,15 +147,16 @@ class RMSprop:
     def step(
         self, theta: Tensor, gradient: Cotangent, state: State, *, lr: Any = None
     ) -> tuple[Tensor, State]:
-        rate = self.lr if lr is None else lr
+        rate = rate_of(self, lr)
         g = dense(theta, gradient)
         if self.weight_decay:
             g = g + theta * self.weight_decay
-        v = state[0] * self.alpha + g * g * (1.0 - self.alpha)
+        past = parts_of(self, state, 2 if self.momentum else 1)
+        v = past[0] * self.alpha + g * g * (1.0 - self.alpha)
         direction = g / (operations.sqrt(v) + self.eps)
         if not self.momentum:
             return theta - direction * rate, (v,)
-        velocity = state[1] * self.momentum + direction
+        velocity = past[1] * self.momentum + direction
         return theta - velocity * rate, (v, velocity)
 
 
@@ -186,9 +189,9 @@ class Adagrad:
         g = dense(theta, gradient)
         if self.weight_decay:
             g = g + theta * self.weight_decay
-        v = state[0] + g * g
+        v = parts_of(self, state, 1)[0] + g * g
         direction = g / (operations.sqrt(v) + self.eps)
-        return theta - direction * (self.lr if lr is None else lr), (v,)
+        return theta - direction * rate_of(self, lr), (v,)
 
 
 def _check_moments(optimizer: Adam | AdamW | Yogi) -> None:
@@ -204,7 +207,7 @@ def _moments(theta: Tensor, second: float) -> State:
 
 
 def _adam_direction(rule: Adam | AdamW, g: Tensor, state: State) -> tuple[Tensor, State]:
-    count, m, v = state
+    count, m, v = parts_of(rule, state, 3)
     count = count + 1.0
     m = m * rule.beta1 + g * (1.0 - rule.beta1)
     v = v * rule.beta2 + g * g * (1.0 - rule.beta2)

@@ -11,9 +11,9 @@ import math
 from numbers import Real
 from typing import Any, Protocol
 
-from fedcore.errors import ArgumentError, ShapeError, user_line
-from fedcore.tensor.cotangent import Cotangent, Pieces, as_array
-from fedcore.tensor.tensor import Tensor
+from fedcore.errors import ArgumentError, DtypeError, ShapeError, user_line
+from fedcore.tensor.cotangent import Cotangent, Factored, Pieces, as_array
+from fedcore.tensor.tensor import Tensor, tensor
 
 __all__ = [
     "Optimizer",
@@ -23,6 +23,8 @@ __all__ = [
     "check_positive",
     "check_size",
     "dense",
+    "parts_of",
+    "rate_of",
 ]
 
 State = tuple[Tensor, ...]
@@ -56,8 +58,48 @@ def dense(theta: Tensor, gradient: Cotangent) -> Tensor:
     return as_array(gradient)
 
 
+def rate_of(optimizer: Optimizer, lr: Any) -> Any:
+    """The rate of one step: `lr`, a number or a 0-d tensor, or for None the optimiser's own.
+
+    Raises: ShapeError if it is an array, DtypeError if it is no number.
+    """
+    if lr is None:
+        return optimizer.lr
+    if shape := tensor(lr).shape:
+        raise ShapeError(
+            f"{type(optimizer).__name__}: a rate of shape {shape}",
+            where=user_line(),
+            why="one rate scales the whole step",
+            fix="pass a number or a 0-d tensor; map over clients with vmap",
+        )
+    return lr
+
+
+def parts_of(optimizer: Optimizer, state: State, count: int) -> State:
+    """The state, if it has as many parts as the optimiser's own.
+
+    Raises: ArgumentError if it has not.
+    """
+    if not isinstance(state, tuple | list) or len(state) != count:
+        found = f"{len(state)} parts" if isinstance(state, tuple | list) else type(state).__name__
+        raise ArgumentError(
+            f"{type(optimizer).__name__}: the state is {found}, expected {count} parts",
+            where=user_line(),
+            why="each step carries on from what the step before returned",
+            fix="begin with optimizer.init(theta), and pass the state that step returned",
+        )
+    return tuple(state)
+
+
 def check_size(theta: Tensor, gradient: Cotangent) -> None:
     """Raise a ShapeError unless the gradient, factored or not, is shaped like `theta`."""
+    if not isinstance(gradient, Tensor | Factored):
+        raise DtypeError(
+            f"optimiser: the gradient is a {type(gradient).__name__}",
+            where=user_line(),
+            why="a step computes with tensors",
+            fix="pass what fedcore.grad or fedcore.factored_grad gave, or fedcore.tensor(values)",
+        )
     shape = (gradient.size,) if isinstance(gradient, Pieces) else as_array(gradient).shape
     if shape != theta.shape:
         raise ShapeError(

@@ -12,6 +12,8 @@ from fedcore.optim.optimizer import (
     check_fraction,
     check_size,
     dense,
+    parts_of,
+    rate_of,
 )
 from fedcore.tensor.cotangent import Cotangent
 from fedcore.tensor.ops.create import zeros_like
@@ -58,7 +60,7 @@ class SGD:
     def step(
         self, theta: Tensor, gradient: Cotangent, state: State, *, lr: Any = None
     ) -> tuple[Tensor, State]:
-        rate = self.lr if lr is None else lr
+        rate = rate_of(self, lr)
         if not self.momentum:  # the gradient may stay factored: it is never written down
             check_size(theta, gradient)
             if self.weight_decay:
@@ -67,6 +69,6 @@ class SGD:
         g = dense(theta, gradient)
         if self.weight_decay:
             g = g + theta * self.weight_decay
-        velocity = state[0] * self.momentum + g
+        velocity = parts_of(self, state, 1)[0] * self.momentum + g
         direction = g + velocity * self.momentum if self.nesterov else velocity
         return theta - direction * rate, (velocity,)

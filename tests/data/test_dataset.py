@@ -107,7 +107,9 @@ def test_a_split_depends_on_its_seed_alone() -> None:
     assert [len(part) for part in first] == [40, 10]
 
 
-@pytest.mark.parametrize("fractions", [0.0, 1.0, -0.1, 1.5, [], [0.5], [0.5, 0.6], [1.2, -0.2]])
+@pytest.mark.parametrize(
+    "fractions", [0.0, 1.0, -0.1, 1.5, [], [0.5], [0.5, 0.6], [1.2, -0.2], "half", None]
+)
 def test_fractions_that_do_not_share_out_everything_are_refused(fractions: Any) -> None:
     with pytest.raises(ArgumentError, match="fractions"):
         numbered(10).split(fractions, seed=0)

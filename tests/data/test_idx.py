@@ -122,3 +122,8 @@ def test_writer_ids_come_from_the_third_column_of_eight(tmp_path: Path) -> None:
     path.write_bytes(idx_bytes(table[:, :7].copy()))
     with pytest.raises(DataFormatError, match="no QMNIST label table"):
         load_qmnist_labels(path)
+
+
+def test_a_folder_that_is_none_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="folder is None"):
+        load_mnist(None)  # type: ignore[arg-type]

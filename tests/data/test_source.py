@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,13 @@ def test_what_is_no_readable_file_is_refused_with_its_path(tmp_path: Path) -> No
         with pytest.raises(DataFormatError, match="cannot read") as caught:
             read_bytes(path)
         assert caught.value.where == str(path) and caught.value.why and caught.value.fix
+
+
+@pytest.mark.parametrize("path", [None, 1.5, 0, ["a"]])
+def test_what_is_no_path_is_refused(path: Any) -> None:
+    with pytest.raises(DataFormatError, match="cannot read") as caught:
+        read_bytes(path)
+    assert caught.value.where == str(path)
 
 
 def test_a_device_is_not_read(tmp_path: Path) -> None:
