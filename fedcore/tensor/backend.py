@@ -57,16 +57,18 @@ def _cupy() -> Backend:
         raise InstallError(
             "the backend 'cupy' is not installed",
             why=str(error),
-            fix="install the extra 'gpu' on a machine with an NVIDIA GPU",
+            fix="on a machine with an NVIDIA GPU: pip install 'fedcore-fl[gpu]'",
         ) from error
     try:
-        cupy.cuda.runtime.getDeviceCount()
+        devices, reason = cupy.cuda.runtime.getDeviceCount(), "CUDA counts 0 devices"
     except cupy.cuda.runtime.CUDARuntimeError as error:
+        devices, reason = 0, str(error)
+    if not devices:
         raise DeviceError(
             "the backend 'cupy' finds no GPU",
-            why=str(error),
+            why=reason,
             fix="use the backend 'numpy', or check the driver with nvidia-smi",
-        ) from error
+        )
     return _backend(cupy)
 
 

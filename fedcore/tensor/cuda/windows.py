@@ -59,11 +59,12 @@ extern "C" __global__ void fold(I count, const T* windows, T* images, GEOMETRY) 
 """
 
 _MAXIMUM = """
-// The place of the first largest element of a window, in reading order; a NaN is the largest.
+// The place of the first largest element of a window, column by column, as on the host; a NaN is
+// the largest.
 __device__ I maximum(const T* images, I n, I row, I column, I c, GEOMETRY) {
     I best = ((n * height + row * sh) * width + column * sw) * channels + c, first = best;
-    for (I ky = 0; ky < kh; ky++)
-        for (I kx = 0; kx < kw; kx++) {
+    for (I kx = 0; kx < kw; kx++)
+        for (I ky = 0; ky < kh; ky++) {
             I here = first + (ky * width + kx) * channels;
             T value = images[here], most = images[best];
             if (value > most || (value != value && most == most)) best = here;
