@@ -34,7 +34,9 @@ from tests.tensor.test_primitives import (
 )
 
 __all__ = [
+    "arguments",
     "assert_agree",
+    "patterns",
     "test_a_replay_on_other_inputs_agrees_with_the_eager_run",
     "test_out_and_operands_in_place_agree_with_a_fresh_result",
     "test_second_derivatives_agree_with_numpy",

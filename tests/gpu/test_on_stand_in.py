@@ -11,10 +11,15 @@ from collections.abc import Iterator
 import pytest
 
 from fedcore.tensor.backend import Backend, use_backend
+from fedcore.tensor.ops import random
+from fedcore.tensor.primitive import primitives
 from tests.gpu.agreement import *  # noqa: F403
+from tests.gpu.agreement import arguments, patterns
 from tests.gpu.host_kernels import MISSING_COMPILER
-from tests.gpu.stand_in import make_cupy
+from tests.gpu.stand_in import make_cupy, ndarray
 from tests.gpu.workloads import *  # noqa: F403
+from tests.tensor.samples.sample import Sample
+from tests.tensor.test_primitives import each_sample, in_lanes
 
 CUPY = make_cupy()
 
@@ -26,3 +31,18 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
     monkeypatch.setitem(sys.modules, "cupy", CUPY)
     with use_backend("cupy") as backend:
         yield backend
+
+
+@each_sample
+def test_only_random_draws_read_the_device(
+    device: Backend, monkeypatch: pytest.MonkeyPatch, one: Sample
+) -> None:
+    """They take the words of their key, and draw on the host."""
+    if primitives[one.name].kernel.__module__ == random.__name__:
+        pytest.skip("it draws")
+    for way, sizes in patterns(one):
+        g, *xs = [device.asarray(x) for x in arguments(one, way, sizes, "float64")]
+        with monkeypatch.context() as watched:
+            for name in ("get", "item", "tolist", "tobytes"):
+                watched.setattr(ndarray, name, ndarray._waits)
+            in_lanes(one, xs, g, way, len(sizes))

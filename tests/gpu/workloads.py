@@ -17,7 +17,7 @@ import fedcore as fc
 from fedcore import nn, optim
 from fedcore.autograd.tree import flatten
 from fedcore.checkpoint import load_checkpoint, save_checkpoint
-from fedcore.errors import DeviceError, DivergenceError
+from fedcore.errors import DeviceError, DivergenceError, DtypeError
 from fedcore.tensor.backend import Backend, current_backend, use_backend
 from fedcore.tensor.registry import operations
 from fedcore.tensor.tensor import Tensor
@@ -37,6 +37,7 @@ __all__ = [
     "test_new_tensors_lie_on_the_device",
     "test_the_choice_of_a_backend_is_one_thread_s",
     "test_training_agrees_with_numpy",
+    "test_two_precisions_do_not_meet_in_a_convolution",
 ]
 
 Array = np.ndarray[Any, Any]
@@ -207,6 +208,7 @@ def test_new_tensors_lie_on_the_device(device: Backend) -> None:
     with use_backend("numpy"):  # an array decides for itself
         x = fc.tensor(device.asarray(np.ones(2)))
         assert (x * 2.0 + 1).backend.name == device.name
+        assert isinstance(x.data * x, Tensor) and (x.data * x).backend.name == device.name
 
 
 def test_a_tensor_is_read_only_when_asked(device: Backend) -> None:
@@ -234,6 +236,12 @@ def test_a_model_and_data_of_two_devices_are_an_error_that_names_both(device: Ba
             call()
     assert model(device.asarray(host)).shape == (1, 2)
     assert isinstance(Backend("numpy", np).asarray(device.asarray(host)), np.ndarray)
+
+
+def test_two_precisions_do_not_meet_in_a_convolution(device: Backend) -> None:
+    x, w = np.ones((1, 3, 3, 1), np.float32), np.ones((2, 2, 1, 1))
+    with pytest.raises(DtypeError, match="float32 and float64"):
+        nn.conv2d(device.asarray(x), device.asarray(w))
 
 
 def test_a_checkpoint_moves_a_model_between_devices(device: Backend, tmp_path: Path) -> None:
