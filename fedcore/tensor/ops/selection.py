@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fedcore.errors import AxisError, DtypeError, ShapeError, TraceError, user_line
+from fedcore.errors import ArgumentError, AxisError, DtypeError, ShapeError, TraceError, user_line
 from fedcore.tensor.ops.arguments import operand, spreads
 from fedcore.tensor.ops.create import arange
 from fedcore.tensor.ops.elementwise import cast
@@ -103,7 +103,7 @@ def selection(shape: Shape, key: Any, like: Tensor) -> Selection:
         axis = len(ranges)
         length = shape[axis]
         if isinstance(item, slice):
-            start, stop, step = item.indices(length)
+            start, stop, step = _bounds(item, length)
             count = len(range(start, stop, step))
             ranges.append((start, count, step) if count else (0, 0, 1))
             sliced.append(count)
@@ -243,6 +243,18 @@ def _no_index(array: Tensor) -> DtypeError:
 
 def _on(like: Tensor, array: Any) -> Tensor:
     return Tensor(like.backend.asarray(array))
+
+
+def _bounds(item: slice, length: int) -> tuple[int, int, int]:
+    try:
+        return item.indices(length)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(
+            f"index: {item} is no slice of an axis of length {length}",
+            where=user_line(),
+            why=str(error),
+            fix="use whole numbers, and a step that is not 0",
+        ) from error
 
 
 def _wrapped(place: int, length: int, axis: int) -> int:
