@@ -156,12 +156,9 @@ def _aliases(y: Any, x: Any) -> bool:
 
 
 def _check_captures(program: Program, declared: Sequence[Any]) -> None:
-    known = {id(a) for a in declared}
+    known = {id(_owner(array)) for array in declared}
     for array in program.captures:
-        base = array
-        while base is not None and id(base) not in known:
-            base = base.base
-        if base is None and array.nbytes > SMALL_BYTES:
+        if array.nbytes > SMALL_BYTES and id(_owner(array)) not in known:
             raise TraceError(
                 f"compile: an array of {array.nbytes:,} bytes and shape {array.shape} was captured",
                 where=user_line(),
@@ -170,9 +167,19 @@ def _check_captures(program: Program, declared: Sequence[Any]) -> None:
             )
 
 
-@dataclass(frozen=True, slots=True)
+def _owner(array: Any) -> Any:
+    """The array whose memory `array` views: a parameter of a declared vector is declared too."""
+    while getattr(array, "base", None) is not None:
+        array = array.base
+    return array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Program:
-    """Straight-line code over numbered values."""
+    """Straight-line code over numbered values, which `str` prints.
+
+    `constants` are the captured arrays by number. Two programs are equal if they are the same.
+    """
 
     values: tuple[Value, ...]
     calls: tuple[Call, ...]
@@ -238,7 +245,11 @@ class Program:
         return Program(values, tuple(calls), self.inputs, outputs, self.constants)
 
     def __str__(self) -> str:
+        """The inputs, the captures (a number with its value), one line a call, and the outputs."""
         lines = ["inputs " + ", ".join(str(self.values[i]) for i in self.inputs)]
+        for i, array in self.constants.items():
+            known = f" = {array.item()}" if array.ndim == 0 else ""
+            lines.append(f"capture {self.values[i]}{known}")
         for call in self.calls:
             params = "".join(f" {k}={v}" for k, v in call.params)
             inputs = ", ".join(f"%{i}" for i in call.inputs)
