@@ -12,7 +12,7 @@ import numpy as np
 import fedcore as fc
 from benchmarks.figure import Figure, Target
 from benchmarks.measure import compare
-from benchmarks.models import initial, loss_of
+from benchmarks.models import Loss, initial, loss_of
 from benchmarks.peers import Peers
 from benchmarks.registry import benchmark
 from benchmarks.tasks import DP_BATCH, LEARNING_RATE, TASKS, dp_commands, population
@@ -28,20 +28,23 @@ _QUESTION = "What does DP-SGD cost on {}, beside the plain gradient and beside t
 Gradient = Callable[[Any, Any, Any], Any]
 
 
+def _of_one(loss: Loss) -> Loss:
+    """The loss of one example, of that of a batch."""
+    return lambda theta, x, label: loss(theta, x.reshape(1, *x.shape), label.reshape(1))
+
+
 def _gradients(name: str) -> tuple[fc.Tensor, Gradient, Gradient]:
     """A model, its compiled plain gradient, and its compiled sum of clipped gradients."""
     task = TASKS[name]
     theta, rebuild = initial(task)
     loss = loss_of(task, rebuild)
-
-    def one(theta: fc.Tensor, x: fc.Tensor, label: fc.Tensor) -> fc.Tensor:
-        return loss(theta, x.reshape(1, *x.shape), label.reshape(1))
-
-    clipped = fc.clipped_sum(one, clip_norm=CLIP_NORM)
+    clipped = fc.clipped_sum(_of_one(loss), clip_norm=CLIP_NORM)
     return theta, fc.compile(fc.grad(loss)), fc.compile(lambda *args: clipped(*args)[0])
 
 
-def normals(generator: np.random.Generator, out: np.ndarray[Any, np.dtype[np.float32]]) -> None:
+def normals(
+    generator: np.random.Generator, out: np.ndarray[Any, np.dtype[np.float32]], deviation: float
+) -> None:
     """Fill `out` (D,) by Box and Muller's formula on whole arrays: 2.4 ns a number, ziggurat 6.4.
 
     Simulated noise, as the peers' is; production noise is integer, from a secure generator.
@@ -51,7 +54,7 @@ def normals(generator: np.random.Generator, out: np.ndarray[Any, np.dtype[np.flo
     angle = generator.random(half, dtype=np.float32)
     np.subtract(np.float32(1), radius, out=radius)
     np.log(radius, out=radius)
-    radius *= np.float32(-2)
+    radius *= np.float32(-2 * deviation**2)
     np.sqrt(radius, out=radius)
     angle *= np.float32(2 * np.pi)
     np.multiply(radius, np.cos(angle), out=out[:half])
@@ -63,8 +66,16 @@ class _Training:
     """Full steps: clipped sum, noise drawn by a second thread meanwhile, update."""
 
     def __init__(self, name: str) -> None:
-        start, _, self._clipped = _gradients(name)
-        self._theta = start.numpy().copy()
+        task = TASKS[name]
+        start, rebuild = initial(task)
+        clipped = fc.factored_clipped_sum(_of_one(loss_of(task, rebuild)), clip_norm=CLIP_NORM)
+
+        def step(theta: fc.Tensor, noise: fc.Tensor, x: fc.Tensor, y: fc.Tensor) -> fc.Tensor:
+            total, _, _ = clipped(theta, x, y)
+            return fc.add_scaled(theta + noise, total, -LEARNING_RATE / DP_BATCH)
+
+        self._step = fc.compile(step, donate=(0,))
+        self._theta = fc.tensor(start.numpy().copy())
         data = population()
         self._x, self._y = data.x[:16], data.y[:16]
         self._noise = np.empty((2, self._theta.size), np.float32)
@@ -74,19 +85,17 @@ class _Training:
         self._count = 0
 
     def _draw(self, slot: int) -> Future[None]:
-        return self._thread.submit(normals, self._generator, self._noise[slot])
+        deviation = NOISE_MULTIPLIER * CLIP_NORM * LEARNING_RATE / DP_BATCH
+        return self._thread.submit(normals, self._generator, self._noise[slot], deviation)
 
     def step(self) -> None:
         i = self._count
         self._count += 1
         ready, self._pending = self._pending, self._draw((i + 1) % 2)
-        total = self._clipped(self._theta, self._x[i % 16], self._y[i % 16]).data
         ready.result()
-        noise = self._noise[i % 2]
-        noise *= np.float32(NOISE_MULTIPLIER * CLIP_NORM)
-        total += noise
-        total *= np.float32(-LEARNING_RATE / DP_BATCH)
-        self._theta += total
+        self._theta = self._step(
+            self._theta, self._noise[i % 2], self._x[i % 16], self._y[i % 16]
+        )
 
     def rate(self) -> float:
         """Samples a second."""

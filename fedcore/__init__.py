@@ -2,7 +2,7 @@
 
 from fedcore import random
 from fedcore.autograd.lanes import vmap
-from fedcore.autograd.per_example import clipped_sum
+from fedcore.autograd.per_example import clipped_sum, factored_clipped_sum
 from fedcore.autograd.ravel import ravel
 from fedcore.autograd.replay import compile
 from fedcore.autograd.tape import factored_grad, grad, value_and_factored_grad, value_and_grad, vjp
@@ -174,6 +174,7 @@ __all__ = [
     "expand_dims",
     "expm1",
     "eye",
+    "factored_clipped_sum",
     "factored_grad",
     "flip",
     "floor",

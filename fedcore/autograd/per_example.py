@@ -23,13 +23,13 @@ from fedcore.autograd.lanes import (
 )
 from fedcore.autograd.tape import value_and_factored_grad, zeros_like
 from fedcore.errors import ArgumentError, user_line
-from fedcore.tensor.cotangent import accumulate, as_array, norm2, weighted_sum
+from fedcore.tensor.cotangent import Cotangent, accumulate, as_array, norm2, weighted_sum
 from fedcore.tensor.ops.elementwise import isfinite, sqrt, where
 from fedcore.tensor.ops.lanes import enter_lane, leave_lane
 from fedcore.tensor.registry import operations
 from fedcore.tensor.tensor import Tensor, tensor
 
-__all__ = ["clipped_sum"]
+__all__ = ["clipped_sum", "factored_clipped_sum"]
 
 
 def clipped_sum(
@@ -55,6 +55,26 @@ def clipped_sum(
     >>> total.tolist(), norms.tolist()
     ([1.5, 2.5], [5.0, 0.5])
     """
+    factored = factored_clipped_sum(loss, clip_norm=clip_norm, in_axes=in_axes, chunk=chunk)
+
+    def call(theta: Any, *examples: Any) -> tuple[Tensor, Tensor, Tensor]:
+        total, norms, losses = factored(theta, *examples)
+        return as_array(total), norms, losses
+
+    return call
+
+
+def factored_clipped_sum(
+    loss: Callable[..., Any],
+    *,
+    clip_norm: Any,
+    in_axes: InAxes = 0,
+    chunk: int | None = None,
+) -> Callable[..., tuple[Cotangent, Tensor, Tensor]]:
+    """As `clipped_sum`, but the sum stays factored: `add_scaled` takes it as it is.
+
+    A step then adds the products of dense layers straight to theta.
+    """
     known = isinstance(clip_norm, int | float | np.generic)
     if known and not 0 < clip_norm < math.inf:
         raise ArgumentError(
@@ -65,7 +85,7 @@ def clipped_sum(
         )
     check_chunk("clipped_sum", chunk)
 
-    def call(theta: Any, *examples: Any) -> tuple[Tensor, Tensor, Tensor]:
+    def call(theta: Any, *examples: Any) -> tuple[Cotangent, Tensor, Tensor]:
         axes = axes_of("clipped_sum", in_axes, len(examples))
         size = lane_count("clipped_sum", examples, axes)
         fronted = tuple(map_arguments(examples, axes, to_front))
@@ -73,7 +93,7 @@ def clipped_sum(
             none = operations.narrow(tensor(theta), axis=-1, start=0, stop=0)
             return zeros_like(tensor(theta)), none, none
         step = chunk or size
-        total: Any = None
+        total: Cotangent | None = None
         norms, losses = [], []
         for start in range(0, size, step):
             stop = min(start + step, size)
@@ -86,7 +106,7 @@ def clipped_sum(
             losses.append(v)
         join = operations.concatenate
         return (
-            as_array(total),
+            total,
             norms[0] if len(norms) == 1 else join(norms),
             losses[0] if len(losses) == 1 else join(losses),
         )
@@ -105,7 +125,7 @@ def _clip(
     axes: tuple[int | None, ...],
     size: int,
     clip_norm: Any,
-) -> tuple[Any, Tensor, Tensor]:
+) -> tuple[Cotangent, Tensor, Tensor]:
     with open_lane(size) as lane:
         entered = map_arguments(examples, axes, lambda x, _: enter_lane(x, axis=lane))
         value, gradient = value_and_factored_grad(loss)(theta, *entered)

@@ -120,6 +120,17 @@ def test_a_clipped_sum_equals_the_loop(loss: Loss, chunk: int | None) -> None:
         np.testing.assert_allclose(a.numpy(), b, **SAME)
 
 
+@pytest.mark.parametrize("chunk", [None, 3])
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda f: f.__name__)
+def test_a_factored_sum_steps_as_its_array_does(loss: Loss, chunk: int | None) -> None:
+    theta, x, y = drawn()
+    total, norms, _ = fc.clipped_sum(loss, clip_norm=0.5, chunk=chunk)(theta, x, y)
+    factored, same, _ = fc.factored_clipped_sum(loss, clip_norm=0.5, chunk=chunk)(theta, x, y)
+    found = fc.add_scaled(theta, factored, -0.25)
+    np.testing.assert_allclose(found.numpy(), (theta - total * 0.25).numpy(), **SAME)
+    np.testing.assert_array_equal(norms.numpy(), same.numpy())
+
+
 def test_no_example_moves_the_sum_by_more_than_the_clipping_norm() -> None:
     theta, x, y = drawn()
     clipped = fc.clipped_sum(mlp, clip_norm=0.25)
