@@ -158,12 +158,17 @@ class _Layout:
             if call.view or not call.prim.inplace or call.output in self.placements:
                 continue
             y = self.values[call.output]
-            for i in call.inputs[: call.prim.inplace]:
+            operands = call.inputs[: call.prim.inplace]
+            for i in sorted(operands, key=self._is_temporary):  # what is donated first: no copy
                 if self._overwritable(call, time, i, y, outputs):
                     root = self._root(i)
                     self.placements[call.output] = Placement("alias", other=root)
                     self._merge(root, call.output)
                     break
+
+    def _is_temporary(self, index: int) -> bool:
+        placed = self.placements.get(self._owner(self._root(index)))
+        return placed is None or placed.kind != "input"
 
     def _overwritable(self, call: Call, time: int, i: int, y: Value, outputs: set[int]) -> bool:
         """Whether `call` may write its result `y` over its operand `i`.

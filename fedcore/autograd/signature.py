@@ -35,7 +35,9 @@ class Arguments:
     @classmethod
     def of(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         """The leaves of a call's arguments."""
-        if not kwargs and all(type(a) in (Tensor, np.ndarray, float) for a in args):
+        if not kwargs and all(
+            isinstance(a, Tensor | np.ndarray | float | np.generic) for a in args
+        ):
             return cls(args, None, range(len(args)))
         leaves, structure = flatten((args, kwargs))
         positional, named = structure.children
