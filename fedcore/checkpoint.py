@@ -29,6 +29,7 @@ from fedcore.errors import (
     FedcoreError,
     InstallError,
 )
+from fedcore.tensor.backend import is_array, to_host
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -154,6 +155,8 @@ def _checked_name(name: str) -> str:
 
 
 def _checked_array(name: str, array: object) -> NDArray[Any]:
+    if is_array(array):
+        array = to_host(array)
     if not isinstance(array, np.ndarray) or array.dtype.newbyteorder("=") not in _DTYPES.values():
         found = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
         raise DtypeError(

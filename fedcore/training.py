@@ -28,7 +28,7 @@ from fedcore.optim.clipping import clip_by_norm
 from fedcore.optim.optimizer import Optimizer, State
 from fedcore.optim.schedules import Schedule
 from fedcore.progress import Report, reporter
-from fedcore.tensor.backend import Backend, current_backend
+from fedcore.tensor.backend import Backend, current_backend, to_host
 from fedcore.tensor.cotangent import Cotangent
 from fedcore.tensor.random import Key
 from fedcore.tensor.registry import operations
@@ -212,7 +212,7 @@ def predict(model: Module, x: Any, *, batch_size: int = 256) -> NDArray[Any]:
     gives more than one output.
     """
     _check_parts(model)
-    x = np.asarray(x)
+    x = to_host(x)
     data = _dataset((x, np.zeros(x.shape[:1], np.int8)))
     device, outputs = _device(model), []
     for batch in data.evaluation_batches(batch_size):
@@ -232,7 +232,7 @@ def _dataset(data: Data) -> Dataset:
     if isinstance(data, Dataset):
         return data
     if isinstance(data, tuple) and len(data) == 2:
-        return Dataset(np.asarray(data[0]), np.asarray(data[1]))
+        return Dataset(to_host(data[0]), to_host(data[1]))
     raise ArgumentError(
         f"training: the data are a {type(data).__name__}",
         where=user_line(),

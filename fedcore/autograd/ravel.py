@@ -11,7 +11,7 @@ import numpy as np
 
 from fedcore.autograd.tree import Structure, flatten_paths, unflatten
 from fedcore.errors import DtypeError, ShapeError, TreeError, user_line
-from fedcore.tensor.backend import current_backend
+from fedcore.tensor.backend import current_backend, to_host
 from fedcore.tensor.ops.flat import assemble, leaf
 from fedcore.tensor.tensor import Tensor, tensor
 
@@ -81,15 +81,16 @@ class Spec:
         """
         vector = np.empty(self.size, dtype=self.dtype)
         for e in self.entries:
-            if e.path not in arrays or np.shape(arrays[e.path]) != e.shape:
-                found = np.shape(arrays[e.path]) if e.path in arrays else "nothing"
+            given = to_host(arrays[e.path]) if e.path in arrays else None
+            if given is None or given.shape != e.shape:
+                found = "nothing" if given is None else given.shape
                 raise ShapeError(
                     f"join: parameter {e.path!r} should have shape {e.shape}, found {found}",
                     where=user_line(),
                     why="the vector is laid out by the model's own shapes",
                     fix="pass the arrays of this model",
                 )
-            vector[e.offset : e.offset + e.size] = np.asarray(arrays[e.path]).ravel()
+            vector[e.offset : e.offset + e.size] = given.ravel()
         return vector
 
 

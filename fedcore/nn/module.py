@@ -12,7 +12,7 @@ from fedcore.errors import CheckpointError, FedcoreError
 from fedcore.nn.context import Context
 from fedcore.nn.summary import summary
 from fedcore.nn.tree import ModuleTree, attributes, is_child, modules, replace_modules
-from fedcore.tensor.backend import is_array
+from fedcore.tensor.backend import is_array, to_host
 from fedcore.tensor.primitive import Primitive
 from fedcore.tensor.tensor import Tensor, tensor
 
@@ -86,7 +86,7 @@ class Module(ModuleTree):
         problems = [f"missing: {path}" for path in sorted(own.keys() - arrays.keys())]
         problems += [f"unexpected: {path}" for path in sorted(arrays.keys() - own.keys())]
         for path in own.keys() & arrays.keys():
-            given = np.asarray(arrays[path])
+            given = to_host(arrays[path])
             if (given.shape, given.dtype) != (own[path].shape, own[path].dtype):
                 problems.append(
                     f"{path} is {given.dtype} {given.shape}, "
@@ -101,7 +101,7 @@ class Module(ModuleTree):
         pairs, structure = flatten_paths(self)
 
         def loaded(path: str, like: Any) -> Tensor:
-            return Tensor(tensor(like).backend.asarray(np.array(arrays[path])))
+            return Tensor(tensor(like).backend.asarray(np.array(to_host(arrays[path]))))
 
         model: Self = unflatten(structure, [loaded(path, value) for path, value in pairs])
 

@@ -143,8 +143,8 @@ def backend_of(array: Any) -> Backend:
     )
 
 
-def to_host(array: Any) -> np.ndarray:
-    """`array` in main memory; a NumPy array is returned as it is."""
-    if isinstance(array, np.ndarray):
-        return array
-    return np.asarray(backend_of(array).xp.asnumpy(array))
+def to_host(value: Any) -> np.ndarray[Any, Any]:
+    """`value`, an array or what NumPy makes one of, in main memory; a NumPy array as it is."""
+    if isinstance(value, np.ndarray):
+        return value
+    return np.asarray(backend_of(value).xp.asnumpy(value) if is_array(value) else value)

@@ -306,6 +306,9 @@ def _not_numbers(what: str) -> DtypeError:
 
 
 def _holds_tensors(values: Any) -> bool:
+    """Whether a list holds tensors, or arrays of a GPU, which cannot be read as numbers either."""
     return isinstance(values, list | tuple) and any(
-        isinstance(v, Tensor) or _holds_tensors(v) for v in values
+        isinstance(v, Tensor)
+        or (not isinstance(v, int | float | np.ndarray) and (is_array(v) or _holds_tensors(v)))
+        for v in values
     )

@@ -195,7 +195,7 @@ def _item(item: Any, like: Tensor) -> Any:
         return as_index(item, like)
     array = item if isinstance(item, Tensor) else operand("index", item)
     if array.dtype.kind != "b":
-        return as_index(array, like)
+        return as_index(array if isinstance(item, Tensor) else _on(like, array.data), like)
     if array.ndim == 0:
         raise _no_index(array)
     if array.lanes or (isinstance(item, Tensor) and interpreter.recorder is not None):

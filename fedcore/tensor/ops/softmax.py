@@ -22,7 +22,14 @@ from fedcore.tensor.primitive import Core, Shape, primitive
 from fedcore.tensor.registry import operations
 from fedcore.tensor.tensor import Tensor
 
-__all__ = ["check_labels", "log_softmax", "softmax", "softmax_cross_entropy"]
+__all__ = [
+    "check_labels",
+    "log_softmax",
+    "softmax",
+    "softmax_cross_entropy",
+    "softmax_cross_entropy_pullback",
+    "softmax_pullback",
+]
 
 
 _NARROW = 48  # classes below which rows are compared as columns
