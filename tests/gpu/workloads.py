@@ -31,6 +31,7 @@ __all__ = [
     "test_a_label_that_is_no_class_gives_nan_and_stops_training",
     "test_a_model_and_data_of_two_devices_are_an_error_that_names_both",
     "test_a_tensor_is_read_only_when_asked",
+    "test_arrays_of_the_device_are_taken_where_arrays_are",
     "test_every_layer_agrees_with_numpy",
     "test_every_operation_agrees_with_numpy",
     "test_every_optimizer_agrees_with_numpy",
@@ -223,6 +224,31 @@ def test_a_tensor_is_read_only_when_asked(device: Backend) -> None:
     assert repr(x) == "tensor([[1., 2.]], dtype=float32)"
     assert "4" in Network().summary((4, 6), dtype="int64")
     assert x[x > 1.0].tolist() == [2.0] and x[:, [1, 0]].tolist() == [[2.0, 1.0]]
+
+
+def test_arrays_of_the_device_are_taken_where_arrays_are(device: Backend, tmp_path: Path) -> None:
+    x, labels = (device.asarray(a) for a in data())
+    assert trained(dataset=(x, labels)).history == trained().history
+    assert np.array_equal(predict(Network(), x), predict(Network(), data()[0]))
+
+    rows = device.asarray(np.arange(6.0).reshape(3, 2))
+    assert fc.tensor([rows[0], rows[2]]).tolist() == [[0.0, 1.0], [4.0, 5.0]]
+    for index in (np.array([2, 0]), device.asarray(np.array([2, 0])), [2, 0]):
+        assert fc.tensor(rows)[index].tolist() == [[4.0, 5.0], [0.0, 1.0]]
+    assert fc.tensor(rows)[np.array([True, False, True])].shape == (2, 2)
+
+    theta, rebuild = fc.ravel({"w": fc.tensor(rows)})
+    parts = rebuild.spec.split(theta.data)
+    assert rebuild.spec.join(parts).tolist() == theta.tolist()
+    linear = nn.Linear(3, 2, key=0)
+    changed = linear.with_state_dict(linear.state_dict() | {"weight": rows.astype(np.float32)})
+    assert changed.weight.tolist() == rows.tolist()
+
+    double = fc.compile(lambda x: x * 2.0, check=2)
+    assert [double(rows).tolist() for _ in range(3)] == [(rows * 2).tolist()] * 3
+    pytest.importorskip("safetensors")
+    save_checkpoint(tmp_path / "rows.safetensors", {"rows": rows})
+    assert load_checkpoint(tmp_path / "rows.safetensors").arrays["rows"].tolist() == rows.tolist()
 
 
 def test_a_model_and_data_of_two_devices_are_an_error_that_names_both(device: Backend) -> None:
