@@ -93,7 +93,7 @@ def factored_clipped_sum(
             none = operations.narrow(tensor(theta), axis=-1, start=0, stop=0)
             return zeros_like(tensor(theta)), none, none
         step = chunk or size
-        total: Cotangent | None = None
+        total: Any = None
         norms, losses = [], []
         for start in range(0, size, step):
             stop = min(start + step, size)

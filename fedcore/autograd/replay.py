@@ -17,7 +17,7 @@ from fedcore.autograd.program import Program, Recording, dense
 from fedcore.autograd.signature import Arguments
 from fedcore.autograd.tree import Structure, flatten, unflatten
 from fedcore.errors import ArgumentError, FedcoreError, TraceError, user_line
-from fedcore.tensor.backend import backend_of, is_array
+from fedcore.tensor.backend import backend_of, is_array, to_host
 from fedcore.tensor.tensor import Tensor, interpreter
 
 __all__ = ["Compiled", "compile"]
@@ -65,7 +65,10 @@ class Compiled:
         donated = self._donated(arguments, len(args))
         for i in donated:
             arrays[i] = _writable(arrays[i])
-        recorded = self._recorded.get(key)
+        try:
+            recorded = self._recorded.get(key)
+        except TypeError as error:
+            raise _not_comparable(error) from None
         if recorded is None:
             recorded = self._recorded[key] = self._record(arguments, arrays, donated)
         expected = self._expected(arguments, arrays, donated) if recorded.checks_left else None
@@ -140,6 +143,15 @@ class Compiled:
         return arguments.call(self._function, given)
 
 
+def _not_comparable(error: TypeError) -> ArgumentError:
+    return ArgumentError(
+        f"compile: an argument cannot be part of a signature: {error}",
+        where=user_line(),
+        why="what is no array or float is compared with the arguments of earlier calls",
+        fix="pass arrays, numbers, strings, or containers of them",
+    )
+
+
 def _data(x: Any) -> Any:
     return x.data if isinstance(x, Tensor) else x
 
@@ -152,6 +164,8 @@ def _is_transformed() -> bool:
 
 def _writable(array: Any) -> Any:
     """`array`, or a copy of it if it is read-only or has gaps and so cannot be worked in."""
+    if array.flags.c_contiguous and getattr(array.flags, "writeable", True):
+        return array
     own = dense(array)
     return own if getattr(own.flags, "writeable", True) else own.copy(order="K")
 
@@ -195,7 +209,7 @@ def _compare(expected: Any, found: Any) -> None:
 def _equal(a: Any, b: Any) -> bool:
     if is_array(a) and is_array(b):
         floating = a.dtype.kind == "f"
-        return bool(backend_of(a).xp.array_equal(a, b, equal_nan=floating))
+        return bool(to_host(backend_of(a).xp.array_equal(a, b, equal_nan=floating)))
     return type(a) is type(b) and bool(a == b)
 
 

@@ -7,22 +7,21 @@ value.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fedcore.autograd.program import layout
 from fedcore.autograd.tree import Structure, flatten, unflatten
-from fedcore.errors import ArgumentError, user_line
 from fedcore.tensor.backend import backend_of, current_backend, is_array
 from fedcore.tensor.tensor import Tensor
 
 __all__ = ["Arguments"]
 
+_LEAVES = frozenset({Tensor, np.ndarray, float})  # these need no search for containers
 
-@dataclass(frozen=True, slots=True)
-class Arguments:
+
+class Arguments(NamedTuple):
     """The arguments of one call as leaves; `structure` is None if each is a leaf by itself.
 
     `owners` tells for each leaf to which positional argument it belongs, -1 for a keyword's.
@@ -58,10 +57,7 @@ class Arguments:
         return function(*args, **kwargs)
 
     def signature(self) -> tuple[list[Any], Any]:
-        """The arrays among the leaves (None where one is static), and the key of their program.
-
-        Raises: ArgumentError for a leaf that is neither a number or array nor hashable.
-        """
+        """The arrays among the leaves (None where one is static), and the key of their program."""
         arrays: list[Any] = []
         key: list[Any] = [self.structure]
         precision = np.dtype(np.float32)
@@ -87,19 +83,7 @@ class Arguments:
                 arrays[i] = xp.asarray(a, dtype=precision)
             elif isinstance(a, np.generic):
                 arrays[i] = xp.asarray(a)
-        return arrays, self._hashable(tuple(key))
-
-    def _hashable(self, key: tuple[Any, ...]) -> tuple[Any, ...]:
-        try:
-            hash(key)
-        except TypeError as error:
-            raise ArgumentError(
-                f"compile: an argument cannot be part of a signature: {error}",
-                where=user_line(),
-                why="what is no array or float is compared with the arguments of earlier calls",
-                fix="pass arrays, numbers, strings, or containers of them",
-            ) from None
-        return key
+        return arrays, tuple(key)
 
     def of_arguments(self, chosen: frozenset[int]) -> list[int]:
         """The positions of the arrays among the leaves of the arguments at positions `chosen`."""
