@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+import fedcore  # noqa: F401  registers the primitives
+from fedcore.tensor.primitive import primitives
 from tests.gpu import stand_in
 from tests.gpu.stand_in import FUNCTIONS, UFUNCS, make_cupy, ndarray
 
@@ -40,6 +42,21 @@ def test_the_ufuncs_are_those_of_cupy(real: Any) -> None:
     known = {n for n, f in vars(np).items() if isinstance(f, np.ufunc) and f.nout == 1}
     assert set(UFUNCS) == {n for n in known if isinstance(getattr(real, n, None), real.ufunc)}
     assert not any(hasattr(real, name) for name in stand_in.MISSING - {"matmul"})
+
+
+def test_the_ufuncs_that_the_core_uses_give_the_types_of_numpy(real: Any) -> None:
+    """CuPy takes the first loop to which the operands can be cast."""
+    kinds = [np.dtype(k) for k in ("uint8", "int32", "int64", "uint64", "float32", "float64")]
+    for name in {p.ufunc for p in primitives.values() if p.ufunc}:
+        ours = getattr(np, name)
+        loops = [loop.split("->") for loop in getattr(real, name).types]
+        for kind in kinds:
+            try:
+                expected = ours.resolve_dtypes((*[kind] * ours.nin, None))[-1]
+            except TypeError:
+                continue
+            fitting = (out for given, out in loops if all(np.can_cast(kind, c) for c in given))
+            assert expected in (np.dtype(np.float16), np.dtype(next(fitting))), (name, kind)
 
 
 def test_arrays_have_no_attribute_that_cupy_lacks(real: Any) -> None:

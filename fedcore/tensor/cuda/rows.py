@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from fedcore.tensor.cuda.kernel import Kernel, dense
 
 __all__ = ["add_rows", "put_rows"]
@@ -65,7 +67,10 @@ def put_rows(xp: Any, places: Any, values: Any, result: Any) -> None:
 
 
 def _run(xp: Any, kernel: Kernel, places: Any, values: Any, result: Any) -> None:
-    places, values = dense(xp, places), dense(xp, values)
+    if not values.size:
+        return
+    assert values.dtype == result.dtype, "a kernel reads both as one type"
+    places, values = dense(xp, places.astype(np.int64, copy=False)), dense(xp, values)
     order = xp.argsort(places)  # CuPy's sort is stable, and of equal places the first stays first
     rows, width = values.shape
     arrays = (order, places, values, result)

@@ -184,4 +184,5 @@ def route_to_maxima(xp: Any, values: Any, images: Any, windows: Windows) -> Any:
 
 def _run(xp: Any, kernel: Kernel, arrays: tuple[Any, ...], windows: Windows, channels: int) -> None:
     result = arrays[-1]
+    assert {a.dtype for a in arrays} == {result.dtype}, "a kernel reads all as one type"
     kernel(xp, result.size, *arrays, *windows.numbers(channels), dtype=result.dtype)
