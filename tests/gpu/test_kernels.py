@@ -123,6 +123,35 @@ def test_maxima_are_those_of_numpy_and_the_first_of_equal_ones_wins(one: Any, la
     np.testing.assert_allclose(routed, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_no_images_have_no_windows() -> None:
+    windows = Windows((3, 4), (2, 3), (2, 2), (1, 1))
+    x, g, parts = (CUPY.ones(shape) for shape in ((0, 3, 4, 2), (0, 2, 3, 2), (0, 2, 3, 2, 2, 2)))
+    assert unfold(CUPY, x, windows).shape == parts.shape
+    assert fold(CUPY, parts, windows).shape == x.shape
+    assert gather_maxima(CUPY, x, x, windows).shape == g.shape
+    assert route_to_maxima(CUPY, g, x, windows).shape == x.shape
+
+
+def test_places_are_64_bits_wide_if_any_array_needs_it() -> None:
+    found = []
+
+    class Compiler:
+        """It notes what it is asked to compile, and with which arguments that is called."""
+
+        def RawKernel(self, code: str, name: str) -> Any:
+            return lambda grid, block, args: found.append((code, type(args[0]), grid))
+
+    kernel = launching.Kernel("nothing", "")
+    with mock.patch.object(launching, "NARROW", 10):
+        for size in (10, 11):
+            kernel(Compiler(), 5, CUPY.ones(size), 3, dtype=np.dtype("float32"))
+    assert [("typedef int I;" in code, kind) for code, kind, _ in found] == [
+        (True, np.int32),
+        (False, np.int64),
+    ]
+    assert "typedef long long I;" in found[1][0]
+
+
 def test_a_nan_is_the_maximum_of_its_window() -> None:
     images = np.array([1.0, np.nan, 3.0, 4.0]).reshape(1, 1, 4, 1)
     windows = Windows((1, 4), (1, 2), (1, 2), (1, 2))
