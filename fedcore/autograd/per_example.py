@@ -44,9 +44,10 @@ def clipped_sum(
     `loss(theta, *example)` is the loss of one example at a flat theta (D,). The result, called with
     theta and arrays whose first axis (or that of `in_axes`, which is for these arrays) holds B
     examples, is (sum (D,), norms before clipping (B,), losses (B,)). A gradient that is not finite
-    counts as zero, and its norm is given as it was. `clip_norm` is in the units of the gradient; it
-    may be a 0-d tensor. `chunk` limits how many examples are worked on at once. Of no examples,
-    which Poisson sampling can draw, the sum is zero.
+    counts as zero, and its norm is given as it was. A norm that comes from products of rows is
+    raised by a bound of their rounding, so that no example adds more than `clip_norm`, which is in
+    the units of the gradient and may be a 0-d tensor. `chunk` limits how many examples are worked
+    on at once. Of no examples, which Poisson sampling can draw, the sum is zero.
     Raises: ArgumentError if clip_norm is not positive and finite.
     Source: Abadi et al., "Deep Learning with Differential Privacy", 2016, algorithm 1.
 

@@ -192,6 +192,35 @@ def test_rows_that_cancel_are_not_taken_for_an_infinite_gradient() -> None:
     assert np.isfinite(norms.numpy()).all() and np.isfinite(total.numpy()).all()
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e2, 1e4])
+@pytest.mark.parametrize("apart", [1e-2, 1e-3, 1e-4, 1e-5])
+@pytest.mark.parametrize("kind", ["products", "rows"])
+def test_rows_that_nearly_cancel_are_clipped_enough(kind: str, apart: float, scale: float) -> None:
+    """The rounding of their Gram matrices is of the rows' size, and not of the gradient's."""
+    rng = np.random.default_rng(0)
+    row = rng.standard_normal((100, 50)) * scale
+    other = row + apart * scale * rng.standard_normal((100, 50))
+    x = np.stack([row, other], axis=1).astype(np.float32)
+
+    def product(theta: Any, x: Any) -> Any:
+        h = matmul(x, leaf(theta, offset=0, shape=(50, 60)))
+        return h[0].sum() - h[1].sum()
+
+    def embedded(theta: Any, x: Any) -> Any:
+        words = ops.embedding(leaf(theta, offset=0, shape=(60, 50)), np.array([7, 7]))
+        return (words[0] * x[0]).sum() - (words[1] * x[1]).sum()
+
+    loss = product if kind == "products" else embedded
+    clipped = fc.compile(fc.clipped_sum(loss, clip_norm=1.0))
+    theta = tensor(np.zeros(3000, np.float32))
+    for own in x:
+        total, norms, _ = clipped(theta, tensor(own[None]))
+        assert np.linalg.norm(total.numpy()) <= 1.0 + 1e-6
+        exact = np.linalg.norm(own[0].astype(np.float64) - own[1])
+        exact *= np.sqrt(60.0) if kind == "products" else 1.0
+        assert norms.item() >= exact * (1 - 1e-4)
+
+
 def test_the_clipping_norm_may_be_a_tensor_that_changes_between_replays() -> None:
     theta, x, y = drawn()
     step = fc.compile(lambda theta, x, y, c: fc.clipped_sum(mlp, clip_norm=c)(theta, x, y))
