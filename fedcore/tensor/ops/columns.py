@@ -22,6 +22,7 @@ from fedcore.tensor import blas
 from fedcore.tensor.ops.windows import Border, Pair, slid
 
 __all__ = [
+    "BLOCK_BYTES",
     "Columns",
     "Geometry",
     "Product",
@@ -35,6 +36,7 @@ Array = np.ndarray[Any, Any]
 Step = Callable[[], Any]
 
 FEW = 32  # channels; from here on rows of columns are copied as runs of KW·C values
+BLOCK_BYTES = 1 << 18  # columns worked on at once: a quarter of a 1 MB second-level cache
 MERGED = 16  # KW·C below which one product takes all kernel rows: it would be too thin otherwise
 
 
@@ -102,20 +104,47 @@ class Geometry:
         return h + sum(rows), w + sum(columns)
 
     @property
-    def column_bytes(self) -> int:
-        """An estimate of the memory of the columns, for four bytes a number."""
-        (down, across), (_, width) = self.result, self.kernel
-        return 4 * self.batch * (down + self.kernel[0] - 1) * across * width * self.channels
-
-    @property
     def first(self) -> bool:
         """Whether the columns lie before the pixels."""
         return self.channels < FEW
 
-    def slabs(self) -> tuple[Slab, ...]:
-        """The columns, and which kernel rows read them where."""
-        height, down = self.kernel[0], self.result[0]
-        if self.first and self.kernel[1] * self.channels < MERGED:
+    @property
+    def merged(self) -> bool:
+        """Whether the columns hold all kernel rows, so that one product takes them."""
+        return self.first and self.kernel[1] * self.channels < MERGED
+
+    @property
+    def column_bytes(self) -> int:
+        """An estimate of the memory of the columns, for four bytes a number."""
+        return self._row_bytes * (self.result[0] + self._reach)
+
+    @property
+    def block_rows(self) -> int:
+        """How many rows of the result are worked on at once: all that the cache holds.
+
+        Blocks whose columns overlap by more than a third are not worth it: then it is all rows.
+        """
+        down = self.result[0]
+        fitting = BLOCK_BYTES // max(1, self._row_bytes) - self._reach
+        if fitting >= down or fitting < max(1, 3 * self._reach):
+            return down
+        return -(-down // -(-down // fitting))
+
+    @property
+    def _row_bytes(self) -> int:
+        """The columns of one row of the result."""
+        depth = self.kernel[0] if self.merged else 1
+        return 4 * self.batch * self.result[1] * depth * self.kernel[1] * self.channels
+
+    @property
+    def _reach(self) -> int:
+        """How many more rows the columns have than the result."""
+        return 0 if self.merged else (self.kernel[0] - 1) * self.dilation[0] // self.stride[0]
+
+    def slabs(self, down: int) -> tuple[Slab, ...]:
+        """The columns for `down` rows of the result, and which kernel rows read them where."""
+        height = self.kernel[0]
+        if self.merged:
             return (Slab(0, down, height, (Product(0, height, 0, True),)),)
         slabs = []
         stride, dilation = self.stride[0], self.dilation[0]
@@ -128,12 +157,18 @@ class Geometry:
 
 
 class Columns:
-    """Memory for the columns of some lanes' images, and the steps that fill it or add it up."""
+    """Memory for the columns of some lanes' images, and the steps that fill it or add it up.
 
-    def __init__(self, geometry: Geometry, lanes: tuple[int, ...], dtype: Any) -> None:
+    It is for `rows` rows of the result at a time, by default all.
+    """
+
+    def __init__(
+        self, geometry: Geometry, lanes: tuple[int, ...], dtype: Any, *, rows: int | None = None
+    ) -> None:
         self.geometry, self.lanes, self.dtype = geometry, lanes, dtype
-        g, (_down, across) = geometry, geometry.result
-        self.slabs = g.slabs()
+        g, (down, across) = geometry, geometry.result
+        self.rows = down if rows is None else rows
+        self.slabs = g.slabs(self.rows)
         self.arrays = []  # (*lanes, rows, Wo, N, depth, KW, C) each
         for slab in self.slabs:
             inner = (slab.depth, g.kernel[1], g.channels)
@@ -145,11 +180,13 @@ class Columns:
                 array = np.empty((*lanes, *outer, *inner), dtype=dtype)
             self.arrays.append(array)
 
-    def products(self, arrays: list[Array]) -> Iterator[tuple[Product, Array]]:
-        """Each product with its part of the columns, a matrix (*lanes, Ho·Wo·N, K)."""
+    def products(
+        self, arrays: list[Array], *, rows: int | None = None
+    ) -> Iterator[tuple[Product, Array]]:
+        """Each product with its part of the columns, a matrix (*lanes, rows·Wo·N, K)."""
         for slab, array in zip(self.slabs, arrays, strict=True):
             for product in slab.products:
-                stop = product.start + self.geometry.result[0]
+                stop = product.start + (self.rows if rows is None else rows)
                 part = array[..., product.start : stop, :, :, :, :, :]
                 yield product, matrix(part, array.ndim - 6, 3)
 
@@ -157,7 +194,7 @@ class Columns:
         """The rows of the columns that the first product of a slab does not write."""
         for slab, array in zip(self.slabs, self.arrays, strict=True):
             start = slab.products[0].start
-            stop = start + self.geometry.result[0]
+            stop = start + self.rows
             yield from (array[..., :start, :, :, :, :, :], array[..., stop:, :, :, :, :, :])
 
     def with_images_as_lanes(self) -> tuple[list[Step], list[Array]]:
@@ -179,25 +216,29 @@ class Columns:
 
     # ---- from images to columns
 
-    def fill(self, x: Array) -> list[Step]:
-        """The steps that write the columns of the images x (*lanes, N, H, W, C)."""
+    def images(self, x: Array) -> tuple[list[Step], Array]:
+        """The images x (*lanes, N, H, W, C) with their borders, and the steps that write these."""
         g, source = self.geometry, pixels(x)
         runs = x.strides[-4 if g.first else -1] == x.itemsize
         if runs and g.padding == ((0, 0), (0, 0)):
-            return self._expand(source)
+            return [], source
         steps: list[Step] = []
         if g.first and not runs:
             steps.append(blas.bind_copy(source, self._dense))
             source = self._dense
         (top, _), (left, _) = g.padding
         inside = self._padded[..., top : top + g.size[0], left : left + g.size[1], :, :]
-        return [*steps, partial(np.copyto, inside, source), *self._expand(self._padded)]
+        return [*steps, partial(np.copyto, inside, source)], self._padded
 
-    def _expand(self, padded: Array) -> list[Step]:
-        return [
-            partial(np.copyto, array, self._windows(padded, slab))
-            for slab, array in zip(self.slabs, self.arrays, strict=True)
-        ]
+    def fill(self, images: Array, *, first: int = 0, rows: int | None = None) -> list[Step]:
+        """The steps that write the columns for `rows` rows of the result from `first` on."""
+        less = 0 if rows is None else self.rows - rows
+        steps: list[Step] = []
+        for slab, array in zip(self.slabs, self.arrays, strict=True):
+            count = slab.rows - less
+            windows = self._windows(images, slab, first * self.geometry.stride[0], count)
+            steps.append(partial(np.copyto, array[..., :count, :, :, :, :, :], windows))
+        return steps
 
     @cached_property
     def _padded(self) -> Array:
@@ -215,15 +256,15 @@ class Columns:
             np.empty((*self.lanes, g.channels, *g.size, g.batch), self.dtype), -4, -1
         )
 
-    def _windows(self, padded: Array, slab: Slab) -> Array:
-        """The windows of a slab (*lanes, rows, Wo, N, depth, KW, C): a view."""
+    def _windows(self, padded: Array, slab: Slab, above: int, rows: int) -> Array:
+        """The windows of a slab (*lanes, rows, Wo, N, depth, KW, C) below `above`: a view."""
         g = self.geometry
         *lanes, down, across, batch, channel = padded.strides
         return as_strided(
-            padded[..., slab.row :, :, :, :],
+            padded[..., above + slab.row :, :, :, :],
             (
                 *padded.shape[:-4],
-                slab.rows,
+                rows,
                 g.result[1],
                 g.batch,
                 slab.depth,
