@@ -120,8 +120,9 @@ def _work(
             theta = fc.add_scaled(theta, gradient(theta, x[rows], y[rows]), -LEARNING_RATE)
         return total + theta
 
-    train = fc.compile(epoch, donate=(0, 1))
+    train = fc.compile(epoch, donate=(0, 1, 2, 3))
     theta = np.empty_like(theta_global)
+    x, y = np.empty_like(x_all[0], subok=False), np.empty_like(y_all[0], subok=False)
     rng = np.random.default_rng(position)
     pipe.send("ready")
     while (clients := pipe.recv()) is not None:
@@ -129,7 +130,9 @@ def _work(
         for client in clients:
             np.copyto(theta, theta_global)
             order = rng.permutation(SAMPLES)
-            train(theta, total, x_all[client][order], y_all[client][order])
+            for data, batch in ((x_all, x), (y_all, y)):
+                np.take(data[client], order, axis=0, out=batch, mode="clip")  # "raise" copies twice
+            train(theta, total, x, y)
         pipe.send("done")
     del shared, total, theta_global
     memory.close()
