@@ -22,6 +22,8 @@ def unify_dtypes(name: str, xs: list[Tensor]) -> list[Tensor]:
     Raises: DtypeError for two floating dtypes, and for integers that no integer type can hold.
     """
     dtypes = {x.data.dtype for x in xs}
+    if len(dtypes) == 1:
+        return xs
     floating = {d for d in dtypes if d.kind == "f"}
     dtype = np.result_type(*(floating or dtypes))
     if len(floating) > 1 or (dtype.kind == "f" and not floating):
@@ -42,7 +44,7 @@ def weak_dtype(name: str, value: Any, dtype: np.dtype[Any]) -> np.dtype[Any]:
     >>> weak_dtype("add", 0.5, np.dtype(np.int64))
     dtype('float32')
     """
-    if isinstance(value, bool | np.bool_):
+    if (type(value) is float and dtype.kind == "f") or isinstance(value, bool | np.bool_):
         return dtype
     if isinstance(value, float | np.floating):
         return dtype if dtype.kind == "f" else np.dtype(np.float32)

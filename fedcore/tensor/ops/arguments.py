@@ -45,7 +45,8 @@ def operand(name: str, value: Any, *, dtype: Any = None) -> Tensor:
 
 def companion(name: str, value: Any) -> Any:
     """`value` as a tensor, unless it is a number, which takes the dtype of the tensor beside it."""
-    return value if isinstance(value, _NUMBERS) else operand(name, value)
+    plain = type(value) is not Tensor and isinstance(value, _NUMBERS)
+    return value if plain else operand(name, value)
 
 
 def operands(name: str, values: Any) -> list[Tensor]:
@@ -92,6 +93,8 @@ def real(
 
     Raises: ArgumentError if it is no number or out of range.
     """
+    if type(value) is float and low <= value <= high:
+        return value
     accepted = isinstance(value, int | float | np.integer | np.floating) and value is not True
     number = float(value) if accepted and abs(value) < 1e300 else math.nan
     if accepted and math.isinf(value):
@@ -132,12 +135,17 @@ def lengths(name: str, value: Any, *, option: str = "shape", least: int = 0) -> 
     >>> lengths("zeros", 3), lengths("reshape", [2, -1], least=-1)
     ((3,), (2, -1))
     """
-    one = _index(value)
-    given = [one] if one is not None else value
-    if isinstance(given, list | tuple | range | np.ndarray):
-        found = [_index(n) for n in given]
-        if all(n is not None and least <= n < 2**63 for n in found):
-            return tuple(n for n in found if n is not None)
+    sequence = isinstance(value, tuple | list | range) or (
+        isinstance(value, np.ndarray) and value.ndim == 1
+    )
+    found = []
+    for n in value if sequence else (value,):
+        number = n if type(n) is int else _index(n)
+        if number is None or not least <= number < 2**63:
+            break
+        found.append(number)
+    else:
+        return tuple(found)
     raise ShapeError(
         f"{name}: {option} is {_shown(value)}",
         where=user_line(),
