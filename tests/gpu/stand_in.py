@@ -36,16 +36,13 @@ _PARAMETERS = {
     "a axis dtype out": "cumsum",
     "a axis": "flip",
     "a axis1 axis2": "swapaxes",
-    "a source destination": "moveaxis",
     "array shape": "broadcast_to",
-    "a dtype": "ascontiguousarray",
     "a1 a2 equal_nan": "array_equal",
     "tup axis out": "concatenate",
     "start stop step dtype": "arange",
     "shape dtype order": "ones zeros",
     "shape fill_value dtype order": "full",
-    "a dtype order subok shape": "ones_like zeros_like",
-    "a fill_value dtype order subok shape": "full_like",
+    "a dtype order subok shape": "zeros_like",
     "prototype dtype order subok shape": "empty_like",
 }
 FUNCTIONS = {name: p.split() for p, names in _PARAMETERS.items() for name in names.split()}
@@ -83,7 +80,6 @@ class ndarray:
         self._host, self.base = host, base
 
     data = property(lambda self: SimpleNamespace(ptr=self._host.ctypes.data))
-    T = property(lambda self: self.transpose())
 
     @property
     def flags(self) -> Any:
@@ -126,9 +122,6 @@ class ndarray:
 
     def swapaxes(self, axis1: int, axis2: int) -> ndarray:
         return self._view(self._host.swapaxes(axis1, axis2))
-
-    def ravel(self) -> ndarray:
-        return self._view(self._host.ravel())
 
     def __getitem__(self, key: Any) -> ndarray:
         return self._view(np.asarray(self._host[on_host(key)]))
