@@ -41,7 +41,7 @@ _BLOCK = 256  # zeros compared at once
 def relu(xp: Any, x: Any, *, out: Any = None) -> Any:
     """max(x, 0); the derivative at 0 is 0.
 
-    >>> relu(tensor([-1.0, 2.0])).tolist()
+    >>> relu([-1.0, 2.0]).tolist()
     [0.0, 2.0]
     """
     if x.size < 16 * _BLOCK or x.size % _BLOCK or not x.flags.c_contiguous:
@@ -85,7 +85,7 @@ def sigmoid(xp: Any, x: Any, *, out: Any = None) -> Any:
     Its error is a rounding of 1, so below x = -17 a float32 result is 0: take logarithms with
     `log_sigmoid`.
 
-    >>> sigmoid(tensor([0.0, 1000.0])).tolist()
+    >>> sigmoid([0.0, 1000.0]).tolist()
     [0.5, 1.0]
     """
     if x.dtype.kind != "f":
@@ -107,7 +107,7 @@ def sigmoid(xp: Any, x: Any, *, out: Any = None) -> Any:
 def softplus(xp: Any, x: Any, *, out: Any = None) -> Any:
     """log(1 + exp(x)) as max(x, 0) + log1p(exp(-|x|)): 1.0 ms a million, logaddexp takes 15.7.
 
-    >>> softplus(tensor([0.0, 1000.0])).tolist()
+    >>> softplus([0.0, 1000.0]).tolist()
     [0.6931471824645996, 1000.0]
     """
     if x.dtype.kind != "f":
@@ -132,7 +132,7 @@ def erf(xp: Any, x: Any, *, out: Any = None) -> Any:
 
     Source: Abramowitz and Stegun, "Handbook of Mathematical Functions", formula 7.1.26.
 
-    >>> round(erf(tensor(1.0)).item(), 6)
+    >>> round(erf(1.0).item(), 6)
     0.842701
     """
     if out is None:
@@ -164,7 +164,7 @@ def erf(xp: Any, x: Any, *, out: Any = None) -> Any:
 def leaky_relu(x: Any, *, slope: float = 0.01) -> Tensor:
     """The input where it is positive, else slope·x; the derivative at 0 is `slope`.
 
-    >>> leaky_relu(tensor([-2.0, 2.0]), slope=0.5).tolist()
+    >>> leaky_relu([-2.0, 2.0], slope=0.5).tolist()
     [-1.0, 2.0]
     """
     value = operand("leaky_relu", x)
@@ -193,7 +193,7 @@ def selu(x: Any) -> Tensor:
 def silu(x: Any) -> Tensor:
     """x·sigmoid(x), also called swish.
 
-    >>> silu(tensor([0.0, 100.0])).tolist()
+    >>> silu([0.0, 100.0]).tolist()
     [0.0, 100.0]
     """
     value = operand("silu", x)
@@ -207,7 +207,7 @@ def gelu(x: Any, *, approximate: str = "tanh") -> Tensor:
     Source: Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016, section 2.
     Raises: ArgumentError for another `approximate`.
 
-    >>> [round(gelu(tensor(1.0), approximate=form).item(), 4) for form in ("tanh", "none")]
+    >>> [round(gelu(1.0, approximate=form).item(), 4) for form in ("tanh", "none")]
     [0.8412, 0.8413]
     """
     value = operand("gelu", x)
@@ -223,7 +223,7 @@ def hardswish(x: Any) -> Tensor:
 
     Source: Howard et al., "Searching for MobileNetV3", 2019, section 5.2.
 
-    >>> hardswish(tensor([-1.5, 0.0, 4.0])).tolist()
+    >>> hardswish([-1.5, 0.0, 4.0]).tolist()
     [-0.375, 0.0, 4.0]
     """
     value = operand("hardswish", x)
@@ -233,7 +233,7 @@ def hardswish(x: Any) -> Tensor:
 def log_sigmoid(x: Any) -> Tensor:
     """log(sigmoid(x)) = -softplus(-x), exact where sigmoid rounds to 0.
 
-    >>> log_sigmoid(tensor(-1000.0)).item()
+    >>> log_sigmoid(-1000.0).item()
     -1000.0
     """
     return -softplus(-operand("log_sigmoid", x))

@@ -51,7 +51,7 @@ def argsort_primitive(xp: Any, x: Any, *, axis: int, out: Any = None) -> Any:
 def argsort(x: Any, *, axis: int = -1, descending: bool = False) -> Tensor:
     """The indices that sort along `axis`; equal elements keep their order.
 
-    >>> argsort(tensor([3.0, 1.0, 2.0])).tolist()
+    >>> argsort([3.0, 1.0, 2.0]).tolist()
     [1, 2, 0]
     """
     x = operand("argsort", x)
@@ -66,7 +66,7 @@ def argsort(x: Any, *, axis: int = -1, descending: bool = False) -> Tensor:
 def sort(x: Any, *, axis: int = -1, descending: bool = False) -> Tensor:
     """The elements in order along `axis`; the derivative goes back to where each came from.
 
-    >>> sort(tensor([3.0, 1.0, 2.0]), descending=True).tolist()
+    >>> sort([3.0, 1.0, 2.0], descending=True).tolist()
     [3.0, 2.0, 1.0]
     """
     x, descending = operand("sort", x), flag("sort", "descending", descending)
@@ -79,7 +79,7 @@ def topk(x: Any, k: int, *, axis: int = -1) -> tuple[Tensor, Tensor]:
     Of equal elements the one of lower index comes first. Raises: ArgumentError if there are not so
     many.
 
-    >>> [part.tolist() for part in topk(tensor([3.0, 1.0, 2.0]), 2)]
+    >>> [part.tolist() for part in topk([3.0, 1.0, 2.0], 2)]
     [[3.0, 2.0], [0, 2]]
     """
     x = operand("topk", x)
@@ -101,7 +101,7 @@ def roll(x: Any, shift: int, *, axis: int | None = None) -> Tensor:
 
     Without an axis they move in row-major order.
 
-    >>> roll(tensor([1, 2, 3]), 1).tolist()
+    >>> roll([1, 2, 3], 1).tolist()
     [3, 1, 2]
     """
     x = operand("roll", x)
@@ -117,7 +117,7 @@ def roll(x: Any, shift: int, *, axis: int | None = None) -> Tensor:
 def tile(x: Any, times: Sequence[int]) -> Tensor:
     """The whole of `x` repeated `times[i]` times along axis i; missing leading axes are added.
 
-    >>> tile(tensor([1, 2]), (2, 2)).tolist()
+    >>> tile([1, 2], (2, 2)).tolist()
     [[1, 2, 1, 2], [1, 2, 1, 2]]
     """
     x, times = operand("tile", x), lengths("tile", times, option="times")
@@ -134,7 +134,7 @@ def repeat(x: Any, times: int | Sequence[int], *, axis: int | None = None) -> Te
 
     Without an axis those of the flattened tensor.
 
-    >>> repeat(tensor([1, 2]), 2).tolist(), repeat(tensor([1, 2]), (0, 3)).tolist()
+    >>> repeat([1, 2], 2).tolist(), repeat([1, 2], (0, 3)).tolist()
     ([1, 1, 2, 2], [2, 2, 2])
     """
     x = operand("repeat", x)
@@ -162,7 +162,7 @@ def split(x: Any, parts: int | Sequence[int], *, axis: int = 0) -> list[Tensor]:
 
     Raises: ShapeError if the lengths do not make up the axis.
 
-    >>> [part.tolist() for part in split(tensor([1, 2, 3]), (1, 2))]
+    >>> [part.tolist() for part in split([1, 2, 3], (1, 2))]
     [[1], [2, 3]]
     """
     x = operand("split", x)
@@ -185,7 +185,7 @@ def split(x: Any, parts: int | Sequence[int], *, axis: int = 0) -> list[Tensor]:
 def diagonal(x: Any, *, offset: int = 0) -> Tensor:
     """The diagonal of the last two axes, or the one `offset` above it: (..., n, m) -> (..., k).
 
-    >>> diagonal(tensor([[1, 2], [3, 4]])).tolist()
+    >>> diagonal([[1, 2], [3, 4]]).tolist()
     [1, 4]
     """
     x, offset = _matrix("diagonal", x), whole("diagonal", "offset", offset)

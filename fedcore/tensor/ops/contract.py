@@ -31,7 +31,7 @@ def contract(subscripts: str, *operands: Any) -> Tensor:
     `diagonal` first.
     Raises: ArgumentError if the subscripts do not fit the operands, ShapeError if lengths differ.
 
-    >>> contract("ij,jk->ik", tensor([[1.0, 2.0]]), tensor([[3.0], [4.0]])).tolist()
+    >>> contract("ij,jk->ik", [[1.0, 2.0]], [[3.0], [4.0]]).tolist()
     [[11.0]]
     """
     terms, output = _parse(subscripts, len(operands))

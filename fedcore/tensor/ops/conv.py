@@ -43,7 +43,7 @@ def conv2d(
     Raises: ShapeError if the shapes do not fit each other or the kernel the padded images;
     ArgumentError for options out of range; DtypeError unless both are float32 or float64.
 
-    >>> x, w = tensor([[[[1.0], [2.0], [3.0]]]]), tensor([[[[1.0]], [[-1.0]]]])
+    >>> x, w = [[[[1.0], [2.0], [3.0]]]], [[[[1.0]], [[-1.0]]]]
     >>> conv2d(x, w).tolist()
     [[[[-1.0], [-1.0]]]]
     """
@@ -82,7 +82,7 @@ def conv1d(
     Shapes: x (N, L, C), w (K, C / groups, F) -> (N, Lo, F). `padding` is a width, (before, after),
     "valid" or "same". Errors as `conv2d`.
 
-    >>> conv1d(tensor([[[1.0], [2.0], [4.0]]]), tensor([[[-1.0]], [[1.0]]])).tolist()
+    >>> conv1d([[[1.0], [2.0], [4.0]]], [[[-1.0]], [[1.0]]]).tolist()
     [[[1.0], [2.0]]]
     """
     x, w = operand("conv1d", x), operand("conv1d", w)
@@ -113,7 +113,7 @@ def conv_transpose2d(
     Ho = (H - 1) stride - padding + dilation (KH - 1) + 1 + output_padding; "same" gives H stride.
     Raises: as `conv2d`; ArgumentError unless output_padding is smaller than the stride.
 
-    >>> conv_transpose2d(tensor([[[[1.0]]]]), tensor([[[[2.0]], [[3.0]]]])).tolist()
+    >>> conv_transpose2d([[[[1.0]]]], [[[[2.0]], [[3.0]]]]).tolist()
     [[[[2.0], [3.0]]]]
     """
     name = "conv_transpose2d"

@@ -189,7 +189,7 @@ def gru(x: Any, weight: Any, bias: Any, h0: Any = None) -> tuple[Tensor, Tensor]
     Source: Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", 2014, in the
     form of cuDNN and PyTorch. Raises: ShapeError.
 
-    >>> states, h = gru(tensor([[[0.0, 0.0, 1.0]]]), tensor([[0.0, 0.0, 0.0]]), tensor([0.0] * 3))
+    >>> states, h = gru([[[0.0, 0.0, 1.0]]], [[0.0, 0.0, 0.0]], [0.0] * 3)
     >>> states.shape, round(h.item(), 4)
     ((1, 1, 1), 0.3808)
     """

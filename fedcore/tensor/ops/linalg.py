@@ -113,7 +113,7 @@ def matmul(a: Any, b: Any) -> Tensor:
 
     Raises: ShapeError if the inner sizes differ or an operand is 0-d.
 
-    >>> matmul(tensor([[1.0, 2.0]]), tensor([[3.0], [4.0]])).tolist()
+    >>> matmul([[1.0, 2.0]], [[3.0], [4.0]]).tolist()
     [[11.0]]
     """
     a, b = operand("matmul", a), operand("matmul", b)

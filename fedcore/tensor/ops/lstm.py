@@ -187,7 +187,7 @@ def lstm(
     Source: Hochreiter and Schmidhuber, "Long Short-Term Memory", 1997, with the forget gate of Gers
     et al., 2000. Raises: ShapeError.
 
-    >>> states, (h, c) = lstm(tensor([[[0.0, 0.0, 1.0, 0.0]]]), tensor([[0.0, 0.0, 0.0, 0.0]]))
+    >>> states, (h, c) = lstm([[[0.0, 0.0, 1.0, 0.0]]], [[0.0, 0.0, 0.0, 0.0]])
     >>> states.shape, round(c.item(), 4)
     ((1, 1, 1), 0.3808)
     """

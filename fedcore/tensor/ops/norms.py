@@ -31,7 +31,7 @@ def layer_norm(
     Source: Ba et al., "Layer Normalization", 2016, equation 4.
     Raises: AxisError, DtypeError unless x is floating, ShapeError for no elements.
 
-    >>> layer_norm(tensor([1.0, 3.0]), eps=0.0).tolist()
+    >>> layer_norm([1.0, 3.0], eps=0.0).tolist()
     [-1.0, 1.0]
     """
     value = operand("layer_norm", x)
@@ -50,7 +50,7 @@ def rms_norm(x: Any, weight: Any = None, *, axis: Axis = -1, eps: float = 1e-5) 
     Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019, equation 4.
     Raises: AxisError, DtypeError unless x is floating, ShapeError for no elements.
 
-    >>> rms_norm(tensor([3.0, -3.0]), eps=0.0).tolist()
+    >>> rms_norm([3.0, -3.0], eps=0.0).tolist()
     [1.0, -1.0]
     """
     value = operand("rms_norm", x)

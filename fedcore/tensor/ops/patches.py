@@ -130,7 +130,7 @@ def patches(
     Raises: ArgumentError for a window, stride or dilation that is not positive, or another padding
     than `conv2d` takes; ShapeError if a window does not fit.
 
-    >>> patches(tensor([[[[1.0], [2.0]], [[3.0], [4.0]]]]), 2).tolist()
+    >>> patches([[[[1.0], [2.0]], [[3.0], [4.0]]]], 2).tolist()
     [[[[1.0, 2.0, 3.0, 4.0]]]]
     """
     x = operand("patches", x)

@@ -41,7 +41,7 @@ def max_pool2d(x: Any, window: Size = 2, *, stride: Any = None, padding: Padding
     as in `conv2d`, never a maximum itself.
     Raises: ArgumentError for options out of range, ShapeError if a window does not fit.
 
-    >>> max_pool2d(tensor([[[[1.0], [3.0]], [[2.0], [0.0]]]])).tolist()
+    >>> max_pool2d([[[[1.0], [3.0]], [[2.0], [0.0]]]]).tolist()
     [[[[3.0]]]]
     """
     return _maxima("max_pool2d", x, window, stride, padding)
@@ -52,7 +52,7 @@ def avg_pool2d(x: Any, window: Size = 2, *, stride: Any = None, padding: Padding
 
     Shapes, options and errors as `max_pool2d`.
 
-    >>> avg_pool2d(tensor([[[[1.0], [3.0]], [[2.0], [0.0]]]])).tolist()
+    >>> avg_pool2d([[[[1.0], [3.0]], [[2.0], [0.0]]]]).tolist()
     [[[[1.5]]]]
     """
     return _averages("avg_pool2d", x, window, stride, padding)
@@ -64,7 +64,7 @@ def bias_relu_pool(z: Any, b: Any, window: Size = 2, *, stride: Any = None) -> T
     Shapes: z (N, H, W, C), b (C,) -> (N, Ho, Wo, C). Where the result is 0, so is the derivative.
     Raises: as `max_pool2d`; ShapeError unless b has one value a channel.
 
-    >>> bias_relu_pool(tensor([[[[1.0], [3.0]], [[2.0], [0.0]]]]), tensor([-2.5])).tolist()
+    >>> bias_relu_pool([[[[1.0], [3.0]], [[2.0], [0.0]]]], [-2.5]).tolist()
     [[[[0.5]]]]
     """
     z, window, stride = _padded("bias_relu_pool", z, window, stride, 0, 0.0)

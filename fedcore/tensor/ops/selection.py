@@ -277,7 +277,7 @@ def index(x: Any, key: Any) -> Tensor:
     Inside `vmap` an integer array may differ from lane to lane. Slices are views.
     Raises: AxisError if an index is out of range, TraceError for a mask that is not constant.
 
-    >>> index(tensor([[1.0, 2.0], [3.0, 4.0]]), (0, -1)).item()
+    >>> index([[1.0, 2.0], [3.0, 4.0]], (0, -1)).item()
     2.0
     """
     x = operand("index", x)
@@ -287,7 +287,7 @@ def index(x: Any, key: Any) -> Tensor:
 def add_at(x: Any, key: Any, v: Any) -> Tensor:
     """`x` with `v` added at `x[key]`; where an element is named twice, it is added twice.
 
-    >>> add_at(tensor([0.0, 0.0]), [1, 1], tensor([2.0, 3.0])).tolist()
+    >>> add_at([0.0, 0.0], [1, 1], [2.0, 3.0]).tolist()
     [0.0, 5.0]
     """
     x = operand("add_at", x)
@@ -299,7 +299,7 @@ def add_at(x: Any, key: Any, v: Any) -> Tensor:
 def set_(x: Any, key: Any, v: Any) -> Tensor:
     """`x` with `v` in place of `x[key]`; where an element is named twice, the last value counts.
 
-    >>> set_(tensor([0.0, 0.0]), 0, 5.0).tolist()
+    >>> set_([0.0, 0.0], 0, 5.0).tolist()
     [5.0, 0.0]
     """
     x = operand("set", x)

@@ -274,7 +274,7 @@ def softmax(x: Any, *, axis: int = -1) -> Tensor:
 
     Raises: DtypeError unless x is floating, ShapeError if the axis has no elements.
 
-    >>> softmax(tensor([0.0, float("-inf"), 0.0])).tolist()
+    >>> softmax([0.0, float("-inf"), 0.0]).tolist()
     [0.5, 0.0, 0.5]
     """
     return _along("softmax", softmax_primitive, x, axis)
@@ -285,7 +285,7 @@ def log_softmax(x: Any, *, axis: int = -1) -> Tensor:
 
     Raises: DtypeError unless x is floating, ShapeError if the axis has no elements.
 
-    >>> log_softmax(tensor([0.0, 1000.0])).tolist()
+    >>> log_softmax([0.0, 1000.0]).tolist()
     [-1000.0, 0.0]
     """
     return _along("log_softmax", log_softmax_primitive, x, axis)
