@@ -36,7 +36,7 @@ class Cohort:
         self._memory = SharedMemory(create=True, size=4 * self._size * (processes + 1))
         self.theta, *self._sums = _vectors(self._memory, self._size, processes)
         self.theta[:] = theta.numpy()
-        self._rounds = 0
+        self._rounds, self._next = 0, cohort(0)
         context = multiprocessing.get_context("spawn")
         self._pipes, self._workers = [], []
         for position in range(processes):
@@ -51,16 +51,16 @@ class Cohort:
 
     def round(self) -> None:
         """Train one cohort and replace the model by the mean of its clients' models."""
-        clients = cohort(self._rounds)
-        self._rounds += 1
         for position, pipe in enumerate(self._pipes):
-            pipe.send(clients[position :: len(self._pipes)])
+            pipe.send(self._next[position :: len(self._pipes)])
+        self._rounds += 1
+        self._next = cohort(self._rounds)
         for pipe in self._pipes:
             pipe.recv()
-        np.copyto(self.theta, self._sums[0])
+        np.multiply(self._sums[0], np.float32(1 / COHORT), out=self.theta)
         for partial_sum in self._sums[1:]:
+            partial_sum *= np.float32(1 / COHORT)
             self.theta += partial_sum
-        self.theta *= np.float32(1 / COHORT)
 
     def rate(self) -> float:
         """Client-trainings per second over the task's timed rounds, after one that warms up."""

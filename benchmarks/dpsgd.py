@@ -93,9 +93,7 @@ class _Training:
         self._count += 1
         ready, self._pending = self._pending, self._draw((i + 1) % 2)
         ready.result()
-        self._theta = self._step(
-            self._theta, self._noise[i % 2], self._x[i % 16], self._y[i % 16]
-        )
+        self._theta = self._step(self._theta, self._noise[i % 2], self._x[i % 16], self._y[i % 16])
 
     def rate(self) -> float:
         """Samples a second."""

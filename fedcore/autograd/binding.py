@@ -40,7 +40,20 @@ class Binding:
 
     def first_results(self) -> list[Any]:
         """The results of the run that binding made."""
-        return [array if own else array.copy(order="K") for array, own in self._results]
+        results = []
+        for array, given in self._results:
+            if given is None:
+                results.append(array.copy(order="K"))
+                continue
+            if given is not array:
+                self._backend.xp.copyto(given, array)
+            results.append(given)
+        return results
+
+    def works_in(self, inputs: Sequence[Any]) -> bool:
+        """Whether the donated arrays among `inputs` are the very ones of the binding."""
+        own = self._plan.program.inputs
+        return all(inputs[i] is self._given[own[i]] for i in self._plan.donated)
 
     def __call__(self, inputs: Sequence[Any]) -> list[Any]:
         """Run on `inputs`, whose donated arrays are those of the binding."""
@@ -65,25 +78,27 @@ class Binding:
                     fix="donate a copy, or use the argument inside the function",
                 )
 
-    def _place_results(self) -> list[tuple[Any, bool]]:
-        """The array of each output, and whether the caller gets it itself instead of a copy.
+    def _place_results(self) -> list[tuple[Any, Any]]:
+        """The array of each output, and the donated memory in which the caller gets it, or None.
 
         Donated memory goes back whole and once: two results in it would change together when one of
-        them is donated again.
+        them is donated again. An output that was computed elsewhere is copied to donated memory of
+        its shape that no other took, so that a loop which donates its last result keeps its memory.
         """
-        values = self._plan.program.values
-        given_back: set[int] = set()
-        results = []
-        for index in self._plan.program.outputs:
-            owner = self._plan.owner(values[index].root)
-            own = (
-                self._plan.placements[owner].kind == "input"
-                and values[index].nbytes == values[owner].nbytes
-                and owner not in given_back
-            )
-            if own:
-                given_back.add(owner)
-            results.append((self._resolve(index), own))
+        values, outputs = self._plan.program.values, self._plan.program.outputs
+        left = {self._plan.program.inputs[i] for i in self._plan.donated}
+        owners = [self._plan.owner(values[index].root) for index in outputs]
+        results: list[tuple[Any, Any]] = []
+        for index, owner in zip(outputs, owners, strict=True):
+            own = owner in left and values[index].nbytes == values[owner].nbytes
+            left -= {owner} if own else set()
+            results.append((self._resolve(index), self._resolve(index) if own else None))
+        left.difference_update(owners)
+        for position, (array, given) in enumerate(results):
+            spare = [i for i in sorted(left) if _alike(self._given[i], array)]
+            if given is None and spare:
+                results[position] = array, self._given[spare[0]]
+                left.remove(spare[0])
         return results
 
     def _resolve(self, index: int) -> Any:
@@ -132,6 +147,10 @@ class Binding:
             step = partial(_copy_result, self._backend.xp.copyto, out, step)
             step()
         self._calls.append(step)
+
+
+def _alike(a: Any, b: Any) -> bool:
+    return bool((a.shape, a.dtype, a.strides) == (b.shape, b.dtype, b.strides))
 
 
 def _copy_result(copyto: Callable[[Any, Any], None], out: Any, step: Callable[[], Any]) -> None:

@@ -85,11 +85,15 @@ class Compiled:
         return out
 
     def _replay(self, key: Any, plan: Plan, inputs: list[Any]) -> list[Any]:
+        latest: tuple[Any, Binding | None] = self._own.__dict__.get("latest", (None, None))
+        if latest[1] is not None and latest[0] == key and latest[1].works_in(inputs):
+            return latest[1](inputs)  # reading an address takes a microsecond
         bindings: dict[Any, Binding] = self._own.__dict__.setdefault("bindings", {})
         memory = tuple(_address(inputs[i]) for i in sorted(plan.donated))
         binding = bindings.pop((key, memory), None)
         if binding is not None:
             bindings[key, memory] = binding  # the latest used stands last
+            self._own.__dict__["latest"] = key, binding
             return binding(inputs)
         arena = next((b.arena for (other, _), b in bindings.items() if other == key), None)
         _separate(inputs, sorted(plan.donated))

@@ -100,6 +100,18 @@ def test_an_update_is_made_in_the_donated_memory() -> None:
     assert len(step.programs) == 1
 
 
+def test_a_result_computed_elsewhere_is_brought_to_the_donated_memory() -> None:
+    """So a loop that donates its last result works in one memory, and is bound to it once."""
+    step = fc.compile(lambda x: x[::-1] * 0.5 + x, donate=(0,))
+    own = drawn(6)
+    x, expected = tensor(own), own.copy()
+    for _ in range(4):
+        x = step(x)
+        expected = expected[::-1] * np.float32(0.5) + expected
+        assert shares(x, own)
+        np.testing.assert_array_equal(own, expected)
+
+
 def test_two_memories_donated_by_turns_do_not_mix() -> None:
     step = fc.compile(lambda x: ops.tanh(x) * 2.0 + x, donate=(0,))
     memories = [drawn(5, seed=i) for i in range(3)]

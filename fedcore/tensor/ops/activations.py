@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,7 +46,7 @@ def relu(xp: Any, x: Any, *, out: Any = None) -> Any:
     >>> relu([-1.0, 2.0]).tolist()
     [0.0, 2.0]
     """
-    if x.size < 16 * _BLOCK or x.size % _BLOCK or not x.flags.c_contiguous:
+    if not _in_blocks(x):
         return xp.maximum(x, 0, out=out)
     if out is None:
         out = xp.empty_like(x)
@@ -54,6 +56,16 @@ def relu(xp: Any, x: Any, *, out: Any = None) -> Any:
     zeros = xp.zeros(_BLOCK, dtype=x.dtype)
     xp.maximum(x.reshape(-1, _BLOCK), zeros, out=out.reshape(-1, _BLOCK))
     return out
+
+
+def _in_blocks(x: Any) -> bool:
+    return bool(x.size >= 16 * _BLOCK and x.size % _BLOCK == 0 and x.flags.c_contiguous)
+
+
+@relu.prepared("numpy")
+def _prepare_relu(xp: Any, x: Any, *, out: Any) -> Callable[[], Any] | None:
+    """1.0 µs against 3.2 for 20 rows of 200: no shape arithmetic and no zero made of a number."""
+    return None if _in_blocks(x) else partial(np.maximum, x, np.zeros((), x.dtype), out=out)
 
 
 @primitive(
@@ -70,6 +82,17 @@ def where_positive(xp: Any, y: Any, x: Any, *, out: Any = None) -> Any:
         out = xp.empty_like(xp.broadcast_to(y, shape), dtype=x.dtype)  # images keep their layout
     xp.greater(y, 0, out=out, casting="unsafe")  # the mask as numbers: 46 µs against 53 as booleans
     return xp.multiply(out, x, out=out)
+
+
+@where_positive.prepared("numpy")
+def _prepare_where_positive(xp: Any, y: Any, x: Any, *, out: Any) -> Callable[[], Any]:
+    zero = np.zeros((), y.dtype)
+
+    def run() -> None:
+        np.greater(y, zero, out=out, casting="unsafe")
+        np.multiply(out, x, out=out)
+
+    return run
 
 
 @primitive(

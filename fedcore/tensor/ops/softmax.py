@@ -231,9 +231,10 @@ def _prepare_pullback(
     top, total = np.empty((*lead, 1), x.dtype), np.empty(lead, x.dtype)
     lowest = np.full_like(top, np.finfo(x.dtype).min)
     one, target = np.ones_like(total), 1.0 - smoothing
+    codes = labels.view(f"u{labels.itemsize}")  # a negative label is larger than any class
 
     def run() -> None:
-        if labels.size and (labels.min() < 0 or labels.max() >= x.shape[-1]):
+        if codes.size and np.maximum.reduce(codes, axis=None) >= x.shape[-1]:
             _flat_labels(np, labels, x.shape[-1], lead)
         np.maximum.reduce(x, axis=-1, keepdims=True, out=top)
         np.maximum(top, lowest, out=top)
