@@ -128,7 +128,6 @@ class _Layout:
                     root in made_by
                     and root not in self.placements
                     and root not in map(self._root, self.program.outputs)
-                    and call.inputs.count(i) == 1
                     and part.dtype == target.dtype
                     and part.shape[: call.lanes] == lanes
                     and part.strides == row_major(part.shape, part.dtype.itemsize)
@@ -153,14 +152,13 @@ class _Layout:
 
     def reuse_dying_operands(self) -> None:
         """An elementwise result takes the memory of an operand that dies in the call."""
-        outputs = {self._root(i) for i in self.program.outputs}
         for time, call in enumerate(self.program.calls):
             if call.view or not call.prim.inplace or call.output in self.placements:
                 continue
             y = self.values[call.output]
             operands = call.inputs[: call.prim.inplace]
             for i in sorted(operands, key=self._is_temporary):  # what is donated first: no copy
-                if self._overwritable(call, time, i, y, outputs):
+                if self._overwritable(call, time, i, y):
                     root = self._root(i)
                     self.placements[call.output] = Placement("alias", other=root)
                     self._merge(root, call.output)
@@ -170,7 +168,7 @@ class _Layout:
         placed = self.placements.get(self._owner(self._root(index)))
         return placed is None or placed.kind != "input"
 
-    def _overwritable(self, call: Call, time: int, i: int, y: Value, outputs: set[int]) -> bool:
+    def _overwritable(self, call: Call, time: int, i: int, y: Value) -> bool:
         """Whether `call` may write its result `y` over its operand `i`.
 
         A kernel of several passes reads an operand that stands twice after having written it.
@@ -186,7 +184,6 @@ class _Layout:
             and (x.shape, x.dtype, x.strides) == (y.shape, y.dtype, y.strides)
             and all(j == i for j in same_memory)
             and (len(same_memory) == 1 or call.prim.ufunc != "")
-            and x.root not in outputs
             and (root not in self.program.inputs or root in self.donated_values)
         )
 

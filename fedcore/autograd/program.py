@@ -7,7 +7,7 @@ that a value is known by the identity of its array.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -240,7 +240,6 @@ class Program:
             Value(v.index, v.shape, v.dtype, v.strides, same.get(v.root, v.root))
             for v in self.values
         )
-        values = _settle_roots(values, calls)
         outputs = tuple(same.get(i, i) for i in self.outputs)
         return Program(values, tuple(calls), self.inputs, outputs, self.constants)
 
@@ -257,13 +256,3 @@ class Program:
             lines.append(f"{self.values[call.output]} = {call.prim.name}({inputs}){params}{mark}")
         lines.append("outputs " + ", ".join(f"%{i}" for i in self.outputs))
         return "\n".join(lines)
-
-
-def _settle_roots(values: tuple[Value, ...], calls: Sequence[Call]) -> tuple[Value, ...]:
-    """Each view's root read anew from the value it is a view of."""
-    settled = list(values)
-    for call in calls:
-        if call.view:
-            v = settled[call.output]
-            settled[call.output] = replace(v, root=settled[call.inputs[0]].root)
-    return tuple(settled)

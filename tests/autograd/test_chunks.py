@@ -178,6 +178,21 @@ def test_chunks_of_a_replay_have_the_bits_of_all_at_once() -> None:
             np.testing.assert_array_equal(replayed(thetas, x, y).numpy(), expected)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2, -1])
+def test_the_mapped_axis_may_lie_anywhere_in_memory(axis: int) -> None:
+    """Sums go along the fastest axis of memory, which the lanes must not be."""
+    x = np.random.default_rng(0).standard_normal((LANES, 40, 3), dtype=np.float32)
+    moved = np.ascontiguousarray(np.moveaxis(x, 0, axis))
+
+    def function(x: Any) -> Any:
+        return x.sum(), x.sum(axis=0), x.sum(axis=-1), ops.softmax(x), (x * x).mean(axis=0)
+
+    for given in (moved, np.asfortranarray(moved)):
+        expected = bits(fc.vmap(function, axis)(given))
+        for chunk in (1, 2, LANES - 1):
+            assert bits(fc.vmap(function, axis, chunk=chunk)(given)) == expected
+
+
 # ---- every kernel on slices of its lanes
 
 FOLDED = {"matmul", "conv2d", "lstm_pullback", "gru_pullback"}  # of single rows and shared weights

@@ -182,3 +182,19 @@ def test_a_part_that_is_read_elsewhere_is_copied_into_the_gradient() -> None:
     plan = planned(function, ones(6))
     (assembly,) = [c for c in plan.program.calls if c.prim.name == "assemble"]
     assert plan.copies[assembly.output] == (0,)
+
+
+def test_a_part_that_is_returned_outlives_its_vector() -> None:
+    def function(x: Any) -> Any:
+        part = ops.tanh(x)
+        total = fc.ravel([part, x * 2.0])[0].sum()
+        for _ in range(4):
+            x = ops.sin(x) @ ops.cos(x)
+        return part, total, x
+
+    x = np.full((3, 3), -2.0, np.float32)
+    assert clashes(planned(function, x)) == []
+    replayed = fc.compile(function)
+    for _ in range(2):
+        for y, e in zip(replayed(x), function(fc.tensor(x)), strict=True):
+            np.testing.assert_array_equal(y.numpy(), e.numpy())
