@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from fedcore.autograd.tree import flatten, map_tree, unflatten
@@ -22,8 +22,10 @@ __all__ = [
     "axes_of",
     "check_chunk",
     "lane_count",
+    "lanes_between",
     "map_arguments",
     "open_lane",
+    "slices_of",
     "to_front",
     "vmap",
 ]
@@ -153,9 +155,9 @@ def vmap(
     """`function` mapped over an axis of its arguments; outputs gain a first axis.
 
     `in_axes` is an axis, None, or a tuple of these for each argument; None shares an argument.
-    `chunk` runs so many lanes at a time, one slice after another, to bound the memory at work. It
-    does not change the bits of a lane, but for single rows multiplied by a matrix that all lanes
-    share: those are one product.
+    `chunk` runs at most so many lanes at a time, in slices of about equal size, to bound the memory
+    at work. It does not change the bits of a lane, unless the lane is alone in its slice and
+    multiplies a single row by a matrix that all lanes share.
     A random operation inside draws the same numbers in every lane unless its key is mapped.
     Raises: ShapeError if the mapped lengths differ, ArgumentError if nothing is mapped.
 
@@ -170,18 +172,36 @@ def vmap(
         fronted = tuple(map_arguments(args, axes, to_front))
         if chunk is None or chunk >= size:
             return _run(function, fronted, axes, size)
-        slices = []
-        for start in range(0, size, chunk):
-            stop = min(start + chunk, size)
-            part = map_arguments(fronted, axes, partial(_rows, start=start, stop=stop))
-            slices.append(_run(function, tuple(part), axes, stop - start))
+        slices = [
+            _run(function, lanes_between(fronted, axes, start, stop), axes, stop - start)
+            for start, stop in slices_of(size, chunk)
+        ]
         return map_tree(lambda *xs: operations.concatenate(xs, axis=0), *slices)
 
     return call
 
 
-def _rows(x: Tensor, _: int, *, start: int, stop: int) -> Tensor:
-    return operations.narrow(x, axis=-x.ndim, start=start, stop=stop)
+def slices_of(size: int, chunk: int) -> list[tuple[int, int]]:
+    """The bounds of as few slices of at most `chunk` lanes as hold `size`, evenly cut.
+
+    >>> slices_of(7, 3)
+    [(0, 2), (2, 4), (4, 7)]
+    """
+    count = -(-size // chunk)
+    return list(pairwise(size * i // count for i in range(count + 1)))
+
+
+def lanes_between(
+    args: tuple[Any, ...], axes: tuple[int | None, ...], start: int, stop: int
+) -> tuple[Any, ...]:
+    """`args` with the lanes from `start` to `stop` of the mapped ones, whose lanes stand first."""
+    return tuple(
+        map_arguments(
+            args,
+            axes,
+            lambda x, _: operations.narrow(x, axis=-x.ndim, start=start, stop=stop),
+        )
+    )
 
 
 def _run(

@@ -17,8 +17,10 @@ from fedcore.autograd.lanes import (
     axes_of,
     check_chunk,
     lane_count,
+    lanes_between,
     map_arguments,
     open_lane,
+    slices_of,
     to_front,
 )
 from fedcore.autograd.tape import value_and_factored_grad, zeros_like
@@ -93,14 +95,11 @@ def factored_clipped_sum(
         if size == 0:
             none = operations.narrow(tensor(theta), axis=-1, start=0, stop=0)
             return zeros_like(tensor(theta)), none, none
-        step = chunk or size
         total: Any = None
         norms, losses = [], []
-        for start in range(0, size, step):
-            stop = min(start + step, size)
-            part = fronted
-            if step < size:
-                part = tuple(map_arguments(fronted, axes, _slice(start, stop)))
+        for start, stop in slices_of(size, chunk or size):
+            whole = stop - start == size
+            part = fronted if whole else lanes_between(fronted, axes, start, stop)
             partial_sum, n, v = _clip(loss, theta, part, axes, stop - start, clip_norm)
             total = partial_sum if total is None else accumulate(total, partial_sum)
             norms.append(n)
@@ -113,10 +112,6 @@ def factored_clipped_sum(
         )
 
     return call
-
-
-def _slice(start: int, stop: int) -> Callable[[Tensor, int], Tensor]:
-    return lambda x, _: operations.narrow(x, axis=-x.ndim, start=start, stop=stop)
 
 
 def _clip(

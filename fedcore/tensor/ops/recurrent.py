@@ -20,7 +20,7 @@ from fedcore.tensor.cotangent import Outer
 from fedcore.tensor.ops.activations import where_positive
 from fedcore.tensor.ops.arguments import choice, operand
 from fedcore.tensor.ops.elementwise import where
-from fedcore.tensor.ops.linalg import matmul
+from fedcore.tensor.ops.linalg import matmul, matmul_primitive
 from fedcore.tensor.ops.reduce import sum_
 from fedcore.tensor.ops.shape import concatenate, expand_dims, narrow, reshape, swapaxes
 from fedcore.tensor.primitive import Core, Shape, primitive
@@ -45,13 +45,8 @@ __all__ = [
 
 
 def product(xp: Any, rows: Any, weight: Any, out: Any) -> Any:
-    """(.., B, k) @ (.., k, m) into `out`; single rows that share a weight are folded."""
-    shared = weight.size == weight.shape[-2] * weight.shape[-1]
-    if rows.shape[-2] == 1 and shared and rows.shape[:-2] == out.shape[:-2]:
-        flat = rows.reshape(-1, rows.shape[-1])
-        xp.matmul(flat, weight.reshape(weight.shape[-2:]), out=out.reshape(-1, out.shape[-1]))
-        return out
-    return xp.matmul(rows, weight, out=out)
+    """(.., B, k) @ (.., k, m) into `out`, with the bits of `matmul`."""
+    return matmul_primitive.kernel(xp, rows, weight, out=out)
 
 
 def backward_is_taped() -> bool:
