@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -120,23 +119,20 @@ def _as_product(x: Any, axis: Axes) -> tuple[Any, Any] | None:
     return np.ones(rows, x.dtype), x.reshape((*x.shape[: axis[0]], rows, x.shape[-1]))
 
 
-def _fill(function: Callable[[Any, Any], Any], x: Any, out: Any) -> None:
-    function(x, out)
-
-
 @sum_primitive.prepared("numpy")
 def _prepare(xp: Any, x: Any, *, axis: Axes, keepdims: bool, out: Any) -> Callable[[], None] | None:
     target = out.reshape([n for i, n in enumerate(x.shape) if i - x.ndim not in axis])
     if not np.may_share_memory(target, out):
         return None
-    if axis == (-1,) and _are_rows(x):
-        return partial(_fill, sum_rows, x, target)
-    factors = _as_product(x, axis)
-    if factors is None:
+    factors, rows = _as_product(x, axis), axis == (-1,) and _are_rows(x)
+    if factors is None and not rows:
         return None
 
     def run() -> None:
-        np.matmul(*factors, out=target)
+        if factors is None:
+            sum_rows(x, target)
+        else:
+            np.matmul(*factors, out=target)
 
     return run
 
