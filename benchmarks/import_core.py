@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -49,7 +50,8 @@ def import_core(_peers: Peers) -> Iterator[Figure]:
 
 
 def _fresh(program: str) -> str:
-    """What `program` prints in a new interpreter."""
+    """What `program` prints in a new interpreter, which compiles no source that it has before."""
+    keeping = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     return subprocess.run(
-        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, env=keeping
     ).stdout

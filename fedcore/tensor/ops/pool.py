@@ -35,8 +35,9 @@ __all__ = [
 
 
 def max_pool2d(x: Any, window: Size = 2, *, stride: Any = None, padding: Padding = 0) -> Tensor:
-    """The maximum of each window; its derivative goes to the first of equal values.
+    """The maximum of each window; its derivative goes to one of equal values.
 
+    That is the one of the least column, and there of the least row.
     Shapes: x (N, H, W, C) -> (N, Ho, Wo, C). `stride` is the window unless it is given; `padding`
     as in `conv2d`, never a maximum itself.
     Raises: ArgumentError for options out of range, ShapeError if a window does not fit.
