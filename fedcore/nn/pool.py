@@ -75,7 +75,7 @@ class AvgPool1d(Pool1d):
 
 
 class MaxPool2d(Pool2d):
-    """The maximum of each window; its derivative goes to one of equal values, as `nn.max_pool2d` says.
+    """The maximum of each window; its derivative goes to one of equal values: see `max_pool2d`.
 
     Shapes: x (N, H, W, C) -> (N, Ho, Wo, C). `stride` is the window unless it is given; `padding`
     is as in `Conv2d`, and never a maximum itself.
