@@ -3,7 +3,7 @@
 from fedcore.nn import init
 from fedcore.nn.attention import MultiHeadAttention, TransformerEncoderBlock
 from fedcore.nn.context import Context
-from fedcore.nn.conv import Conv1d, Conv2d, ConvTranspose2d
+from fedcore.nn.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
 from fedcore.nn.dropout import Dropout
 from fedcore.nn.embedding import Embedding
 from fedcore.nn.init import Initializer
@@ -29,7 +29,7 @@ from fedcore.tensor.ops.activations import (
     softplus,
 )
 from fedcore.tensor.ops.attention import scaled_dot_product_attention
-from fedcore.tensor.ops.conv import conv1d, conv2d, conv_transpose2d
+from fedcore.tensor.ops.conv import conv1d, conv2d, conv_transpose1d, conv_transpose2d
 from fedcore.tensor.ops.elementwise import tanh
 from fedcore.tensor.ops.losses import (
     binary_cross_entropy_with_logits,
@@ -63,6 +63,7 @@ __all__ = [
     "Context",
     "Conv1d",
     "Conv2d",
+    "ConvTranspose1d",
     "ConvTranspose2d",
     "Dropout",
     "Embedding",
@@ -86,6 +87,7 @@ __all__ = [
     "binary_cross_entropy_with_logits",
     "conv1d",
     "conv2d",
+    "conv_transpose1d",
     "conv_transpose2d",
     "cross_entropy",
     "dropout",

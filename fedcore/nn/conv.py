@@ -9,12 +9,12 @@ from fedcore.nn.context import Context
 from fedcore.nn.init import Initializer
 from fedcore.nn.keys import init_key
 from fedcore.nn.module import Module
-from fedcore.tensor.ops.conv import conv1d, conv2d, conv_transpose2d
+from fedcore.tensor.ops.conv import conv1d, conv2d, conv_transpose1d, conv_transpose2d
 from fedcore.tensor.ops.windows import Padding, Pair, Size, positive_pair, whole_pair
 from fedcore.tensor.random import Key
 from fedcore.tensor.tensor import Tensor
 
-__all__ = ["Conv1d", "Conv2d", "ConvTranspose2d"]
+__all__ = ["Conv1d", "Conv2d", "ConvTranspose1d", "ConvTranspose2d"]
 
 
 class Conv1d(Module):
@@ -111,6 +111,54 @@ class Conv2d(Module):
         return y if self.bias is None else y + self.bias
 
 
+class ConvTranspose1d(Module):
+    """The transpose of a convolution from `out_channels` to `in_channels`: longer sequences.
+
+    Parameters: weight (kernel_size, out_channels / groups, in_channels), bias (out_channels,).
+    Shapes: x (N, L, in_channels) -> (N, Lo, out_channels) with Lo as Ho of `ConvTranspose2d`.
+    Raises: ArgumentError for options out of range, ShapeError for another input.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        key: Key | int,
+        stride: int = 1,
+        padding: int | str | Pair = 0,
+        output_padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+        weight_init: Initializer = init.kaiming_normal,
+    ) -> None:
+        layer = "ConvTranspose1d"
+        expect_positive(layer, kernel_size=kernel_size, stride=stride, dilation=dilation)
+        _check_output_padding(layer, output_padding)
+        _check_channels(layer, in_channels, out_channels, groups)
+        shape = (kernel_size, in_channels, out_channels // groups)
+        self.weight = _turned(weight_init(shape, key=init_key(key).fold("weight")))
+        self.bias = init.zeros((out_channels,)) if bias else None
+        self.stride, self.padding, self.output_padding = stride, padding, output_padding
+        self.dilation, self.groups = dilation, int(groups)
+
+    def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        expect_rank(x, rank=3, layout="(N, L, C)")
+        expect_channels(x, self.weight, self.weight.shape[2])
+        y = conv_transpose1d(
+            x,
+            self.weight,
+            stride=self.stride,
+            padding=self.padding,
+            output_padding=self.output_padding,
+            dilation=self.dilation,
+            groups=self.groups,
+        )
+        return y if self.bias is None else y + self.bias
+
+
 class ConvTranspose2d(Module):
     """The transpose of a convolution from `out_channels` to `in_channels`: it makes images larger.
 
@@ -138,19 +186,10 @@ class ConvTranspose2d(Module):
     ) -> None:
         size = positive_pair("ConvTranspose2d", "kernel_size", kernel_size)
         _check_steps("ConvTranspose2d", stride, dilation)
-        if whole_pair(output_padding) is None:
-            raise ArgumentError(
-                f"ConvTranspose2d: output_padding is {output_padding!r:.80}",
-                where=user_line(),
-                why="it counts rows and columns",
-                fix="pass a whole number from 0 to below the stride, or two",
-            )
+        _check_output_padding("ConvTranspose2d", output_padding)
         _check_channels("ConvTranspose2d", in_channels, out_channels, groups)
-        # drawn as (KH, KW, inputs, outputs), where the initializers read the number of inputs
-        drawn = weight_init(
-            (*size, in_channels, out_channels // groups), key=init_key(key).fold("weight")
-        )
-        self.weight = drawn.swapaxes(-1, -2)
+        shape = (*size, in_channels, out_channels // groups)
+        self.weight = _turned(weight_init(shape, key=init_key(key).fold("weight")))
         self.bias = init.zeros((out_channels,)) if bias else None
         self.stride, self.padding, self.output_padding = stride, padding, output_padding
         self.dilation, self.groups = dilation, int(groups)
@@ -168,6 +207,21 @@ class ConvTranspose2d(Module):
             groups=self.groups,
         )
         return y if self.bias is None else y + self.bias
+
+
+def _turned(drawn: Tensor) -> Tensor:
+    """A kernel drawn as (..., inputs, outputs), where initialisers read the number of inputs."""
+    return drawn.swapaxes(-1, -2)
+
+
+def _check_output_padding(layer: str, output_padding: int | Pair) -> None:
+    if whole_pair(output_padding) is None:
+        raise ArgumentError(
+            f"{layer}: output_padding is {output_padding!r:.80}",
+            where=user_line(),
+            why="it counts what is added at the end",
+            fix="pass a whole number from 0 to below the stride",
+        )
 
 
 def _check_steps(layer: str, stride: Size, dilation: Size) -> None:

@@ -70,6 +70,12 @@ CASES = {
         ((6, 5, 3),),
         {"weight": (3, 2, 2, 3), "bias": (3,)},
     ),
+    "ConvTranspose1d": Case(
+        lambda: nn.ConvTranspose1d(2, 4, 3, key=0, stride=2, output_padding=1, groups=2),
+        (4, 2),
+        ((10, 4),),
+        {"weight": (3, 2, 2), "bias": (4,)},
+    ),
     "ConvTranspose2d": Case(
         lambda: nn.ConvTranspose2d(2, 3, 3, key=0, stride=2, output_padding=1),
         (3, 4, 2),

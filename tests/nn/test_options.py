@@ -27,6 +27,12 @@ SIZES: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
         ),
         ("in_channels", "out_channels", "kernel_size", "stride", "dilation", "groups"),
     ),
+    "ConvTranspose1d": (
+        lambda stride=1, dilation=1, groups=1, **o: nn.ConvTranspose1d(
+            **o, key=0, stride=stride, dilation=dilation, groups=groups
+        ),
+        ("in_channels", "out_channels", "kernel_size", "stride", "dilation", "groups"),
+    ),
     "ConvTranspose2d": (
         lambda stride=1, dilation=1, groups=1, **o: nn.ConvTranspose2d(
             **o, key=0, stride=stride, dilation=dilation, groups=groups

@@ -13,7 +13,7 @@ from hypothesis import given, strategies as st
 import fedcore as fc
 from fedcore.errors import ArgumentError, DtypeError, ShapeError
 from fedcore.tensor.ops.activations import relu
-from fedcore.tensor.ops.conv import conv1d, conv2d, conv_transpose2d
+from fedcore.tensor.ops.conv import conv1d, conv2d, conv_transpose1d, conv_transpose2d
 from fedcore.tensor.ops.patches import patches
 from fedcore.tensor.ops.pool import (
     avg_pool1d,
@@ -155,6 +155,10 @@ def test_a_sequence_is_an_image_of_height_1(case: tuple[Array, Array, dict[str, 
     )
     found = conv1d(tensor(x[:, 0]), tensor(w[0]), **flat)
     np.testing.assert_allclose(found.numpy(), expected[:, 0], **CLOSE)
+    wide |= {"padding": ((0, 0), flat["padding"]), "groups": flat["groups"]}
+    longer = conv_transpose1d(found, tensor(w[0]), **flat)
+    larger = conv_transpose2d(tensor(expected), tensor(w[:1]), **wide)
+    np.testing.assert_allclose(longer.numpy(), larger.numpy()[:, 0], **CLOSE)
 
 
 @given(PAIRS, PAIRS, PAIRS, BORDERS)
@@ -315,6 +319,13 @@ def test_each_lane_of_turned_and_spread_images_equals_the_loop(
         (lambda x, w: conv1d(x[0], w[0], stride=0), ArgumentError, "conv1d: stride"),
         (lambda x, w: conv1d(x[0, :, :1], w[0]), ShapeError, r"conv1d: a window"),
         (lambda x, w: conv_transpose2d(x, w), ShapeError, "conv_transpose2d: .*channels"),
+        (
+            lambda x, w: conv_transpose2d(
+                x, w.swapaxes(2, 3), stride=2, padding="same", output_padding=1
+            ),
+            ArgumentError,
+            "output_padding is 1 beside padding 'same'",
+        ),
         (lambda x, w: max_pool2d(x, 7), ShapeError, r"max_pool2d: a window of \(7, 7\)"),
         (lambda x, w: max_pool1d(x[0], 9), ShapeError, "max_pool1d: a window"),
         (lambda x, w: avg_pool2d(x[0]), ShapeError, "avg_pool2d: the input"),

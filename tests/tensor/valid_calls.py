@@ -186,6 +186,15 @@ CALLS = [
         groups=2,
     ),
     _call(
+        "conv_transpose1d",
+        *(real(2, 5, 6), real(3, 2, 6)),
+        stride=2,
+        padding=(1, 0),
+        output_padding=1,
+        dilation=1,
+        groups=2,
+    ),
+    _call(
         "conv_transpose2d",
         *(real(2, 5, 6, 6), KERNEL),
         stride=2,

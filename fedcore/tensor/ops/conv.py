@@ -24,7 +24,7 @@ from fedcore.tensor.ops.windows import (
 from fedcore.tensor.registry import operations
 from fedcore.tensor.tensor import Tensor
 
-__all__ = ["conv1d", "conv2d", "conv_transpose2d"]
+__all__ = ["conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d"]
 
 
 def conv2d(
@@ -89,12 +89,16 @@ def conv1d(
     expect_images("conv1d", x, 3)
     if w.ndim != 3:
         raise _bad_kernel("conv1d", x, w, "(K, C / groups, F)")
-    border: Any = padding
-    if not isinstance(padding, str):
-        border = ((0, 0), (padding, padding) if isinstance(padding, int) else padding)
-    images, kernel = expand_dims(x, 1), expand_dims(w, 0)
+    images, kernel, border = expand_dims(x, 1), expand_dims(w, 0), _across(padding)
     y = _convolved("conv1d", images, kernel, (1, stride), border, (1, dilation), groups)
     return squeeze(y, 1)
+
+
+def _across(padding: Any) -> Any:
+    """The padding of a sequence as that of an image of height 1."""
+    if isinstance(padding, str):
+        return padding
+    return (0, 0), (padding, padding) if isinstance(padding, int) else padding
 
 
 def conv_transpose2d(
@@ -116,7 +120,48 @@ def conv_transpose2d(
     >>> conv_transpose2d([[[[1.0]]]], [[[[2.0]], [[3.0]]]]).tolist()
     [[[[2.0], [3.0]]]]
     """
-    name = "conv_transpose2d"
+    return _transposed("conv_transpose2d", x, w, stride, padding, output_padding, dilation, groups)
+
+
+def conv_transpose1d(
+    x: Any,
+    w: Any,
+    *,
+    stride: int = 1,
+    padding: int | str | Pair = 0,
+    output_padding: int = 0,
+    dilation: int = 1,
+    groups: int = 1,
+) -> Tensor:
+    """The transpose of `conv1d` with the same kernel and options: it makes sequences longer.
+
+    Shapes: x (N, L, F), w (K, C / groups, F) -> (N, Lo, C) with Lo as Ho of `conv_transpose2d`.
+    Errors as there.
+
+    >>> conv_transpose1d([[[1.0], [10.0]]], [[[2.0]], [[3.0]]], stride=2).tolist()
+    [[[2.0], [3.0], [20.0], [30.0]]]
+    """
+    name = "conv_transpose1d"
+    x, w = operand(name, x), operand(name, w)
+    expect_images(name, x, 3)
+    if w.ndim != 3:
+        raise _bad_kernel(name, x, w, "(K, C / groups, F)")
+    images, kernel, border = expand_dims(x, 1), expand_dims(w, 0), _across(padding)
+    extra = (0, output_padding)
+    y = _transposed(name, images, kernel, (1, stride), border, extra, (1, dilation), groups)
+    return squeeze(y, 1)
+
+
+def _transposed(
+    name: str,
+    x: Any,
+    w: Any,
+    stride: Any,
+    padding: Any,
+    output_padding: Any,
+    dilation: Any,
+    groups: Any,
+) -> Tensor:
     x, w = _expect(x, w, name)
     stride, dilation = _steps(name, stride, dilation, groups)
     _expect_channels(name, x, w, channels=w.shape[3], groups=groups)
@@ -130,6 +175,13 @@ def conv_transpose2d(
             fix="pass a number from 0 to below the stride",
         )
     if isinstance(padding, str) and padding == "same":
+        if any(extra):
+            raise ArgumentError(
+                f"{name}: output_padding is {output_padding} beside padding 'same'",
+                where=user_line(),
+                why="that already says which size is meant: the input's times the stride",
+                fix="leave one of them out",
+            )
         size: Pair = (x.shape[1] * stride[0], x.shape[2] * stride[1])
         border = border_of(
             name, "same", size=size, window=w.shape[:2], stride=stride, dilation=dilation
@@ -204,5 +256,5 @@ def _expect_channels(name: str, x: Tensor, w: Tensor, *, channels: int, groups: 
         )
 
 
-for _operation in (conv1d, conv2d, conv_transpose2d):
+for _operation in (conv1d, conv2d, conv_transpose1d, conv_transpose2d):
     operations.register(_operation.__name__, _operation)
