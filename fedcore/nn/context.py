@@ -5,6 +5,7 @@ It is passed explicitly, so that a model stays a value and a forward pass a func
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 from fedcore.autograd.ravel import Entry, Spec
@@ -18,7 +19,7 @@ from fedcore.tensor.tensor import Tensor, tensor
 if TYPE_CHECKING:
     from fedcore.nn.trace import Trace
 
-__all__ = ["Context", "state_spec"]
+__all__ = ["Context", "passes", "state_spec"]
 
 
 def state_spec(model: Any) -> Spec:
@@ -63,6 +64,25 @@ class Context:
         self._spec: Spec | None = None
         self.named_error: Exception | None = None
         self.trace: Trace | None = None
+
+    @classmethod
+    def of_call(cls, module: ModuleTree) -> Context:
+        """The context of a call that was given none: evaluation with the module's own state.
+
+        Raises: ArgumentError inside a pass that trains or reads a state: the part would not see it.
+        """
+        running = passes.running
+        if running is None or not (running.training or running._given is not None):
+            return cls(module)
+        path, kind = running.find(module), type(module).__name__
+        raise ArgumentError(
+            f"{f'{path} ({kind})' if path else kind} is called without ctx",
+            where=user_line(),
+            why="the pass that is running trains or has a state, which this part would not see: "
+            "dropout and batch statistics inside it would stay as in evaluation",
+            fix="hand the context on: self.part(x, ctx=ctx); another model takes one of its own: "
+            "other(x, ctx=Context(other))",
+        )
 
     def path(self, module: ModuleTree) -> str:
         """The path of `module` in the model, such as "blocks.0.norm"; "" for the model itself.
@@ -170,3 +190,12 @@ class Context:
                     fix="pass the vector that ravel_state made; map over clients with vmap",
                 )
         return self._spec
+
+
+class Passes(threading.local):
+    """The pass that the thread is in, since simulators train clients in threads."""
+
+    running: Context | None = None
+
+
+passes = Passes()

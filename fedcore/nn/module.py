@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
 from fedcore.autograd.tree import flatten_paths, unflatten
-from fedcore.errors import CheckpointError, FedcoreError
-from fedcore.nn.context import Context
+from fedcore.errors import ArgumentError, CheckpointError, FedcoreError, user_line
+from fedcore.nn.context import Context, passes
 from fedcore.nn.summary import summary
 from fedcore.nn.tree import ModuleTree, attributes, is_child, modules, replace_modules
 from fedcore.tensor.backend import is_array, to_host
@@ -19,6 +20,15 @@ from fedcore.tensor.tensor import Tensor, tensor
 __all__ = ["Module"]
 
 Self = TypeVar("Self", bound="Module")
+
+
+def _no_forward(module: ModuleTree, *inputs: Any, ctx: Context) -> NoReturn:
+    raise ArgumentError(
+        f"{type(module).__name__} has no forward",
+        where=user_line(),
+        why="it says what a module computes",
+        fix="write def forward(self, x, ctx):",
+    )
 
 
 class Module(ModuleTree):
@@ -37,16 +47,29 @@ class Module(ModuleTree):
     ([3.0, 4.0], ['factor'])
     """
 
-    forward: Callable[..., Any]
+    forward: Callable[..., Any] = _no_forward
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "forward" in vars(cls) and not _takes_context(cls.forward):
+            raise ArgumentError(
+                f"{cls.__name__}.forward takes no ctx",
+                where=user_line(),
+                why="the context of the pass is handed to every layer as ctx=ctx",
+                fix="write def forward(self, x, ctx):",
+            )
 
     def __call__(self, *inputs: Any, ctx: Context | None = None) -> Any:
         """`forward` on `inputs`; without a context as in evaluation.
 
-        Raises: what the layers raise, named by the path of the layer.
+        Raises: what the layers raise, named by the path of the layer; ArgumentError for a part that
+        is called without `ctx` inside a pass that trains or was given a state.
         """
+        outer = passes.running
         if ctx is None:
-            ctx = Context(self)
+            ctx = Context.of_call(self)
         given = [tensor(x) if is_array(x) else x for x in inputs]
+        passes.running = ctx
         try:
             if ctx.trace is None:
                 return self.forward(*given, ctx=ctx)
@@ -59,6 +82,8 @@ class Module(ModuleTree):
                 path, kind = ctx.find(self), type(self).__name__
                 error.what = f"{f'{path} ({kind})' if path else kind}: {error.what}"
             raise
+        finally:
+            passes.running = outer
 
     def parameters(self) -> dict[str, Tensor]:
         """The trained tensors by path, in the order in which `ravel` lays them out."""
@@ -128,6 +153,14 @@ class Module(ModuleTree):
         head = f"{type(self).__name__}({', '.join(options)}"
         inside = "\n".join(parts).replace("\n", "\n  ")
         return f"{head}\n  {inside}\n)" if parts else f"{head})"
+
+
+def _takes_context(forward: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(forward).bind_partial(ctx=None)
+    except TypeError:
+        return False
+    return True
 
 
 def _shown(item: Any) -> str:
