@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import numpy as np
 
-from fedcore.errors import DtypeError, MutationError, ShapeError, TraceError, user_line
+from fedcore.errors import (
+    DerivativeError,
+    DtypeError,
+    MutationError,
+    ShapeError,
+    TraceError,
+    user_line,
+)
 from fedcore.tensor.backend import Backend, backend_of, current_backend, is_array, to_host
 from fedcore.tensor.operators import Axis, Operators
 from fedcore.tensor.registry import operations
@@ -166,10 +173,23 @@ class Tensor(Operators):
             )
         return to_host(self.data)
 
+    def _constant(self, what: str) -> Any:
+        """The values for code that works on them outside of the tape."""
+        if self.node is not None and interpreter.open_grads and self.dtype.kind == "f":
+            raise DerivativeError(
+                f"{what} reads a tensor of shape {self.shape} that is being differentiated",
+                where=user_line(),
+                why="what is computed outside of fedcore has no derivative: it would count as 0",
+                fix="use fedcore's operation of that name, or read fedcore.stop_gradient(x) if the "
+                "value is meant as a constant",
+            )
+        return self._read(what)
+
     def numpy(self) -> np.ndarray[Any, Any]:
         """The values as a NumPy array in main memory that cannot be written to: it may be shared.
 
-        `numpy.array(x)` makes one of your own.
+        `numpy.array(x)` makes one of your own. Raises: DerivativeError while the tensor is being
+        differentiated, TraceError while a program is being recorded and inside `vmap`.
         """
         return self._as_array("numpy()")
 
@@ -177,12 +197,17 @@ class Tensor(Operators):
         return np.array(self._as_array("numpy.asarray"), dtype=dtype, copy=copy)
 
     def _as_array(self, what: str) -> np.ndarray[Any, Any]:
-        view: np.ndarray[Any, Any] = self._read(what).view()
+        view: np.ndarray[Any, Any] = self._constant(what).view()
         view.flags.writeable = False
         return view
 
     def item(self) -> Any:
-        """The only element as a Python number."""
+        """The only element as a Python number, which has no derivative.
+
+        Like `float`, `int` and `bool` it may be read while the tensor is being differentiated, for
+        control flow by value. Raises: TraceError while a program is being recorded and inside
+        `vmap`.
+        """
         return self._number("item()")
 
     def _number(self, what: str) -> Any:
@@ -196,13 +221,15 @@ class Tensor(Operators):
         return self._read(what).item()
 
     def tolist(self) -> Any:
-        """The values as nested Python lists."""
-        return self._read("tolist()").tolist()
+        """The values as nested Python lists; it raises what `numpy()` raises."""
+        return self._constant("tolist()").tolist()
 
     def __float__(self) -> float:
+        """The only element; like `item` it may be read while it is being differentiated."""
         return float(self._number("float()"))
 
     def __int__(self) -> int:
+        """The only element without its fraction; like `item` it has no derivative."""
         return int(self._number("int()"))
 
     def __index__(self) -> int:
@@ -216,6 +243,7 @@ class Tensor(Operators):
         return int(self)
 
     def __bool__(self) -> bool:
+        """Whether the only element is not 0; like `item` it has no derivative."""
         return bool(self._number("bool()"))
 
     # ---- copies: a tensor does not change, but the array it was made from may

@@ -365,6 +365,53 @@ def test_auxiliary_results_must_come_in_a_pair() -> None:
         fc.grad(lambda x: x.sum(), has_aux=True)(drawn(2))
 
 
+# ---- values that leave the tape
+
+
+READINGS: list[Callable[[Any], Any]] = [
+    np.asarray,
+    np.linalg.norm,
+    lambda t: np.dot(t, t),
+    lambda t: np.einsum("i->", t),
+    lambda t: np.clip(t, -1.0, 1.0).sum(),
+    lambda t: np.where(t > 0, t, 0.0).sum(),
+    lambda t: np.concatenate([t, t]).sum(),
+    lambda t: np.array([t, t]).sum(),
+    lambda t: t.numpy().sum(),
+    lambda t: sum(t.tolist()),
+]
+
+
+@pytest.mark.parametrize("read", READINGS)
+def test_numpy_does_not_read_a_tensor_that_is_being_differentiated(read: Any) -> None:
+    for function in (lambda t: read(t * 2.0), lambda t: fc.grad(read)(t).sum(), read):
+        with pytest.raises(DerivativeError, match="is being differentiated"):
+            fc.grad(function)(drawn(3))
+    with pytest.raises(DerivativeError, match="is being differentiated"):
+        fc.vjp(read, drawn(3))
+    assert is_clean()
+
+
+@pytest.mark.parametrize("read", READINGS)
+def test_numpy_reads_constants_inside_a_gradient(read: Any) -> None:
+    c = drawn(3, seed=1)
+
+    def loss(t: Any) -> Any:
+        read(c), read(fc.stop_gradient(t)), read((t * 2.0).astype("int64"))
+        return (t * c).sum()
+
+    np.testing.assert_array_equal(fc.grad(loss)(drawn(3)).numpy(), c.numpy())
+
+
+def test_control_flow_may_read_one_number_inside_a_gradient() -> None:
+    def loss(t: Any) -> Any:
+        y = (t * t).sum()
+        steps = int(y) + (y.item() > 1.0) + (float(y) > 2.0) + bool(y > 3.0)
+        return y * steps
+
+    assert fc.grad(loss)(tensor([2.0])).tolist() == [4.0 * 7]
+
+
 # ---- factored gradients
 
 
