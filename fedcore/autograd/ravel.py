@@ -117,13 +117,14 @@ def ravel(model: Model) -> tuple[Tensor, Rebuild[Model]]:
     """The parameters of `model` in one new vector (D,), and the function that rebuilds it.
 
     Raises: DtypeError if the parameters are not floating or of several dtypes, TreeError if two
-    have one path.
+    have one path, or if one module with parameters stands at two places.
 
     >>> theta, rebuild = ravel({"w": tensor([[1.0, 2.0]]), "b": tensor([0.5])})
     >>> theta.tolist(), rebuild(theta)["w"].shape, rebuild.spec["b"].offset
     ([0.5, 1.0, 2.0], (1, 2), 0)
     """
     pairs, structure = flatten_paths(model)
+    _refuse_shared(structure, "", {})
     tensors = [(path, tensor(value)) for path, value in pairs]
     dtypes = {t.dtype for _, t in tensors}
     if len(dtypes) > 1 or any(d.kind != "f" for d in dtypes):
@@ -153,3 +154,23 @@ def ravel(model: Model) -> tuple[Tensor, Rebuild[Model]]:
     offsets = tuple(entry.offset for entry in entries)
     vector = assemble([t for _, t in tensors], offsets=offsets, size=offset)
     return vector, Rebuild(structure, spec)
+
+
+def _refuse_shared(structure: Structure, path: str, seen: dict[int, str]) -> None:
+    """Raise a TreeError if one object with leaves stands at two places of the structure.
+
+    Each place has slices of the vector of its own, so that the two would be trained apart.
+    """
+    if structure.leaves == 0:
+        return
+    if structure.prototype is not None:
+        first = seen.setdefault(id(structure.prototype), path)
+        if first != path:
+            raise TreeError(
+                f"ravel: {first!r} and {path!r} are the same {type(structure.prototype).__name__}",
+                where=user_line(),
+                why="each place has parameters of its own, so the two would be trained apart",
+                fix="hold it in one attribute and call it twice in forward, or make two",
+            )
+    for name, child in zip(structure.names, structure.children, strict=True):
+        _refuse_shared(child, f"{path}.{name}" if path else str(name), seen)

@@ -9,7 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from fedcore.autograd.ravel import Entry, Spec
-from fedcore.errors import ArgumentError, ShapeError, user_line
+from fedcore.errors import ArgumentError, ShapeError, TreeError, user_line
 from fedcore.nn.tree import ModuleTree, modules
 from fedcore.tensor.ops.flat import assemble, leaf
 from fedcore.tensor.ops.random import fold_words
@@ -23,11 +23,23 @@ __all__ = ["Context", "passes", "state_spec"]
 
 
 def state_spec(model: Any) -> Spec:
-    """The layout of the state of all modules of `model` in one flat vector."""
+    """The layout of the state of all modules of `model` in one flat vector.
+
+    Raises: TreeError if one module with state stands at two places, which would part in training.
+    """
     entries: list[Entry] = []
     offset = 0
     dtype = tensor(0.0).dtype
+    seen: dict[int, str] = {}
     for path, module in modules(model):
+        first = seen.setdefault(id(module), path) if module.state_names else path
+        if first != path:
+            raise TreeError(
+                f"state: {first!r} and {path!r} are the same {type(module).__name__}",
+                where=user_line(),
+                why="each place has a state of its own, so the two would part in training",
+                fix="hold it in one attribute and call it twice in forward, or make two",
+            )
         for name, value in module.state().items():
             entries.append(Entry(f"{path}.{name}" if path else name, value.shape, offset))
             offset += value.size

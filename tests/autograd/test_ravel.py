@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 import fedcore as fc
+from fedcore import nn
 from fedcore.autograd.tree import flatten, flatten_paths
 from fedcore.errors import DtypeError, ShapeError, TreeError
 from fedcore.tensor.primitive import Primitive
@@ -246,3 +247,64 @@ def test_join_refuses_what_is_missing_or_misshapen() -> None:
     for wrong in ({**parts, "scale": np.ones(2)}, {k: parts[k] for k in parts if k != "scale"}):
         with pytest.raises(ShapeError, match="'scale'"):
             rebuild.spec.join(wrong)
+
+
+def shared_twice() -> list[Any]:
+    layer = nn.Linear(3, 3, key=0)
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            self.encoder, self.inner = layer, {"decoder": layer}
+
+    return [(Tied(), "encoder", "inner.decoder"), (nn.Sequential(layer, abs, layer), "0", "2")]
+
+
+@pytest.mark.parametrize(("model", "first", "second"), shared_twice())
+def test_one_module_at_two_places_is_refused_with_both(model: Any, first: str, second: str) -> None:
+    with pytest.raises(TreeError, match=rf"{first}' and '[^']*{second}' .*same Linear") as caught:
+        fc.ravel(model)
+    assert "call it twice" in caught.value.fix
+
+
+def test_a_module_held_once_and_called_twice_has_one_set_of_parameters() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            self.layer = nn.Linear(3, 3, key=0)
+
+        def forward(self, x: Any, ctx: nn.Context) -> Any:
+            return self.layer(self.layer(x, ctx=ctx), ctx=ctx)
+
+    theta, rebuild = fc.ravel(Twice())
+    assert theta.shape == (12,)
+    assert rebuild(theta)(np.ones((1, 3), np.float32)).shape == (1, 3)
+
+
+def test_a_module_without_parameters_or_state_may_stand_anywhere() -> None:
+    pool = nn.MaxPool2d(2)
+    theta, rebuild = fc.ravel(nn.Sequential(pool, abs, pool, nn.BatchNorm(1)))
+    x = np.ones((1, 4, 4, 1), np.float32)
+    assert theta.shape == (2,) and rebuild(theta)(x).shape == (1, 1, 1, 1)
+
+
+def test_state_shared_by_two_places_is_refused_with_both() -> None:
+    class Count(nn.Module):
+        state_names = ("count",)
+
+        def __init__(self) -> None:
+            self.count = fc.tensor(0.0)
+
+        def forward(self, x: Any, ctx: nn.Context) -> Any:
+            ctx.write(self, "count", ctx.read(self, "count") + 1.0)
+            return x
+
+    count = Count()
+    with pytest.raises(TreeError, match=r"'layers\.0' and 'layers\.1' are the same Count"):
+        nn.ravel_state(nn.Sequential(count, count))
+
+
+def test_two_equal_arrays_stay_two_parameters() -> None:
+    w = fc.tensor([1.0, 2.0])
+    theta, rebuild = fc.ravel({"a": w, "b": w})
+    moved = rebuild(theta + fc.tensor([0.0, 0.0, 1.0, 1.0]))
+    assert theta.shape == (4,) and moved["a"].tolist() == [1.0, 2.0]
+    assert moved["b"].tolist() == [2.0, 3.0]
