@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from fedcore.errors import DeviceError, DtypeError, FedcoreError, ShapeError, user_line
+from fedcore.errors import FedcoreError, ShapeError
 from fedcore.tensor.backend import backend_of, is_array
 from fedcore.tensor.dtypes import unify_dtypes, weak_dtype
+from fedcore.tensor.misuse import check_ranks, explained, mixed_devices
 from fedcore.tensor.registry import operations
 from fedcore.tensor.tensor import Node, Tensor, interpreter, tensor
 
@@ -256,7 +257,7 @@ def bind(prim: Primitive, args: tuple[Any, ...], params: dict[str, Any]) -> Tens
     if prim.floating and xs[0].data.dtype.kind != "f":
         xs = [operations.cast(x, dtype=np.dtype(np.float32)) for x in xs]
     if type(prim.batch) is Core:
-        _check_ranks(prim, prim.batch, xs)
+        check_ranks(prim.name, prim.batch.ranks, xs)
     return apply(prim, xs, params, lanes)
 
 
@@ -265,7 +266,7 @@ def apply(prim: Primitive, xs: list[Tensor], params: dict[str, Any], lanes: int)
     first = type(xs[0].data)
     for x in xs:
         if type(x.data) is not first:
-            raise _mixed_devices(prim, xs)
+            raise mixed_devices(prim.name, xs)
     try:
         if first is np.ndarray:
             data = prim.kernel(np, *[x.data for x in xs], **params)
@@ -276,7 +277,7 @@ def apply(prim: Primitive, xs: list[Tensor], params: dict[str, Any], lanes: int)
             kernel = prim.kernels.get(backend.name, prim.kernel)
             data = kernel(backend.xp, *[x.data for x in xs], **params)
     except (ValueError, IndexError, TypeError) as error:
-        raise _explain(prim, xs, params, error) from error
+        raise explained(prim, xs, params, error) from error
     y = Tensor(data, lanes)
     if interpreter.recorder is not None:
         interpreter.recorder.record(prim, xs, params, y)
@@ -326,58 +327,3 @@ def lift_to(x: Tensor, lanes: int) -> Tensor:
         return x
     sizes = tuple(interpreter.lane_sizes[x.lanes : lanes])
     return operations.lift(x, axis=x.lanes, sizes=sizes)
-
-
-# ---- errors
-
-
-def _check_ranks(prim: Primitive, core: Core, xs: list[Tensor]) -> None:
-    for position, (x, rank) in enumerate(zip(xs, core.ranks, strict=False)):
-        if x.data.ndim - x.lanes < rank:
-            shapes = ", ".join(str(x.shape) for x in xs)
-            raise ShapeError(
-                f"{prim.name}: argument {position} has {x.ndim} axes, at least {rank} are needed; "
-                f"shapes {shapes}",
-                where=user_line(),
-                why="the operation works on its last axes",
-                fix="insert axes with reshape or expand_dims",
-            )
-
-
-def _mixed_devices(prim: Primitive, xs: list[Tensor]) -> DeviceError:
-    names = ", ".join(type(x.data).__module__.split(".")[0] for x in xs)
-    return DeviceError(
-        f"{prim.name}: operands lie on different devices ({names})",
-        where=user_line(),
-        why="nothing is moved between devices implicitly",
-        fix="convert one operand with .numpy() or backend.asarray",
-    )
-
-
-def _explain(
-    prim: Primitive, xs: list[Tensor], params: dict[str, Any], error: Exception
-) -> Exception:
-    """The readable error: the shape rule's own if it objects, else the kernel's with the shapes."""
-    where = user_line()
-    if interpreter.lane_sizes:
-        where += f"  (inside vmap: lanes {tuple(interpreter.lane_sizes)})"
-    if isinstance(error, FedcoreError):
-        error.where = error.where or where
-        return error
-    shapes = ", ".join(f"{x.shape} {x.dtype}" for x in xs)
-    try:
-        prim.shape(*[x.shape for x in xs], **params)
-    except FedcoreError as rule:
-        if not rule.what.startswith(f"{prim.name}:"):
-            rule.what = f"{prim.name}: {rule.what}"
-        rule.where = where
-        return rule
-    except (ValueError, IndexError, TypeError):
-        pass
-    kind = DtypeError if isinstance(error, TypeError) else ShapeError
-    return kind(
-        f"{prim.name}: the operands do not fit: {shapes}",
-        where=where,
-        why=str(error),
-        fix="compare the shapes and dtypes with the operation's documentation",
-    )
