@@ -21,6 +21,7 @@ from fedcore.autograd.replay import compile
 from fedcore.autograd.tape import value_and_factored_grad
 from fedcore.data.dataset import Dataset
 from fedcore.errors import ArgumentError, DivergenceError, ShapeError, user_line
+from fedcore.metrics import Metric, accuracy, binary_accuracy, measured, metric_name
 from fedcore.nn.context import Context
 from fedcore.nn.module import Module
 from fedcore.nn.state import ravel_state
@@ -34,10 +35,19 @@ from fedcore.tensor.random import Key
 from fedcore.tensor.registry import operations
 from fedcore.tensor.tensor import Tensor, tensor
 
-__all__ = ["Fitted", "Loss", "Metric", "accuracy", "evaluate", "fit", "predict", "train_step"]
+__all__ = [
+    "Fitted",
+    "Loss",
+    "Metric",
+    "accuracy",
+    "binary_accuracy",
+    "evaluate",
+    "fit",
+    "predict",
+    "train_step",
+]
 
 Model = TypeVar("Model", bound=Module)
-Metric = Callable[[Tensor, Tensor], Tensor]
 Step = Callable[..., tuple[Tensor, Tensor, State, Tensor, tuple[Tensor, ...]]]
 Data = Dataset | tuple[Any, Any]
 
@@ -54,16 +64,6 @@ class Fitted(Generic[Model]):
 
     model: Model
     history: dict[str, list[float]]
-
-
-def accuracy(prediction: Tensor, target: Tensor) -> Tensor:
-    """For each example the share of right classes: prediction (N, ..., K), target (N, ...).
-
-    >>> accuracy(tensor([[0.1, 0.9], [0.8, 0.2]]), tensor([1, 1])).tolist()
-    [1.0, 0.0]
-    """
-    right = (operations.argmax(prediction, axis=-1) == target).astype(np.float32)
-    return right if right.ndim == 1 else right.mean(axis=tuple(range(1, right.ndim)))
 
 
 def train_step(
@@ -96,9 +96,7 @@ def train_step(
         )
         if clip_norm is not None:
             gradient = clip_by_norm(gradient, clip_norm)
-        sums = tuple(
-            operations.sum(_measured(metric, prediction, y) * weight) for metric in metrics
-        )
+        sums = tuple(operations.sum(measured(metric, prediction, y) * weight) for metric in metrics)
         theta, moments = optimizer.step(theta, gradient, moments, lr=lr)
         return theta, after, moments, value, sums
 
@@ -147,7 +145,7 @@ def fit(
         rebuild, loss=loss, optimizer=optimizer, metrics=metrics, clip_norm=clip_norm
     )
     step = compile(one_step, donate=(0, 2))
-    names = ["loss", *map(_name, metrics)]
+    names = ["loss", *map(metric_name, metrics)]
     history: dict[str, list[float]] = {name: [] for name in names}
     steps = data.steps_per_epoch(batch_size)
     device = theta.backend
@@ -183,15 +181,19 @@ def evaluate(
     dataset: Data,
     *,
     loss: Loss | None = None,
-    metrics: Sequence[Metric] = (accuracy,),
+    metrics: Sequence[Metric] | None = None,
     batch_size: int = 256,
 ) -> dict[str, float]:
     """The mean loss, if one is given, and the mean of each metric over all examples.
 
+    By default the metrics are `[accuracy]` if the targets are integers, else none.
     Raises: DatasetError for an empty dataset, ArgumentError for a batch size below 1.
     """
+    data = _dataset(dataset)
+    if metrics is None:
+        metrics = [accuracy] if data.y.dtype.kind in "iu" else []
     _check_parts(model, loss, metrics)
-    data, device = _dataset(dataset), _device(model)
+    device = _device(model)
     totals: dict[str, float] = {}
     for batch in data.evaluation_batches(batch_size):
         x, y, weight = (tensor(device.asarray(_single(part))) for part in batch)
@@ -200,8 +202,8 @@ def evaluate(
             value = loss(prediction, y, weight=weight).item() * len(batch.y)
             totals["loss"] = totals.get("loss", 0.0) + value
         for metric in metrics:
-            value = operations.sum(_measured(metric, prediction, y)).item()
-            totals[_name(metric)] = totals.get(_name(metric), 0.0) + value
+            value = operations.sum(measured(metric, prediction, y)).item()
+            totals[metric_name(metric)] = totals.get(metric_name(metric), 0.0) + value
     return {name: total / len(data) for name, total in totals.items()}
 
 
@@ -209,7 +211,7 @@ def predict(model: Module, x: Any, *, batch_size: int = 256) -> NDArray[Any]:
     """The outputs of `model` for the examples x (N, ...), computed batch by batch.
 
     Raises: DatasetError if there are none, ArgumentError for a batch size below 1 or a model that
-    gives more than one output.
+    gives more than one output, ShapeError if the output has not one row an example.
     """
     _check_parts(model)
     x = to_host(x)
@@ -223,6 +225,14 @@ def predict(model: Module, x: Any, *, batch_size: int = 256) -> NDArray[Any]:
                 where=user_line(),
                 why="a prediction is one array with a row an example",
                 fix="choose one output: nn.Sequential(nn.LSTM(...), nn.last_step, ...)",
+            )
+        if output.shape[:1] != (len(batch.x),):
+            raise ShapeError(
+                f"predict: an output of shape {output.shape} for {len(batch.x)} examples of shape "
+                f"{x.shape[1:]}",
+                where=user_line(),
+                why="the first axis of x counts the examples, and each has one row of the output",
+                fix="give one example a batch axis of length 1: predict(model, x[None])",
             )
         outputs.append(output.numpy())
     return np.concatenate(outputs)
@@ -239,23 +249,6 @@ def _dataset(data: Data) -> Dataset:
         why="examples come with their targets",
         fix="pass a Dataset, or a pair of arrays (x, y)",
     )
-
-
-def _measured(metric: Metric, prediction: Tensor, target: Tensor) -> Tensor:
-    """The metric's value of every example (B,).
-
-    Raises: ShapeError if it is shaped otherwise, since a mean over the epoch would then be wrong.
-    """
-    values = tensor(metric(prediction, target))
-    if values.shape != target.shape[:1]:
-        raise ShapeError(
-            f"metric {_name(metric)}: values of shape {values.shape} for {target.shape[:1]} "
-            "examples",
-            where=user_line(),
-            why="each example counts alike, also in a last batch that is not full",
-            fix="return one value an example, as fedcore.training.accuracy does",
-        )
-    return values
 
 
 def _rate(schedule: Schedule, step: int) -> float:
@@ -333,10 +326,6 @@ def _device(model: Module) -> Backend:
 def _single(values: NDArray[Any]) -> NDArray[Any]:
     """Floating data in the precision of the parameters."""
     return values.astype(np.float32, copy=False) if values.dtype.kind == "f" else values
-
-
-def _name(metric: Metric) -> str:
-    return getattr(metric, "__name__", type(metric).__name__)
 
 
 def _diverged(value: float, epoch: int, index: int, rate: float) -> DivergenceError:

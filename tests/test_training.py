@@ -299,6 +299,16 @@ def test_a_prediction_is_one_array() -> None:
         predict(linear(), 3.0)
 
 
+def test_one_example_without_a_batch_axis_is_no_batch() -> None:
+    model = nn.Linear(64, 10, key=0)
+    with pytest.raises(ShapeError, match=r"\(10,\) for 64 examples of shape \(\)") as caught:
+        predict(model, np.ones(64, np.float32))
+    assert "x[None]" in caught.value.fix
+    assert predict(model, np.ones(64, np.float32)[None]).shape == (1, 10)
+    with pytest.raises(ShapeError, match=r"\(\) for 70 examples"):
+        predict(nn.Sequential(linear(), fc.sum), X)
+
+
 LABELS = np.arange(70) % 2
 
 
