@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import copy
 import inspect
+import pickle
 import pydoc
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -14,6 +19,7 @@ import pytest
 
 import fedcore as fc
 from fedcore import nn, optim
+from fedcore.errors import ArgumentError
 from fedcore.tensor.primitive import Primitive
 from fedcore.tensor.registry import operations
 
@@ -80,6 +86,33 @@ def test_every_call_that_a_text_of_the_package_recommends_exists(root: Path) -> 
     named = {name for text in texts for name in re.findall(r"\bf(?:edcore|c)\.(\w+)\(", text)}
     assert "set" in named
     assert named <= set(fc.__all__)
+
+
+def operations_in_public() -> list[Any]:
+    shown = [getattr(surface, name) for surface in SURFACES for name in surface.__all__]
+    return [value for value in shown if isinstance(value, Primitive | FunctionType)]
+
+
+def test_a_public_operation_is_copied_and_pickled_by_name() -> None:
+    for operation in operations_in_public():
+        for again in (pickle.loads(pickle.dumps(operation)), copy.deepcopy(operation)):
+            assert again is operation
+
+
+def test_a_pickle_names_primitives_that_are_declared() -> None:
+    text = pickle.dumps(fc.exp, protocol=0).replace(b"exp", b"system")
+    with pytest.raises(ArgumentError, match="no primitive 'system'"):
+        pickle.loads(text)
+
+
+def test_a_model_with_functions_is_pickled_and_predicts_the_same_in_another_process() -> None:
+    model = nn.Sequential(nn.Linear(2, 3, key=0), nn.relu, nn.Linear(3, 2, key=1), nn.tanh)
+    predict = "import pickle, sys; f, x = pickle.load(sys.stdin.buffer); print(f(x).tolist())"
+    x = fc.tensor([[0.5, -1.5], [2.0, 0.25]])
+    for value in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        sent = pickle.dumps((value, x))
+        found = subprocess.run([sys.executable, "-c", predict], input=sent, capture_output=True)
+        assert ast.literal_eval(found.stdout.decode()) == model(x).tolist(), found.stderr
 
 
 UNARY = (

@@ -1,16 +1,34 @@
-"""The readable errors of a call that cannot work: what was given, why it does not fit, the remedy."""
+"""The readable errors of a call that cannot work: what was given, why it fails, the remedy."""
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
-from fedcore.errors import DeviceError, DtypeError, FedcoreError, ShapeError, user_line
+from fedcore.errors import (
+    ArgumentError,
+    DeviceError,
+    DtypeError,
+    FedcoreError,
+    ShapeError,
+    user_line,
+)
 from fedcore.tensor.tensor import Tensor, interpreter
 
 if TYPE_CHECKING:
     from fedcore.tensor.primitive import Primitive
 
-__all__ = ["check_ranks", "explained", "mixed_devices"]
+__all__ = ["check_ranks", "explained", "misused", "mixed_devices"]
+
+
+def misused(prim: Primitive, found: str) -> ArgumentError:
+    """The error for a call that does not follow the signature of `prim`."""
+    return ArgumentError(
+        f"{prim.name}: {found}",
+        where=user_line(),
+        why=f"its signature is {prim.name}{inspect.signature(prim)}",
+        fix="pass operands by position and options by name, as the signature shows",
+    )
 
 
 def check_ranks(name: str, ranks: tuple[int, ...], xs: list[Tensor]) -> None:
@@ -48,6 +66,10 @@ def explained(
     if isinstance(error, FedcoreError):
         error.where = error.where or where
         return error
+    try:
+        inspect.signature(prim.kernel).bind(None, *xs, **params)
+    except TypeError as misfit:
+        return misused(prim, str(misfit))
     shapes = ", ".join(f"{x.shape} {x.dtype}" for x in xs)
     try:
         prim.shape(*[x.shape for x in xs], **params)

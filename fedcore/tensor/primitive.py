@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from fedcore.errors import FedcoreError, ShapeError
+from fedcore.errors import ArgumentError, FedcoreError, ShapeError, user_line
 from fedcore.tensor.backend import backend_of, is_array
 from fedcore.tensor.dtypes import unify_dtypes, weak_dtype
-from fedcore.tensor.misuse import check_ranks, explained, mixed_devices
+from fedcore.tensor.misuse import check_ranks, explained, misused, mixed_devices
 from fedcore.tensor.registry import operations
 from fedcore.tensor.tensor import Node, Tensor, interpreter, tensor
 
@@ -29,6 +29,7 @@ __all__ = [
     "apply",
     "bind",
     "broadcast_shape",
+    "declared",
     "lift_to",
     "primitive",
     "primitives",
@@ -85,9 +86,22 @@ class Primitive:
     ufunc: str = ""
     kernels: dict[str, Kernel] = field(default_factory=dict)
     preparations: dict[str, Prepare] = field(default_factory=dict)
+    arity: int | None = field(init=False)  # the number of arrays, None if any number will do
+
+    def __post_init__(self) -> None:
+        _, *given = inspect.signature(self.kernel).parameters.values()
+        arrays = [p for p in given if p.kind is not p.KEYWORD_ONLY]
+        fixed = all(p.kind is p.POSITIONAL_OR_KEYWORD for p in arrays)
+        object.__setattr__(self, "arity", len(arrays) if fixed else None)
 
     def __call__(self, *args: Any, **params: Any) -> Tensor:
+        if len(args) != self.arity and self.arity is not None:
+            operands = "one operand" if self.arity == 1 else f"{self.arity} operands"
+            raise misused(self, f"takes {operands}, got {len(args)}")
         return bind(self, args, params)
+
+    def __reduce__(self) -> tuple[Callable[[str], Primitive], tuple[str]]:
+        return declared, (self.name,)
 
     def on(self, backend: str) -> Callable[[Kernel], Kernel]:
         """Register another kernel for `backend`, where that pays."""
@@ -118,6 +132,21 @@ class Primitive:
 
     def __repr__(self) -> str:
         return f"<primitive {self.name}{inspect.signature(self)}>"
+
+
+def declared(name: str) -> Primitive:
+    """The primitive of that name: primitives are copied and pickled by name.
+
+    Raises: ArgumentError if there is none.
+    """
+    if name not in primitives:
+        raise ArgumentError(
+            f"there is no primitive {name!r:.80}",
+            where=user_line(),
+            why="primitives are pickled by name, and none of this name is declared",
+            fix="load the pickle with the version of fedcore that wrote it",
+        )
+    return primitives[name]
 
 
 def primitive(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import warnings
 from collections.abc import Callable, Iterator
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 
 import fedcore as fc
-from fedcore.errors import DtypeError, FedcoreError, ShapeError
+from fedcore.errors import ArgumentError, DtypeError, FedcoreError, ShapeError
+from fedcore.tensor.primitive import Primitive
 from fedcore.tensor.registry import operations
-from fedcore.tensor.tensor import tensor
+from fedcore.tensor.tensor import Tensor, tensor
 from tests.tensor.valid_calls import CALLS, INTERNAL, Call
 
 # No operation takes these as an operand.
@@ -158,3 +160,38 @@ def test_two_precisions_never_meet(call: Callable[..., Any]) -> None:
             call(*pair)
         assert "float64" in str(caught.value)
         assert_helpful(caught.value)
+
+
+PRIMITIVES = {
+    name: getattr(operations, name)
+    for name in operations
+    if isinstance(getattr(operations, name), Primitive)
+}
+
+
+@pytest.mark.parametrize("name", PRIMITIVES)
+def test_a_primitive_called_otherwise_than_its_signature_shows_it(name: str) -> None:
+    prim, x = PRIMITIVES[name], tensor(np.ones((1, 1, 1, 1)))
+    shown = inspect.signature(prim).parameters.values()
+    takes = sum(p.kind is p.POSITIONAL_ONLY for p in shown)
+    for count, options in ((takes, {"no_such_option": 1}), (0, {}), (takes + 1, {})):
+        with pytest.raises(ArgumentError, match=f"^FED-1109 {name}: ") as caught:
+            prim(*[x] * count, **options)
+        assert f"{name}{inspect.signature(prim)}" in caught.value.why
+        assert_helpful(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: fc.round(x, 2), "round: takes one operand, got 2"),
+        (lambda x: fc.where(x > 0), "where: takes 3 operands, got 1"),
+        (lambda x: fc.exp(x=x), "exp: takes one operand, got 0"),
+        (lambda x: fc.exp(x, axis=0), "exp: got an unexpected keyword argument 'axis'"),
+    ],
+)
+def test_a_call_that_does_not_follow_the_signature_says_so(
+    call: Callable[[Tensor], Any], message: str
+) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        call(tensor([1.0, 2.0]))
