@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from fedcore.autograd.ravel import ravel
 from fedcore.autograd.replay import compile
 from fedcore.autograd.tape import value_and_factored_grad
+from fedcore.autograd.tree import map_tree
 from fedcore.data.dataset import Dataset
 from fedcore.errors import ArgumentError, DivergenceError, ShapeError, user_line
 from fedcore.metrics import Metric, accuracy, binary_accuracy, measured, metric_name
@@ -44,6 +45,7 @@ __all__ = [
     "evaluate",
     "fit",
     "predict",
+    "skip_empty",
     "train_step",
 ]
 
@@ -78,7 +80,9 @@ def train_step(
 
     It maps (theta, state, optimizer_state, x, y, weight, key, lr) to (theta, state,
     optimizer_state, loss, sums of the metrics over the batch). `weight` (B,) is 0 on padding, `key`
-    is the words of a `Key`.
+    is the words of a `Key`. A batch of padding alone still takes a step of zero gradient, which
+    momentum, Adam, weight decay and batch statistics turn into a change: where such batches come,
+    as from `stack_clients`, wrap the step in `skip_empty`.
     """
 
     def step(
@@ -101,6 +105,36 @@ def train_step(
         return theta, after, moments, value, sums
 
     return step
+
+
+def skip_empty(step: Step) -> Step:
+    """`step`, a `train_step`, which leaves everything as it was at a batch whose weights are all 0.
+
+    Parameters, state and the optimiser's state come back bit for bit, in each lane for itself, and
+    the loss is 0: a client that `stack_clients` pads ends where it would end alone.
+
+    >>> from fedcore.nn import Linear, mse
+    >>> from fedcore.optim import SGD
+    >>> theta, rebuild = ravel(Linear(1, 1, key=0))
+    >>> step = skip_empty(train_step(rebuild, loss=mse, optimizer=SGD(lr=1.0, weight_decay=0.5)))
+    >>> x, nothing = np.ones((2, 1), np.float32), np.zeros(2, np.float32)
+    >>> after, *_ = step(theta, tensor([]), (), x, x, nothing, Key(0, "forward").words(), 1.0)
+    >>> after.tolist() == theta.tolist()
+    True
+    """
+
+    def careful(
+        theta: Tensor, state: Tensor, moments: State, x: Any, y: Any, weight: Any, key: Any, lr: Any
+    ) -> tuple[Tensor, Tensor, State, Tensor, tuple[Tensor, ...]]:
+        before = (theta, state, moments)
+        *after, value, sums = step(theta, state, moments, x, y, weight, key, lr)
+        counts = operations.any(tensor(weight) != 0.0)
+        theta, state, moments = map_tree(
+            lambda new, old: operations.where(counts, new, old), tuple(after), before
+        )
+        return theta, state, moments, operations.where(counts, value, 0.0), sums
+
+    return careful
 
 
 def fit(

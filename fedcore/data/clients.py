@@ -64,8 +64,9 @@ def stack_clients(
     """The batches of all clients for `epochs` epochs, one lane a client.
 
     Lane p holds what `datasets[p].batches(size, key=keys[p], epoch=e)` yields for e = 0, 1, ...,
-    one after another, then steps of weight 0 until the client with most steps is done. A step whose
-    weights are all 0 must leave its client's model as it is.
+    one after another, then steps of weight 0 until the client with most steps is done. These must
+    leave their client as it is: plain gradient descent without weight decay does, anything with
+    momentum, moments or batch statistics needs `fedcore.training.skip_empty` around its step.
 
     Shapes: x (P, steps, size, ...), y (P, steps, size, ...), weight (P, steps, size).
     Memory: P times the largest client; stack clients of similar size together.
