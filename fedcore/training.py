@@ -10,7 +10,7 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -31,7 +31,7 @@ from fedcore.optim.optimizer import Optimizer, State
 from fedcore.optim.schedules import Schedule
 from fedcore.progress import Report, reporter
 from fedcore.tensor.backend import Backend, current_backend, to_host
-from fedcore.tensor.cotangent import Cotangent
+from fedcore.tensor.cotangent import Cotangent, as_array
 from fedcore.tensor.random import Key
 from fedcore.tensor.registry import operations
 from fedcore.tensor.tensor import Tensor, tensor
@@ -100,6 +100,8 @@ def train_step(
         )
         if clip_norm is not None:
             gradient = clip_by_norm(gradient, clip_norm)
+        elif not getattr(optimizer, "takes_factored", False):
+            gradient = as_array(gradient)
         sums = tuple(operations.sum(measured(metric, prediction, y) * weight) for metric in metrics)
         theta, moments = optimizer.step(theta, gradient, moments, lr=lr)
         return theta, after, moments, value, sums
@@ -323,12 +325,28 @@ def _check_parts(model: object, loss: object = None, metrics: object = ()) -> No
 
 
 def _check_rules(optimizer: object, schedule: object) -> None:
-    if isinstance(optimizer, type) or not callable(getattr(optimizer, "step", None)):
+    init, step = getattr(optimizer, "init", None), getattr(optimizer, "step", None)
+    if (
+        isinstance(optimizer, type)
+        or not _takes(init, "theta")
+        or not _takes(step, "theta", "gradient", "state", lr=0.1)
+    ):
         raise ArgumentError(
             f"fit: the optimizer is {optimizer!r:.80}",
             where=user_line(),
-            why="it turns gradients into steps",
-            fix="pass one of fedcore.optim with its rate, such as optim.SGD(lr=0.1)",
+            why="it makes its state with init(theta), and turns gradients into steps with "
+            "step(theta, gradient, state, lr=...)",
+            fix="pass one of fedcore.optim with its rate, such as optim.SGD(lr=0.1), or an object "
+            "with these two methods",
+        )
+    rate = getattr(optimizer, "lr", None)
+    if schedule is None and not (isinstance(rate, Real) and 0 <= float(rate) < math.inf):
+        raise ArgumentError(
+            f"fit: the {type(optimizer).__name__} has the rate lr={rate!r:.80}",
+            where=user_line(),
+            why="without a schedule the rate of every step is the optimizer's lr, a finite number "
+            "of at least 0",
+            fix="give the optimizer an attribute lr, or pass fit(schedule=optim.constant(0.1))",
         )
     if schedule is not None and not _takes(schedule, 0):
         raise ArgumentError(

@@ -254,3 +254,10 @@ def test_schedules_meet_their_end_points() -> None:
     assert optim.exponential(1.0, rate=0.5)(3) == pytest.approx(0.125)
     assert optim.constant(0.3)(7) == pytest.approx(0.3)
     assert optim.warmup(rate, steps=4)(4) == pytest.approx(0.4)
+
+
+@each
+def test_a_schedule_in_the_place_of_a_rate_is_sent_to_fit(rule: optim.Optimizer) -> None:
+    with pytest.raises(ArgumentError, match="lr is") as caught:
+        type(rule)(lr=optim.constant(0.1))  # type: ignore[call-arg]
+    assert "fit(schedule=...)" in caught.value.fix

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -237,6 +238,41 @@ def test_digits_are_told_apart_after_seconds_of_training() -> None:
     assert fitted.history["accuracy"][-1] > 0.99
 
 
+class Sign:
+    """A user's own rule, which knows nothing of factored gradients."""
+
+    lr = 0.01
+
+    def init(self, theta: fc.Tensor) -> tuple[fc.Tensor, ...]:
+        return (fc.zeros_like(theta),)
+
+    def step(
+        self, theta: fc.Tensor, gradient: fc.Tensor, state: tuple[fc.Tensor, ...], *, lr: Any = None
+    ) -> tuple[fc.Tensor, tuple[fc.Tensor, ...]]:
+        velocity = state[0] * 0.5 + fc.sign(gradient)
+        return theta - velocity * lr, (velocity,)
+
+
+class SignWithoutRate(Sign):
+    lr = None  # type: ignore[assignment]
+
+
+def test_an_optimizer_of_ones_own_gets_the_gradient_as_one_tensor() -> None:
+    for clip_norm in (None, 100.0):
+        options = OPTIONS | {"optimizer": Sign(), "epochs": 1, "batch_size": 70}
+        fitted = fit(linear(), (X, Y), loss=squared, clip_norm=clip_norm, **options)
+        slope = X.T @ (X @ linear().weight.numpy() - Y)
+        expected = linear().weight.numpy() - 0.01 * np.sign(slope)
+        np.testing.assert_allclose(fitted.model.weight.numpy(), expected, rtol=1e-6)
+
+
+def test_a_schedule_serves_an_optimizer_without_a_rate() -> None:
+    options = OPTIONS | {"optimizer": SignWithoutRate()}
+    fitted = fit(linear(), (X, Y), loss=squared, schedule=optim.constant(0.01), **options)
+    same = fit(linear(), (X, Y), loss=squared, **OPTIONS | {"optimizer": Sign()})
+    np.testing.assert_array_equal(fitted.model.weight, same.model.weight)
+
+
 def vector(prediction: fc.Tensor, target: fc.Tensor) -> fc.Tensor:
     return prediction.sum()
 
@@ -250,6 +286,8 @@ def vector(prediction: fc.Tensor, target: fc.Tensor) -> fc.Tensor:
         ({"metrics": accuracy}, "metrics are"),
         ({"optimizer": optim.SGD}, "optimizer is"),
         ({"optimizer": None}, "optimizer is None"),
+        ({"optimizer": SimpleNamespace(init=abs, step=abs, lr=0.1)}, "optimizer is namespace"),
+        ({"optimizer": SignWithoutRate()}, "SignWithoutRate has the rate lr=None"),
         ({"schedule": 0.1}, r"schedule is 0\.1"),
         ({"schedule": lambda step: -0.1}, r"rate -0\.1 at step 0"),
         ({"schedule": lambda step: math.nan if step else 0.1}, "rate nan at step 1"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from fedcore.optim.optimizer import (
     State,
@@ -30,6 +30,8 @@ class Adam:
     Raises: ArgumentError for a value out of range.
     Source: Kingma and Ba, "Adam: A Method for Stochastic Optimization", 2015, algorithm 1.
     """
+
+    takes_factored: ClassVar[bool] = True
 
     lr: float = 1e-3
     beta1: float = 0.9
@@ -61,6 +63,8 @@ class AdamW:
     Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019, algorithm 2.
     """
 
+    takes_factored: ClassVar[bool] = True
+
     lr: float = 1e-3
     beta1: float = 0.9
     beta2: float = 0.999
@@ -91,6 +95,8 @@ class Yogi:
     Source: Zaheer et al., "Adaptive Methods for Nonconvex Optimization", 2018, algorithm 2; Reddi
     et al., "Adaptive Federated Optimization", 2021, algorithm 2.
     """
+
+    takes_factored: ClassVar[bool] = True
 
     lr: float = 1e-2
     beta1: float = 0.9
@@ -128,6 +134,8 @@ class RMSprop:
     Source: Tieleman and Hinton, "Lecture 6.5: RMSprop", 2012, in the form that PyTorch documents
     for torch.optim.RMSprop.
     """
+
+    takes_factored: ClassVar[bool] = True
 
     lr: float = 1e-2
     alpha: float = 0.99
@@ -168,6 +176,8 @@ class Adagrad:
     Source: Duchi et al., "Adaptive Subgradient Methods for Online Learning and Stochastic
     Optimization", 2011, in the diagonal form.
     """
+
+    takes_factored: ClassVar[bool] = True
 
     lr: float = 1e-2
     eps: float = 1e-10

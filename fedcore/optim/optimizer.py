@@ -31,7 +31,12 @@ State = tuple[Tensor, ...]
 
 
 class Optimizer(Protocol):
-    """A rule that turns gradients into steps."""
+    """A rule that turns gradients into steps.
+
+    `fit` gives it the gradient as a tensor (D,), unless its class has an attribute
+    `takes_factored = True`, as those of this package: then it may come as `fedcore.factored_grad`
+    gives it, which can spare writing it down. A class without the attribute counts as False.
+    """
 
     @property
     def lr(self) -> float:
@@ -43,7 +48,7 @@ class Optimizer(Protocol):
         ...
 
     def step(
-        self, theta: Tensor, gradient: Cotangent, state: State, *, lr: Any = None
+        self, theta: Tensor, gradient: Any, state: State, *, lr: Any = None
     ) -> tuple[Tensor, State]:
         """The parameters and state after one step; `lr` is a number or a 0-d tensor."""
         ...
@@ -136,9 +141,10 @@ def _is_number(value: object) -> bool:
 
 
 def _refused(optimizer: str, name: str, value: object, needed: str) -> ArgumentError:
+    scheduled = "; a schedule goes to fit(schedule=...)" if callable(value) else ""
     return ArgumentError(
         f"{optimizer}: {name} is {value!r:.80}",
         where=user_line(),
         why=f"{name} has to be {needed}",
-        fix=f"pass {needed}",
+        fix=f"pass {needed}{scheduled}",
     )

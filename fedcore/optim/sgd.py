@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from fedcore.errors import ArgumentError, user_line
 from fedcore.optim.optimizer import (
@@ -37,6 +37,8 @@ class SGD:
     >>> theta.tolist(), state
     ([0.75], ())
     """
+
+    takes_factored: ClassVar[bool] = True
 
     lr: float
     momentum: float = 0.0
