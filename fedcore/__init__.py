@@ -99,24 +99,24 @@ from fedcore.tensor.ops.functions import (
 from fedcore.tensor.ops.index import one_hot, scatter_add, take, take_along_axis
 from fedcore.tensor.ops.linalg import matmul
 from fedcore.tensor.ops.reduce import (
-    all_ as all,
-    any_ as any,
+    all,
+    any,
     argmax,
     argmin,
     cumsum,
     logsumexp,
-    max_ as max,
+    max,
     mean,
-    min_ as min,
+    min,
     prod,
     std,
-    sum_ as sum,
+    sum,
     var,
 )
-from fedcore.tensor.ops.selection import add_at, set_ as set
+from fedcore.tensor.ops.selection import add_at, set
 from fedcore.tensor.ops.shape import (
+    broadcast_to,
     concatenate,
-    expand as broadcast_to,
     expand_dims,
     flip,
     pad,

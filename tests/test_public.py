@@ -93,6 +93,17 @@ def operations_in_public() -> list[Any]:
     return [value for value in shown if isinstance(value, Primitive | FunctionType)]
 
 
+def test_a_public_operation_shows_itself_by_its_public_name() -> None:
+    for surface in SURFACES:
+        for name in surface.__all__:
+            value = getattr(surface, name)
+            if isinstance(value, Primitive | FunctionType):
+                shown = "absolute" if name == "abs" else name  # as NumPy's own
+                assert (value.__name__, value.__qualname__) == (shown, shown)
+    with pytest.raises(TypeError, match=r"^sum\(\) got"):
+        fc.sum([1.0], where=True)
+
+
 def test_a_public_operation_is_copied_and_pickled_by_name() -> None:
     for operation in operations_in_public():
         for again in (pickle.loads(pickle.dumps(operation)), copy.deepcopy(operation)):

@@ -243,6 +243,8 @@ def _introduce(record: Primitive) -> None:
     vars(record).update(
         __doc__=record.kernel.__doc__,
         __module__=record.kernel.__module__,
+        __name__=record.name,
+        __qualname__=record.name,
         __signature__=inspect.Signature([*arrays, *options]),
         __wrapped__=record.kernel,
     )

@@ -47,7 +47,7 @@ UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "backwards": lambda x: x[::-1] if x.ndim else x,
     "row": lambda x: x[0] if x.ndim and x.shape[0] else x,
     "column": lambda x: ops.expand_dims(x, -1),
-    "spread": lambda x: ops.expand(x, (2, *x.shape)),
+    "spread": lambda x: ops.broadcast_to(x, (2, *x.shape)),
     "turn": lambda x: x.flatten().reshape(x.shape[::-1]),
     "sum": lambda x: x.sum(),
     "sum_first": lambda x: x.sum(axis=0) if x.ndim else x,

@@ -21,7 +21,7 @@ from fedcore.tensor.ops.index import (
     take,
     take_along_axis,
 )
-from fedcore.tensor.ops.selection import add_at, set_
+from fedcore.tensor.ops.selection import add_at, set as set_
 from fedcore.tensor.tensor import Tensor, interpreter, tensor
 
 Array = np.ndarray[Any, Any]

@@ -124,7 +124,7 @@ CALLS = [
     _call("take_along_axis", X, whole(0, 1, 2, 0).reshape(1, 4), axis=0),
     _call("embedding", X, whole(0, 2)),
     _call("one_hot", whole(0, 2), rest=(3,), dtype="float32"),
-    _call("expand", X, rest=((2, 3, 4),)),
+    _call("broadcast_to", X, rest=((2, 3, 4),)),
     _call("expand_dims", X, rest=(0,)),
     _call("flip", X, rest=(1,)),
     _call("pad", X, rest=(((0, 1), (2, 0)),), value=1.0),

@@ -17,8 +17,8 @@ from fedcore.tensor.ops.axes import negative_axis
 from fedcore.tensor.ops.create import arange
 from fedcore.tensor.ops.elementwise import greater_equal, less_equal, where
 from fedcore.tensor.ops.index import take, take_along_axis
-from fedcore.tensor.ops.reduce import sum_
-from fedcore.tensor.ops.shape import concatenate, expand, expand_dims, flip, narrow, reshape
+from fedcore.tensor.ops.reduce import sum as sum_
+from fedcore.tensor.ops.shape import broadcast_to, concatenate, expand_dims, flip, narrow, reshape
 from fedcore.tensor.primitive import Core, primitive
 from fedcore.tensor.registry import operations
 from fedcore.tensor.tensor import Tensor
@@ -125,7 +125,7 @@ def tile(x: Any, times: Sequence[int]) -> Tensor:
     shape = (1,) * (rank - x.ndim) + x.shape
     counts = (1,) * (rank - len(times)) + times
     apart = reshape(x, tuple(n for length in shape for n in (1, length)))
-    spread = expand(apart, tuple(n for pair in zip(counts, shape, strict=True) for n in pair))
+    spread = broadcast_to(apart, tuple(n for pair in zip(counts, shape, strict=True) for n in pair))
     return reshape(spread, tuple(c * n for c, n in zip(counts, shape, strict=True)))
 
 
@@ -153,7 +153,7 @@ def repeat(x: Any, times: int | Sequence[int], *, axis: int | None = None) -> Te
         return take(x, np.repeat(np.arange(x.shape[at]), counts), axis=at)
     before = x.ndim + at
     apart = expand_dims(x, before + 1)
-    spread = expand(apart, (*x.shape[: before + 1], *counts, *x.shape[before + 1 :]))
+    spread = broadcast_to(apart, (*x.shape[: before + 1], *counts, *x.shape[before + 1 :]))
     return reshape(spread, (*x.shape[:before], x.shape[at] * counts[0], *x.shape[before + 1 :]))
 
 

@@ -15,7 +15,7 @@ from fedcore.tensor.ops.arguments import operand, whole
 from fedcore.tensor.ops.axes import negative_axes
 from fedcore.tensor.ops.elementwise import sqrt, square
 from fedcore.tensor.ops.linalg import matmul
-from fedcore.tensor.ops.reduce import sum_
+from fedcore.tensor.ops.reduce import sum as sum_
 from fedcore.tensor.ops.shape import expand_dims, permute_dims, reshape
 from fedcore.tensor.registry import operations
 from fedcore.tensor.tensor import Axis, Tensor

@@ -14,7 +14,7 @@ import numpy as np
 from fedcore.errors import ArgumentError, ShapeError, user_line
 from fedcore.tensor.backend import current_backend
 from fedcore.tensor.ops.arguments import element_type, lengths, operand, whole
-from fedcore.tensor.ops.reduce import sum_
+from fedcore.tensor.ops.reduce import sum as sum_
 from fedcore.tensor.primitive import Core, Shape, primitive
 from fedcore.tensor.registry import operations
 from fedcore.tensor.tensor import Tensor

@@ -20,7 +20,7 @@ from fedcore.tensor.ops.recurrent import (
     scan_cost,
     step,
 )
-from fedcore.tensor.ops.reduce import sum_
+from fedcore.tensor.ops.reduce import sum as sum_
 from fedcore.tensor.ops.shape import concatenate, swapaxes
 from fedcore.tensor.primitive import Core, Shape, primitive
 from fedcore.tensor.registry import operations

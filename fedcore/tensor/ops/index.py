@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fedcore.errors import ShapeError, user_line
+from fedcore.errors import AxisError, ShapeError, user_line
 from fedcore.tensor.ops.arguments import element_type, operand, whole
 from fedcore.tensor.ops.axes import negative_axis
 from fedcore.tensor.ops.create import arange
@@ -14,6 +14,7 @@ from fedcore.tensor.ops.elementwise import cast, equal
 from fedcore.tensor.ops.gather import scatter_sum, take_rows, wrap_index
 from fedcore.tensor.ops.selection import add_at, as_index, index
 from fedcore.tensor.ops.shape import expand_dims, reshape
+from fedcore.tensor.primitive import Core, primitive
 from fedcore.tensor.registry import operations
 from fedcore.tensor.tensor import Tensor
 
@@ -100,10 +101,29 @@ def one_hot(indices: Any, count: int, *, dtype: Any = np.float32) -> Tensor:
     return cast(hit, dtype=kind)
 
 
+@primitive(batch=Core(0), shape=lambda shape, *, count: shape, public=False)
+def item_numbers(xp: Any, index: Any, *, count: int, out: Any = None) -> Any:
+    """The index, checked to hold numbers below `count` and none that counts from the end.
+
+    The check is part of the kernel, so that a replay makes it too. On a GPU it would wait for the
+    device; there the index wraps, as that of `take` does.
+    """
+    if xp is np and index.size and (index.min() < 0 or index.max() >= count):
+        raise AxisError(
+            f"embedding: the indices lie in [{index.min()}, {index.max()}], and there are {count} "
+            "rows",
+            why=f"an item is a whole number from 0 to {count - 1}: -1, a common sign for padding, "
+            "would be the last one",
+            fix="give padding a row of its own, such as row 0, and weight 0 in the loss",
+        )
+    return xp.remainder(index, max(count, 1), out=out)
+
+
 def embedding(weight: Any, indices: Any) -> Tensor:
     """The rows of `weight` at `indices`; the derivative stays factored as `Rows`.
 
-    Shapes: weight (n, m), indices (r...) -> (r..., m).
+    Shapes: weight (n, m), indices (r...) from 0 to n - 1 -> (r..., m).
+    Raises: AxisError for an index out of range, also for a negative one.
     """
     weight = operand("embedding", weight)
     if weight.ndim != 2:
@@ -113,7 +133,8 @@ def embedding(weight: Any, indices: Any) -> Tensor:
             why="each row is the vector of one word",
             fix="pass a weight (words, width)",
         )
-    return take(weight, indices, axis=0)
+    numbers = item_numbers(as_index(indices, weight), count=weight.shape[0])
+    return take_rows(weight, numbers, axis=-2, rank=numbers.ndim)
 
 
 for _operation in (take, take_along_axis, scatter_add, scatter_rows, one_hot, embedding):

@@ -24,7 +24,7 @@ from fedcore.tensor.ops.elementwise import (
     square,
     where,
 )
-from fedcore.tensor.ops.reduce import sum_
+from fedcore.tensor.ops.reduce import sum as sum_
 from fedcore.tensor.ops.shape import expand_dims, reshape
 from fedcore.tensor.ops.softmax import check_labels, softmax_cross_entropy
 from fedcore.tensor.registry import operations

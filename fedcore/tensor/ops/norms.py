@@ -14,8 +14,8 @@ from typing import Any
 from fedcore.errors import ArgumentError, ShapeError, user_line
 from fedcore.tensor.ops.arguments import companion, operand, real, spreads, whole
 from fedcore.tensor.ops.elementwise import multiply, reciprocal, require_floating, sqrt, square
-from fedcore.tensor.ops.reduce import mean, sum_
-from fedcore.tensor.ops.shape import expand, reshape
+from fedcore.tensor.ops.reduce import mean, sum as sum_
+from fedcore.tensor.ops.shape import broadcast_to, reshape
 from fedcore.tensor.registry import operations
 from fedcore.tensor.tensor import Axis, Tensor
 
@@ -140,7 +140,7 @@ def _group_means(rows: Tensor, groups: int) -> Tensor:
     members = channels // groups
     sums = reshape(sum_(rows, axis=1), (count, groups, members))  # channels first: columns of x
     means = multiply(sum_(sums, axis=2, keepdims=True), 1.0 / (positions * members))
-    return reshape(expand(means, sums.shape), (count, 1, channels))
+    return reshape(broadcast_to(means, sums.shape), (count, 1, channels))
 
 
 def _reciprocal_root(name: str, variance: Tensor, eps: float) -> Tensor:

@@ -12,7 +12,7 @@ from fedcore.tensor import blas
 from fedcore.tensor.ops.activations import where_positive
 from fedcore.tensor.ops.columns import matrix, pixels
 from fedcore.tensor.ops.pool_kernels import Step, gather, images_like, pool, route, run, spread
-from fedcore.tensor.ops.shape import expand, reshape_primitive
+from fedcore.tensor.ops.shape import broadcast_to, reshape_primitive
 from fedcore.tensor.ops.windows import Pair, slid
 from fedcore.tensor.primitive import Core, Shape, primitive
 from fedcore.tensor.tensor import Tensor
@@ -135,7 +135,7 @@ def sum_pool_transpose(
 
 
 def _sum_pixels_vjp(g: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    return expand(reshape_primitive(g, shape=(1, 1, 1, *g.shape), rank=1), x.shape)
+    return broadcast_to(reshape_primitive(g, shape=(1, 1, 1, *g.shape), rank=1), x.shape)
 
 
 @primitive(batch=Core(4), shape=lambda shape: shape[-1:], public=False, vjps=(_sum_pixels_vjp,))

@@ -21,7 +21,7 @@ from fedcore.tensor.ops.activations import where_positive
 from fedcore.tensor.ops.arguments import choice, operand
 from fedcore.tensor.ops.elementwise import where
 from fedcore.tensor.ops.linalg import matmul, matmul_primitive
-from fedcore.tensor.ops.reduce import sum_
+from fedcore.tensor.ops.reduce import sum as sum_
 from fedcore.tensor.ops.shape import concatenate, expand_dims, narrow, reshape, swapaxes
 from fedcore.tensor.primitive import Core, Shape, primitive
 from fedcore.tensor.registry import operations

@@ -22,24 +22,24 @@ from fedcore.tensor.ops.elementwise import (
     stop_gradient,
     where,
 )
-from fedcore.tensor.ops.shape import expand, flip, keep_axes, reshape
+from fedcore.tensor.ops.shape import broadcast_to, flip, keep_axes, reshape
 from fedcore.tensor.primitive import Core, Shape, primitive
 from fedcore.tensor.registry import operations
 from fedcore.tensor.tensor import Axis, Tensor
 
 __all__ = [
-    "all_",
-    "any_",
+    "all",
+    "any",
     "argmax",
     "argmin",
     "cumsum",
     "logsumexp",
-    "max_",
+    "max",
     "mean",
-    "min_",
+    "min",
     "prod",
     "std",
-    "sum_",
+    "sum",
     "sum_rows",
     "var",
 ]
@@ -61,7 +61,7 @@ def _spread(g: Tensor, x: Tensor, axis: Axes, keepdims: bool) -> Tensor:
     """The cotangent of a reduction, spread over the axes that were reduced (a view)."""
     if not keepdims:
         g = keep_axes(g, axis=axis, rank=x.ndim)
-    return expand(g, x.shape)
+    return broadcast_to(g, x.shape)
 
 
 @primitive(
@@ -112,8 +112,8 @@ def _as_product(x: Any, axis: Axes) -> tuple[Any, Any] | None:
         return None
     if axis == (-1,):
         return None
-    as_one = all(x.strides[a] == x.strides[a + 1] * x.shape[a + 1] for a in axis[:-1])
-    if axis != tuple(range(axis[0], -1)) or not as_one:
+    gaps = [a for a in axis[:-1] if x.strides[a] != x.strides[a + 1] * x.shape[a + 1]]
+    if gaps or axis != tuple(range(axis[0], -1)):
         return None
     rows = math.prod(x.shape[axis[0] : -1])
     return np.ones(rows, x.dtype), x.reshape((*x.shape[: axis[0]], rows, x.shape[-1]))
@@ -166,7 +166,7 @@ def min_primitive(xp: Any, x: Any, *, axis: Axes, keepdims: bool, out: Any = Non
 def _share(g: Tensor, y: Tensor, x: Tensor, axis: Axes, keepdims: bool) -> Tensor:
     """An extremum's cotangent, shared equally by all elements that attain it."""
     hit = (x == _spread(y, x, axis, keepdims)).astype(x.dtype)
-    return _spread(g, x, axis, keepdims) * hit / sum_(hit, axis=axis, keepdims=True)
+    return _spread(g, x, axis, keepdims) * hit / sum(hit, axis=axis, keepdims=True)
 
 
 @primitive(
@@ -185,7 +185,7 @@ def prod_primitive(xp: Any, x: Any, *, axis: Axes, keepdims: bool, out: Any = No
 def _prod_vjp(g: Tensor, y: Tensor, x: Tensor, axis: Axes, keepdims: bool) -> Tensor:
     """The product of the others: y / x, or for the only zero the product without it."""
     zero = x == 0.0
-    zeros = sum_(zero.astype(x.dtype), axis=axis, keepdims=True)
+    zeros = sum(zero.astype(x.dtype), axis=axis, keepdims=True)
     safe = where(zero, 1.0, x)
     rest = prod(safe, axis=axis, keepdims=True)
     others = where(zero, zeros == 1.0, zeros == 0.0).astype(x.dtype) * rest / safe
@@ -237,7 +237,7 @@ def cumsum_primitive(xp: Any, x: Any, *, axis: int, out: Any = None) -> Any:
 # ---- what users call
 
 
-def sum_(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+def sum(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The sum along `axis`, or of everything."""
     x = operand("sum", x)
     axes = negative_axes("sum", axis, x.ndim)
@@ -249,7 +249,7 @@ def sum_(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
 def _extremum(name: str, prim: Any, x: Any, axis: Axis, keepdims: bool) -> Tensor:
     x, keepdims = operand(name, x), flag(name, "keepdims", keepdims)
     axes = negative_axes(name, axis, x.ndim)
-    if any(x.shape[a] == 0 for a in axes):
+    if _count(x, axes) == 0:
         raise ShapeError(
             f"{name} of no elements: shape {x.shape}, axis {axis}",
             where=user_line(),
@@ -259,12 +259,12 @@ def _extremum(name: str, prim: Any, x: Any, axis: Axis, keepdims: bool) -> Tenso
     return prim(x, axis=axes, keepdims=keepdims) if axes else x  # type: ignore[no-any-return]
 
 
-def max_(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+def max(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The largest value along `axis`; ties share the derivative equally."""
     return _extremum("max", max_primitive, x, axis, keepdims)
 
 
-def min_(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+def min(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The smallest value along `axis`; ties share the derivative equally."""
     return _extremum("min", min_primitive, x, axis, keepdims)
 
@@ -276,14 +276,14 @@ def prod(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
     return prod_primitive(x, axis=axes, keepdims=keepdims)
 
 
-def any_(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+def any(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Whether any value along `axis` is true."""
     x, keepdims = operand("any", x), flag("any", "keepdims", keepdims)
     axes = negative_axes("any", axis, x.ndim)
     return any_primitive(x, axis=axes, keepdims=keepdims)  # type: ignore[no-any-return]
 
 
-def all_(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+def all(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Whether all values along `axis` are true."""
     x, keepdims = operand("all", x), flag("all", "keepdims", keepdims)
     axes = negative_axes("all", axis, x.ndim)
@@ -306,7 +306,7 @@ def mean(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
             why="the mean of an empty set is undefined",
             fix="check for empty batches first",
         )
-    total = sum_(x, axis=axes, keepdims=keepdims)
+    total = sum(x, axis=axes, keepdims=keepdims)
     return multiply(total, 1.0 / count) if x.dtype.kind == "f" else divide(total, count)
 
 
@@ -327,8 +327,8 @@ def logsumexp(x: Any, *, axis: Axis = -1, keepdims: bool = False) -> Tensor:
     Where all is minus infinity, so is the result, and the derivative is 0.
     """
     x, keepdims = operand("logsumexp", x), flag("logsumexp", "keepdims", keepdims)
-    highest = stop_gradient(max_(x, axis=axis, keepdims=True))
-    total = sum_(exp(x - where(isfinite(highest), highest, 0.0)), axis=axis, keepdims=True)
+    highest = stop_gradient(max(x, axis=axis, keepdims=True))
+    total = sum(exp(x - where(isfinite(highest), highest, 0.0)), axis=axis, keepdims=True)
     masked = total == 0.0
     shifted = log(where(masked, 1.0, total)) + where(isfinite(highest) | masked, highest, 0.0)
     return shifted if keepdims else reshape(shifted, _reduced_of(x, axis))
@@ -371,19 +371,20 @@ def argmin(x: Any, *, axis: int | None = None) -> Tensor:
     return _index("argmin", argmin_primitive, x, axis)
 
 
-for _name, _operation in {
-    "sum": sum_,
-    "max": max_,
-    "min": min_,
-    "prod": prod,
-    "any": any_,
-    "all": all_,
-    "mean": mean,
-    "var": var,
-    "std": std,
-    "logsumexp": logsumexp,
-    "cumsum": cumsum,
-    "argmax": argmax,
-    "argmin": argmin,
-}.items():
-    operations.register(_name, _operation)
+_public: tuple[Callable[..., Tensor], ...] = (
+    sum,
+    max,
+    min,
+    prod,
+    any,
+    all,
+    mean,
+    var,
+    std,
+    logsumexp,
+    cumsum,
+    argmax,
+    argmin,
+)
+for _operation in _public:
+    operations.register(_operation.__name__, _operation)

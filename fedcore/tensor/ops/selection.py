@@ -26,12 +26,12 @@ from fedcore.tensor.ops.gather import (
     unslice,
     wrap_index,
 )
-from fedcore.tensor.ops.shape import expand, permute_dims, reshape
+from fedcore.tensor.ops.shape import broadcast_to, permute_dims, reshape
 from fedcore.tensor.primitive import Shape, broadcast_shape
 from fedcore.tensor.registry import operations
 from fedcore.tensor.tensor import Tensor, interpreter
 
-__all__ = ["Selection", "add_at", "as_index", "index", "set_"]
+__all__ = ["Selection", "add_at", "as_index", "index", "set"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ def _merged(
         None if together else (*places, *rest),
         tuple(merged),
         first - len(merged),
-        expand(flat, core),
+        broadcast_to(flat, core),
     )
 
 
@@ -296,10 +296,10 @@ def add_at(x: Any, key: Any, v: Any) -> Tensor:
     return added
 
 
-def set_(x: Any, key: Any, v: Any) -> Tensor:
+def set(x: Any, key: Any, v: Any) -> Tensor:
     """`x` with `v` in place of `x[key]`; where an element is named twice, the last value counts.
 
-    >>> set_([0.0, 0.0], 0, 5.0).tolist()
+    >>> set([0.0, 0.0], 0, 5.0).tolist()
     [5.0, 0.0]
     """
     x = operand("set", x)
@@ -334,9 +334,9 @@ def _fitted(name: str, x: Tensor, v: Any, shape: Shape) -> Tensor:
             why="the values have the shape of what the key selects, or spread to it",
             fix="compare with the shape of x[key]",
         )
-    return expand(v, shape)
+    return broadcast_to(v, shape)
 
 
 operations.register("index", index)
 operations.register("add_at", add_at)
-operations.register("set", set_)
+operations.register("set", set)

@@ -18,8 +18,8 @@ from fedcore.tensor.registry import operations
 from fedcore.tensor.tensor import Axis, Tensor
 
 __all__ = [
+    "broadcast_to",
     "concatenate",
-    "expand",
     "expand_dims",
     "flip",
     "keep_axes",
@@ -268,7 +268,7 @@ def swapaxes(x: Any, first: int, second: int) -> Tensor:
     return permute_primitive(x, axes=tuple(order))
 
 
-def expand(x: Any, shape: Sequence[int]) -> Tensor:
+def broadcast_to(x: Any, shape: Sequence[int]) -> Tensor:
     """`x` spread to `shape` by NumPy's rules, without a copy."""
     x, wanted = operand("broadcast_to", x), lengths("broadcast_to", shape)
     if not spreads(x.shape, wanted):
@@ -364,17 +364,17 @@ def pad(x: Any, widths: int | Sequence[tuple[int, int]], *, value: float = 0.0) 
     return pad_primitive(x, widths=pairs, value=value)
 
 
-_public: dict[str, Callable[..., Tensor]] = {
-    "reshape": reshape,
-    "permute_dims": permute_dims,
-    "swapaxes": swapaxes,
-    "expand": expand,
-    "expand_dims": expand_dims,
-    "squeeze": squeeze,
-    "flip": flip,
-    "concatenate": concatenate,
-    "stack": stack,
-    "pad": pad,
-}
-for _name, _operation in _public.items():
-    operations.register(_name, _operation)
+_public: tuple[Callable[..., Tensor], ...] = (
+    reshape,
+    permute_dims,
+    swapaxes,
+    broadcast_to,
+    expand_dims,
+    squeeze,
+    flip,
+    concatenate,
+    stack,
+    pad,
+)
+for _operation in _public:
+    operations.register(_operation.__name__, _operation)

@@ -16,7 +16,7 @@ from fedcore.errors import AxisError, DtypeError, ShapeError, user_line
 from fedcore.tensor.ops.arguments import operand
 from fedcore.tensor.ops.axes import negative_axis
 from fedcore.tensor.ops.elementwise import exp, require_floating
-from fedcore.tensor.ops.reduce import sum_, sum_rows
+from fedcore.tensor.ops.reduce import sum as sum_, sum_rows
 from fedcore.tensor.ops.shape import expand_dims, swapaxes
 from fedcore.tensor.primitive import Core, Shape, primitive
 from fedcore.tensor.registry import operations

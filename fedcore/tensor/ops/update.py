@@ -17,7 +17,7 @@ from fedcore.tensor import blas
 from fedcore.tensor.cotangent import Cotangent, Outer, Pieces, as_array
 from fedcore.tensor.ops.flat import leaf
 from fedcore.tensor.ops.linalg import matmul
-from fedcore.tensor.ops.reduce import sum_
+from fedcore.tensor.ops.reduce import sum as sum_
 from fedcore.tensor.primitive import Core, bind, primitive
 from fedcore.tensor.tensor import Tensor, tensor
 
