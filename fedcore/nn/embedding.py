@@ -20,7 +20,8 @@ class Embedding(Module):
     """The rows of weight (count, features) that integers choose.
 
     Shapes: index (...) of integers from 0 to count - 1 -> (..., features).
-    Raises: DtypeError for an index that is not of integers, AxisError for one out of range.
+    Raises: DtypeError for an index that is not of integers, AxisError for one out of
+    range, also for a negative one: padding takes a row of its own.
     """
 
     def __init__(

@@ -41,3 +41,19 @@ def test_a_wrong_index_is_refused() -> None:
         layer(np.array([0.0, 1.0], np.float32))
     with pytest.raises(ArgumentError, match="count"):
         nn.Embedding(0, 3, key=0)
+
+
+def test_a_negative_index_is_refused_eagerly_and_in_replays() -> None:
+    theta, rebuild = fc.ravel(nn.Embedding(5, 3, key=0))
+    replayed = fc.compile(lambda theta, index: rebuild(theta)(index))
+    sloped = fc.compile(fc.grad(lambda theta, index: rebuild(theta)(index).sum()))
+    for run in (replayed, sloped):
+        run(theta, INDEX)
+        run(theta, INDEX)
+        for wrong in (INDEX - 1, INDEX + 1):
+            with pytest.raises(AxisError, match=rf"\[{wrong.min()}, {wrong.max()}\].* 5 rows"):
+                run(theta, wrong)
+        run(theta, INDEX)
+    with pytest.raises(AxisError, match=r"Embedding: .*\[-1, 3\]") as caught:
+        rebuild(theta)(INDEX - 1)
+    assert "padding" in caught.value.fix

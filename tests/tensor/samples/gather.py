@@ -21,6 +21,7 @@ SAMPLES = [
     sample("unslice", reals(2, 2), ranges=PARTS, shape=(3, 4)),
     sample("paste", reals(3, 4), reals(2, 2), ranges=PARTS),
     sample("wrap_index", integers(3, 4, start=-3, below=3), length=3, axis=0),
+    sample("item_numbers", integers(3, 4, below=3), count=3),
     sample("take", reals(4, 3), integers(3, below=4), axis=-2, rank=1),
     sample("take", reals(2, 3, 4), integers(2, 2, below=3), axis=-2, rank=2),
     sample("take", reals(2, 3), integers(below=3), axis=-1, rank=0),
