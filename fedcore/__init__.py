@@ -11,6 +11,7 @@ from fedcore.tensor.ops.activations import erf
 from fedcore.tensor.ops.arrange import (
     argsort,
     diagonal,
+    moveaxis,
     repeat,
     roll,
     sort,
@@ -22,12 +23,14 @@ from fedcore.tensor.ops.arrange import (
     triu,
 )
 from fedcore.tensor.ops.bitwise import bitwise_and, bitwise_not, bitwise_or, bitwise_xor
-from fedcore.tensor.ops.contract import contract, norm, outer, tensordot
+from fedcore.tensor.ops.closeness import allclose, isclose
+from fedcore.tensor.ops.contract import contract, dot, norm, outer, tensordot
 from fedcore.tensor.ops.create import (
     arange,
     eye,
     full,
     full_like,
+    linspace,
     ones,
     ones_like,
     zeros,
@@ -121,6 +124,7 @@ from fedcore.tensor.ops.shape import (
     flip,
     pad,
     permute_dims,
+    permute_dims as transpose,
     reshape,
     squeeze,
     stack,
@@ -138,6 +142,7 @@ __all__ = [
     "add_at",
     "add_scaled",
     "all",
+    "allclose",
     "any",
     "arange",
     "arccos",
@@ -167,6 +172,7 @@ __all__ = [
     "cumsum",
     "diagonal",
     "divide",
+    "dot",
     "equal",
     "erf",
     "exp",
@@ -185,11 +191,13 @@ __all__ = [
     "greater",
     "greater_equal",
     "hypot",
+    "isclose",
     "isfinite",
     "isinf",
     "isnan",
     "less",
     "less_equal",
+    "linspace",
     "log",
     "log1p",
     "log2",
@@ -206,6 +214,7 @@ __all__ = [
     "mean",
     "min",
     "minimum",
+    "moveaxis",
     "multiply",
     "nan_to_num",
     "negative",
@@ -252,6 +261,7 @@ __all__ = [
     "tile",
     "topk",
     "trace",
+    "transpose",
     "tril",
     "triu",
     "trunc",

@@ -98,7 +98,7 @@ def test_a_public_operation_shows_itself_by_its_public_name() -> None:
         for name in surface.__all__:
             value = getattr(surface, name)
             if isinstance(value, Primitive | FunctionType):
-                shown = "absolute" if name == "abs" else name  # as NumPy's own
+                shown = {"abs": "absolute", "transpose": "permute_dims"}.get(name, name)
                 assert (value.__name__, value.__qualname__) == (shown, shown)
     with pytest.raises(TypeError, match=r"^sum\(\) got"):
         fc.sum([1.0], where=True)
@@ -150,15 +150,19 @@ def test_an_operation_of_two_with_numpys_name_gives_numpys_result(name: str) -> 
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
+        (fc.allclose(A, A + 1e-9), np.allclose(A, A + 1e-9)),
         (fc.arange(2, 9, 3), np.arange(2, 9, 3)),
         (fc.broadcast_to(A[0], (2, 4)), np.broadcast_to(A[0], (2, 4))),
         (fc.clip(A, 0.3, 0.6), np.clip(A, 0.3, 0.6)),
         (fc.concatenate([A, B], axis=1), np.concatenate([A, B], axis=1)),
         (fc.contract("ij,kj->ik", A, B), np.einsum("ij,kj->ik", A, B)),
         (fc.expand_dims(A, 1), np.expand_dims(A, 1)),
+        (fc.dot(A, B.T), np.dot(A, B.T)),
         (fc.eye(3), np.eye(3)),
         (fc.full((2, 3), 7.0), np.full((2, 3), 7.0)),
+        (fc.linspace(0.2, 0.9, 7), np.linspace(0.2, 0.9, 7)),
         (fc.matmul(A, B.T), A @ B.T),
+        (fc.moveaxis(A, 0, 1), np.moveaxis(A, 0, 1)),
         (fc.norm(A), np.linalg.norm(A)),
         (fc.ones((2, 3)), np.ones((2, 3))),
         (fc.outer(A[0], B[0]), np.outer(A[0], B[0])),
@@ -173,12 +177,49 @@ def test_an_operation_of_two_with_numpys_name_gives_numpys_result(name: str) -> 
         (fc.take(A, [2, 0], axis=0), np.take(A, [2, 0], axis=0)),
         (fc.tensordot(A, B.T, axes=1), np.tensordot(A, B.T, axes=1)),
         (fc.tile(A, (2, 1)), np.tile(A, (2, 1))),
+        (fc.transpose(A), np.transpose(A)),
         (fc.where(A > B, A, B), np.where(A > B, A, B)),
         (fc.zeros((2, 3)), np.zeros((2, 3))),
     ],
 )
 def test_an_operation_with_options_gives_numpys_result(given: Any, expected: np.ndarray) -> None:
     check(given, expected)
+
+
+ALONG = "all any argmax argmin cumsum flip max mean min prod sort argsort std sum var"
+
+
+@pytest.mark.parametrize("name", ALONG.split())
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_the_axis_may_be_given_by_position_as_numpys(name: str, axis: int) -> None:
+    check(getattr(fc, name)(A, axis), getattr(np, name)(A, axis))
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("concatenate", ([A, B], 1)),
+        ("stack", ([A, B], 1)),
+        ("squeeze", (A[:, :1], 1)),
+        ("expand_dims", (A, 1)),
+        ("take", (A, [2, 0], 1)),
+        ("take_along_axis", (A, np.array([[2, 0, 1, 1]]), 0)),
+        ("repeat", (A, 2, 1)),
+        ("roll", (A, 1, 1)),
+        ("tensordot", (A, B.T, 1)),
+        ("moveaxis", (A, 0, 1)),
+        ("clip", (A, 0.3, 0.6)),
+        ("isclose", (A, B)),
+    ],
+)
+def test_a_call_by_position_means_what_numpys_means(name: str, args: tuple[Any, ...]) -> None:
+    check(getattr(fc, name)(*args), getattr(np, name)(*args))
+
+
+def test_parts_and_probabilities_take_their_axis_by_position() -> None:
+    check(fc.split(A, 2, 1)[1], np.split(A, 2, 1)[1])
+    for function in (nn.softmax, nn.log_softmax, fc.logsumexp):
+        check(function(A, 0), function(A, axis=0).numpy())
 
 
 def test_what_numpy_assigns_is_set_in_a_copy() -> None:

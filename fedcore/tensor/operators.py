@@ -187,6 +187,10 @@ class Operators:
         """The indices that sort along `axis`; equal elements keep their order."""
         return operations.argsort(self, axis=axis)
 
+    def sort(self, axis: int = -1) -> Tensor:
+        """The elements in order along `axis`, as a new tensor."""
+        return operations.sort(self, axis)
+
     # ---- reductions
     def sum(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
         """The sum along `axis`, or of everything."""
@@ -220,6 +224,10 @@ class Operators:
         """Running sums along `axis`, or of the flattened tensor."""
         return operations.cumsum(self, axis=axis)
 
+    def norm(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        """The Euclidean norm along `axis`, or of everything."""
+        return operations.norm(self, axis=axis, keepdims=keepdims)
+
     def any(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
         """Whether any value along `axis` is true."""
         return operations.any(self, axis=axis, keepdims=keepdims)
@@ -246,5 +254,5 @@ class Operators:
         return operations.round(self)
 
     def dot(self, other: Any) -> Tensor:
-        """The matrix product, as `@`."""
-        return operations.matmul(self, other)
+        """The product of vectors and matrices, as `@`."""
+        return operations.dot(self, other)

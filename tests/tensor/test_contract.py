@@ -101,3 +101,14 @@ def test_norms_follow_numpy() -> None:
     np.testing.assert_allclose(norm(tensor(x)).item(), np.linalg.norm(x), rtol=1e-12)
     found = norm(tensor(x), axis=1, keepdims=True).numpy()
     np.testing.assert_allclose(found, np.linalg.norm(x, axis=1, keepdims=True), rtol=1e-12)
+
+
+@given(st.integers(0, 2), st.integers(0, 2))
+def test_dot_is_numpys_up_to_matrices_and_refuses_more(left: int, right: int) -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((3, 3)[:left]), rng.standard_normal((3, 3)[:right])
+    np.testing.assert_allclose(fc.dot(tensor(a), tensor(b)).numpy(), np.dot(a, b), rtol=1e-12)
+    np.testing.assert_allclose(tensor(a).dot(tensor(b)).numpy(), np.dot(a, b), rtol=1e-12)
+    for pair in ((np.ones((2, 3, 3)), b), (a, np.ones((2, 3, 3)))):
+        with pytest.raises(ShapeError, match="dot: shapes"):
+            fc.dot(*pair)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 import fedcore as fc
-from fedcore.errors import ShapeError
+from fedcore.errors import DtypeError, ShapeError
 from fedcore.tensor.ops.create import (
     arange,
     eye,
@@ -21,6 +21,20 @@ from fedcore.tensor.ops.create import (
     zeros_like,
 )
 from fedcore.tensor.tensor import tensor
+
+
+@given(
+    st.floats(-1e3, 1e3), st.floats(-1e3, 1e3), st.integers(0, 40), st.sampled_from(["f4", "f8"])
+)
+def test_equal_steps_are_numpys_and_reach_both_ends(
+    start: float, stop: float, num: int, dtype: str
+) -> None:
+    found = fc.linspace(start, stop, num, dtype=dtype)
+    np.testing.assert_array_equal(
+        found.numpy(), np.linspace(start, stop, num).astype(dtype), strict=True
+    )
+    with pytest.raises(DtypeError, match="linspace"):
+        fc.linspace(start, stop, num, dtype="int64")
 
 
 @pytest.mark.parametrize("shape", [(), 3, (2, 3), (0, 2)])

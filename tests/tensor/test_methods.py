@@ -175,8 +175,26 @@ def test_axes_are_permuted_as_numpy_does(x: Array, data: st.DataObject) -> None:
         (tensor(x).transpose(order), x.transpose(order)),
         (tensor(x).swapaxes(i, j), x.swapaxes(i, j)),
         (tensor(x).mT, x.mT),
+        (fc.transpose(x, order), np.transpose(x, order)),
+        (fc.moveaxis(x, i, j), np.moveaxis(x, i, j)),
+        (fc.moveaxis(x, order[:2], (j, i)), np.moveaxis(x, order[:2], (j, i))),
     ):
         np.testing.assert_array_equal(found.numpy(), expected, strict=True)
+
+
+def test_an_axis_moves_to_one_place() -> None:
+    for source, destination in ((0, (0, 1)), ((0, 0), (0, 1)), (2, 0), (0, None)):
+        with pytest.raises(AxisError, match="moveaxis"):
+            fc.moveaxis(np.ones((2, 3)), source, destination)  # type: ignore[arg-type]
+
+
+def test_sorted_elements_and_norms_are_methods_too() -> None:
+    x = np.array([[3.0, 1.0, 2.0], [-1.0, 5.0, 0.5]])
+    for axis in (0, 1, -1):
+        np.testing.assert_array_equal(tensor(x).sort(axis).numpy(), np.sort(x, axis))
+        expected = np.linalg.norm(x, axis=axis, keepdims=True)
+        np.testing.assert_allclose(tensor(x).norm(axis, keepdims=True).numpy(), expected)
+    np.testing.assert_allclose(tensor(x).norm().item(), np.linalg.norm(x))
 
 
 @given(VALUES.filter(lambda x: x.size), st.data())

@@ -115,6 +115,12 @@ CALLS = [
     _call("contract", X, real(4, 5), rest=()),
     _call("matmul", X, real(4, 5)),
     _call("tensordot", X, real(4, 5), axes=1),
+    _call("dot", X, real(4)),
+    *(
+        _call(name, X, real(4), rtol=1e-5, atol=1e-8, equal_nan=True)
+        for name in ("isclose", "allclose")
+    ),
+    _call("moveaxis", X, rest=(0, 1)),
     _call("outer", real(3), real(4)),
     _call("set", X, rest=(1, real(4))),
     _call("add_at", X, rest=([1, 1], real(2, 4))),
@@ -146,6 +152,7 @@ CALLS = [
     _nullary("ones", (2, 3), dtype="float32"),
     _nullary("full", (2, 3), 1.0, dtype="float32"),
     _nullary("arange", 0, 5, 2, dtype="int64", like=None),
+    _nullary("linspace", 0.0, 1.0, 5, dtype="float32"),
     _nullary("eye", 2, 3, dtype="float32"),
     _nullary("uniform", KEY, (2,), low=0.0, high=2.0, dtype="float32"),
     _nullary("normal", KEY, (2,), dtype="float32"),

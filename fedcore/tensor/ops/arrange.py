@@ -11,14 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from fedcore.errors import ArgumentError, ShapeError, user_line
+from fedcore.errors import ArgumentError, AxisError, ShapeError, user_line
 from fedcore.tensor.ops.arguments import flag, lengths, operand, whole
-from fedcore.tensor.ops.axes import negative_axis
+from fedcore.tensor.ops.axes import negative_axes, negative_axis
 from fedcore.tensor.ops.create import arange
 from fedcore.tensor.ops.elementwise import greater_equal, less_equal, where
 from fedcore.tensor.ops.index import take, take_along_axis
 from fedcore.tensor.ops.reduce import sum as sum_
-from fedcore.tensor.ops.shape import broadcast_to, concatenate, expand_dims, flip, narrow, reshape
+from fedcore.tensor.ops.shape import (
+    broadcast_to,
+    concatenate,
+    expand_dims,
+    flip,
+    narrow,
+    permute_dims,
+    reshape,
+)
 from fedcore.tensor.primitive import Core, primitive
 from fedcore.tensor.registry import operations
 from fedcore.tensor.tensor import Tensor
@@ -26,6 +34,7 @@ from fedcore.tensor.tensor import Tensor
 __all__ = [
     "argsort",
     "diagonal",
+    "moveaxis",
     "repeat",
     "roll",
     "sort",
@@ -48,7 +57,7 @@ def argsort_primitive(xp: Any, x: Any, *, axis: int, out: Any = None) -> Any:
     return out
 
 
-def argsort(x: Any, *, axis: int = -1, descending: bool = False) -> Tensor:
+def argsort(x: Any, axis: int = -1, *, descending: bool = False) -> Tensor:
     """The indices that sort along `axis`; equal elements keep their order.
 
     >>> argsort([3.0, 1.0, 2.0]).tolist()
@@ -63,7 +72,7 @@ def argsort(x: Any, *, axis: int = -1, descending: bool = False) -> Tensor:
     return places
 
 
-def sort(x: Any, *, axis: int = -1, descending: bool = False) -> Tensor:
+def sort(x: Any, axis: int = -1, *, descending: bool = False) -> Tensor:
     """The elements in order along `axis`; the derivative goes back to where each came from.
 
     >>> sort([3.0, 1.0, 2.0], descending=True).tolist()
@@ -96,7 +105,7 @@ def topk(x: Any, k: int, *, axis: int = -1) -> tuple[Tensor, Tensor]:
     return take_along_axis(x, places, axis=at), places
 
 
-def roll(x: Any, shift: int, *, axis: int | None = None) -> Tensor:
+def roll(x: Any, shift: int, axis: int | None = None) -> Tensor:
     """The elements moved `shift` places along `axis`; those that leave come back at the start.
 
     Without an axis they move in row-major order.
@@ -114,6 +123,35 @@ def roll(x: Any, shift: int, *, axis: int | None = None) -> Tensor:
     return concatenate([tail, narrow(x, axis=at, start=0, stop=cut)], axis=at)
 
 
+def moveaxis(x: Any, source: int | Sequence[int], destination: int | Sequence[int]) -> Tensor:
+    """The axes `source` moved to the places `destination`; the others keep their order.
+
+    Raises: AxisError unless both name equally many axes, each once.
+
+    >>> moveaxis(arange(24).reshape(2, 3, 4), 0, -1).shape
+    (3, 4, 2)
+    """
+    x = operand("moveaxis", x)
+    origins, places = (_each_once("moveaxis", axes, x.ndim) for axes in (source, destination))
+    if len(origins) != len(places):
+        raise AxisError(
+            f"moveaxis: axes {source} to {destination}",
+            where=user_line(),
+            why=f"{len(origins)} axes do not go to {len(places)} places",
+            fix="name a place for each axis",
+        )
+    order = [axis for axis in range(-x.ndim, 0) if axis not in origins]
+    for place, origin in sorted(zip(places, origins, strict=True)):
+        order.insert(place + x.ndim, origin)
+    return permute_dims(x, order)
+
+
+def _each_once(name: str, axes: Any, rank: int) -> tuple[int, ...]:
+    """Negative axes in the order given."""
+    negative_axes(name, axes, rank)
+    return tuple(negative_axis(name, a, rank) for a in np.atleast_1d(axes).tolist())
+
+
 def tile(x: Any, times: Sequence[int]) -> Tensor:
     """The whole of `x` repeated `times[i]` times along axis i; missing leading axes are added.
 
@@ -129,7 +167,7 @@ def tile(x: Any, times: Sequence[int]) -> Tensor:
     return reshape(spread, tuple(c * n for c, n in zip(counts, shape, strict=True)))
 
 
-def repeat(x: Any, times: int | Sequence[int], *, axis: int | None = None) -> Tensor:
+def repeat(x: Any, times: int | Sequence[int], axis: int | None = None) -> Tensor:
     """Each element along `axis` repeated `times` times, or `times[i]` times for the i-th.
 
     Without an axis those of the flattened tensor.
@@ -157,7 +195,7 @@ def repeat(x: Any, times: int | Sequence[int], *, axis: int | None = None) -> Te
     return reshape(spread, (*x.shape[:before], x.shape[at] * counts[0], *x.shape[before + 1 :]))
 
 
-def split(x: Any, parts: int | Sequence[int], *, axis: int = 0) -> list[Tensor]:
+def split(x: Any, parts: int | Sequence[int], axis: int = 0) -> list[Tensor]:
     """Views of `x` along `axis`: so many equal parts, or parts of the given lengths.
 
     Raises: ShapeError if the lengths do not make up the axis.
@@ -234,5 +272,18 @@ def _matrix(name: str, x: Any) -> Tensor:
     return found
 
 
-for _operation in (argsort, sort, topk, roll, tile, repeat, split, diagonal, trace, tril, triu):
+for _operation in (
+    argsort,
+    sort,
+    topk,
+    roll,
+    moveaxis,
+    tile,
+    repeat,
+    split,
+    diagonal,
+    trace,
+    tril,
+    triu,
+):
     operations.register(_operation.__name__, _operation)

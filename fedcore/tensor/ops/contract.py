@@ -11,20 +11,20 @@ import math
 from typing import Any
 
 from fedcore.errors import ArgumentError, ShapeError, user_line
-from fedcore.tensor.ops.arguments import operand, whole
+from fedcore.tensor.ops.arguments import companion, operand, whole
 from fedcore.tensor.ops.axes import negative_axes
-from fedcore.tensor.ops.elementwise import sqrt, square
+from fedcore.tensor.ops.elementwise import multiply, sqrt, square
 from fedcore.tensor.ops.linalg import matmul
 from fedcore.tensor.ops.reduce import sum as sum_
 from fedcore.tensor.ops.shape import expand_dims, permute_dims, reshape
 from fedcore.tensor.registry import operations
 from fedcore.tensor.tensor import Axis, Tensor
 
-__all__ = ["contract", "norm", "outer", "tensordot"]
+__all__ = ["contract", "dot", "norm", "outer", "tensordot"]
 
 
 def contract(subscripts: str, *operands: Any) -> Tensor:
-    """The sum of products that `subscripts` names, as einsum's: one letter an axis.
+    """The sum of products that `subscripts` names, as `numpy.einsum`: one letter an axis.
 
     Letters that are not in the output are summed. Without "->" the output has the letters that
     stand once, in alphabetical order. A letter may not stand twice in one operand: take its
@@ -134,7 +134,24 @@ def outer(a: Any, b: Any) -> Tensor:
     return matmul(expand_dims(a, 1), expand_dims(b, 0))
 
 
-def tensordot(a: Any, b: Any, *, axes: int = 2) -> Tensor:
+def dot(a: Any, b: Any) -> Tensor:
+    """The product of vectors and matrices as `@`, and of a number with anything as `*`.
+
+    Raises: ShapeError if an operand has more than two axes, where NumPy's `dot` and `@` differ.
+    """
+    a, b = companion("dot", a), companion("dot", b)
+    ranks = [x.ndim if isinstance(x, Tensor) else 0 for x in (a, b)]
+    if ranks[0] > 2 or ranks[1] > 2:
+        raise ShapeError(
+            f"dot: shapes {a.shape} and {b.shape}",
+            where=user_line(),
+            why="it is of vectors and matrices",
+            fix="use matmul for stacks of matrices, tensordot or contract to sum over other axes",
+        )
+    return matmul(a, b) if 0 not in ranks else multiply(a, b)
+
+
+def tensordot(a: Any, b: Any, axes: int = 2) -> Tensor:
     """The product summed over the last `axes` axes of `a` and the first of `b`, one matmul.
 
     Raises: ShapeError if their lengths differ.
@@ -159,5 +176,5 @@ def norm(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
     return sqrt(sum_(square(x), axis=negative_axes("norm", axis, x.ndim), keepdims=keepdims))
 
 
-for _operation in (contract, outer, tensordot, norm):
+for _operation in (contract, outer, dot, tensordot, norm):
     operations.register(_operation.__name__, _operation)

@@ -11,15 +11,25 @@ from typing import Any
 
 import numpy as np
 
-from fedcore.errors import ArgumentError, ShapeError, user_line
+from fedcore.errors import ArgumentError, DtypeError, ShapeError, user_line
 from fedcore.tensor.backend import current_backend
-from fedcore.tensor.ops.arguments import element_type, lengths, operand, whole
+from fedcore.tensor.ops.arguments import element_type, lengths, operand, real, whole
 from fedcore.tensor.ops.reduce import sum as sum_
 from fedcore.tensor.primitive import Core, Shape, primitive
 from fedcore.tensor.registry import operations
 from fedcore.tensor.tensor import Tensor
 
-__all__ = ["arange", "eye", "full", "full_like", "ones", "ones_like", "zeros", "zeros_like"]
+__all__ = [
+    "arange",
+    "eye",
+    "full",
+    "full_like",
+    "linspace",
+    "ones",
+    "ones_like",
+    "zeros",
+    "zeros_like",
+]
 
 
 @primitive(
@@ -139,6 +149,33 @@ def arange(
     return arange_primitive(begin, by, count=len(range(first, last, step)))
 
 
+def linspace(start: float, stop: float, num: int = 50, *, dtype: Any = np.float32) -> Tensor:
+    """`num` numbers from `start` to `stop` in equal steps, both ends included.
+
+    They are computed in float64 and rounded once. Raises: DtypeError unless `dtype` is floating.
+
+    >>> linspace(0, 1, 5).tolist()
+    [0.0, 0.25, 0.5, 0.75, 1.0]
+    """
+    first, last = real("linspace", "start", start), real("linspace", "stop", stop)
+    count, kind = whole("linspace", "num", num, least=0), element_type("linspace", dtype)
+    if kind.kind != "f":
+        raise DtypeError(
+            f"linspace: dtype is {kind}",
+            where=user_line(),
+            why="equal steps are no whole numbers",
+            fix="pass a floating dtype, or use arange",
+        )
+    begin, by = (
+        Tensor(current_backend().asarray(n, dtype=np.float64))
+        for n in (first, (last - first) / max(count - 1, 1))
+    )
+    steps = arange_primitive(begin, by, count=count)
+    if count > 1:  # the last sum may be off by a rounding
+        steps = operations.where(operations.equal(arange(count), count - 1), last, steps)
+    return steps.astype(kind)
+
+
 def eye(rows: int, columns: int | None = None, *, dtype: Any = np.float32) -> Tensor:
     """The identity matrix (rows, columns), square unless `columns` is given."""
     down = whole("eye", "rows", rows, least=0)
@@ -149,5 +186,5 @@ def eye(rows: int, columns: int | None = None, *, dtype: Any = np.float32) -> Te
     return operations.cast(hit, dtype=element_type("eye", dtype))
 
 
-for _operation in (full, zeros, ones, full_like, zeros_like, ones_like, arange, eye):
+for _operation in (full, zeros, ones, full_like, zeros_like, ones_like, arange, linspace, eye):
     operations.register(_operation.__name__, _operation)

@@ -26,7 +26,7 @@ def _places(indices: Any, x: Tensor, axis: int) -> Tensor:
     return wrap_index(as_index(indices, x), length=x.shape[axis], axis=x.ndim + axis)
 
 
-def take(x: Any, indices: Any, *, axis: int | None = None) -> Tensor:
+def take(x: Any, indices: Any, axis: int | None = None) -> Tensor:
     """The elements at `indices` along `axis`, or of the flattened `x`.
 
     Shapes: x (a, n, b), indices (r...) -> (a, r..., b). Raises: AxisError if one is out of range.
@@ -39,7 +39,7 @@ def take(x: Any, indices: Any, *, axis: int | None = None) -> Tensor:
     return take_rows(x, places, axis=at, rank=places.ndim)
 
 
-def take_along_axis(x: Any, indices: Any, *, axis: int = -1) -> Tensor:
+def take_along_axis(x: Any, indices: Any, axis: int = -1) -> Tensor:
     """For each place of `indices` the element of `x` at that index along `axis`.
 
     Shapes: x and indices have the same rank and equal lengths (or 1) off `axis`.

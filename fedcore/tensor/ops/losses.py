@@ -229,9 +229,18 @@ def _pair(name: str, predictions: Any, targets: Any) -> tuple[Tensor, Tensor]:
             f"{name}: predictions {x.shape} with targets {t.shape}",
             where=user_line(),
             why="each prediction has one target, and nothing is broadcast",
-            fix="reshape one of them",
+            fix=_alike(x.shape, t.shape),
         )
     return x, t
+
+
+def _alike(predictions: tuple[int, ...], targets: tuple[int, ...]) -> str:
+    """How to bring predictions and targets of these shapes to one."""
+    if predictions == (*targets, 1):
+        return "give the targets an axis, y[..., None], or take it from the predictions, [..., 0]"
+    if targets == (*predictions, 1):
+        return "take the last axis from the targets: y[..., 0]"
+    return "reshape one of them"
 
 
 for _operation in (

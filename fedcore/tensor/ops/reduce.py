@@ -237,7 +237,7 @@ def cumsum_primitive(xp: Any, x: Any, *, axis: int, out: Any = None) -> Any:
 # ---- what users call
 
 
-def sum(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+def sum(x: Any, axis: Axis = None, *, keepdims: bool = False) -> Tensor:
     """The sum along `axis`, or of everything."""
     x = operand("sum", x)
     axes = negative_axes("sum", axis, x.ndim)
@@ -259,31 +259,31 @@ def _extremum(name: str, prim: Any, x: Any, axis: Axis, keepdims: bool) -> Tenso
     return prim(x, axis=axes, keepdims=keepdims) if axes else x  # type: ignore[no-any-return]
 
 
-def max(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+def max(x: Any, axis: Axis = None, *, keepdims: bool = False) -> Tensor:
     """The largest value along `axis`; ties share the derivative equally."""
     return _extremum("max", max_primitive, x, axis, keepdims)
 
 
-def min(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+def min(x: Any, axis: Axis = None, *, keepdims: bool = False) -> Tensor:
     """The smallest value along `axis`; ties share the derivative equally."""
     return _extremum("min", min_primitive, x, axis, keepdims)
 
 
-def prod(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+def prod(x: Any, axis: Axis = None, *, keepdims: bool = False) -> Tensor:
     """The product along `axis`, or of everything."""
     x, keepdims = operand("prod", x), flag("prod", "keepdims", keepdims)
     axes = negative_axes("prod", axis, x.ndim)
     return prod_primitive(x, axis=axes, keepdims=keepdims)
 
 
-def any(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+def any(x: Any, axis: Axis = None, *, keepdims: bool = False) -> Tensor:
     """Whether any value along `axis` is true."""
     x, keepdims = operand("any", x), flag("any", "keepdims", keepdims)
     axes = negative_axes("any", axis, x.ndim)
     return any_primitive(x, axis=axes, keepdims=keepdims)  # type: ignore[no-any-return]
 
 
-def all(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+def all(x: Any, axis: Axis = None, *, keepdims: bool = False) -> Tensor:
     """Whether all values along `axis` are true."""
     x, keepdims = operand("all", x), flag("all", "keepdims", keepdims)
     axes = negative_axes("all", axis, x.ndim)
@@ -294,7 +294,7 @@ def _count(x: Tensor, axes: Axes) -> int:
     return math.prod(x.shape[a] for a in axes)
 
 
-def mean(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+def mean(x: Any, axis: Axis = None, *, keepdims: bool = False) -> Tensor:
     """The mean along `axis`, or of everything; of no elements it is an error."""
     x = operand("mean", x)
     axes = negative_axes("mean", axis, x.ndim)
@@ -310,18 +310,18 @@ def mean(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
     return multiply(total, 1.0 / count) if x.dtype.kind == "f" else divide(total, count)
 
 
-def var(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+def var(x: Any, axis: Axis = None, *, keepdims: bool = False) -> Tensor:
     """The population variance along `axis`: mean((x - mean(x))^2)."""
     x = operand("var", x)
     return mean(square(x - mean(x, axis=axis, keepdims=True)), axis=axis, keepdims=keepdims)
 
 
-def std(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+def std(x: Any, axis: Axis = None, *, keepdims: bool = False) -> Tensor:
     """The population standard deviation along `axis`."""
     return sqrt(var(x, axis=axis, keepdims=keepdims))
 
 
-def logsumexp(x: Any, *, axis: Axis = -1, keepdims: bool = False) -> Tensor:
+def logsumexp(x: Any, axis: Axis = -1, *, keepdims: bool = False) -> Tensor:
     """log(sum(exp(x))) along `axis`, shifted by the maximum so that it cannot overflow.
 
     Where all is minus infinity, so is the result, and the derivative is 0.
@@ -338,7 +338,7 @@ def _reduced_of(x: Tensor, axis: Axis) -> Shape:
     return _reduced(x.shape, axis=negative_axes("logsumexp", axis, x.ndim), keepdims=False)
 
 
-def cumsum(x: Any, *, axis: int | None = None) -> Tensor:
+def cumsum(x: Any, axis: int | None = None) -> Tensor:
     """Running sums along `axis`, or of the flattened tensor."""
     x = operand("cumsum", x)
     if axis is None:
@@ -361,12 +361,12 @@ def _index(name: str, prim: Any, x: Any, axis: int | None) -> Tensor:
     return prim(x, axis=axis)  # type: ignore[no-any-return]
 
 
-def argmax(x: Any, *, axis: int | None = None) -> Tensor:
+def argmax(x: Any, axis: int | None = None) -> Tensor:
     """The index of the first largest value along `axis`, or in the flattened tensor."""
     return _index("argmax", argmax_primitive, x, axis)
 
 
-def argmin(x: Any, *, axis: int | None = None) -> Tensor:
+def argmin(x: Any, axis: int | None = None) -> Tensor:
     """The index of the first smallest value along `axis`, or in the flattened tensor."""
     return _index("argmin", argmin_primitive, x, axis)
 

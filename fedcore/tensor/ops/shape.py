@@ -323,7 +323,7 @@ def flip(x: Any, axis: Axis = None) -> Tensor:
     return flip_primitive(x, axes=negative_axes("flip", axis, x.ndim))
 
 
-def concatenate(xs: Sequence[Any], *, axis: int = 0) -> Tensor:
+def concatenate(xs: Sequence[Any], axis: int = 0) -> Tensor:
     """Tensors joined along an axis they have."""
     return _joined(operands("concatenate", xs), axis)
 
@@ -335,7 +335,7 @@ def _joined(parts: list[Tensor], axis: int) -> Tensor:
     return bind(concatenate_primitive, tuple(parts), {"axis": at})
 
 
-def stack(xs: Sequence[Any], *, axis: int = 0) -> Tensor:
+def stack(xs: Sequence[Any], axis: int = 0) -> Tensor:
     """Tensors of equal shape joined along a new axis."""
     parts = operands("stack", xs)
     if any(x.shape != parts[0].shape for x in parts):

@@ -270,7 +270,7 @@ def _along(name: str, prim: Any, x: Any, axis: int) -> Tensor:
     return swapaxes(prim(swapaxes(x, at, -1)), at, -1)
 
 
-def softmax(x: Any, *, axis: int = -1) -> Tensor:
+def softmax(x: Any, axis: int = -1) -> Tensor:
     """Probabilities proportional to exp(x) along `axis`; a row of minus infinities gives zeros.
 
     Raises: DtypeError unless x is floating, ShapeError if the axis has no elements.
@@ -281,7 +281,7 @@ def softmax(x: Any, *, axis: int = -1) -> Tensor:
     return _along("softmax", softmax_primitive, x, axis)
 
 
-def log_softmax(x: Any, *, axis: int = -1) -> Tensor:
+def log_softmax(x: Any, axis: int = -1) -> Tensor:
     """The logarithm of `softmax`, accurate where that rounds to 0.
 
     Raises: DtypeError unless x is floating, ShapeError if the axis has no elements.
@@ -295,6 +295,14 @@ def log_softmax(x: Any, *, axis: int = -1) -> Tensor:
 def check_labels(name: str, scores: Tensor, labels: Tensor) -> None:
     """Raise unless `labels` are whole numbers, one for each row of floating `scores`."""
     require_floating(name, scores)
+    if labels.shape == scores.shape and scores.shape[-1:] > (1,):
+        raise ShapeError(
+            f"{name}: the labels look one-hot: {labels.dtype} {labels.shape}, shaped like the "
+            "scores",
+            where=user_line(),
+            why="each row of scores (..., classes) has one label (...), the number of its class",
+            fix="pass class numbers: labels.argmax(axis=-1)",
+        )
     if labels.dtype.kind not in "iu":
         raise DtypeError(
             f"{name}: the labels are {labels.dtype}",

@@ -44,6 +44,7 @@ SAMPLES = [
     *samples_of("multiply", "maximum", "minimum", operands=(reals(2, 1, 3), reals(4, 1))),
     *samples_of("add", "multiply", "maximum", "minimum", operands=(reals(), reals(3))),
     sample("maximum", reals(3, 3), reals(3)),
+    sample("isclose", reals(3, 4), reals(4), rtol=0.5, atol=0.1, equal_nan=True),
     sample("minimum", reals(3, 3), reals(3)),
     sample("add", reals(0, 3), reals(3)),
     sample("divide", reals(3, 4), positive(3, 4)),
