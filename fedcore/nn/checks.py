@@ -82,6 +82,13 @@ def expect_channels(x: Tensor, weight: Tensor, count: int) -> None:
 
 def expect_dtype(x: Tensor, weight: Tensor) -> None:
     """Raise a DtypeError unless x is of the dtype of the weight that it meets."""
+    if x.dtype.kind in "biu":
+        raise DtypeError(
+            f"the input is {x.dtype}, and the layer computes in {weight.dtype}",
+            where=user_line(),
+            why="only floating numbers meet a weight; how integers are scaled is yours to say",
+            fix=f"convert it: x.astype({str(weight.dtype)!r}), for images of bytes divided by 255",
+        )
     if x.dtype != weight.dtype:
         raise DtypeError(
             f"the input is {x.dtype}, the weight {weight.dtype}",

@@ -195,9 +195,18 @@ def test_an_error_names_the_path_of_the_layer_and_both_shapes() -> None:
     assert caught.value.where
 
 
-def test_an_integer_or_double_input_is_refused() -> None:
-    with pytest.raises(DtypeError, match=r"int64.*float32"):
-        nn.Linear(4, 2, key=0)(np.ones((3, 4), np.int64))
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "bool"])
+@pytest.mark.parametrize("layer", [nn.Linear(4, 2, key=0), nn.LayerNorm(4), nn.GRU(4, 2, key=0)])
+def test_an_input_of_integers_is_refused_with_the_way_to_convert_it(
+    dtype: str, layer: nn.Module
+) -> None:
+    with pytest.raises(DtypeError, match=rf"input is {dtype}.* computes in float32") as caught:
+        layer(np.ones((3, 5, 4), dtype))
+    assert "precision" not in str(caught.value)
+    assert "astype('float32')" in caught.value.fix and "255" in caught.value.fix
+
+
+def test_a_double_input_is_refused() -> None:
     with pytest.raises(DtypeError, match=r"float64.*float32"):
         nn.Linear(4, 2, key=0)(np.ones((3, 4)))
 
