@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TextIO
 
+import numpy as np
+
 __all__ = ["Report", "Reporter", "reporter"]
 
 WIDTH = 30  # characters of the bar
@@ -24,14 +26,16 @@ class Report:
 
 
 class Reporter(Protocol):
-    """Is told of every step and every epoch."""
+    """Is told of every step and every epoch, after which it may ask to stop."""
 
     def step(self, epoch: int, index: int, loss: float) -> None: ...
 
-    def epoch(self, report: Report) -> None: ...
+    def epoch(self, report: Report) -> bool: ...
 
 
-def reporter(progress: bool | Callable[[Report], None], *, epochs: int, steps: int) -> Reporter:
+def reporter(
+    progress: bool | Callable[[Report], bool | None], *, epochs: int, steps: int
+) -> Reporter:
     """The reporter for `progress`: False is silent, a function is called after each epoch."""
     if callable(progress):
         return Calling(progress)
@@ -43,16 +47,17 @@ def reporter(progress: bool | Callable[[Report], None], *, epochs: int, steps: i
 
 
 class Calling:
-    """Hands each epoch's report to a function."""
+    """Hands each epoch's report to a function, which stops the training by returning True."""
 
-    def __init__(self, function: Callable[[Report], None]) -> None:
+    def __init__(self, function: Callable[[Report], bool | None]) -> None:
         self._function = function
 
     def step(self, epoch: int, index: int, loss: float) -> None:
         """Steps are not reported."""
 
-    def epoch(self, report: Report) -> None:
-        self._function(report)
+    def epoch(self, report: Report) -> bool:
+        answer = self._function(report)
+        return isinstance(answer, bool | np.bool_) and bool(answer)
 
 
 class Lines:
@@ -65,12 +70,13 @@ class Lines:
     def step(self, epoch: int, index: int, loss: float) -> None:
         """Steps are not reported."""
 
-    def epoch(self, report: Report) -> None:
+    def epoch(self, report: Report) -> bool:
         now = time.monotonic()
         measures = "  ".join(f"{name} {value:.4f}" for name, value in report.measures.items())
         took, self._started = now - self._started, now
         self._stream.write(f"epoch {report.epoch + 1}/{report.epochs}  {measures}  {took:.1f} s\n")
         self._stream.flush()
+        return False
 
 
 class Bar(Lines):
@@ -91,6 +97,6 @@ class Bar(Lines):
         self._stream.write(f"\repoch {epoch + 1}/{self._epochs}  [{bar}]  loss {loss:.4f}\x1b[K")
         self._stream.flush()
 
-    def epoch(self, report: Report) -> None:
+    def epoch(self, report: Report) -> bool:
         self._stream.write("\r\x1b[K")
-        super().epoch(report)
+        return super().epoch(report)

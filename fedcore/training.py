@@ -11,27 +11,23 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedcore.autograd.ravel import ravel
 from fedcore.autograd.replay import compile
-from fedcore.autograd.tape import value_and_factored_grad
-from fedcore.autograd.tree import map_tree
 from fedcore.data.dataset import Dataset
 from fedcore.errors import ArgumentError, DivergenceError, ShapeError, user_line
 from fedcore.metrics import Metric, accuracy, binary_accuracy, measured, metric_name
-from fedcore.nn.context import Context
 from fedcore.nn.module import Module
 from fedcore.nn.state import ravel_state
-from fedcore.optim.clipping import clip_by_norm
-from fedcore.optim.optimizer import Optimizer, State
+from fedcore.optim.optimizer import Optimizer
 from fedcore.optim.schedules import Schedule
 from fedcore.progress import Report, reporter
+from fedcore.step import Loss, skip_empty, train_step
 from fedcore.tensor.backend import Backend, current_backend, to_host
-from fedcore.tensor.cotangent import Cotangent, as_array
 from fedcore.tensor.random import Key
 from fedcore.tensor.registry import operations
 from fedcore.tensor.tensor import Tensor, tensor
@@ -50,14 +46,7 @@ __all__ = [
 ]
 
 Model = TypeVar("Model", bound=Module)
-Step = Callable[..., tuple[Tensor, Tensor, State, Tensor, tuple[Tensor, ...]]]
 Data = Dataset | tuple[Any, Any]
-
-
-class Loss(Protocol):
-    """The weighted mean over examples of how far a prediction is from its target."""
-
-    def __call__(self, prediction: Tensor, target: Tensor, /, *, weight: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,77 +55,6 @@ class Fitted(Generic[Model]):
 
     model: Model
     history: dict[str, list[float]]
-
-
-def train_step(
-    rebuild: Callable[[Tensor], Model],
-    *,
-    loss: Loss,
-    optimizer: Optimizer,
-    metrics: Sequence[Metric] = (),
-    clip_norm: float | None = None,
-) -> Step:
-    """One step of training as a pure function, to be compiled or mapped over clients.
-
-    It maps (theta, state, optimizer_state, x, y, weight, key, lr) to (theta, state,
-    optimizer_state, loss, sums of the metrics over the batch). `weight` (B,) is 0 on padding, `key`
-    is the words of a `Key`. A batch of padding alone still takes a step of zero gradient, which
-    momentum, Adam, weight decay and batch statistics turn into a change: where such batches come,
-    as from `stack_clients`, wrap the step in `skip_empty`.
-    """
-
-    def step(
-        theta: Tensor, state: Tensor, moments: State, x: Any, y: Any, weight: Any, key: Any, lr: Any
-    ) -> tuple[Tensor, Tensor, State, Tensor, tuple[Tensor, ...]]:
-        def objective(theta: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-            model = rebuild(theta)
-            ctx = Context(model, training=True, key=key, state=state)
-            prediction = model(x, ctx=ctx)
-            return loss(prediction, y, weight=weight), (ctx.state, prediction)
-
-        gradient: Cotangent
-        (value, (after, prediction)), gradient = value_and_factored_grad(objective, has_aux=True)(
-            theta
-        )
-        if clip_norm is not None:
-            gradient = clip_by_norm(gradient, clip_norm)
-        elif not getattr(optimizer, "takes_factored", False):
-            gradient = as_array(gradient)
-        sums = tuple(operations.sum(measured(metric, prediction, y) * weight) for metric in metrics)
-        theta, moments = optimizer.step(theta, gradient, moments, lr=lr)
-        return theta, after, moments, value, sums
-
-    return step
-
-
-def skip_empty(step: Step) -> Step:
-    """`step`, a `train_step`, which leaves everything as it was at a batch whose weights are all 0.
-
-    Parameters, state and the optimiser's state come back bit for bit, in each lane for itself, and
-    the loss is 0: a client that `stack_clients` pads ends where it would end alone.
-
-    >>> from fedcore.nn import Linear, mse
-    >>> from fedcore.optim import SGD
-    >>> theta, rebuild = ravel(Linear(1, 1, key=0))
-    >>> step = skip_empty(train_step(rebuild, loss=mse, optimizer=SGD(lr=1.0, weight_decay=0.5)))
-    >>> x, nothing = np.ones((2, 1), np.float32), np.zeros(2, np.float32)
-    >>> after, *_ = step(theta, tensor([]), (), x, x, nothing, Key(0, "forward").words(), 1.0)
-    >>> after.tolist() == theta.tolist()
-    True
-    """
-
-    def careful(
-        theta: Tensor, state: Tensor, moments: State, x: Any, y: Any, weight: Any, key: Any, lr: Any
-    ) -> tuple[Tensor, Tensor, State, Tensor, tuple[Tensor, ...]]:
-        before = (theta, state, moments)
-        *after, value, sums = step(theta, state, moments, x, y, weight, key, lr)
-        counts = operations.any(tensor(weight) != 0.0)
-        theta, state, moments = map_tree(
-            lambda new, old: operations.where(counts, new, old), tuple(after), before
-        )
-        return theta, state, moments, operations.where(counts, value, 0.0), sums
-
-    return careful
 
 
 def fit(
@@ -152,14 +70,16 @@ def fit(
     metrics: Sequence[Metric] = (),
     schedule: Schedule | None = None,
     clip_norm: float | None = None,
-    progress: bool | Callable[[Report], None] = True,
+    progress: bool | Callable[[Report], bool | None] = True,
 ) -> Fitted[Model]:
     """Train `model` on shuffled batches of `dataset`, a Dataset or a pair (x, y).
 
+    `loss` is one of `fedcore.nn` or a function that keeps the contract of `Loss`: called as
+    loss(prediction, target, weight=weight), it gives the weighted mean over the examples.
     `schedule` replaces the optimiser's rate, by step. `metrics` are functions like `accuracy`; the
     history holds "loss" and each metric by its name, and with `validation` the same as "val_...".
     The run depends on `seed` alone. Floating data become float32. `progress` prints, or is a
-    function called with a report after each epoch.
+    function called with a report after each epoch; when it returns True, training ends there.
     Raises: DivergenceError naming the step whose loss is not finite; ArgumentError for epochs or a
     batch size below 1, a rate below 0, or functions that cannot be called as they will be;
     DatasetError for an empty dataset; what the layers raise.
@@ -175,6 +95,13 @@ def fit(
             fix="pass an integer of at least 1",
         )
     theta, rebuild = ravel(model)
+    if theta.size == 0:
+        raise ArgumentError(
+            f"fit: the {type(model).__name__} has no parameters",
+            where=user_line(),
+            why="there is nothing to train",
+            fix="hold layers in the model's attributes: self.layer = nn.Linear(4, 2, key=0)",
+        )
     state, rebuild_state = ravel_state(model)
     moments = optimizer.init(theta)
     one_step = train_step(
@@ -193,7 +120,8 @@ def fit(
             rate = optimizer.lr if schedule is None else _rate(schedule, now)
             key = Key(seed, "forward").fold(now).words()
             inputs = [device.asarray(_single(a)) for a in (batch.x, batch.y, batch.weight, key)]
-            theta, state, moments, value, sums = step(theta, state, moments, *inputs, rate)
+            with _without_warnings():
+                theta, state, moments, value, sums = step(theta, state, moments, *inputs, rate)
             measured = value.item()
             if not math.isfinite(measured):
                 raise _diverged(measured, epoch, index, rate)
@@ -202,13 +130,15 @@ def fit(
         logs = dict(zip(names, (totals / len(data)).tolist(), strict=True))
         model = rebuild_state(rebuild(theta), state)
         if held_out is not None:
-            measures = evaluate(
-                model, held_out, loss=loss, metrics=metrics, batch_size=max(batch_size, 256)
-            )
+            with _without_warnings():
+                measures = evaluate(
+                    model, held_out, loss=loss, metrics=metrics, batch_size=max(batch_size, 256)
+                )
             logs |= {f"val_{name}": number for name, number in measures.items()}
         for name, number in logs.items():
             history.setdefault(name, []).append(number)
-        report.epoch(Report(epoch, epochs, logs))
+        if report.epoch(Report(epoch, epochs, logs)):
+            break
     return Fitted(model, history)
 
 
@@ -306,7 +236,9 @@ def _check_parts(model: object, loss: object = None, metrics: object = ()) -> No
             f"training: the model is {model!r:.80}",
             where=user_line(),
             why="parameters are found in a module, made with its sizes",
-            fix="pass an nn.Module such as nn.Sequential(...)",
+            fix="pass its model: fitted.model"
+            if isinstance(model, Fitted)
+            else "pass an nn.Module such as nn.Sequential(...)",
         )
     if loss is not None and not _takes(loss, "prediction", "target", weight="weight"):
         raise ArgumentError(
@@ -378,6 +310,11 @@ def _device(model: Module) -> Backend:
 def _single(values: NDArray[Any]) -> NDArray[Any]:
     """Floating data in the precision of the parameters."""
     return values.astype(np.float32, copy=False) if values.dtype.kind == "f" else values
+
+
+def _without_warnings() -> np.errstate:
+    """A loss that is not finite is an error of its own: NumPy need not warn before it."""
+    return np.errstate(over="ignore", divide="ignore", invalid="ignore")
 
 
 def _diverged(value: float, epoch: int, index: int, rate: float) -> DivergenceError:
