@@ -46,13 +46,14 @@ __all__ = [
     "user_line",
 ]
 
-_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_PACKAGE = __name__.partition(".")[0]
 
 
 def user_line() -> str:
     """The innermost line outside this package as `file:line: source`, or "" if there is none."""
     frame = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    # by the module's name: methods that dataclasses generate have no file
+    while frame is not None and f"{frame.f_globals.get('__name__')}.".startswith(f"{_PACKAGE}."):
         frame = frame.f_back  # type: ignore[assignment]
     if frame is None:
         return ""

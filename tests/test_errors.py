@@ -83,14 +83,30 @@ def test_user_line_names_the_line_that_called_into_the_package(tmp_path: Path) -
     assert runpy.run_path(str(script))["found"] == "train.py:3: found = user_line()  # here"
 
 
-def test_user_line_skips_the_frames_of_the_package(tmp_path: Path) -> None:
-    inside = compile("def operation():\n    return user_line()", errors.__file__, "exec")
-    namespace = {"user_line": user_line}
-    exec(inside, namespace)
+@pytest.mark.parametrize("module", ["fedcore", "fedcore.optim.sgd"])
+@pytest.mark.parametrize("file", [errors.__file__, "<string>"])
+def test_user_line_skips_the_frames_of_the_package(tmp_path: Path, module: str, file: str) -> None:
+    namespace = {"user_line": user_line, "__name__": module}
+    exec(compile("def operation():\n    return user_line()", file, "exec"), namespace)
     script = tmp_path / "train.py"
     script.write_text("found = operation()\n")
-    ran = runpy.run_path(str(script), init_globals=namespace)
+    ran = runpy.run_path(str(script), init_globals={"operation": namespace["operation"]})
     assert ran["found"] == "train.py:1: found = operation()"
+
+
+def test_user_line_is_in_a_package_of_a_name_that_begins_alike(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text("from fedcore.errors import user_line\n\nfound = user_line()\n")
+    ran = runpy.run_path(str(script), run_name="fedcore_app.train")
+    assert ran["found"] == "train.py:3: found = user_line()"
+
+
+def test_an_error_in_a_generated_method_names_the_line_that_called_it(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text("from fedcore import optim\n\noptim.Adam(lr=-1)\n")
+    with pytest.raises(FedcoreError) as caught:
+        runpy.run_path(str(script))
+    assert caught.value.where == "train.py:3: optim.Adam(lr=-1)"
 
 
 def test_user_line_without_source_still_gives_file_and_line() -> None:
