@@ -28,8 +28,10 @@ from fedcore.errors import (
     DtypeError,
     FedcoreError,
     InstallError,
+    user_line,
 )
 from fedcore.tensor.backend import is_array, to_host
+from fedcore.tensor.tensor import Tensor
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -59,22 +61,30 @@ class Checkpoint(NamedTuple):
 
 def save_checkpoint(
     path: str | os.PathLike[str],
-    arrays: Mapping[str, NDArray[Any]],
+    arrays: Mapping[str, NDArray[Any] | Tensor],
     *,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write `arrays` and `metadata` to `path`, replacing what is there in one step.
 
+    The arrays of a model are `model.state_dict()`. A leading `~` of the path is the home folder.
     On return the file and its name are on the disk; on an error `path` is as it was. The file can
     be read by its owner alone.
     Raises: InstallError without safetensors; DtypeError for an array that is not of numbers or
-    bools; ArgumentError for a name or metadata that is no text; CheckpointError if the file cannot
-    be written.
+    bools; ArgumentError for what is no mapping, and for a name or metadata that is no text;
+    CheckpointError if the file cannot be written.
     """
     library = _safetensors()
+    if not isinstance(arrays, Mapping):
+        raise ArgumentError(
+            f"save_checkpoint: the arrays are a {type(arrays).__name__}",
+            where=user_line(),
+            why="a checkpoint holds arrays by name",
+            fix="pass a mapping; that of a model is model.state_dict()",
+        )
     ready = {_checked_name(name): _checked_array(name, array) for name, array in arrays.items()}
     texts = {_METADATA_KEY: _encode_metadata(metadata or {})}
-    target = Path(path)
+    target = Path(os.path.expanduser(path))
     temporary = ""
     try:
         handle, temporary = tempfile.mkstemp(
@@ -114,10 +124,11 @@ def load_checkpoint(
     """
     library = _safetensors()
     try:
+        file_name = os.path.expanduser(os.fspath(path))
         # Tested first: the library maps the file into memory and would block on a named pipe.
-        if not stat.S_ISREG(os.stat(os.fspath(path)).st_mode):
+        if not stat.S_ISREG(os.stat(file_name).st_mode):
             raise _broken(path, "it is not a regular file")
-        with library.safe_open(path, framework="numpy") as file:
+        with library.safe_open(file_name, framework="numpy") as file:
             found = {name: _declared(path, name, file.get_slice(name)) for name in file.keys()}  # noqa: SIM118
             if expected is not None:
                 _check_declared(path, found, expected)
@@ -139,7 +150,7 @@ def _safetensors() -> ModuleType:
         raise InstallError(
             "checkpoints: safetensors is not installed",
             why="checkpoint files are written and read by that package",
-            fix="pip install safetensors, or pip install 'fedcore-fl[demo]'",
+            fix="pip install safetensors, or in a checkout: pip install -e '.[demo]'",
         ) from error
     return safetensors
 
@@ -155,7 +166,9 @@ def _checked_name(name: str) -> str:
 
 
 def _checked_array(name: str, array: object) -> NDArray[Any]:
-    if is_array(array):
+    if isinstance(array, Tensor):
+        array = array.numpy()
+    elif is_array(array):
         array = to_host(array)
     if not isinstance(array, np.ndarray) or array.dtype.newbyteorder("=") not in _DTYPES.values():
         found = array.dtype if isinstance(array, np.ndarray) else type(array).__name__

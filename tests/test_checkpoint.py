@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
+from fedcore import nn
 from fedcore.checkpoint import load_checkpoint, save_checkpoint
 from fedcore.errors import (
     ArgumentError,
@@ -260,3 +261,28 @@ def test_without_safetensors_the_remedy_is_named(
         with pytest.raises(InstallError, match="safetensors is not installed") as caught:
             call()
         assert "pip install" in caught.value.fix
+
+
+def test_tensors_are_stored_as_their_arrays(tmp_path: Path) -> None:
+    model = nn.Linear(3, 2, key=0)
+    save_checkpoint(tmp_path / "a", model.parameters())
+    save_checkpoint(tmp_path / "b", model.state_dict())
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize("arrays", [nn.Linear(3, 2, key=0), None, [np.zeros(3)]])
+def test_what_is_no_mapping_is_refused_with_the_mapping_of_a_model(
+    tmp_path: Path, arrays: Any
+) -> None:
+    with pytest.raises(ArgumentError, match=type(arrays).__name__) as caught:
+        save_checkpoint(tmp_path / "a", arrays)
+    assert "model.state_dict()" in caught.value.fix and caught.value.where
+
+
+def test_a_leading_tilde_is_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_checkpoint("~/a", MODEL)
+    assert (tmp_path / "a").exists()
+    assert load_checkpoint("~/a").arrays.keys() == MODEL.keys()

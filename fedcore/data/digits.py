@@ -42,7 +42,7 @@ def load_digits() -> Digits:
         raise InstallError(
             "load_digits: scikit-learn is not installed",
             why="the images are part of that package",
-            fix="pip install 'fedcore-fl[demo]'",
+            fix="pip install scikit-learn, or in a checkout: pip install -e '.[demo]'",
         ) from error
     bunch = datasets.load_digits()
     x = (bunch.images / _LARGEST_PIXEL).astype(np.float32)[..., np.newaxis]

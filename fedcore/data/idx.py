@@ -158,5 +158,6 @@ def _header(
 def _existing(folder: str | os.PathLike[str], name: str) -> Path:
     """`name` in `folder` in whichever of its published spellings exists, else the plain one."""
     dotted = name.replace("-idx", ".idx")
-    spellings = [Path(folder) / (stem + end) for stem in (name, dotted) for end in ("", ".gz")]
+    there = Path(os.path.expanduser(folder))
+    spellings = [there / (stem + end) for stem in (name, dotted) for end in ("", ".gz")]
     return next((path for path in spellings if path.exists()), spellings[0])

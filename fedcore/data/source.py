@@ -25,13 +25,13 @@ _PIECE_BYTES = 1 << 20
 
 
 def read_bytes(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> bytearray:
-    """The content of a regular file, inflated if it is gzip.
+    """The content of a regular file, inflated if it is gzip; a leading `~` is the home folder.
 
     Raises: DataFormatError if the file is missing, not a regular file, unreadable, larger than
     `max_bytes` after inflation, or corrupt gzip; TruncatedFileError if gzip data end early.
     """
     try:
-        with open(os.fspath(path), "rb") as file:
+        with open(os.path.expanduser(os.fspath(path)), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise _unreadable(path, "it is not a regular file")
             content = _read_limited(file, path, max_bytes)

@@ -57,7 +57,7 @@ def _cupy() -> Backend:
         raise InstallError(
             "the backend 'cupy' is not installed",
             why=str(error),
-            fix="on a machine with an NVIDIA GPU: pip install 'fedcore-fl[gpu]'",
+            fix="on a machine with an NVIDIA GPU, in a checkout: pip install -e '.[gpu]'",
         ) from error
     try:
         devices, reason = cupy.cuda.runtime.getDeviceCount(), "CUDA counts 0 devices"

@@ -76,3 +76,14 @@ def test_text_that_is_not_utf8_is_refused_with_its_line(tmp_path: Path) -> None:
     with pytest.raises(DataFormatError, match="not UTF-8") as caught:
         read_lines(path)
     assert caught.value.where == f"{path}:2"
+
+
+def test_a_leading_tilde_is_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.csv").write_bytes(b"x\n")
+    assert read_bytes("~/a.csv") == read_bytes(Path("~") / "a.csv") == b"x\n"
+    with pytest.raises(DataFormatError) as caught:
+        read_bytes("~/absent")
+    assert caught.value.where == "~/absent"
