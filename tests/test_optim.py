@@ -261,3 +261,12 @@ def test_a_schedule_in_the_place_of_a_rate_is_sent_to_fit(rule: optim.Optimizer)
     with pytest.raises(ArgumentError, match="lr is") as caught:
         type(rule)(lr=optim.constant(0.1))  # type: ignore[call-arg]
     assert "fit(schedule=...)" in caught.value.fix
+
+
+@each
+def test_a_model_is_sent_through_ravel(rule: optim.Optimizer) -> None:
+    model = nn.Linear(2, 2, key=0)
+    for call in (lambda: rule.init(model), lambda: rule.step(model, model, ())):
+        with pytest.raises(ArgumentError, match="parameters are a Linear") as caught:
+            call()
+        assert "fedcore.ravel(model)" in caught.value.fix

@@ -12,6 +12,7 @@ from fedcore.optim.optimizer import (
     check_fraction,
     check_positive,
     dense,
+    flat,
     parts_of,
     rate_of,
 )
@@ -43,11 +44,12 @@ class Adam:
         _check_moments(self)
 
     def init(self, theta: Tensor) -> State:
-        return _moments(theta, 0.0)
+        return _moments(flat(self, theta), 0.0)
 
     def step(
         self, theta: Tensor, gradient: Cotangent, state: State, *, lr: Any = None
     ) -> tuple[Tensor, State]:
+        theta = flat(self, theta)
         g = dense(theta, gradient)
         if self.weight_decay:
             g = g + theta * self.weight_decay
@@ -75,12 +77,12 @@ class AdamW:
         _check_moments(self)
 
     def init(self, theta: Tensor) -> State:
-        return _moments(theta, 0.0)
+        return _moments(flat(self, theta), 0.0)
 
     def step(
         self, theta: Tensor, gradient: Cotangent, state: State, *, lr: Any = None
     ) -> tuple[Tensor, State]:
-        rate = rate_of(self, lr)
+        rate, theta = rate_of(self, lr), flat(self, theta)
         direction, state = _adam_direction(self, dense(theta, gradient), state)
         return theta - (direction + theta * self.weight_decay) * rate, state
 
@@ -110,11 +112,12 @@ class Yogi:
         check_at_least_zero("Yogi", initial=self.initial)
 
     def init(self, theta: Tensor) -> State:
-        return _moments(theta, self.initial)
+        return _moments(flat(self, theta), self.initial)
 
     def step(
         self, theta: Tensor, gradient: Cotangent, state: State, *, lr: Any = None
     ) -> tuple[Tensor, State]:
+        theta = flat(self, theta)
         count, m, v = parts_of(self, state, 3)
         g = dense(theta, gradient)
         if self.weight_decay:
@@ -149,13 +152,14 @@ class RMSprop:
         check_positive("RMSprop", eps=self.eps)
 
     def init(self, theta: Tensor) -> State:
+        theta = flat(self, theta)
         # two arrays: a replay may own and overwrite the memory of each
         return tuple(zeros_like(theta) for _ in range(2 if self.momentum else 1))
 
     def step(
         self, theta: Tensor, gradient: Cotangent, state: State, *, lr: Any = None
     ) -> tuple[Tensor, State]:
-        rate = rate_of(self, lr)
+        rate, theta = rate_of(self, lr), flat(self, theta)
         g = dense(theta, gradient)
         if self.weight_decay:
             g = g + theta * self.weight_decay
@@ -191,11 +195,12 @@ class Adagrad:
         check_positive("Adagrad", eps=self.eps)
 
     def init(self, theta: Tensor) -> State:
-        return (full_like(theta, self.initial),)
+        return (full_like(flat(self, theta), self.initial),)
 
     def step(
         self, theta: Tensor, gradient: Cotangent, state: State, *, lr: Any = None
     ) -> tuple[Tensor, State]:
+        theta = flat(self, theta)
         g = dense(theta, gradient)
         if self.weight_decay:
             g = g + theta * self.weight_decay

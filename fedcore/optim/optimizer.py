@@ -12,6 +12,7 @@ from numbers import Real
 from typing import Any, Protocol
 
 from fedcore.errors import ArgumentError, DtypeError, ShapeError, user_line
+from fedcore.tensor.backend import is_array
 from fedcore.tensor.cotangent import Cotangent, Factored, Pieces, as_array
 from fedcore.tensor.tensor import Tensor, tensor
 
@@ -23,6 +24,7 @@ __all__ = [
     "check_positive",
     "check_size",
     "dense",
+    "flat",
     "parts_of",
     "rate_of",
 ]
@@ -52,6 +54,21 @@ class Optimizer(Protocol):
     ) -> tuple[Tensor, State]:
         """The parameters and state after one step; `lr` is a number or a 0-d tensor."""
         ...
+
+
+def flat(optimizer: Optimizer, theta: Any) -> Tensor:
+    """The parameters as a tensor.
+
+    Raises: ArgumentError if they are none, such as a model.
+    """
+    if isinstance(theta, Tensor) or is_array(theta):
+        return tensor(theta)
+    raise ArgumentError(
+        f"{type(optimizer).__name__}: the parameters are a {type(theta).__name__}",
+        where=user_line(),
+        why="an optimiser moves one flat vector (D,)",
+        fix="theta, rebuild = fedcore.ravel(model), then optimizer.init(theta); or fit(model, ...)",
+    )
 
 
 def dense(theta: Tensor, gradient: Cotangent) -> Tensor:

@@ -12,6 +12,7 @@ from fedcore.optim.optimizer import (
     check_fraction,
     check_size,
     dense,
+    flat,
     parts_of,
     rate_of,
 )
@@ -57,12 +58,13 @@ class SGD:
             )
 
     def init(self, theta: Tensor) -> State:
+        theta = flat(self, theta)
         return (zeros_like(theta),) if self.momentum else ()
 
     def step(
         self, theta: Tensor, gradient: Cotangent, state: State, *, lr: Any = None
     ) -> tuple[Tensor, State]:
-        rate = rate_of(self, lr)
+        rate, theta = rate_of(self, lr), flat(self, theta)
         if not self.momentum:  # the gradient may stay factored: it is never written down
             check_size(theta, gradient)
             if self.weight_decay:
