@@ -98,15 +98,23 @@ class Module(ModuleTree):
             for name, value in module.state().items()
         }
 
-    def summary(self, input_shape: tuple[int, ...], *, dtype: str = "float32") -> str:
+    def summary(self, input_shape: int | tuple[int, ...], *, dtype: str = "float32") -> str:
         """The table of `fedcore.nn.summary` for this model."""
         return summary(self, input_shape, dtype=dtype)
 
     def with_state_dict(self: Self, arrays: Mapping[str, Any]) -> Self:
         """The same model with these parameters and this state: the inverse of `state_dict`.
 
-        Raises: CheckpointError listing what is missing, unexpected or of another shape or dtype.
+        Raises: CheckpointError listing what is missing, unexpected or of another shape or dtype;
+        ArgumentError for what is no mapping.
         """
+        if not isinstance(arrays, Mapping):
+            raise ArgumentError(
+                f"with_state_dict: the arrays are a {type(arrays).__name__}",
+                where=user_line(),
+                why="parameters and state are found by their paths",
+                fix="pass a mapping of arrays, such as load_checkpoint(path).arrays",
+            )
         own = self.state_dict()
         problems = [f"missing: {path}" for path in sorted(own.keys() - arrays.keys())]
         problems += [f"unexpected: {path}" for path in sorted(arrays.keys() - own.keys())]

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 
 from fedcore.autograd.tree import flatten
+from fedcore.errors import ShapeError
 from fedcore.nn.context import Context
 from fedcore.nn.trace import LayerCall, Trace
 from fedcore.nn.tree import ModuleTree
 from fedcore.tensor.backend import Backend, current_backend
+from fedcore.tensor.ops.arguments import element_type, lengths
 from fedcore.tensor.tensor import Tensor, tensor
 
 __all__ = ["summary"]
@@ -18,12 +20,12 @@ __all__ = ["summary"]
 HEADER = ("layer", "kind", "output", "parameters", "bytes", "FLOPs")
 
 
-def summary(model: Any, input_shape: tuple[int, ...], *, dtype: str = "float32") -> str:
+def summary(model: Any, input_shape: int | tuple[int, ...], *, dtype: str = "float32") -> str:
     """A table of the layers of `model` as one example of `input_shape` passes through them.
 
     Output shapes are without the batch axis. FLOPs are those of matrix products and convolutions in
     one forward pass of one example; parameters and bytes count what is trained.
-    Raises: what the layers raise for an input of that shape.
+    Raises: ShapeError for what is no shape, what the layers raise for an input of that shape.
 
     >>> from fedcore.nn.linear import Linear
     >>> print(summary(Linear(4, 3, key=0), (4,)))
@@ -31,11 +33,17 @@ def summary(model: Any, input_shape: tuple[int, ...], *, dtype: str = "float32")
     (model)  Linear  (3,)            15     60     24
     total                            15     60     24
     """
+    try:
+        shape = lengths("summary", input_shape, option="input_shape", least=1)
+    except ShapeError as error:
+        error.fix = "pass the shape of one example, without a batch axis, such as (8, 8, 1)"
+        raise
+    given = np.zeros((1, *shape), dtype=element_type("summary", dtype))
     trace = Trace()
     ctx = Context(model)
     ctx.trace = trace
     with trace.listening():
-        model(_device(model).asarray(np.zeros((1, *input_shape), dtype=dtype)), ctx=ctx)
+        model(_device(model).asarray(given), ctx=ctx)
     rows = [_row(call) for call in trace.calls if _is_row(call)]
     total = _sizes(model)
     last = ("total", "", "", f"{total[0]:,}", f"{total[1]:,}", f"{trace.calls[0].flops:,}")

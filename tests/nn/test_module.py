@@ -243,6 +243,13 @@ def test_what_does_not_fit_a_model_is_listed() -> None:
         assert part in caught.value.why
 
 
+def test_a_whole_checkpoint_is_no_mapping_but_has_one(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "net", Net().state_dict())
+    with pytest.raises(ArgumentError, match="Checkpoint") as caught:
+        Net().with_state_dict(load_checkpoint(tmp_path / "net"))  # type: ignore[arg-type]
+    assert "load_checkpoint(path).arrays" in caught.value.fix
+
+
 def test_the_loaded_model_does_not_share_memory_with_the_arrays() -> None:
     arrays = Net().state_dict()
     loaded = Net().with_state_dict(arrays)

@@ -93,3 +93,15 @@ def test_integers_pass_through_an_embedding() -> None:
 def test_a_shape_that_does_not_fit_is_refused_with_the_path() -> None:
     with pytest.raises(ShapeError, match=r"layers\.0 \(Linear\)"):
         nn.Sequential(nn.Linear(4, 2, key=0)).summary((5,))
+
+
+def test_one_length_is_a_shape_of_one_axis() -> None:
+    model = nn.Linear(4, 2, key=0)
+    assert model.summary(4) == model.summary((4,))
+
+
+@pytest.mark.parametrize("shape", [(None, 8, 8, 1), "(8, 8)", (8.0,), None, (0,), -1])
+def test_what_is_no_shape_is_refused_with_an_example(shape: Any) -> None:
+    with pytest.raises(ShapeError, match="summary: input_shape is") as caught:
+        nn.Linear(4, 2, key=0).summary(shape)
+    assert "without a batch axis" in caught.value.fix
