@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from fedcore.errors import DtypeError, ShapeError, user_line
+from fedcore.errors import ArgumentError, DtypeError, ShapeError, user_line
 from fedcore.tensor.registry import operations
 from fedcore.tensor.tensor import Tensor, tensor
 
-__all__ = ["Metric", "accuracy", "binary_accuracy", "measured", "metric_name"]
+__all__ = ["Metric", "accuracy", "binary_accuracy", "check_names", "measured", "metric_name"]
 
 Metric = Callable[[Tensor, Tensor], Tensor]
 
@@ -87,3 +88,22 @@ def measured(metric: Metric, prediction: Tensor, target: Tensor) -> Tensor:
 def metric_name(metric: Metric) -> str:
     """The name of a metric in a history."""
     return getattr(metric, "__name__", type(metric).__name__)
+
+
+def check_names(metrics: Sequence[Metric]) -> None:
+    """Refuse metrics that share a name in a history with each other or with the loss.
+
+    Raises: ArgumentError naming them, since the values of one would be added to those of the other.
+    """
+    names = ["loss", *map(metric_name, metrics)]
+    counts = Counter([*names, *(f"val_{name}" for name in names)])
+    shared = [name for name in dict.fromkeys(names) if counts[name] > 1]
+    if shared:
+        raise ArgumentError(
+            f"training: more than one measure is named {', '.join(shared):.200}",
+            where=user_line(),
+            why="a history holds the loss as 'loss', each metric by the name of its function, and "
+            "both of the validation as 'val_...'",
+            fix="give each metric once and a name of its own: write it with def, or set the "
+            "__name__ of a lambda or functools.partial",
+        )

@@ -20,7 +20,7 @@ from fedcore.autograd.ravel import ravel
 from fedcore.autograd.replay import compile
 from fedcore.data.dataset import Dataset
 from fedcore.errors import ArgumentError, DivergenceError, ShapeError, user_line
-from fedcore.metrics import Metric, accuracy, binary_accuracy, measured, metric_name
+from fedcore.metrics import Metric, accuracy, binary_accuracy, check_names, measured, metric_name
 from fedcore.nn.module import Module
 from fedcore.nn.state import ravel_state
 from fedcore.optim.optimizer import Optimizer
@@ -81,8 +81,8 @@ def fit(
     The run depends on `seed` alone. Floating data become float32. `progress` prints, or is a
     function called with a report after each epoch; when it returns True, training ends there.
     Raises: DivergenceError naming the step whose loss is not finite; ArgumentError for epochs or a
-    batch size below 1, a rate below 0, or functions that cannot be called as they will be;
-    DatasetError for an empty dataset; what the layers raise.
+    batch size below 1, a rate below 0, functions that cannot be called as they will be, or metrics
+    that share a name; DatasetError for an empty dataset; what the layers raise.
     """
     _check_parts(model, loss, metrics)
     _check_rules(optimizer, schedule)
@@ -153,7 +153,8 @@ def evaluate(
     """The mean loss, if one is given, and the mean of each metric over all examples.
 
     By default the metrics are `[accuracy]` if the targets are integers, else none.
-    Raises: DatasetError for an empty dataset, ArgumentError for a batch size below 1.
+    Raises: DatasetError for an empty dataset, ArgumentError for a batch size below 1 or
+    metrics that share a name.
     """
     data = _dataset(dataset)
     if metrics is None:
@@ -254,6 +255,7 @@ def _check_parts(model: object, loss: object = None, metrics: object = ()) -> No
             why="each is called as metric(prediction, target)",
             fix="pass a list of functions: metrics=[accuracy]",
         )
+    check_names(metrics)
 
 
 def _check_rules(optimizer: object, schedule: object) -> None:

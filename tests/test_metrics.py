@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,9 +11,9 @@ import pytest
 from hypothesis import given, strategies as st
 
 import fedcore as fc
-from fedcore import nn
-from fedcore.errors import DtypeError, FedcoreError, ShapeError
-from fedcore.training import accuracy, binary_accuracy, evaluate
+from fedcore import nn, optim
+from fedcore.errors import ArgumentError, DtypeError, FedcoreError, ShapeError
+from fedcore.training import accuracy, binary_accuracy, evaluate, fit
 
 DRAW = np.random.default_rng(5)
 SCORES = DRAW.standard_normal((9, 3)).astype(np.float32)
@@ -67,3 +69,46 @@ def test_by_default_accuracy_is_measured_where_targets_are_integers_and_nothing_
     regression = (SCORES, np.zeros((9, 2), np.float32))
     assert list(evaluate(model, regression, loss=nn.mse)) == ["loss"]
     assert evaluate(model, regression) == {}
+
+
+def named(name: str) -> Callable[[fc.Tensor, fc.Tensor], fc.Tensor]:
+    def metric(prediction: fc.Tensor, target: fc.Tensor) -> fc.Tensor:
+        return accuracy(prediction, target)
+
+    metric.__name__ = name
+    return metric
+
+
+@pytest.mark.parametrize(
+    ("metrics", "shared"),
+    [
+        ([accuracy, accuracy], "accuracy"),
+        ([lambda y, t: accuracy(y, t), lambda y, t: 1.0 - accuracy(y, t)], "<lambda>"),
+        ([partial(accuracy), partial(accuracy)], "partial"),
+        ([named("loss")], "loss"),
+        ([accuracy, named("val_accuracy")], "val_accuracy"),
+    ],
+)
+def test_measures_that_would_share_one_entry_of_the_history_are_refused(
+    metrics: list[Any], shared: str
+) -> None:
+    model, data = nn.Linear(3, 2, key=0), (SCORES, np.zeros(9, int))
+    with pytest.raises(ArgumentError, match=shared) as caught:
+        evaluate(model, data, metrics=metrics)
+    assert "def" in caught.value.fix
+    with pytest.raises(ArgumentError, match=shared):
+        fit(
+            model,
+            data,
+            loss=nn.cross_entropy,
+            optimizer=optim.SGD(lr=0.1),
+            epochs=1,
+            batch_size=9,
+            metrics=metrics,
+        )
+
+
+def test_metrics_of_different_names_are_measured_each_by_itself() -> None:
+    model, data = nn.Linear(3, 2, key=0), (SCORES, np.arange(9) % 2)
+    both = evaluate(model, data, metrics=[accuracy, named("again")])
+    assert both["accuracy"] == both["again"] == evaluate(model, data)["accuracy"]
