@@ -23,6 +23,8 @@ from fedcore.errors import ArgumentError, DataFormatError, DatasetError
 
 __all__ = ["Column", "Table", "column_name", "parse_table"]
 
+_SHOWN = 8  # columns named by a table's repr
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -46,6 +48,18 @@ class Table:
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
+
+    def __repr__(self) -> str:
+        name = f"{self.name!r}, " if self.name else ""
+        kinds = (
+            f"{len(self.vocabularies[column])} categories"
+            if column in self.vocabularies
+            else str(values.dtype)
+            for column, values in self.columns.items()
+        )
+        named = [f"{column} {kind}" for column, kind in zip(self.columns, kinds, strict=True)]
+        more = f", and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
+        return f"Table({name}{len(self)} rows, {', '.join(named[:_SHOWN])}{more})"
 
     def __getitem__(self, column: str | int) -> NDArray[Any]:
         """One column by name or position. Raises: ArgumentError if there is no such column."""

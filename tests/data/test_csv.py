@@ -144,3 +144,11 @@ def test_a_table_without_labels_or_features_is_no_dataset(tmp_path: Path) -> Non
         table.dataset(label="c")
     with pytest.raises(ArgumentError, match="encode='binary'"):
         table.dataset(label="b", encode="binary")  # type: ignore[arg-type]
+
+
+def test_a_table_prints_its_columns_and_no_data(tmp_path: Path) -> None:
+    path = write(tmp_path, "age,ward\n31.5,north\n58.25,south\n31.5,north\n")
+    table = load_csv(path, categorical=["ward"])
+    assert repr(table) == "Table('table.csv', 3 rows, age float64, ward 2 categories)"
+    wide = load_csv(write(tmp_path, "1," * 29 + "1\n"), header=False)
+    assert repr(wide).endswith("and 22 more)") and len(repr(wide)) < 200
