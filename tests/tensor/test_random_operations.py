@@ -139,3 +139,13 @@ def test_folding_separates_parts_and_is_no_prefix_of_another() -> None:
 def test_what_cannot_be_drawn_is_refused(call: Callable[[], Any], error: type[Exception]) -> None:
     with pytest.raises(error):
         call()
+
+
+@each_draw
+@pytest.mark.parametrize("key", [0, np.int64(3), True])
+def test_an_integer_is_no_key_and_is_shown_how_one_is_made(
+    draw: Callable[[Any], Tensor], key: Any
+) -> None:
+    with pytest.raises(ArgumentError, match="the key is") as caught:
+        draw(key)
+    assert 'fedcore.Key(0, "noise")' in caught.value.fix

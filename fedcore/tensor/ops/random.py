@@ -138,6 +138,13 @@ def _words(name: str, key: Any, like: Tensor | None = None) -> Tensor:
             )
         backend = current_backend() if like is None else like.backend
         return Tensor(backend.asarray(key.words()))
+    if isinstance(key, int | np.integer):
+        raise ArgumentError(
+            f"{name}: the key is {key!r:.80}",
+            where=user_line(),
+            why="an integer is no key: a key names one stream, by a seed and a purpose",
+            fix='pass a Key, such as fedcore.Key(0, "noise"), whose seed the integer may be',
+        )
     words = operand(name, key)
     if words.shape != (2,):
         raise ShapeError(
