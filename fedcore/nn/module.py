@@ -45,6 +45,24 @@ class Module(ModuleTree):
     ...         return x * self.factor
     >>> Scale(2)(tensor([3.0, 4.0])).tolist(), list(Scale(2).parameters())
     ([3.0, 4.0], ['factor'])
+
+    An array named in `state_names` is state: it is stored but not trained. The context reads and
+    writes it; the module keeps what it began with.
+
+    >>> class Center(Module):
+    ...     state_names = ("mean",)
+    ...     def __init__(self, size):
+    ...         self.mean = tensor(np.zeros(size, np.float32))
+    ...     def forward(self, x, ctx):
+    ...         if ctx.training:
+    ...             ctx.write(self, "mean", ctx.read(self, "mean") * 0.5 + x.mean(axis=0) * 0.5)
+    ...         return x - ctx.read(self, "mean")
+    >>> center = Center(2)
+    >>> ctx = Context(center, training=True)
+    >>> center(tensor([[2.0, 4.0], [2.0, 8.0]]), ctx=ctx).tolist()
+    [[1.0, 1.0], [1.0, 5.0]]
+    >>> ctx.state.tolist(), center.mean.tolist()  # fedcore.nn.ravel_state puts it into a model
+    ([1.0, 3.0], [0.0, 0.0])
     """
 
     forward: Callable[..., Any] = _no_forward
