@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Container
 from pathlib import Path
 
 from fedcore.data.source import MAX_BYTES, read_lines
@@ -35,7 +36,7 @@ def load_arff(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> Ta
     `fedcore.data.source.read_bytes` raises.
     """
     lines = read_lines(path, max_bytes=max_bytes)
-    columns: list[Column] = []
+    columns: dict[str, Column] = {}
     relation = Path(path).name
     for number, line in enumerate(lines, start=1):
         text = line.strip()
@@ -43,9 +44,10 @@ def load_arff(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> Ta
         if keyword == "@relation":
             relation = _unquote(text[len("@relation") :].strip()) or relation
         elif keyword == "@attribute":
-            columns.append(_column(path, number, text, {column.name for column in columns}))
+            column = _column(path, number, text, columns)
+            columns[column.name] = column
         elif keyword.partition("%")[0] == "@data":
-            return _table(path, columns, lines, number, relation)
+            return _table(path, list(columns.values()), lines, number, relation)
         elif text and not text.startswith("%"):
             raise _error(path, number, "has a header line that is no declaration", _HEADER_FIX)
     raise _error(path, len(lines), "has no @data line", _HEADER_FIX)
@@ -71,7 +73,7 @@ def _table(
     return parse_table(path, columns, rows, numbers, name=relation)
 
 
-def _column(path: str | os.PathLike[str], number: int, text: str, taken: set[str]) -> Column:
+def _column(path: str | os.PathLike[str], number: int, text: str, taken: Container[str]) -> Column:
     declaration = _ATTRIBUTE.match(text)
     if declaration is None:
         raise _error(path, number, "has a malformed @attribute", "write @attribute NAME TYPE")

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from fedcore.data.source import MAX_BYTES, read_lines
-from fedcore.data.table import Column, Table, column_name, parse_table
+from fedcore.data.table import Column, Table, column_names, parse_table
 from fedcore.errors import ArgumentError, DataFormatError
 
 __all__ = ["load_csv"]
@@ -63,8 +63,10 @@ def load_csv(
             why="a column is chosen by its name",
             fix="pass distinct names=[...]; with header=True they replace the first line",
         )
-    given = {column_name(names, name): tuple(words) for name, words in (vocabularies or {}).items()}
-    coded = {column_name(names, column) for column in categorical} | given.keys()
+    vocabularies = vocabularies or {}
+    listed = zip(column_names(names, vocabularies), vocabularies.values(), strict=True)
+    given = {name: tuple(words) for name, words in listed}
+    coded = {*column_names(names, categorical), *given}
     columns = [Column(name, name in coded, given.get(name)) for name in names]
     absent = frozenset(missing)
     cells = [[None if cell in absent else cell for cell in row] for row in rows]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from fedcore.data.dataset import Dataset
 from fedcore.errors import ArgumentError, DataFormatError, DatasetError
 
-__all__ = ["Column", "Table", "column_name", "parse_table"]
+__all__ = ["Column", "Table", "column_names", "parse_table"]
 
 _SHOWN = 8  # columns named by a table's repr
 
@@ -63,7 +63,8 @@ class Table:
 
     def __getitem__(self, column: str | int) -> NDArray[Any]:
         """One column by name or position. Raises: ArgumentError if there is no such column."""
-        return self.columns[column_name(list(self.columns), column)]
+        [name] = column_names(self.columns, [column])
+        return self.columns[name]
 
     def dataset(
         self,
@@ -81,8 +82,8 @@ class Table:
         label is missing.
         """
         names = list(self.columns)
-        target = column_name(names, label)
-        left_out = {target, *(column_name(names, column) for column in exclude)}
+        [target] = column_names(names, [label])
+        left_out = {target, *column_names(names, exclude)}
         features = [self._feature(name, encode) for name in names if name not in left_out]
         if not features or encode not in ("codes", "one_hot"):
             raise ArgumentError(
@@ -112,20 +113,26 @@ class Table:
         return np.where(values < 0, np.nan, values).astype(np.float32)[:, np.newaxis]
 
 
-def column_name(names: Sequence[str], column: str | int) -> str:
-    """The name of a column given by name or position, negative from the end.
+def column_names(names: Collection[str], columns: Iterable[str | int]) -> list[str]:
+    """The names of columns given by name or position, negative from the end.
 
     Raises: ArgumentError if there is no such column.
     """
-    if isinstance(column, str) and column in names:
-        return column
-    if isinstance(column, int) and -len(names) <= column < len(names):
-        return names[column]
-    raise ArgumentError(
-        f"table: no column {column!r:.80}",
-        why=f"the {len(names)} columns are {', '.join(names):.400}",
-        fix=f"pass one of these names, or a position from {-len(names)} to {len(names) - 1}",
-    )
+    places, known = list(names), set(names)
+    found = []
+    for column in columns:
+        if isinstance(column, str) and column in known:
+            found.append(column)
+        elif isinstance(column, int) and -len(places) <= column < len(places):
+            found.append(places[column])
+        else:
+            raise ArgumentError(
+                f"table: no column {column!r:.80}",
+                why=f"the {len(places)} columns are {', '.join(places):.400}",
+                fix="pass one of these names, or a position from "
+                f"{-len(places)} to {len(places) - 1}",
+            )
+    return found
 
 
 def parse_table(
