@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 
@@ -14,9 +15,14 @@ def readme() -> str:
 
 
 def test_every_block_of_python_runs_as_pasted(
-    readme: str, capsys: pytest.CaptureFixture[str]
+    readme: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("sklearn", reason="the blocks read the digits of the extra 'demo'")
+    pytest.importorskip("safetensors", reason="one block stores the model (the extra 'demo')")
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
     assert len(blocks) >= 5
     names: dict[str, object] = {"__name__": "__main__"}
@@ -27,6 +33,9 @@ def test_every_block_of_python_runs_as_pasted(
     assert len(reached) == 2
     assert min(reached) >= 0.96  # "about 0.97": one image of 359 weighs 0.003
     assert "FED-1101" in shown and "Fix: " in shown
+    trained, restored = names["fitted"].model, names["restored"]  # type: ignore[attr-defined]
+    for path, array in trained.state_dict().items():
+        np.testing.assert_array_equal(restored.state_dict()[path], array)
 
 
 def test_every_make_command_it_names_is_a_target_of_the_makefile(readme: str, root: Path) -> None:
@@ -48,3 +57,9 @@ def test_every_extra_it_names_is_one_of_the_project(readme: str, root: Path) -> 
     listed = readme[readme.index("Extras add to it") :].split("\n\n", 1)[0]
     named = re.findall(r"`(\w+)`", listed)
     assert named and set(named) <= set(extras)
+
+
+def test_the_extra_that_it_installs_is_one_of_the_project(readme: str, root: Path) -> None:
+    extras = re.findall(r"^(\w+) = \[", (root / "pyproject.toml").read_text("utf-8"), re.M)
+    installed = re.findall(r"pip install -e '\.\[(\w+)\]'", readme)
+    assert installed and set(installed) <= set(extras)
