@@ -157,7 +157,7 @@ def vmap(
     `in_axes` is an axis, None, or a tuple of these for each argument; None shares an argument.
     `chunk` runs at most so many lanes at a time, in slices of about equal size, to bound the memory
     at work. It does not change the bits of a lane, unless the lane is alone in its slice and
-    multiplies a single row by a matrix that all lanes share.
+    multiplies a single row, or convolves one image, by what all lanes share.
     A random operation inside draws the same numbers in every lane unless its key is mapped.
     Raises: ShapeError if the mapped lengths differ, ArgumentError if nothing is mapped.
 

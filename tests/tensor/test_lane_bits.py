@@ -50,6 +50,18 @@ CASES: dict[str, tuple[Callable[..., Any], Shapes]] = {
         lambda x, w: conv.conv2d(x, w),
         ((4, 28, 28, 1), (5, 5, 1, 8)),
     ),
+    "conv2d, one image": (
+        lambda x, w: conv.conv2d(x, w, padding="same"),
+        ((1, 5, 5, 16), (3, 3, 16, 32)),
+    ),
+    "conv2d, one image, stride": (
+        lambda x, w: conv.conv2d(x, w, stride=2),
+        ((1, 9, 9, 4), (3, 3, 4, 32)),
+    ),
+    "conv2d, one thin image": (
+        lambda x, w: conv.conv2d(x, w, padding="same"),
+        ((1, 12, 12, 1), (3, 3, 1, 8)),
+    ),
     "conv_transpose2d": (
         lambda x, w: conv.conv_transpose2d(x, w, stride=2),
         ((3, 5, 4, 6), (3, 3, 4, 6)),
@@ -79,9 +91,15 @@ CASES: dict[str, tuple[Callable[..., Any], Shapes]] = {
 }
 
 
-# Single rows that share a weight are multiplied in blocks. A lane alone cannot be told from one
-# that has a weight of its own, and is multiplied as that one.
-SINGLE_ROWS = {"matmul, one row", "lstm, one row"}
+# Single rows and images that share a weight are multiplied in blocks. A lane alone cannot be told
+# from one that has a weight of its own, and is multiplied as that one.
+SINGLE = {
+    "matmul, one row",
+    "lstm, one row",
+    "conv2d, one image",
+    "conv2d, one image, stride",
+    "conv2d, one thin image",
+}
 
 
 def assert_same(part: Array, whole: Array, exactly: bool) -> None:
@@ -113,7 +131,7 @@ def test_a_lane_has_the_same_bits_among_any_number_of_lanes(name: str, shared: b
 
     everything = among(slice(None))
     for lanes in (slice(1), slice(2), slice(3, 20), slice(None, None, -1)):
-        exactly = not shared or name not in SINGLE_ROWS or lanes != slice(1)
+        exactly = not shared or name not in SINGLE or lanes != slice(1)
         for part, whole in zip(among(lanes), everything, strict=True):
             assert_same(part, whole[lanes], exactly)
 

@@ -19,9 +19,7 @@ __all__ = ["Kernel", "dense"]
 
 THREADS = 256  # a block: a multiple of every warp, and enough of them to hide a read of memory
 MAX_BLOCKS = 1 << 16  # each thread then takes several elements, a whole grid apart
-NARROW = (
-    1 << 30
-)  # elements up to which 32-bit places cannot overflow; 64-bit division is far slower
+NARROW = 1 << 30  # elements up to which 32-bit places, whose division is faster, cannot overflow
 
 _C_TYPES = {
     np.dtype(name): c

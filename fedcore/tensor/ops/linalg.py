@@ -89,7 +89,8 @@ def matmul_primitive(xp: Any, a: Any, b: Any, *, out: Any = None) -> Any:
 def _share(a: Any, b: Any) -> bool:
     """Whether the last leading axis of `a` holds single rows and all meet one right operand."""
     single = a.ndim > 2 and a.shape[-2] == 1 and a.shape[-3] > 1
-    return bool(single and b.shape[-1] > 1 and (b.ndim == 2 or b.shape[-3] == 1))
+    shared = b.ndim == 2 or b.shape[-3] == 1
+    return bool(single and shared and b.shape[-2] > 0 and b.shape[-1] > 1)
 
 
 def _rows_and_right(a: Any, b: Any) -> tuple[Any, Any]:
