@@ -22,7 +22,6 @@ class Operators:
     """What `Tensor` inherits: no state, only names for registered operations."""
 
     __slots__ = ()
-    __array_ufunc__ = None  # numpy_array * tensor becomes tensor.__rmul__(numpy_array)
 
     # ---- arithmetic
     def __add__(self, other: Any) -> Tensor:

@@ -22,6 +22,7 @@ from fedcore.errors import (
     user_line,
 )
 from fedcore.tensor.backend import Backend, backend_of, current_backend, is_array, to_host
+from fedcore.tensor.interop import Interop
 from fedcore.tensor.operators import Axis, Operators
 from fedcore.tensor.registry import operations
 
@@ -77,7 +78,7 @@ class Node:
         return Tensor(self.data, self.lanes, self)
 
 
-class Tensor(Operators):
+class Tensor(Operators, Interop):
     """An immutable n-dimensional array that can be differentiated, mapped over lanes and recorded.
 
     Make one with `fedcore.tensor(values)`. Arithmetic follows NumPy, except that float32 stays
