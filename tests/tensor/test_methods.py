@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -357,3 +358,21 @@ def test_a_requested_dtype_is_reached_without_a_detour() -> None:
 def test_tensors_in_lists_keep_their_derivatives() -> None:
     slope = fc.grad(lambda x: (tensor([x, x * 2.0, 1.0]) ** 2).sum())
     assert slope(tensor(3.0)).item() == 30.0
+
+
+class Named(np.ndarray[Any, Any]):
+    """A subclass that means nothing to the core."""
+
+
+@pytest.mark.parametrize("kind", [np.memmap, np.recarray, Named])
+def test_a_subclass_of_arrays_computes_as_an_array(kind: type[Any], tmp_path: Path) -> None:
+    plain = np.array([1.0, 2.0], np.float32)
+    plain.tofile(tmp_path / "values")
+    mapped = kind is np.memmap
+    given: Any = np.memmap(tmp_path / "values", np.float32, "r") if mapped else plain.view(kind)
+    assert type(given) is kind and type(tensor(given).data) is np.ndarray
+    square = lambda x: given * x + tensor(plain) * given - x * plain  # noqa: E731
+    assert square(tensor(given)).tolist() == fc.compile(square)(given).tolist() == [1.0, 4.0]
+    assert fc.vmap(lambda x: x * given)(given.reshape(1, 2)).tolist() == [[1.0, 4.0]]
+    assert fc.grad(lambda x: (x * given).sum())(given).tolist() == [1.0, 2.0]
+    assert fc.add(given, plain).tolist() == fc.add(plain, given).tolist() == [2.0, 4.0]
