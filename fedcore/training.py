@@ -27,6 +27,7 @@ from fedcore.optim.optimizer import Optimizer
 from fedcore.optim.schedules import Schedule
 from fedcore.progress import Report, reporter
 from fedcore.step import Loss, skip_empty, train_step
+from fedcore.tensor import blas
 from fedcore.tensor.backend import Backend, current_backend, to_host
 from fedcore.tensor.random import Key
 from fedcore.tensor.registry import operations
@@ -57,6 +58,7 @@ class Fitted(Generic[Model]):
     history: dict[str, list[float]]
 
 
+@blas.one_thread()
 def fit(
     model: Model,
     dataset: Data,
@@ -78,8 +80,9 @@ def fit(
     loss(prediction, target, weight=weight), it gives the weighted mean over the examples.
     `schedule` replaces the optimiser's rate, by step. `metrics` are functions like `accuracy`; the
     history holds "loss" and each metric by its name, and with `validation` the same as "val_...".
-    The run depends on `seed` alone. Floating data become float32. `progress` prints, or is a
-    function called with a report after each epoch; when it returns True, training ends there.
+    The run depends on `seed` alone, and uses one thread of BLAS. Floating data become float32.
+    `progress` prints, or is a function called with a report after each epoch; when it returns True,
+    training ends there.
     Raises: DivergenceError naming the step whose loss is not finite; ArgumentError for epochs or a
     batch size below 1, a rate below 0, functions that cannot be called as they will be, or metrics
     that share a name; DatasetError for an empty dataset; what the layers raise.
@@ -142,6 +145,7 @@ def fit(
     return Fitted(model, history)
 
 
+@blas.one_thread()
 def evaluate(
     model: Module,
     dataset: Data,
@@ -174,6 +178,7 @@ def evaluate(
     return {name: total / len(data) for name, total in totals.items()}
 
 
+@blas.one_thread()
 def predict(model: Module, x: Any, *, batch_size: int = 256) -> NDArray[Any]:
     """The outputs of `model` for the examples x (N, ...), computed batch by batch.
 

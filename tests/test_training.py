@@ -19,6 +19,7 @@ from fedcore.errors import (
     DivergenceError,
 )
 from fedcore.progress import Report
+from fedcore.tensor import blas
 from fedcore.training import accuracy, evaluate, fit, predict
 
 DRAW = np.random.default_rng(0)
@@ -247,3 +248,24 @@ def test_digits_are_told_apart_after_seconds_of_training() -> None:
     )
     assert evaluate(fitted.model, test)["accuracy"] >= 0.97
     assert fitted.history["accuracy"][-1] > 0.99
+
+
+def test_a_run_does_not_depend_on_the_number_of_blas_threads() -> None:
+    """With more threads than one a large product orders its sums otherwise."""
+    before = blas.get_threads()
+    if before is None:
+        pytest.skip("the threads of this NumPy's BLAS cannot be set")
+    x = DRAW.standard_normal((128, 784)).astype(np.float32)
+    y = DRAW.integers(0, 10, 128)
+    model = nn.Sequential(nn.Linear(784, 512, key=0), nn.relu, nn.Linear(512, 10, key=1))
+    options = OPTIONS | {"batch_size": 128, "loss": nn.cross_entropy}
+    found = []
+    try:
+        for threads in (1, 2):
+            blas.set_threads(threads)
+            found.append(fit(model, (x, y), **options).model.state_dict())
+            assert blas.get_threads() == threads
+    finally:
+        blas.set_threads(before)
+    for name, array in found[0].items():
+        np.testing.assert_array_equal(array, found[1][name])

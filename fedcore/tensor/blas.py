@@ -15,6 +15,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ __all__ = [
     "kernels",
     "library",
     "multipliable",
+    "one_thread",
     "prepare",
     "scalar",
     "set_threads",
@@ -131,6 +133,20 @@ def prepare(*, threads: int = 1) -> None:
     """
     set_threads(threads)
     use_avx512()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One BLAS thread in this process for the time within: more would order sums otherwise."""
+    before = get_threads()
+    if before is None or before == 1:
+        yield
+        return
+    set_threads(1)
+    try:
+        yield
+    finally:
+        set_threads(before)
 
 
 def _has_avx512_kernels() -> bool:
