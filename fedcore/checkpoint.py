@@ -13,6 +13,7 @@ import json
 import os
 import stat
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -84,9 +85,9 @@ def save_checkpoint(
         )
     ready = {_checked_name(name): _checked_array(name, array) for name, array in arrays.items()}
     texts = {_METADATA_KEY: _encode_metadata(metadata or {})}
-    target = Path(os.path.expanduser(path))
     temporary = ""
     try:
+        target = Path(os.path.expanduser(os.fspath(path)))
         handle, temporary = tempfile.mkstemp(
             dir=target.parent, prefix=f".{target.name}-", suffix=".tmp"
         )
@@ -96,9 +97,9 @@ def save_checkpoint(
             os.fsync(file.fileno())
         os.replace(temporary, target)
         _sync_directory(target.parent)
-    except (OSError, library.SafetensorError) as error:
+    except (OSError, TypeError, ValueError, library.SafetensorError) as error:
         raise CheckpointError(
-            f"cannot write the checkpoint {target.name}",
+            f"cannot write the checkpoint {os.path.basename(str(path))}",
             where=str(path),
             why=str(error),
             fix="pass a path in a folder that exists, is writable and has room",
@@ -118,8 +119,8 @@ def load_checkpoint(
     """Read a checkpoint, first checking it against `expected`: name -> (shape, dtype).
 
     `finite` asks that no floating array holds NaN or infinity.
-    Raises: InstallError without safetensors; DataFormatError if the file is missing or is not an
-    intact safetensors file; CheckpointError listing every array that is missing, unexpected, of
+    Raises: InstallError without safetensors; DataFormatError if the file is missing, is not an
+    intact safetensors file or names something twice; CheckpointError listing every array that is missing, unexpected, of
     another shape or dtype, or not finite.
     """
     library = _safetensors()
@@ -129,6 +130,7 @@ def load_checkpoint(
         if not stat.S_ISREG(os.stat(file_name).st_mode):
             raise _broken(path, "it is not a regular file")
         with library.safe_open(file_name, framework="numpy") as file:
+            _check_header(path, file_name)
             found = {name: _declared(path, name, file.get_slice(name)) for name in file.keys()}  # noqa: SIM118
             if expected is not None:
                 _check_declared(path, found, expected)
@@ -202,12 +204,36 @@ def _decode_metadata(path: str | os.PathLike[str], stored: Mapping[str, str]) ->
     if _METADATA_KEY not in stored:
         return dict(sorted(stored.items()))
     try:
-        texts = json.loads(stored[_METADATA_KEY])
+        texts = json.loads(stored[_METADATA_KEY], object_pairs_hook=_distinct)
     except (ValueError, RecursionError):
         texts = None
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
         raise _broken(path, f"its metadata entry {_METADATA_KEY!r} is no JSON object of texts")
     return texts
+
+
+def _check_header(path: str | os.PathLike[str], file_name: str) -> None:
+    """Refuse a header that names anything twice, which the format forbids and the library takes.
+
+    Of two entries it keeps the last and another reader the first, so that one file would be two.
+    """
+    with open(file_name, "rb") as file:
+        header = file.read(int.from_bytes(file.read(8), "little"))
+    try:
+        json.loads(header, object_pairs_hook=_distinct)
+    except (ValueError, RecursionError) as error:
+        raise _broken(path, str(error)) from None
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose names all differ."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(
+            name for name, count in Counter(name for name, _ in pairs).items() if count > 1
+        )
+        raise ValueError(f"its header has two entries {twice!r:.80}")
+    return found
 
 
 def _declared(

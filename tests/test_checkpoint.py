@@ -146,6 +146,14 @@ def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
     assert caught.value.where == str(path)
 
 
+def test_what_is_no_path_is_refused(tmp_path: Path) -> None:
+    wrong: list[Any] = [tmp_path / "a\0b", None, 1.5]
+    for path in wrong:
+        with pytest.raises(CheckpointError, match="cannot write the checkpoint") as caught:
+            save_checkpoint(path, MODEL)
+        assert caught.value.where == str(path) and caught.value.why
+
+
 def test_a_checkpoint_of_another_model_is_refused_with_every_difference(tmp_path: Path) -> None:
     path = tmp_path / "a"
     save_checkpoint(path, MODEL)
@@ -235,17 +243,38 @@ def test_what_is_no_readable_checkpoint_is_refused(tmp_path: Path) -> None:
         assert caught.value.where == str(path) and caught.value.why
 
 
-@pytest.mark.parametrize("stored", ["[]", "{", '{"a": 1}', "[" * 100_000])
+@pytest.mark.parametrize("stored", ["[]", "{", '{"a": 1}', "[" * 100_000, '{"a": "", "a": ""}'])
 def test_metadata_of_another_form_are_refused(tmp_path: Path, stored: str) -> None:
     library.save_file({"a": np.zeros(1)}, tmp_path / "a", metadata={"fedcore": stored})
     with pytest.raises(DataFormatError, match="no JSON object of texts"):
         load_checkpoint(tmp_path / "a")
 
 
+def write_header(path: Path, text: str, size: int) -> None:
+    path.write_bytes(len(text).to_bytes(8, "little") + text.encode() + bytes(size))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        '{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},'
+        ' "a": {"dtype": "I32", "shape": [2], "data_offsets": [0, 8]}}',
+        '{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},'
+        ' "\\u0061": {"dtype": "I32", "shape": [2], "data_offsets": [0, 8]}}',
+        '{"__metadata__": {"a": "1", "a": "2"},'
+        ' "b": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}',
+    ],
+)
+def test_a_header_that_names_something_twice_is_refused(tmp_path: Path, header: str) -> None:
+    write_header(tmp_path / "a", header, 8)
+    with pytest.raises(DataFormatError, match="cannot read the checkpoint") as caught:
+        load_checkpoint(tmp_path / "a")
+    assert caught.value.why == "its header has two entries 'a'"
+
+
 def test_a_dtype_that_numpy_lacks_is_refused(tmp_path: Path) -> None:
-    header = json.dumps({"a": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}).encode()
-    content = len(header).to_bytes(8, "little") + header + bytes(4)
-    (tmp_path / "a").write_bytes(content)
+    header = json.dumps({"a": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}})
+    write_header(tmp_path / "a", header, 4)
     with pytest.raises(DataFormatError, match="BF16, which NumPy does not have"):
         load_checkpoint(tmp_path / "a")
 
