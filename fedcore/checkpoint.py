@@ -120,8 +120,8 @@ def load_checkpoint(
 
     `finite` asks that no floating array holds NaN or infinity.
     Raises: InstallError without safetensors; DataFormatError if the file is missing, is not an
-    intact safetensors file or names something twice; CheckpointError listing every array that is missing, unexpected, of
-    another shape or dtype, or not finite.
+    intact safetensors file or names something twice; CheckpointError listing every array that is
+    missing, unexpected, of another shape or dtype, or not finite.
     """
     library = _safetensors()
     try:
