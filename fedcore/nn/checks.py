@@ -87,7 +87,8 @@ def expect_dtype(x: Tensor, weight: Tensor) -> None:
             f"the input is {x.dtype}, and the layer computes in {weight.dtype}",
             where=user_line(),
             why="only floating numbers meet a weight; how integers are scaled is yours to say",
-            fix=f"convert it: x.astype({str(weight.dtype)!r}), for images of bytes divided by 255",
+            fix=f"convert it: x.astype({str(weight.dtype)!r}), for images of bytes "
+            f"x.astype({str(weight.dtype)!r}) / 255",
         )
     if x.dtype != weight.dtype:
         raise DtypeError(
