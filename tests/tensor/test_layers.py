@@ -11,7 +11,7 @@ from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as arrays
 
 import fedcore as fc
-from fedcore.errors import ArgumentError, DtypeError, ShapeError
+from fedcore.errors import ArgumentError, AxisError, DtypeError, ShapeError
 from fedcore.tensor.ops.attention import scaled_dot_product_attention as attention
 from fedcore.tensor.ops.gru import gru
 from fedcore.tensor.ops.lstm import lstm
@@ -296,6 +296,15 @@ def test_the_state_at_a_sequences_own_length_ignores_its_padding() -> None:
     assert (slope[:, 2] == 0).all()
 
 
+@pytest.mark.parametrize("lengths", [[6, 1], [-1, 1]])
+def test_a_sequence_is_no_longer_than_its_states(lengths: list[int]) -> None:
+    replay = fc.compile(at_length)
+    replay(tensor(draws(5, 2, 3)), tensor([5, 0]))
+    for call in (at_length, replay):
+        with pytest.raises(AxisError, match=r"5 steps, and the lengths lie in"):
+            call(tensor(draws(5, 2, 3)), tensor(lengths))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -307,6 +316,7 @@ def test_the_state_at_a_sequences_own_length_ignores_its_padding() -> None:
         (lambda x, w: lstm(x, w.astype(np.float32)), "lstm: operands of float32 and float64"),
         (lambda x, w: rnn(x, w, activation="sin"), "rnn: activation is 'sin'"),
         (lambda x, w: at_length(x, [1]), r"at_length: states \(5, 2, 12\) with lengths \(1,\)"),
+        (lambda x, w: at_length(x, [1.5, 2.0]), "float32"),
     ],
 )
 def test_what_no_network_can_take_is_named(

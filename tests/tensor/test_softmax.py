@@ -181,6 +181,40 @@ def test_losses_have_finite_derivatives_at_extremes_and_none_where_the_weight_is
     assert nothing.tolist() == [0.0, 0.0]
 
 
+PAIR = {
+    "cross_entropy": (cross_entropy, [[0.0, 1.0], [2.0, 3.0]], [0, 1]),
+    "nll": (nll, [[-1.0, -2.0], [-3.0, -4.0]], [0, 1]),
+    **{name: (loss, [0.5, 2.0], [1.0, 0.0]) for name, (loss, _) in LOSSES.items()},
+}
+
+
+@pytest.mark.parametrize("name", PAIR)
+@pytest.mark.parametrize("wrong", [-1.0, float("nan")])
+def test_a_mean_takes_no_weight_below_0_and_a_sum_takes_any(name: str, wrong: float) -> None:
+    loss, x, t = PAIR[name]
+    replay = fc.compile(lambda x, weight: loss(x, t, weight=weight))
+    weight = tensor([1.0, wrong])
+    replay(tensor(x), tensor([1.0, 0.0]))
+    for call in (lambda: loss(x, t, weight=weight), lambda: replay(tensor(x), weight)):
+        with pytest.raises(ArgumentError, match="the weights lie in"):
+            call()
+    each = loss(x, t, reduction="none").numpy()
+    total = loss(x, t, weight=weight, reduction="sum").numpy()
+    np.testing.assert_allclose(total, each[0] + wrong * each[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [[-1.0, 1.0], [0.0, 2.0], [0, 2], [float("nan"), 0.0]])
+def test_the_target_of_a_binary_entropy_is_a_probability(wrong: list[Any]) -> None:
+    targets = tensor(wrong)
+    replay = fc.compile(
+        fc.grad(lambda x, t: binary_cross_entropy_with_logits(x, t, weight=tensor([1.0, 1.0])))
+    )
+    replay(tensor([0.5, 2.0]), targets * 0 if targets.dtype.kind == "i" else tensor([0.0, 1.0]))
+    for call in (binary_cross_entropy_with_logits, replay):
+        with pytest.raises(ArgumentError, match="the targets lie in"):
+            call(tensor([0.5, 2.0]), targets)
+
+
 def test_the_divergence_of_distributions_is_0_only_for_equals() -> None:
     rng = np.random.default_rng(0)
     x, t = (probabilities(rng.standard_normal((4, 5))) for _ in range(2))

@@ -9,6 +9,7 @@ import numpy as np
 from fedcore.errors import AxisError, ShapeError, user_line
 from fedcore.tensor.ops.arguments import element_type, operand, whole
 from fedcore.tensor.ops.axes import negative_axis
+from fedcore.tensor.ops.bounds import bounded
 from fedcore.tensor.ops.create import arange
 from fedcore.tensor.ops.elementwise import cast, equal
 from fedcore.tensor.ops.gather import scatter_sum, take_rows, wrap_index
@@ -92,11 +93,20 @@ def scatter_rows(indices: Any, g: Any, *, count: int) -> Tensor:
 def one_hot(indices: Any, count: int, *, dtype: Any = np.float32) -> Tensor:
     """A one at each index and zeros elsewhere: (r...) -> (r..., count).
 
-    Raises: AxisError if an index is out of range.
+    Raises: AxisError for an index out of range, also for a negative one.
     """
     indices, count = operand("one_hot", indices), whole("one_hot", "count", count, least=0)
     kind = element_type("one_hot", dtype)
-    indices = wrap_index(as_index(indices, indices), length=count, axis=-1)
+    indices = bounded(
+        as_index(indices, indices),
+        low=0,
+        high=count - 1,
+        error=AxisError,
+        what=f"one_hot: there are {count} classes, and the indices",
+        why=f"a class is a whole number from 0 to {count - 1}: -1, a common sign for what is "
+        "missing, would be the last one",
+        fix="number the classes from 0, and give what is missing a class of its own",
+    )
     hit = equal(expand_dims(indices, -1), arange(count, like=indices))
     return cast(hit, dtype=kind)
 

@@ -2,7 +2,8 @@
 
 `reduction` is "mean", "sum" or "none". `weight` has the leading axes of the losses, usually one
 number an example; a weighted mean is sum(w·l) / sum(w), and 0 where all weights are 0, so that
-neither a padded row nor a client of padding alone disturbs a gradient.
+neither a padded row nor a client of padding alone disturbs a gradient. For the mean no weight may
+be negative or NaN; a sum takes any, such as the advantages of a policy gradient.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 from fedcore.errors import ArgumentError, DtypeError, ShapeError, user_line
 from fedcore.tensor.ops.activations import softplus
 from fedcore.tensor.ops.arguments import choice, operand, real
+from fedcore.tensor.ops.bounds import bounded
 from fedcore.tensor.ops.elementwise import (
     absolute,
     cast,
@@ -41,17 +43,29 @@ __all__ = [
     "reduced",
 ]
 
+_ROUNDING = 1e-6  # by which a computed probability may leave [0, 1]
+
 
 def reduced(name: str, losses: Tensor, *, weight: Any, reduction: str) -> Tensor:
     """`losses` weighted and reduced by the rule of this module.
 
-    Raises: ArgumentError for another `reduction`, ShapeError if `weight` does not fit, or for the
-    mean of nothing.
+    Raises: ArgumentError for another `reduction` or a negative weight of a mean, ShapeError if
+    `weight` does not fit, or for the mean of nothing.
     """
     choice(name, "reduction", reduction, ("mean", "sum", "none"))
     total: Any = losses.size
     if weight is not None:
         w = _spread_weight(name, operand(name, weight), losses)
+        if reduction == "mean":
+            w = bounded(
+                w,
+                low=0.0,
+                high=math.inf,
+                error=ArgumentError,
+                what=f"{name}: the weights",
+                why="a mean divides by their sum, and an example cannot count less than not at all",
+                fix='pass weights of at least 0, or reduction="sum"',
+            )
         losses = losses * w
         total = sum_(w) * (losses.size // w.size if w.size else 1)
     if reduction == "none":
@@ -133,13 +147,23 @@ def binary_cross_entropy_with_logits(
     """-t·log(sigmoid(x)) - (1 - t)·log(1 - sigmoid(x)) as softplus(x) - t·x, which is stable.
 
     Shapes: logits and targets (...), targets from 0 to 1; losses (...).
-    Raises: ShapeError, DtypeError, ArgumentError.
+    Raises: ShapeError, DtypeError, ArgumentError, also for a target outside of 0 to 1.
 
     >>> binary_cross_entropy_with_logits([1000.0, -1000.0], [1.0, 0.0]).item()
     0.0
     """
     name = "binary_cross_entropy_with_logits"
     x, t = _pair(name, logits, targets)
+    t = bounded(
+        t,
+        low=-_ROUNDING,
+        high=1.0 + _ROUNDING,
+        error=ArgumentError,
+        what=f"{name}: the targets",
+        why="a target is the probability of the class 1, from 0 to 1; beyond it the loss has no "
+        "lower bound",
+        fix="map the two classes to 0 and 1: targets of -1 and 1 to (t + 1) / 2",
+    )
     return reduced(name, softplus(x) - t * x, weight=weight, reduction=reduction)
 
 

@@ -15,13 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from fedcore.errors import DtypeError, ShapeError, user_line
+from fedcore.errors import AxisError, DtypeError, ShapeError, user_line
 from fedcore.tensor.cotangent import Outer
 from fedcore.tensor.ops.activations import where_positive
 from fedcore.tensor.ops.arguments import choice, operand
+from fedcore.tensor.ops.bounds import bounded
 from fedcore.tensor.ops.elementwise import where
 from fedcore.tensor.ops.linalg import matmul, matmul_primitive
 from fedcore.tensor.ops.reduce import sum as sum_
+from fedcore.tensor.ops.selection import as_index
 from fedcore.tensor.ops.shape import concatenate, expand_dims, narrow, reshape, swapaxes
 from fedcore.tensor.primitive import Core, Shape, primitive
 from fedcore.tensor.registry import operations
@@ -123,7 +125,8 @@ def at_length(states: Any, lengths: Any) -> Tensor:
     Padding after a sequence does not reach its earlier states, so this is all that variable lengths
     need, and the padded steps get derivative 0.
     Shapes: states (T, B, H), lengths (B,) of whole numbers; result (B, H).
-    Raises: ShapeError if they do not fit.
+    Raises: ShapeError if they do not fit, DtypeError for lengths that are not whole numbers,
+    AxisError for a length below 0 or above T.
 
     >>> at_length([[[1.0]], [[2.0]], [[3.0]]], [2]).tolist()
     [[2.0]]
@@ -136,6 +139,15 @@ def at_length(states: Any, lengths: Any) -> Tensor:
             why="each of the B sequences (T, B, H) has one length",
             fix="put time first and pass one whole number a sequence",
         )
+    n = bounded(
+        as_index(n, h),
+        low=0,
+        high=h.shape[0],
+        error=AxisError,
+        what=f"at_length: there are {h.shape[0]} steps, and the lengths",
+        why="a sequence has from 0 to all of the steps",
+        fix="count the steps of each sequence without its padding",
+    )
     last = expand_dims(operations.arange(1, h.shape[0] + 1, like=h), 1) == expand_dims(n, 0)
     return sum_(where(expand_dims(last, 2), h, 0.0), axis=0)
 

@@ -15,7 +15,7 @@ import numpy as np
 from fedcore.errors import ArgumentError, AxisError, DtypeError, ShapeError, TraceError, user_line
 from fedcore.tensor.ops.arguments import operand, spreads
 from fedcore.tensor.ops.create import arange
-from fedcore.tensor.ops.elementwise import cast
+from fedcore.tensor.ops.elementwise import cast, minimum
 from fedcore.tensor.ops.gather import (
     Ranges,
     paste,
@@ -229,6 +229,10 @@ def as_index(indices: Any, like: Tensor) -> Tensor:
         indices = _on(like, indices.data)
     if indices.dtype.kind not in "iu":
         raise _no_index(indices)
+    if (
+        indices.dtype == np.uint64
+    ):  # what int64 cannot hold would become negative: count from the end
+        indices = minimum(indices, np.iinfo(np.int64).max)
     return indices if indices.dtype == np.int64 else cast(indices, dtype=np.dtype(np.int64))
 
 

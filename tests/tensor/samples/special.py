@@ -2,7 +2,10 @@
 
 from tests.tensor.samples.sample import distinct, fixed, integers, reals, sample, samples_of
 
+UNIT = {"low": -2.0, "high": 2.0, "error": ValueError, "what": "x", "why": "", "fix": ""}
+
 SAMPLES = [
+    sample("bounded", reals(3, 4), **UNIT),
     *samples_of("relu", "sigmoid", "softplus", "erf", operands=(distinct(3, 4),)),
     sample("relu", distinct(64, 64)),
     sample("where_positive", fixed(distinct(3, 4)), reals(3, 4)),
