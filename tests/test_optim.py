@@ -114,6 +114,16 @@ def test_a_rate_given_to_the_step_replaces_the_rules_own(rule: optim.Optimizer) 
 
 
 @each
+@pytest.mark.parametrize("rate", [math.nan, -1.0, math.inf, np.float32(-1.0)])
+def test_a_rate_given_as_a_number_is_finite_and_not_negative(
+    rule: optim.Optimizer, rate: float
+) -> None:
+    theta = fc.tensor([1.0, -2.0])
+    with pytest.raises(ArgumentError, match=f"{type(rule).__name__}: lr is"):
+        rule.step(theta, theta, rule.init(theta), lr=rate)
+
+
+@each
 def test_the_state_starts_finite_whatever_the_parameters_hold(rule: optim.Optimizer) -> None:
     for part in rule.init(fc.tensor([math.nan, math.inf, 1.0])):
         assert np.isfinite(part.numpy()).all()
@@ -159,6 +169,8 @@ def test_what_a_step_cannot_use_is_refused(rule: optim.Optimizer) -> None:
     for wrong in ((), (*state, theta), None):
         with pytest.raises(ArgumentError, match=f"{name}: the state is .*{len(state)} parts"):
             rule.step(theta, theta, wrong)  # type: ignore[arg-type]
+    with pytest.raises(ShapeError, match=rf"{name}: a state of shapes .*\(1,\), expected .*\(2,\)"):
+        rule.step(theta, theta, rule.init(theta[:1]))
     with pytest.raises(ShapeError, match=rf"{name}: a rate of shape \(2,\)"):
         rule.step(theta, theta, state, lr=theta)
     with pytest.raises(DtypeError, match="str"):

@@ -118,7 +118,7 @@ class Yogi:
         self, theta: Tensor, gradient: Cotangent, state: State, *, lr: Any = None
     ) -> tuple[Tensor, State]:
         theta = flat(self, theta)
-        count, m, v = parts_of(self, state, 3)
+        count, m, v = parts_of(self, state, (), theta.shape, theta.shape)
         g = dense(theta, gradient)
         if self.weight_decay:
             g = g + theta * self.weight_decay
@@ -163,7 +163,7 @@ class RMSprop:
         g = dense(theta, gradient)
         if self.weight_decay:
             g = g + theta * self.weight_decay
-        past = parts_of(self, state, 2 if self.momentum else 1)
+        past = parts_of(self, state, *[theta.shape] * (2 if self.momentum else 1))
         v = past[0] * self.alpha + g * g * (1.0 - self.alpha)
         direction = g / (operations.sqrt(v) + self.eps)
         if not self.momentum:
@@ -204,7 +204,7 @@ class Adagrad:
         g = dense(theta, gradient)
         if self.weight_decay:
             g = g + theta * self.weight_decay
-        v = parts_of(self, state, 1)[0] + g * g
+        v = parts_of(self, state, theta.shape)[0] + g * g
         direction = g / (operations.sqrt(v) + self.eps)
         return theta - direction * rate_of(self, lr), (v,)
 
@@ -222,7 +222,7 @@ def _moments(theta: Tensor, second: float) -> State:
 
 
 def _adam_direction(rule: Adam | AdamW, g: Tensor, state: State) -> tuple[Tensor, State]:
-    count, m, v = parts_of(rule, state, 3)
+    count, m, v = parts_of(rule, state, (), g.shape, g.shape)
     count = count + 1.0
     m = m * rule.beta1 + g * (1.0 - rule.beta1)
     v = v * rule.beta2 + g * g * (1.0 - rule.beta2)

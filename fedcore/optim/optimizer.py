@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from fedcore.errors import ArgumentError, DtypeError, ShapeError, user_line
 from fedcore.tensor.backend import is_array
 from fedcore.tensor.cotangent import Cotangent, Factored, Pieces, as_array
+from fedcore.tensor.primitive import Shape
 from fedcore.tensor.tensor import Tensor, tensor
 
 __all__ = [
@@ -83,10 +84,14 @@ def dense(theta: Tensor, gradient: Cotangent) -> Tensor:
 def rate_of(optimizer: Optimizer, lr: Any) -> Any:
     """The rate of one step: `lr`, a number or a 0-d tensor, or for None the optimiser's own.
 
-    Raises: ShapeError if it is an array, DtypeError if it is no number.
+    Raises: ShapeError if it is an array, DtypeError if it is no number, ArgumentError for a Python
+    number that is negative or not finite; the value of a tensor may not be known yet.
     """
     if lr is None:
         return optimizer.lr
+    if isinstance(lr, Real):
+        check_at_least_zero(type(optimizer).__name__, lr=float(lr))
+        return lr
     if shape := tensor(lr).shape:
         raise ShapeError(
             f"{type(optimizer).__name__}: a rate of shape {shape}",
@@ -97,11 +102,12 @@ def rate_of(optimizer: Optimizer, lr: Any) -> Any:
     return lr
 
 
-def parts_of(optimizer: Optimizer, state: State, count: int) -> State:
-    """The state, if it has as many parts as the optimiser's own.
+def parts_of(optimizer: Optimizer, state: State, *shapes: Shape) -> State:
+    """The state, if its parts are as many as, and have the shapes of, the optimiser's own.
 
-    Raises: ArgumentError if it has not.
+    Raises: ArgumentError for another number of parts, ShapeError for another shape.
     """
+    count = len(shapes)
     if not isinstance(state, tuple | list) or len(state) != count:
         found = f"{len(state)} parts" if isinstance(state, tuple | list) else type(state).__name__
         raise ArgumentError(
@@ -109,6 +115,15 @@ def parts_of(optimizer: Optimizer, state: State, count: int) -> State:
             where=user_line(),
             why="each step carries on from what the step before returned",
             fix="begin with optimizer.init(theta), and pass the state that step returned",
+        )
+    given = tuple(tensor(part).shape for part in state)
+    if given != shapes:
+        raise ShapeError(
+            f"{type(optimizer).__name__}: a state of shapes {', '.join(map(str, given))}, expected "
+            f"{', '.join(map(str, shapes))}",
+            where=user_line(),
+            why="each parameter has its own moments, and nothing is broadcast",
+            fix="begin with optimizer.init(theta) for the same theta",
         )
     return tuple(state)
 

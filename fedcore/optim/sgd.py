@@ -73,6 +73,6 @@ class SGD:
         g = dense(theta, gradient)
         if self.weight_decay:
             g = g + theta * self.weight_decay
-        velocity = parts_of(self, state, 1)[0] * self.momentum + g
+        velocity = parts_of(self, state, theta.shape)[0] * self.momentum + g
         direction = g + velocity * self.momentum if self.nesterov else velocity
         return theta - direction * rate, (velocity,)
