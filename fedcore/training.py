@@ -224,10 +224,14 @@ def _dataset(data: Data) -> Dataset:
 
 
 def _rate(schedule: Schedule, step: int) -> float:
-    rate = float(schedule(step))
+    given: Any = schedule(step)
+    try:
+        rate = math.nan if isinstance(given, str) else float(given)
+    except (TypeError, ValueError):
+        rate = math.nan
     if not 0 <= rate < math.inf:
         raise ArgumentError(
-            f"fit: the schedule gives the rate {rate} at step {step}",
+            f"fit: the schedule gives the rate {given!r:.80} at step {step}",
             where=user_line(),
             why="a learning rate is finite and at least 0",
             fix="check the schedule over all steps, or use one of fedcore.optim",

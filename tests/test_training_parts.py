@@ -86,6 +86,8 @@ def vector(prediction: fc.Tensor, target: fc.Tensor) -> fc.Tensor:
         ({"schedule": 0.1}, r"schedule is 0\.1"),
         ({"schedule": lambda step: -0.1}, r"rate -0\.1 at step 0"),
         ({"schedule": lambda step: math.nan if step else 0.1}, "rate nan at step 1"),
+        ({"schedule": lambda step: "0.1"}, r"rate '0\.1' at step 0"),
+        ({"schedule": lambda step: None}, "rate None at step 0"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 1.5}, r"seed is 1\.5"),
         ({"clip_norm": -1.0}, r"max_norm is -1\.0"),
