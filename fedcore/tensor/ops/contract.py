@@ -10,12 +10,23 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from fedcore.errors import ArgumentError, ShapeError, user_line
 from fedcore.tensor.ops.arguments import companion, operand, whole
 from fedcore.tensor.ops.axes import negative_axes
-from fedcore.tensor.ops.elementwise import multiply, sqrt, square
+from fedcore.tensor.ops.elementwise import (
+    absolute,
+    isfinite,
+    maximum,
+    multiply,
+    square,
+    stop_gradient,
+    where,
+)
+from fedcore.tensor.ops.functions import root
 from fedcore.tensor.ops.linalg import matmul
-from fedcore.tensor.ops.reduce import sum as sum_
+from fedcore.tensor.ops.reduce import max as max_, sum as sum_
 from fedcore.tensor.ops.shape import expand_dims, permute_dims, reshape
 from fedcore.tensor.registry import operations
 from fedcore.tensor.tensor import Axis, Tensor
@@ -171,9 +182,19 @@ def tensordot(a: Any, b: Any, axes: int = 2) -> Tensor:
 
 
 def norm(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """The Euclidean norm along `axis`, or of everything; its derivative at zero is not defined."""
+    """The Euclidean norm along `axis`, or of everything; its derivative at 0 is 0, a subgradient.
+
+    Floating numbers are scaled by the largest, so that no square overflows or vanishes.
+    """
     x = operand("norm", x)
-    return sqrt(sum_(square(x), axis=negative_axes("norm", axis, x.ndim), keepdims=keepdims))
+    axes = negative_axes("norm", axis, x.ndim)
+    if x.dtype.kind != "f" or x.size == 0:
+        return root(sum_(square(x), axis=axes, keepdims=keepdims))
+    largest = stop_gradient(max_(absolute(x), axis=axes, keepdims=True))
+    least = float(4 * np.finfo(x.dtype).tiny)  # a cotangent times less would lose its digits
+    scale = where(isfinite(largest), maximum(largest, least), 1.0)
+    length = root(sum_(square(x / scale), axis=axes, keepdims=keepdims))
+    return length * reshape(scale, length.shape)
 
 
 for _operation in (contract, outer, dot, tensordot, norm):

@@ -238,13 +238,19 @@ cos = ufunc(
 )
 logaddexp = ufunc(
     "logaddexp",
-    "log(exp(a) + exp(b)), which cannot overflow.",
+    "log(exp(a) + exp(b)), which cannot overflow; at two equal infinities the derivatives are 1/2.",
     floating=True,
     vjps=(
-        lambda g, y, a, b: unbroadcast(g * exp(a - y), a),
-        lambda g, y, a, b: unbroadcast(g * exp(b - y), b),
+        lambda g, y, a, b: unbroadcast(g * _share(a, b), a),
+        lambda g, y, a, b: unbroadcast(g * _share(b, a), b),
     ),
 )
+
+
+def _share(a: Tensor, b: Tensor) -> Any:
+    """exp(a) / (exp(a) + exp(b)), also where one of them or both are infinite."""
+    return operations.sigmoid(where(equal(a, b), 0.0, a - b))
+
 
 # ---- order: at a tie the first operand takes the whole cotangent, so that exactly one wins
 

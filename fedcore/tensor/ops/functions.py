@@ -1,6 +1,8 @@
 """Elementary functions beyond those of every network: other bases, angles and their inverses.
 
-Integers give float32. Where a derivative is infinite or undefined, so is the result.
+Integers give float32. Where a derivative is infinite or undefined, so is the result; at the origin
+the derivatives of `hypot`, a subgradient, and of `arctan2`, by convention, are 0 as in PyTorch's
+norm and atan2.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ import math
 from typing import Any
 
 from fedcore.tensor.ops.broadcasting import unbroadcast
-from fedcore.tensor.ops.elementwise import reciprocal, sqrt, square
+from fedcore.tensor.ops.elementwise import equal, reciprocal, sqrt, square, where
 from fedcore.tensor.primitive import Primitive, Vjp, ufunc
 from fedcore.tensor.tensor import Tensor
 
@@ -26,6 +28,7 @@ __all__ = [
     "hypot",
     "log2",
     "log10",
+    "root",
     "sinh",
     "tan",
 ]
@@ -90,8 +93,8 @@ hypot = ufunc(
     "sqrt(a² + b²) of each pair, which cannot overflow.",
     floating=True,
     vjps=(
-        lambda g, y, a, b: unbroadcast(g * (a / y), a),
-        lambda g, y, a, b: unbroadcast(g * (b / y), b),
+        lambda g, y, a, b: unbroadcast(g * (a / _nonzero(y)), a),
+        lambda g, y, a, b: unbroadcast(g * (b / _nonzero(y)), b),
     ),
 )
 arctan2 = ufunc(
@@ -99,7 +102,26 @@ arctan2 = ufunc(
     "The angle of the point (b, a), from -pi to pi.",
     floating=True,
     vjps=(
-        lambda g, y, a, b: unbroadcast(g * b / (square(a) + square(b)), a),
-        lambda g, y, a, b: unbroadcast(-g * a / (square(a) + square(b)), b),
+        lambda g, y, a, b: unbroadcast(g * _over_square(b, hypot(a, b)), a),
+        lambda g, y, a, b: unbroadcast(-g * _over_square(a, hypot(a, b)), b),
     ),
 )
+
+
+def _nonzero(x: Tensor) -> Any:
+    """`x` with 1 in place of 0, for a divisor whose dividend is 0 there too."""
+    return where(equal(x, 0.0), 1.0, x)
+
+
+def _over_square(a: Tensor, r: Tensor) -> Any:
+    """The quotient a / r² in two divisions: r² of a small or large r would be 0 or infinite."""
+    return a / _nonzero(r) / _nonzero(r)
+
+
+def root(x: Any) -> Tensor:
+    """The square root of what is at least 0; where that is 0, so is the derivative.
+
+    It is a subgradient of the root of a sum of squares, which `sqrt` makes 0 times infinity.
+    """
+    zero = equal(x, 0)
+    return where(zero, 0.0, sqrt(where(zero, 1, x)))

@@ -17,11 +17,11 @@ from fedcore.tensor.ops.elementwise import (
     isfinite,
     log,
     multiply,
-    sqrt,
     square,
     stop_gradient,
     where,
 )
+from fedcore.tensor.ops.functions import root
 from fedcore.tensor.ops.shape import broadcast_to, flip, keep_axes, reshape
 from fedcore.tensor.primitive import Core, Shape, primitive
 from fedcore.tensor.registry import operations
@@ -317,8 +317,8 @@ def var(x: Any, axis: Axis = None, *, keepdims: bool = False) -> Tensor:
 
 
 def std(x: Any, axis: Axis = None, *, keepdims: bool = False) -> Tensor:
-    """The population standard deviation along `axis`."""
-    return sqrt(var(x, axis=axis, keepdims=keepdims))
+    """The population standard deviation along `axis`; of equal values the derivative is 0."""
+    return root(var(x, axis=axis, keepdims=keepdims))
 
 
 def logsumexp(x: Any, axis: Axis = -1, *, keepdims: bool = False) -> Tensor:
