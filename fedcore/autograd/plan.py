@@ -7,6 +7,9 @@ them. An elementwise call may overwrite an operand that nobody reads afterwards.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from fedcore.autograd.program import Call, Program, Value, row_major
 
@@ -19,7 +22,8 @@ ALIGNMENT = 64  # bytes: a cache line, and the widest vector registers
 class Placement:
     """Where a root value lives: in the arena, in an input's memory, or inside another value.
 
-    `offset` is in bytes for the arena, in elements along the last axis for `inside`.
+    `offset` is in bytes for the arena, in elements along the last axis for `inside`. The `other` of
+    an alias is no alias itself, so that no chain of them is ever walked.
     """
 
     kind: str  # "arena" | "input" | "constant" | "alias" | "inside"
@@ -48,10 +52,7 @@ class Plan:
 
 def _owner(placements: dict[int, Placement], root: int) -> int:
     placed = placements.get(root)
-    while placed is not None and placed.kind == "alias":
-        root = placed.other
-        placed = placements.get(root)
-    return root
+    return placed.other if placed is not None and placed.kind == "alias" else root
 
 
 def make_plan(program: Program, donated: frozenset[int]) -> Plan:
@@ -73,6 +74,7 @@ class _Layout:
         self.copies: dict[int, tuple[int, ...]] = {}
         self.born, self.dies = self._lifetimes()
         self.uses = self._uses()
+        self.makers = {call.output: call for call in program.calls}
 
     def _root(self, index: int) -> int:
         return self.values[index].root
@@ -107,7 +109,7 @@ class _Layout:
 
     def place_parts_inside_assemblies(self) -> None:
         """A part that only the assembly reads is written where it belongs."""
-        made_by = {c.output: (t, c) for t, c in enumerate(self.program.calls) if not c.view}
+        returned = {self._root(i) for i in self.program.outputs}
         for call in self.program.calls:
             if call.prim.name != "assemble":
                 continue
@@ -125,9 +127,9 @@ class _Layout:
                     use is call or use.view for use in self.uses[root]
                 )
                 fits = (
-                    root in made_by
+                    root in self.makers
                     and root not in self.placements
-                    and root not in map(self._root, self.program.outputs)
+                    and root not in returned
                     and part.dtype == target.dtype
                     and part.shape[: call.lanes] == lanes
                     and part.strides == row_major(part.shape, part.dtype.itemsize)
@@ -142,9 +144,8 @@ class _Layout:
 
     def _single_chain(self, index: int, root: int) -> bool:
         """Whether `index` is its root, or reached from it by row-major reshapes only."""
-        makers = {c.output: c for c in self.program.calls}
         while index != root:
-            call = makers[index]
+            call = self.makers[index]
             if call.prim.name not in ("reshape", "alias", "drop_leading", "align_rank"):
                 return False
             index = call.inputs[0]
@@ -159,9 +160,9 @@ class _Layout:
             operands = call.inputs[: call.prim.inplace]
             for i in sorted(operands, key=self._is_temporary):  # what is donated first: no copy
                 if self._overwritable(call, time, i, y):
-                    root = self._root(i)
-                    self.placements[call.output] = Placement("alias", other=root)
-                    self._merge(root, call.output)
+                    owner = self._owner(self._root(i))
+                    self.placements[call.output] = Placement("alias", other=owner)
+                    self.dies[owner] = max(self.dies[owner], self.dies[call.output])
                     break
 
     def _is_temporary(self, index: int) -> bool:
@@ -190,26 +191,32 @@ class _Layout:
     def _owner(self, root: int) -> int:
         return _owner(self.placements, root)
 
-    def _merge(self, root: int, taker: int) -> None:
-        owner = self._owner(root)
-        self.dies[owner] = max(self.dies[owner], self.dies[taker])
-
     def place_rest_in_arena(self) -> int:
         """Offsets for what has no place yet: largest first, at the lowest gap that is free."""
         waiting = [i for i in self.born if i not in self.placements]
         waiting.sort(key=lambda i: (-self.values[i].nbytes, i))
-        placed: list[tuple[int, int, int, int]] = []  # start, stop, born, dies
-        total = 0
-        for i in waiting:
+        blocks = np.empty((4, len(waiting)), np.int64)  # start, stop, born, dies
+        times = len(self.program.calls) + 2  # one before the first call, and one after the last
+        top, used = np.zeros(times, np.int64), np.zeros(times, np.int64)
+        for count, i in enumerate(waiting):
             size = -(-max(self.values[i].nbytes, 1) // ALIGNMENT) * ALIGNMENT
-            start = 0
-            for a, b, born, dies in sorted(placed):
-                if born > self.dies[i] or dies < self.born[i]:
-                    continue
-                if start + size <= a:
-                    break
-                start = max(start, b)
+            born, dies = self.born[i], self.dies[i]
+            life = slice(born + 1, dies + 2)
+            highest = life.start + int(top[life].argmax())
+            start = int(top[highest])
+            if used[highest] < start:  # without a gap at that time there is no lower place
+                start = _lowest_gap(blocks[:, :count], size, born, dies)
             self.placements[i] = Placement("arena", start)
-            placed.append((start, start + size, self.born[i], self.dies[i]))
-            total = max(total, start + size)
-        return total
+            blocks[:, count] = start, start + size, born, dies
+            np.maximum(top[life], start + size, out=top[life])
+            used[life] += size
+        return int(top.max())
+
+
+def _lowest_gap(blocks: Any, size: int, born: int, dies: int) -> int:
+    """The lowest offset with `size` free bytes between the blocks alive from `born` to `dies`."""
+    alive = blocks[:2, (blocks[2] <= dies) & (blocks[3] >= born)]
+    starts, stops = alive[:, alive[0].argsort(kind="stable")]
+    free = np.maximum.accumulate(np.concatenate(([0], stops)))  # below, between and above them
+    fits = np.flatnonzero(starts - free[:-1] >= size)
+    return int(free[fits[0]] if fits.size else free[-1])

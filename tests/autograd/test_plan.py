@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import process_time
 from typing import Any
 
 import numpy as np
@@ -198,3 +199,41 @@ def test_a_part_that_is_returned_outlives_its_vector() -> None:
     for _ in range(2):
         for y, e in zip(replayed(x), function(fc.tensor(x)), strict=True):
             np.testing.assert_array_equal(y.numpy(), e.numpy())
+
+
+def chain(count: int) -> Callable[..., Any]:
+    def function(x: Any) -> Any:
+        for _ in range(count):
+            x = ops.tanh(x) * 1.5
+        return x.sum()
+
+    return function
+
+
+@pytest.mark.parametrize("transform", [lambda f: f, fc.grad])
+def test_the_time_to_plan_grows_with_the_calls_and_not_with_their_square(transform: Any) -> None:
+    """Eight times the calls: 8 times as long, or 64 if each looks at all others."""
+
+    def seconds(count: int) -> float:
+        program = planned(transform(chain(count)), ones(2)).program
+        took = []
+        for _ in range(3):
+            start = process_time()
+            make_plan(program, frozenset())
+            took.append(process_time() - start)
+        return min(took)
+
+    assert seconds(4000) < 24 * seconds(500)
+
+
+def test_largest_values_lie_lowest_and_fill_the_gaps_that_the_dead_leave() -> None:
+    """A value alive throughout above a short-lived one: later values use the gap below it."""
+
+    def function(x: Any, w: Any) -> Any:
+        h = x @ w
+        for _ in range(6):
+            h = ops.tanh(h @ w)
+        return h
+
+    plan = planned(function, ones(4, 4), ones(4, 4))
+    assert clashes(plan) == [] and plan.arena_bytes == 3 * 64
