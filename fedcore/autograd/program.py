@@ -6,6 +6,8 @@ that a value is known by the identity of its array.
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -142,13 +144,26 @@ class Recording:
         """
         results = tuple(self.value_of(array) for array in outputs)
         made = {call.output for call in self._calls} | set(self._inputs)
-        constants = {v.index: self._arrays[v.index] for v in self._values if v.index not in made}
+        captured = [v.index for v in self._values if v.index not in made]
+        fixed = self._fixed_numbers(captured)
+        constants = {i: self._arrays[i] for i in captured}
         program = Program(
             tuple(self._values), tuple(self._calls), tuple(self._inputs), results, constants
         )
-        program = program.without_common_calls().without_dead_calls()
+        program = program.without_common_calls(fixed).without_dead_calls()
         _check_captures(program, declared)
         return program
+
+    def _fixed_numbers(self, indices: Sequence[int]) -> frozenset[int]:
+        """The 0-d arrays that nobody can change, because no one but this recording holds them."""
+        views = Counter(id(array.base) for array in self._arrays if array.base is not None)
+        fixed = set()
+        for i in indices:
+            held = sys.getrefcount(self._arrays[i])  # by the list, by this very call, by views
+            array = self._arrays[i]
+            if array.ndim == 0 and array.base is None and held == 2 + views[id(array)]:
+                fixed.add(i)
+        return frozenset(fixed)
 
 
 def _aliases(y: Any, x: Any) -> bool:
@@ -215,13 +230,16 @@ class Program:
         constants = {i: a for i, a in self.constants.items() if i in needed}
         return Program(self.values, tuple(reversed(kept)), self.inputs, self.outputs, constants)
 
-    def without_common_calls(self) -> Program:
-        """The same program with each distinct call made once."""
+    def without_common_calls(self, fixed: frozenset[int]) -> Program:
+        """The same program with each distinct call made once.
+
+        `fixed` are the constants that never change: those of equal value are one.
+        """
         same: dict[int, int] = {}
         first: dict[Any, int] = {}
         calls = []
         for index, array in self.constants.items():
-            if array.ndim == 0:
+            if index in fixed:
                 same[index] = first.setdefault((array.dtype, array.tobytes()), index)
         for call in self.calls:
             inputs = tuple(same.get(i, i) for i in call.inputs)

@@ -136,6 +136,22 @@ def test_calls_with_other_numbers_stay_apart(a: float, b: float) -> None:
     assert padded.outputs[0] != padded.outputs[1]
 
 
+def test_numbers_that_the_caller_can_change_stay_apart() -> None:
+    """By an array, by a tensor of one, or by a view of one."""
+    a, b, c = np.float32(2.0)[...], np.float32(2.0)[...], np.full(3, 2.0, np.float32)
+    scale = tensor(b)
+    program = recorded(lambda x: (x * a, x * scale, x * c[1:2].reshape(()), x * 2.0), ones(3))
+    assert len(set(program.outputs)) == 4
+
+
+def test_numbers_of_gradients_made_twice_are_one() -> None:
+    """The 1 where a gradient begins has views in the program, but nobody outside holds it."""
+    slope = lambda x: fc.grad(lambda x: (ops.tanh(x) * 2.0).sum())(x)  # noqa: E731
+    twice = recorded(lambda x: (slope(x), slope(x)), ones(3))
+    assert twice.outputs[0] == twice.outputs[1]
+    assert len(twice.calls) == len(recorded(slope, ones(3)).calls)
+
+
 def test_calls_with_parameters_of_another_type_stay_apart() -> None:
     program = recorded(
         lambda x: (x.astype("int32").astype("float32"), x.astype("int64").astype("float32")),
