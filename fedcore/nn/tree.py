@@ -8,11 +8,11 @@ not trained, and no derivative, optimiser or flat vector of parameters sees it. 
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
-import numpy as np
-
+from fedcore.errors import MutationError, user_line
 from fedcore.tensor.backend import is_array
 from fedcore.tensor.tensor import Tensor, tensor
 
@@ -22,9 +22,30 @@ Self = TypeVar("Self", bound="ModuleTree")
 
 
 class ModuleTree:
-    """An object of parameters and modules that is never changed, only rebuilt with others."""
+    """An object of parameters and modules that is never changed, only rebuilt with others.
+
+    Attributes are assigned until the `__init__` of its own class returns.
+    Raises: MutationError for an assignment after that.
+    """
+
+    __slots__ = ("__dict__", "__weakref__", "_complete")
 
     state_names: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "__init__" in vars(cls):
+            cls.__init__ = _completing(cls.__init__)  # type: ignore[method-assign]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if getattr(self, "_complete", False):
+            raise MutationError(
+                f"{type(self).__name__}.{name} is assigned to after __init__",
+                where=user_line(),
+                why="programs and derivatives rely on a module that stays as it was made",
+                fix="make a new module, or give forward what changes as an argument",
+            )
+        object.__setattr__(self, name, value)
 
     def tree_children(self) -> tuple[tuple[str, ...], list[Any], Any]:
         """The paths and values of parameters and modules, in the order of assignment."""
@@ -57,6 +78,18 @@ class ModuleTree:
             if name not in self.state_names:
                 vars(changed)[name] = change(name, value)
         return changed
+
+
+def _completing(init: Callable[..., None]) -> Callable[..., None]:
+    """`init`, after which nothing is assigned, unless it is called by that of a subclass."""
+
+    @functools.wraps(init)
+    def initialise(self: ModuleTree, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        if getattr(type(self).__init__, "__wrapped__", None) is init:
+            self._complete = True
+
+    return initialise
 
 
 def attributes(value: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -122,42 +155,32 @@ class Static:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Static):
             return NotImplemented
-        return self.module is other.module or self._values() == other._values()
+        if self.module is other.module:
+            return True
+        mine, its = vars(self.module), vars(other.module)
+        hidden = self.module.state_names
+        return mine.keys() == its.keys() and all(
+            value is its[name] or (name not in hidden and _same(value, its[name]))
+            for name, value in mine.items()
+        )
 
     def __hash__(self) -> int:
         return hash(type(self.module))
 
-    def _values(self) -> dict[str, Any]:
-        hidden = self.module.state_names
-        return {
-            name: Identity(value) if name in hidden else _comparable(value)
-            for name, value in vars(self.module).items()
-        }
 
-
-class Identity:
-    """A value that equals itself alone."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Identity) and self.value is other.value
-
-    def __hash__(self) -> int:
-        return id(self.value)
-
-
-def _comparable(value: Any) -> Any:
+def _same(value: Any, other: Any) -> bool:
+    """Whether two values of an attribute are equal but for the children that they hold."""
     if is_child(value):
-        return None
-    if isinstance(value, Tensor | np.ndarray) or is_array(value):
-        return Identity(value)
+        return is_child(other)
+    if type(value) is not type(other) or isinstance(value, Tensor) or is_array(value):
+        return False
     if isinstance(value, dict | list | tuple):
-        return type(value).__name__, [(key, _comparable(item)) for key, item in _items(value)]
-    return value
+        pairs, others = _items(value), _items(other)
+        return len(pairs) == len(others) and all(
+            key == its and (x is y or _same(x, y))
+            for (key, x), (its, y) in zip(pairs, others, strict=True)
+        )
+    return bool(value == other)
 
 
 def modules(tree: Any, path: str = "") -> Iterator[tuple[str, ModuleTree]]:

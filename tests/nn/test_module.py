@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,14 @@ import fedcore as fc
 from fedcore import nn
 from fedcore.autograd.tree import flatten, map_tree, unflatten
 from fedcore.checkpoint import load_checkpoint, save_checkpoint
-from fedcore.errors import ArgumentError, CheckpointError, DtypeError, ShapeError, TreeError
+from fedcore.errors import (
+    ArgumentError,
+    CheckpointError,
+    DtypeError,
+    MutationError,
+    ShapeError,
+    TreeError,
+)
 
 
 class Mean(nn.Module):
@@ -86,14 +95,62 @@ def test_rebuilding_leaves_the_original_as_it_was() -> None:
         np.testing.assert_array_equal(array, before[path])
 
 
+class Shift(nn.Module):
+    """Assigns the same attribute twice, as an `__init__` may."""
+
+    def __init__(self, by: float) -> None:
+        self.by = by
+        self.by = 2.0 * by
+
+    def forward(self, x: fc.Tensor, ctx: nn.Context) -> fc.Tensor:
+        return x + self.by
+
+
+class NamedShift(Shift):
+    """Goes on to assign after the `__init__` that it inherits."""
+
+    def __init__(self, by: float, name: str) -> None:
+        super().__init__(by)
+        self.name = name
+
+
+class PlainShift(Shift):
+    """Has no `__init__` of its own."""
+
+
+@pytest.mark.parametrize(
+    "model", [Shift(1.0), NamedShift(1.0, "a"), PlainShift(1.0), nn.Linear(2, 2, key=0)], ids=repr
+)
+@pytest.mark.parametrize(
+    "again",
+    [
+        lambda m: m,
+        copy.copy,
+        copy.deepcopy,
+        lambda m: pickle.loads(pickle.dumps(m)),
+        lambda m: map_tree(lambda x: x * 2.0, m),
+        lambda m: m.with_state({}),
+    ],
+)
+def test_a_module_is_not_assigned_to_after_its_init(model: nn.Module, again: Any) -> None:
+    made = again(model)
+    before = dict(vars(made))
+    for name in ("by", "fresh"):
+        with pytest.raises(MutationError, match=rf"{type(model).__name__}\.{name}") as caught:
+            setattr(made, name, 7.0)
+        assert "test_module.py" in caught.value.where
+    assert vars(made) == before
+
+
 def test_structures_are_equal_for_equal_models_and_differ_with_options_and_state() -> None:
     net = Net()
     leaves, structure = flatten(net)
     assert flatten(unflatten(structure, leaves))[1] == structure
     assert flatten(map_tree(lambda x: x * 2.0, net))[1] == structure
-    wider = Net(width=4)
-    wider.name = "other"
-    assert flatten(wider)[1] != structure
+    renamed = copy.copy(net)
+    vars(renamed)["name"] = "other"
+    assert flatten(renamed)[1] != structure
+    assert flatten(Net(width=4))[1] != structure
     assert flatten(Net())[1] != structure  # another state: its program cannot be shared
 
 
