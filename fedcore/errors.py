@@ -11,6 +11,7 @@ FedcoreError
 ├── DerivativeError     FED-1107  a derivative does not exist or was asked of a non-scalar
 ├── TreeError           FED-1108  two pytrees differ in structure
 ├── ArgumentError       FED-1109  an option has a value outside its range
+├── CapacityError       FED-1110  an array does not fit into memory
 ├── DataFormatError     FED-1201  a file is not of the format it should be
 ├── TruncatedFileError  FED-1202  a file ends before its header says it should
 ├── DatasetError        FED-1203  a dataset's parts do not fit together, or it is empty
@@ -28,6 +29,7 @@ from typing import ClassVar
 __all__ = [
     "ArgumentError",
     "AxisError",
+    "CapacityError",
     "CheckpointError",
     "DataFormatError",
     "DatasetError",
@@ -143,6 +145,12 @@ class ArgumentError(FedcoreError, ValueError):
     """An option has a value outside its range."""
 
     code = "FED-1109"
+
+
+class CapacityError(FedcoreError, MemoryError):
+    """An array does not fit into memory."""
+
+    code = "FED-1110"
 
 
 class DataFormatError(FedcoreError, ValueError):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedcore.errors import (
     ArgumentError,
+    CapacityError,
     DeviceError,
     DtypeError,
     FedcoreError,
@@ -66,11 +67,18 @@ def explained(
     if isinstance(error, FedcoreError):
         error.where = error.where or where
         return error
+    shapes = ", ".join(f"{x.shape} {x.dtype}" for x in xs)
+    if isinstance(error, MemoryError):
+        return CapacityError(
+            f"{prim.name}: not enough memory for its result; operands {shapes}",
+            where=where,
+            why=str(error),
+            fix="work on smaller pieces, or in float32; chunk= of vmap bounds the lanes at once",
+        )
     try:
         inspect.signature(prim.kernel).bind(None, *xs, **params)
     except TypeError as misfit:
         return misused(prim, str(misfit))
-    shapes = ", ".join(f"{x.shape} {x.dtype}" for x in xs)
     try:
         prim.shape(*[x.shape for x in xs], **params)
     except FedcoreError as rule:

@@ -87,17 +87,23 @@ class Primitive:
     kernels: dict[str, Kernel] = field(default_factory=dict)
     preparations: dict[str, Prepare] = field(default_factory=dict)
     arity: int | None = field(init=False)  # the number of arrays, None if any number will do
+    options: frozenset[str] = field(init=False)  # the names of the parameters, without `out`
 
     def __post_init__(self) -> None:
         _, *given = inspect.signature(self.kernel).parameters.values()
         arrays = [p for p in given if p.kind is not p.KEYWORD_ONLY]
         fixed = all(p.kind is p.POSITIONAL_OR_KEYWORD for p in arrays)
         object.__setattr__(self, "arity", len(arrays) if fixed else None)
+        options = frozenset(p.name for p in given if p.kind is p.KEYWORD_ONLY) - {"out"}
+        object.__setattr__(self, "options", options)
 
     def __call__(self, *args: Any, **params: Any) -> Tensor:
         if len(args) != self.arity and self.arity is not None:
             operands = "one operand" if self.arity == 1 else f"{self.arity} operands"
             raise misused(self, f"takes {operands}, got {len(args)}")
+        if params and not self.options.issuperset(params):  # `out` would change a tensor
+            unknown = next(name for name in params if name not in self.options)
+            raise misused(self, f"got an unexpected keyword argument {unknown!r}")
         return bind(self, args, params)
 
     def __reduce__(self) -> tuple[Callable[[str], Primitive], tuple[str]]:
@@ -307,7 +313,7 @@ def apply(prim: Primitive, xs: list[Tensor], params: dict[str, Any], lanes: int)
             backend = backend_of(xs[0].data)
             kernel = prim.kernels.get(backend.name, prim.kernel)
             data = kernel(backend.xp, *[x.data for x in xs], **params)
-    except (ValueError, IndexError, TypeError) as error:
+    except (ValueError, IndexError, TypeError, MemoryError) as error:
         raise explained(prim, xs, params, error) from error
     y = Tensor(data, lanes)
     if interpreter.recorder is not None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fedcore as fc
-from fedcore.errors import ArgumentError, DtypeError, FedcoreError, ShapeError
+from fedcore.errors import ArgumentError, CapacityError, DtypeError, FedcoreError, ShapeError
 from fedcore.tensor.primitive import Primitive
 from fedcore.tensor.registry import operations
 from fedcore.tensor.tensor import Tensor, tensor
@@ -188,6 +188,8 @@ def test_a_primitive_called_otherwise_than_its_signature_shows_it(name: str) -> 
         (lambda x: fc.where(x > 0), "where: takes 3 operands, got 1"),
         (lambda x: fc.exp(x=x), "exp: takes one operand, got 0"),
         (lambda x: fc.exp(x, axis=0), "exp: got an unexpected keyword argument 'axis'"),
+        (lambda x: fc.exp(x, out=x), "exp: got an unexpected keyword argument 'out'"),
+        (lambda x: fc.add(x, x, out=np.empty(2)), "add: got an unexpected .* 'out'"),
     ],
 )
 def test_a_call_that_does_not_follow_the_signature_says_so(
@@ -195,3 +197,23 @@ def test_a_call_that_does_not_follow_the_signature_says_so(
 ) -> None:
     with pytest.raises(ArgumentError, match=message):
         call(tensor([1.0, 2.0]))
+
+
+HUGE = 10**15  # more numbers than 47 bits of addresses have bytes for
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: fc.zeros(HUGE),
+        lambda: fc.arange(HUGE),
+        lambda: fc.eye(10**8),
+        lambda: fc.one_hot([1], HUGE),
+        lambda: fc.broadcast_to(tensor(1.0), (HUGE,)) + 1.0,
+    ],
+)
+def test_what_does_not_fit_into_memory_is_named_with_its_bytes(call: Callable[[], Any]) -> None:
+    with pytest.raises(CapacityError, match="not enough memory") as caught:
+        call()
+    assert "iB for an array with shape" in caught.value.why
+    assert_helpful(caught.value)
