@@ -1,7 +1,8 @@
 """`compile`: record a function once, then replay its kernel calls on fixed buffers.
 
 A replay is a flat list of bound calls: no tape, no shape arithmetic, no allocation. Its results
-equal those of the recorded function bit for bit, because it makes the same kernel calls.
+equal those of the function on dense copies of its arguments bit for bit, because it makes the same
+kernel calls.
 """
 
 from __future__ import annotations
@@ -228,13 +229,17 @@ def compile(
 
     `function` must be pure: arrays in, arrays out. Tensors, arrays and Python floats are inputs,
     the floats as 0-d float32, or float64 if an argument is float64; integers, strings, booleans and
-    None are part of the signature. `donate` lists positional arguments whose memory the program may
-    overwrite and return: do not use them after the call. Arrays above 64 KiB that the function
-    takes from outside must be listed in `captures`, by themselves or in models. With `check`, the
-    call that records a program and its next `check` replays are compared with the function itself,
-    bit for bit. Inside `grad`, `vmap` or another recording the function itself is called.
-    Raises: TraceError if a value is read while recording, if a large array is captured without
-    being declared, if a donated one is captured, or if a check fails.
+    None are part of the signature. What other threads compute for the function while it is recorded
+    is frozen. The results have the bits of the function on dense copies of its arguments: an array
+    with gaps or reversed axes is copied to row-major order, which may change the order of addition.
+    `donate` lists positional arguments whose memory the program may overwrite and return: do not
+    use them after the call. Arrays above 64 KiB that the function takes from outside must be listed
+    in `captures`, by themselves or in models. With `check`, the call that records a program and its
+    next `check` replays are compared with the function on such copies, bit for bit. Inside `grad`,
+    `vmap` or another recording the function itself is called.
+    Raises: DtypeError for an array that `tensor` refuses; TraceError if a value is read while
+    recording, if a large array is captured without being declared, if a donated one is captured, or
+    if a check fails.
 
     >>> from fedcore.tensor.tensor import tensor
     >>> double = compile(lambda x, factor: x * factor)

@@ -1,7 +1,7 @@
 """What makes two calls of a compiled function the same program: the signature of their arguments.
 
-Arrays count by shape, dtype and order in memory, floats not at all, and everything else by its
-value.
+An argument that is an array is what `tensor` makes of it, with its errors. Arrays count by shape,
+dtype and order in memory, floats not at all, and everything else by its value.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from fedcore.autograd.program import layout
 from fedcore.autograd.tree import Structure, flatten, unflatten
 from fedcore.tensor.backend import backend_of, current_backend, is_array
-from fedcore.tensor.tensor import Tensor
+from fedcore.tensor.tensor import Tensor, tensor
 
 __all__ = ["Arguments"]
 
@@ -64,14 +64,14 @@ class Arguments(NamedTuple):
         for x in self.leaves:
             a = x.data if type(x) is Tensor else x
             if is_array(a):
-                if isinstance(a, np.ndarray) and type(a) is not np.ndarray:
-                    a = np.asarray(a)  # a memory map computes as an array
+                if type(x) is not Tensor:
+                    a = tensor(a).data
                 key.append((a.shape, a.dtype, type(a), layout(a)))
                 if a.dtype == np.float64:
                     precision = a.dtype
             elif isinstance(a, float | np.floating):
                 key.append(float)
-            elif isinstance(a, np.number | np.bool_):
+            elif isinstance(a, np.generic) and a.dtype.kind in "biu":
                 key.append(type(a))
             else:
                 key.append((type(a), a))

@@ -14,7 +14,8 @@ import pytest
 import fedcore as fc
 from fedcore import nn, optim
 from fedcore.autograd import replay
-from fedcore.errors import ArgumentError, AxisError, TraceError
+from fedcore.autograd.program import dense
+from fedcore.errors import ArgumentError, AxisError, DtypeError, MutationError, TraceError
 from fedcore.tensor.random import Key
 from fedcore.tensor.registry import operations as ops
 from fedcore.tensor.tensor import Tensor, interpreter, tensor
@@ -149,6 +150,47 @@ def test_a_memory_map_is_an_array(tmp_path: Any) -> None:
         np.testing.assert_array_equal(double(x[rows], drawn(2, 3)).numpy(), x[rows] * drawn(2, 3))
 
 
+REFUSED = {
+    "masked": np.ma.masked_array(drawn(3), [True, False, False]),
+    "complex": np.ones(3, np.complex64),
+    "objects": np.array([1.0, None, "x"], object),
+    "strings": np.array(["a", "b", "c"]),
+    "times": np.array(["2024-01-01"], "datetime64[D]"),
+    "records": np.zeros(3, [("a", "f4"), ("b", "i4")]),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_an_array_that_is_no_tensor_is_refused_as_by_tensor(name: str) -> None:
+    array = REFUSED[name]
+    with pytest.raises(DtypeError) as eager:
+        tensor(array)
+    for compiled in (fc.compile(lambda x: x * 2.0), fc.compile(lambda x: x * 2.0, donate=(0,))):
+        with pytest.raises(DtypeError) as caught:
+            compiled(array)
+        assert (caught.value.what, caught.value.fix) == (eager.value.what, eager.value.fix)
+        assert compiled.programs == ()
+
+
+@pytest.mark.parametrize("scalar", [1j, np.complex64(1j)])
+def test_a_scalar_that_is_no_real_number_fails_as_in_the_function(scalar: Any) -> None:
+    for function in (lambda x, s: x * s, fc.compile(lambda x, s: x * s)):
+        with pytest.raises(DtypeError, match="multiply"):
+            function(tensor(drawn(3)), scalar)
+
+
+@pytest.mark.parametrize("donate", [(), (0,)])
+@pytest.mark.parametrize("dtype", [">f4", ">f8", ">i4"])
+def test_an_array_of_foreign_byte_order_computes_as_its_tensor(dtype: str, donate: Any) -> None:
+    w = np.float32([1.5, -2.0, 3.0]).astype(np.dtype(dtype).newbyteorder("="))
+    step = fc.compile(lambda x, w: x * w + 1, donate=donate)
+    for seed in range(3):
+        x = (10 * drawn(3, seed=seed)).astype(dtype)
+        y, expected = step(x, w), tensor(x) * w + 1
+        np.testing.assert_array_equal(y.numpy(), expected.numpy())
+        assert y.dtype == expected.dtype and len(step.programs) == 1
+
+
 @pytest.mark.parametrize("shape", [(), (0,), (0, 3), (1,)])
 def test_arrays_of_no_axes_or_no_elements_replay(shape: Any) -> None:
     function = lambda x: (x * 2.0, x.sum(), x.reshape(x.size))  # noqa: E731
@@ -205,6 +247,13 @@ def test_a_value_that_is_read_while_recording_is_refused_with_the_line(read: Any
     assert "test_replay.py" in caught.value.where and is_clean()
 
 
+@pytest.mark.parametrize("show", [str, repr, "{}".format])
+def test_a_tensor_shows_no_values_while_recording(show: Any) -> None:
+    shown: list[str] = []
+    fc.compile(lambda x: (shown.append(show(x * 2.0)), x)[1])(drawn(2, 3))
+    assert shown == ["Tensor(shape=(2, 3), dtype=float32)"]
+
+
 def test_a_mask_whose_values_choose_the_shape_is_refused() -> None:
     with pytest.raises(TraceError, match="mask"):
         fc.compile(lambda x: x[x > 0.0])(drawn(4))
@@ -233,6 +282,18 @@ def test_parameters_of_a_declared_vector_are_declared() -> None:
     model = rebuild(theta)
     step = fc.compile(lambda x: x @ model["w"], captures=[theta])
     assert step(drawn(2, 300)).shape == (2, 300)
+
+
+def test_captured_numbers_that_the_caller_may_change_stay_apart() -> None:
+    a, b = np.array(2.0, np.float32), np.array(2.0, np.float32)
+    c = tensor(np.array(2.0, np.float32))
+    function = lambda x: (x * a, x * b, x * c, x * b.reshape(()), x * 2.0)  # noqa: E731
+    step, x = fc.compile(function), drawn(3)
+    for value in (2.0, 3.0, 4.0):
+        b[...] = value
+        for y, e in zip(step(x), function(tensor(x)), strict=True):
+            np.testing.assert_array_equal(y.numpy(), e.numpy())
+    assert len(step.programs) == 1
 
 
 # ---- random numbers
@@ -320,6 +381,27 @@ def test_check_finds_a_stale_intermediate_of_an_outer_level() -> None:
         step(drawn(3, seed=seed), drawn(4, 3, seed=seed + 9))
 
 
+@pytest.mark.parametrize(
+    "spread",
+    [
+        lambda x: np.repeat(x, 2, axis=-1)[..., ::2],
+        lambda x: x[::-1],
+        lambda x: np.asfortranarray(x),
+        lambda x: np.repeat(x, 3, axis=0).T[:, ::3].T,
+    ],
+)
+@pytest.mark.parametrize("donate", [(), (0,)])
+def test_a_replay_has_the_bits_of_the_function_on_dense_copies(spread: Any, donate: Any) -> None:
+    """And a check asks for no more: the order of addition follows the memory of an argument."""
+    function = lambda x: (x.sum(), x.sum(axis=-1), x.mean(axis=0), x.T @ x)  # noqa: E731
+    step = fc.compile(function, donate=donate, check=2)
+    for seed in range(4):
+        x = spread(drawn(37, 53, seed=seed))
+        expected = function(tensor(dense(x).copy(order="K")))
+        for y, e in zip(step(x), expected, strict=True):
+            np.testing.assert_array_equal(y.numpy(), e.numpy())
+
+
 @pytest.mark.parametrize("check", [-1, -5])
 def test_a_negative_check_is_refused(check: int) -> None:
     with pytest.raises(ArgumentError, match="check is"):
@@ -388,6 +470,36 @@ def test_an_optimiser_that_feeds_itself_back_equals_the_eager_run(optimizer: Any
         own, own_state = step(own, own_state, *batch, tensor(rate))
         np.testing.assert_array_equal(theta.numpy(), own.numpy())
     assert len(compiled.programs) == 1
+
+
+# ---- modules
+
+
+class Scaled(nn.Module):
+    """A layer whose static attributes enter the program as constants."""
+
+    def __init__(self, scale: float, sizes: list[float]) -> None:
+        self.weight = tensor(drawn(3))
+        self.scale, self.sizes = scale, sizes
+
+    def forward(self, x: Any, ctx: nn.Context) -> Any:
+        return x * self.weight * self.scale + sum(self.sizes)
+
+
+def test_an_equal_module_replays_and_one_of_other_options_is_recorded() -> None:
+    step, x = fc.compile(lambda m, x: m(x)), drawn(3)
+    for scale, sizes, programs in [(2.0, [1.0], 1), (2.0, [1.0], 1), (3.0, [1.0], 2), (2, [], 3)]:
+        model = Scaled(scale, sizes)
+        np.testing.assert_array_equal(step(model, x).numpy(), model(tensor(x)).numpy())
+        assert len(step.programs) == programs
+
+
+def test_a_module_that_a_program_has_captured_cannot_be_changed() -> None:
+    model = Scaled(2.0, [])
+    step = fc.compile(lambda x: model(x))
+    step(drawn(3))
+    with pytest.raises(MutationError, match=r"Scaled\.scale"):
+        model.scale = 7.0
 
 
 # ---- errors on the way
