@@ -24,7 +24,7 @@ class Binding:
         self._backend = backend_of(inputs[0]) if inputs else current_backend()
         fresh = arena is None
         self.arena = self._backend.xp.empty(plan.arena_bytes, dtype=np.uint8) if fresh else arena
-        self._given = dict(zip(plan.program.inputs, inputs, strict=True))
+        self._given = {plan.program.inputs[i]: inputs[i] for i in plan.donated}
         self._refuse_captured(inputs)
         self._arrays: dict[int, Any] = {}
         self._loads = [

@@ -27,7 +27,7 @@ MAX_PROGRAMS = 64  # more distinct signatures than this is an argument that shou
 MAX_BINDINGS = 32  # donated memories in use by turns; a binding keeps its own alive
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Recorded:
     """A program ready for replay; `fixed` are the outputs that are no arrays, None for arrays."""
 
@@ -71,11 +71,12 @@ class Compiled:
         except TypeError as error:
             raise _not_comparable(error) from None
         if recorded is None:
-            recorded = self._recorded[key] = self._record(arguments, arrays, donated)
+            recorded = self._record(arguments, arrays, donated)
+            self._recorded[arguments.kept(key)] = recorded
         expected = self._expected(arguments, arrays, donated) if recorded.checks_left else None
         inputs = [a for a in arrays if a is not None]
         try:
-            results = self._replay(key, recorded.plan, inputs)
+            results = self._replay(recorded, inputs)
         except FedcoreError as error:  # a label or an index out of range
             error.where = error.where or user_line()
             raise
@@ -85,21 +86,22 @@ class Compiled:
             _compare(expected, out)
         return out
 
-    def _replay(self, key: Any, plan: Plan, inputs: list[Any]) -> list[Any]:
+    def _replay(self, recorded: _Recorded, inputs: list[Any]) -> list[Any]:
         latest: tuple[Any, Binding | None] = self._own.__dict__.get("latest", (None, None))
-        if latest[1] is not None and latest[0] == key and latest[1].works_in(inputs):
+        if latest[1] is not None and latest[0] is recorded and latest[1].works_in(inputs):
             return latest[1](inputs)  # reading an address takes a microsecond
         bindings: dict[Any, Binding] = self._own.__dict__.setdefault("bindings", {})
+        plan = recorded.plan
         memory = tuple(_address(inputs[i]) for i in sorted(plan.donated))
-        binding = bindings.pop((key, memory), None)
+        binding = bindings.pop((recorded, memory), None)
         if binding is not None:
-            bindings[key, memory] = binding  # the latest used stands last
-            self._own.__dict__["latest"] = key, binding
+            bindings[recorded, memory] = binding  # the latest used stands last
+            self._own.__dict__["latest"] = recorded, binding
             return binding(inputs)
-        arena = next((b.arena for (other, _), b in bindings.items() if other == key), None)
+        arena = next((b.arena for (other, _), b in bindings.items() if other is recorded), None)
         _separate(inputs, sorted(plan.donated))
         memory = tuple(_address(inputs[i]) for i in sorted(plan.donated))
-        binding = bindings[key, memory] = Binding(plan, inputs, arena)
+        binding = bindings[recorded, memory] = Binding(plan, inputs, arena)
         if len(bindings) > MAX_BINDINGS:
             del bindings[next(iter(bindings))]
         return binding.first_results()
@@ -138,7 +140,7 @@ class Compiled:
         plan = make_plan(program, frozenset(inputs.index(i) for i in donated))
         fixed = tuple(None if is_array(v) else v for v in outputs)
         checks = self._checks + 1 if self._checks else 0  # this call, and so many replays
-        return _Recorded(plan, structure, fixed, checks)
+        return _Recorded(plan, structure.without_arrays(values), fixed, checks)
 
     def _expected(self, arguments: Arguments, arrays: list[Any], donated: list[int]) -> Any:
         """What the function itself gives, computed before a replay overwrites what is donated."""

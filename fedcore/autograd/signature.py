@@ -85,6 +85,12 @@ class Arguments(NamedTuple):
                 arrays[i] = xp.asarray(a)
         return arrays, tuple(key)
 
+    def kept(self, key: Any) -> Any:
+        """`key` without the arrays of this call, so that a program does not keep them alive."""
+        if self.structure is None:
+            return key
+        return self.structure.without_arrays(self.leaves), *key[1:]
+
     def of_arguments(self, chosen: frozenset[int]) -> list[int]:
         """The positions of the arrays among the leaves of the arguments at positions `chosen`."""
         return [

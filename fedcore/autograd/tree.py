@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from fedcore.errors import TreeError, user_line
+from fedcore.tensor.backend import backend_of, is_array
+from fedcore.tensor.tensor import Tensor
 
 __all__ = ["Structure", "TreeNode", "flatten", "flatten_paths", "map_tree", "unflatten"]
 
@@ -50,6 +52,10 @@ class Structure:
     def __hash__(self) -> int:
         return hash((self.kind, self.names, self.children))
 
+    def without_arrays(self, leaves: Sequence[Any]) -> Structure:
+        """An equal structure whose prototypes hold zeros in the memory of one for these leaves."""
+        return flatten(unflatten(self, [_one_zero(x) for x in leaves]))[1]
+
     def __repr__(self) -> str:
         if self.kind is None:
             return "*"
@@ -58,6 +64,15 @@ class Structure:
 
 
 _LEAF = Structure(None, (), (), None, 1)
+
+
+def _one_zero(leaf: Any) -> Any:
+    array = leaf.data if isinstance(leaf, Tensor) else leaf
+    if not is_array(array):
+        return leaf
+    xp = backend_of(array).xp
+    zeros = xp.broadcast_to(xp.zeros((), dtype=array.dtype), array.shape)
+    return Tensor(zeros) if isinstance(leaf, Tensor) else zeros
 
 
 def _open(tree: Any) -> tuple[tuple[Any, ...], list[Any], Any, Any] | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import threading
 import tracemalloc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -494,6 +496,14 @@ def test_an_equal_module_replays_and_one_of_other_options_is_recorded() -> None:
         assert len(step.programs) == programs
 
 
+def test_a_list_of_a_module_that_is_changed_in_place_is_seen() -> None:
+    model, x = Scaled(2.0, [1.0]), drawn(3)
+    step = fc.compile(lambda m, x: m(x))
+    for _ in range(3):
+        model.sizes.append(1.0)
+        np.testing.assert_array_equal(step(model, x).numpy(), model(tensor(x)).numpy())
+
+
 def test_a_module_that_a_program_has_captured_cannot_be_changed() -> None:
     model = Scaled(2.0, [])
     step = fc.compile(lambda x: model(x))
@@ -574,6 +584,19 @@ def test_threads_share_the_programs_and_have_arenas_of_their_own() -> None:
     for t in range(4):
         for y, e in zip(found[t], expected[t], strict=True):
             np.testing.assert_array_equal(y.numpy(), e)
+
+
+def test_a_program_keeps_none_of_its_arguments_or_results_alive() -> None:
+    """But for what was donated: a binding works in it."""
+    step = fc.compile(lambda m, x, parts: (m(x) * parts["a"], fc.grad(lambda m: m(x).sum())(m)))
+    model, x, parts = nn.Linear(3, 3, key=0), tensor(drawn(2, 3)), {"a": drawn(2, 3)}
+    for _ in range(2):
+        y, gradient = step(model, x, parts)
+    kept = [model.weight.data, x.data, parts["a"], y.data, gradient.weight.data]
+    references = [weakref.ref(array) for array in kept]
+    del model, x, parts, y, gradient, kept
+    gc.collect()
+    assert all(reference() is None for reference in references)
 
 
 def test_a_replay_allocates_less_than_a_megabyte() -> None:
