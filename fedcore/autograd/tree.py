@@ -64,6 +64,7 @@ class Structure:
 
 
 _LEAF = Structure(None, (), (), None, 1)
+_DEPTH = 200  # levels, well within the depth of Python's own recursion
 
 
 def _one_zero(leaf: Any) -> Any:
@@ -104,14 +105,21 @@ def _sorted_keys(tree: dict[Any, Any]) -> list[Any]:
         ) from None
 
 
-def _walk(tree: Any, path: str, leaves: list[tuple[str, Any]]) -> Structure:
+def _walk(tree: Any, path: str, leaves: list[tuple[str, Any]], depth: int = 0) -> Structure:
     opened = _open(tree)
     if opened is None:
         leaves.append((path, tree))
         return _LEAF
+    if depth == _DEPTH:
+        raise TreeError(
+            f"a {type(tree).__name__} lies within {_DEPTH} others, at {path:.40}...",
+            where=user_line(),
+            why="a container that contains itself has no end",
+            fix="check what was appended to it, or nest less deeply",
+        )
     names, children, static, prototype = opened
     structures = tuple(
-        _walk(child, f"{path}.{name}" if path else str(name), leaves)
+        _walk(child, f"{path}.{name}" if path else str(name), leaves, depth + 1)
         for name, child in zip(names, children, strict=True)
     )
     kind = dict if isinstance(tree, dict) else type(tree)
@@ -120,6 +128,8 @@ def _walk(tree: Any, path: str, leaves: list[tuple[str, Any]]) -> Structure:
 
 def flatten(tree: Any) -> tuple[list[Any], Structure]:
     """The leaves in order, and the structure that `unflatten` needs; dicts come back plain.
+
+    Raises: TreeError for keys that cannot be sorted, and for a container that contains itself.
 
     >>> flatten({"b": 2, "a": [0, 1]})[0]
     [0, 1, 2]

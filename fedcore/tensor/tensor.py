@@ -293,8 +293,18 @@ def tensor(values: Any, *, dtype: Any = None) -> Tensor:
     if is_array(values):
         made = Tensor(_plain(values))
         return made if dtype is None else made.astype(dtype)
-    if _holds_tensors(values):  # read as numbers they would lose their derivatives
-        joined = operations.stack([tensor(v) for v in values])
+    try:
+        # read as numbers they would lose their derivatives
+        parts = [tensor(v) for v in values] if _holds_tensors(values) else None
+    except RecursionError as error:
+        raise ShapeError(
+            f"a {type(values).__name__} is not a tensor",
+            where=user_line(),
+            why="it contains itself, or lists within lists without end",
+            fix="give it as many levels as the tensor has axes",
+        ) from error
+    if parts is not None:
+        joined = operations.stack(parts)
         return joined if dtype is None else joined.astype(dtype)
     try:
         host = np.asarray(values)

@@ -171,3 +171,16 @@ def test_a_wrong_number_of_leaves_is_refused(tree: Any, count: int) -> None:
 def test_trees_that_differ_are_not_combined() -> None:
     with pytest.raises(TreeError, match="the trees differ"):
         map_tree(lambda a, b: a, {"x": 1}, {"y": 1})
+
+
+def test_a_container_within_itself_is_refused_and_a_deep_one_is_not() -> None:
+    tree: Any = [1.0]
+    for _ in range(150):
+        tree = [tree]
+    leaves, structure = flatten(tree)
+    assert unflatten(structure, leaves) == tree
+    assert flatten(tree)[1] == structure
+    endless: list[Any] = []
+    endless += [endless, endless]
+    with pytest.raises(TreeError, match=r"within 200 others, at 0\.0\.0"):
+        flatten(endless)

@@ -217,3 +217,19 @@ def test_what_does_not_fit_into_memory_is_named_with_its_bytes(call: Callable[[]
         call()
     assert "iB for an array with shape" in caught.value.why
     assert_helpful(caught.value)
+
+
+def test_lists_without_end_are_no_tensor() -> None:
+    deep: Any = [1.0]
+    for _ in range(3000):
+        deep = [deep]
+    endless: list[Any] = [1.0]
+    endless.append(endless)
+    twice: list[Any] = []
+    twice += [twice, twice]
+    holding: list[Any] = [tensor(1.0)]
+    holding.append(holding)
+    for values in (deep, endless, twice, holding):
+        with pytest.raises(ShapeError, match="a list is not a tensor") as caught:
+            tensor(values)
+        assert caught.value.why and caught.value.fix and "test_errors.py" in caught.value.where
