@@ -6,7 +6,7 @@ FedcoreError
 ├── DtypeError          FED-1102  an array has a dtype the operation does not take
 ├── AxisError           FED-1103  an axis or index is out of range
 ├── DeviceError         FED-1104  arrays of different devices meet, or a device is missing
-├── MutationError       FED-1105  a tensor was assigned to in place
+├── MutationError       FED-1105  a tensor, or a finished module, was assigned to in place
 ├── TraceError          FED-1106  a program cannot be recorded faithfully
 ├── DerivativeError     FED-1107  a derivative does not exist or was asked of a non-scalar
 ├── TreeError           FED-1108  two pytrees differ in structure
@@ -118,7 +118,7 @@ class DeviceError(FedcoreError, RuntimeError):
 
 
 class MutationError(FedcoreError, TypeError):
-    """A tensor was assigned to in place."""
+    """A tensor, or a module after its `__init__`, was assigned to in place."""
 
     code = "FED-1105"
 
