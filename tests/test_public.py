@@ -31,7 +31,6 @@ INTERNAL = {  # what the core calls by name, or what a method, an operator or a 
     "batch_norm",
     "batch_norm_training",
     "cast",
-    "drop_lanes",
     "drop_leading",
     "embedding",
     "fold_lane",
@@ -45,6 +44,7 @@ INTERNAL = {  # what the core calls by name, or what a method, an operator or a 
     "patches",
     "rnn",
     "row_norms2",
+    "scale_rows",
     "scatter_rows",
     "sum_lanes",
 }

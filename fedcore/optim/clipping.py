@@ -30,7 +30,8 @@ def clip_by_norm(gradient: Cotangent, max_norm: float) -> Tensor:
     g = operations.where(finite, g, 0.0)
     unit = operations.where(finite & (largest > 0.0), largest, 1.0)
     direction = g / unit  # of a length between 1 and sqrt(D), or 0: its square cannot overflow
-    length = operations.maximum(operations.sqrt(norm2(direction)), 1.0)
+    length = operations.astype(operations.sqrt(norm2(direction)), g.dtype)
+    length = operations.maximum(length, 1.0)
     allowed = max_norm / length
     return operations.where(unit <= allowed, g, direction * allowed)
 

@@ -1,8 +1,9 @@
 """Cotangents that stay factored: the gradient of a weight may never need to exist as an array.
 
 `Outer(x, g)` stands for x^T g, `Rows(index, g)` for rows scattered into zeros, and `Pieces` for the
-parts of one flat vector. Each offers `array()`, `norm2()` (its squared norm in each lane) and
-`weighted_sum(c)` (the sum over the last lane with coefficients c), for per-example clipping.
+parts of one flat vector. Each offers `array()` and, for per-example clipping, `norm2()` (its
+squared norm in each lane, raised by what rounding may hide) and `weighted_sum(c)` (the sum over the
+last lane with coefficients c). Norms and coefficients are float64: float32 squares leave its range.
 Source of the norms: Goodfellow, "Efficient Per-Example Gradient Computations", 2015, and for
 several rows the Gram form of Li et al., "Large Language Models Can Be Strong Differentially
 Private Learners", 2022, section 4.
@@ -15,6 +16,7 @@ import operator
 from collections.abc import Mapping
 from functools import reduce
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -30,8 +32,12 @@ __all__ = [
     "accumulate",
     "as_array",
     "norm2",
+    "settled",
     "weighted_sum",
 ]
+
+_TINY = float(np.finfo(np.float64).tiny)  # what may be lost to underflow in a sum of squares
+_FAR = 2.0**30  # within this factor of 1, scales need no care
 
 
 class Factored:
@@ -43,8 +49,12 @@ class Factored:
         """The cotangent as one tensor."""
         raise NotImplementedError
 
+    def settled(self) -> Cotangent:
+        """The same in the form whose norm and weighted sum are cheaper, or safe to round."""
+        return self
+
     def norm2(self) -> Tensor:
-        """The squared Euclidean norm in each lane, 0-d."""
+        """The squared Euclidean norm in each lane, 0-d, in float64."""
         return norm2(self.array())
 
     def merged(self, other: Factored) -> Factored | None:
@@ -77,8 +87,17 @@ def accumulate(a: Cotangent, b: Cotangent) -> Cotangent:
     return as_array(a) + as_array(b)
 
 
+def settled(cotangent: Cotangent) -> Cotangent:
+    """The cotangent in the form to measure and to add up: what is settled is joined only once."""
+    return cotangent.settled() if isinstance(cotangent, Factored) else cotangent
+
+
 def norm2(cotangent: Cotangent) -> Tensor:
-    """The squared Euclidean norm in each lane, 0-d."""
+    """The squared Euclidean norm in each lane, 0-d, in float64.
+
+    Of an array it is right to 64 roundings of its dtype. Of products it is raised by a bound of
+    what their sum may gain by rounding, and so that they are at most 1024 times as long in float32.
+    """
     if isinstance(cotangent, Factored):
         return cotangent.norm2()
     flat = ops.reshape(cotangent, (1, cotangent.size))
@@ -86,29 +105,39 @@ def norm2(cotangent: Cotangent) -> Tensor:
 
 
 def weighted_sum(cotangent: Cotangent, c: Tensor, *, axis: int, size: int) -> Cotangent:
-    """The sum over lane `axis`, the last, of c times the cotangent.
+    """The sum over lane `axis`, the last, of c times the cotangent; c is float64, from 0 to 1.
 
     A lane whose coefficient is zero adds nothing, even if its cotangent is not finite.
     """
     if isinstance(cotangent, Factored):
         return cotangent.weighted_sum(c, axis=axis, size=size)
     shape = cotangent.shape
-    row = ops.reshape(ops.drop_lanes(cotangent, c), (1, cotangent.size))
+    # a coefficient below 1 / _FAR is split in two, for float32 would round it as a denormal number
+    c = ops.reshape(c, (1,))
+    scale = ops.where(c < 1.0 / _FAR, ops.sign(c) / _FAR, 1.0)
+    row = ops.scale_rows(ops.reshape(cotangent, (1, cotangent.size)), scale)
     rows = ops.fold_lane(row, axis=axis, size=size)
-    coefficients = ops.fold_lane(ops.reshape(c, (1, 1)), axis=axis, size=size)
+    coefficient = ops.cast(c / ops.maximum(scale, 1.0 / _FAR), dtype=cotangent.dtype)
+    coefficients = ops.fold_lane(ops.reshape(coefficient, (1, 1)), axis=axis, size=size)
     return ops.reshape(ops.matmul(coefficients.mT, rows), shape)
 
 
-def _at_most(gram: Tensor, total: Tensor, *, terms: int) -> Tensor:
-    """The squared norm from a Gram sum, raised by what rounding may have taken from it.
+def _raised(n2: Tensor, total2: Tensor, *, rows: int, terms: int, dtype: np.dtype[Any]) -> Tensor:
+    """The squared norm of a sum of products, raised by what rounding may add to the sum.
 
-    `total` bounds the square of the sum of the rows' norms. Where rows cancel, rounding is of their
-    size and not of the sum's: a gradient of norm 478 once passed for one of norm 1.
-    Source: Higham and Mary, "A New Approach to Probabilistic Rounding Error Analysis", 2019,
+    `n2` is the squared norm as float64 found it, `total2` the square of what it would be if no rows
+    cancelled. Where they do, rounding is of their size and not of the sum's: a gradient of norm 478
+    once passed for one of norm 1. The sum of `rows` products in `dtype` errs by less than
+    (rows + 8) u total; the root of `far` covers the rounding of n2, and keeps what is added below
+    1 / sqrt(far) of the clipping norm.
+    Sources: Higham, "Accuracy and Stability of Numerical Algorithms", 2002, section 3.1; for the
+    `terms` of n2 Higham and Mary, "A New Approach to Probabilistic Rounding Error Analysis", 2019,
     theorem 2.4, with lambda = 8.
     """
-    unit = float(np.finfo(gram.dtype).eps) / 2
-    return ops.maximum(gram, 0.0) + total * (8.0 * math.sqrt(terms) * unit)
+    eps, eps64 = float(np.finfo(dtype).eps), float(np.finfo(np.float64).eps)
+    far = 8.0 * eps + 4.0 * math.sqrt(terms) * eps64
+    length = ops.sqrt(ops.maximum(n2, 0.0) + total2 * far)
+    return ops.square(length + ops.sqrt(total2) * ((rows + 8) * eps / 2))
 
 
 class Outer(Factored):
@@ -134,15 +163,23 @@ class Outer(Factored):
         xs, gs = zip(*self.pairs, strict=True)
         return ops.concatenate(xs, axis=0), ops.concatenate(gs, axis=0)
 
-    def norm2(self) -> Tensor:
+    def settled(self) -> Cotangent:
         x, g = self.rows()
         count, k, m = x.shape[0], x.shape[1], g.shape[1]
+        # FLOPs: Gram T^2 (k + m) against T k m for the array
+        return Outer.of(x, g) if count == 1 or count * (k + m) < k * m else self.array()
+
+    def norm2(self) -> Tensor:
+        x, g = self.rows()
+        rows2 = (ops.row_norms2(x) + _TINY) * (ops.row_norms2(g) + _TINY)
+        count, k, m = x.shape[0], x.shape[1], g.shape[1]
         if count == 1:
-            return ops.reshape(ops.row_norms2(x) * ops.row_norms2(g), ())
-        if count * (k + m) < k * m:  # FLOPs: Gram T^2 (k + m) against T k m for the array
-            gram = ops.matmul(x, x.mT) * ops.matmul(g, g.mT)
-            return _at_most(ops.sum(gram), norm2(x) * norm2(g), terms=k + m + count * count)
-        return norm2(self.array())
+            return ops.reshape(rows2, ())
+        total2 = ops.square(ops.sum(ops.sqrt(rows2 + _TINY)))
+        wide = [ops.astype(part, np.float64) for part in (x, g)]
+        n2 = ops.sum(reduce(operator.mul, [ops.matmul(part, part.mT) for part in wide]))
+        terms = k + m + count * count
+        return _raised(n2, total2, rows=count, terms=terms, dtype=x.dtype)
 
     def merged(self, other: Factored) -> Factored | None:
         return Outer(self.pairs + other.pairs) if isinstance(other, Outer) else None
@@ -157,9 +194,11 @@ class Outer(Factored):
 
     def weighted_sum(self, c: Tensor, *, axis: int, size: int) -> Cotangent:
         x, g = self.rows()
-        return Outer.of(ops.drop_lanes(x, c), ops.drop_lanes(c * g, c)).sum_lanes(
-            axis=axis, sizes=(size,)
-        )
+        # rows of extreme scales come near 1, for c g may be too small for float32 beside them
+        x2 = ops.where(c == 0.0, 1.0, ops.row_norms2(x) + _TINY)
+        unit = ops.sqrt(x2 / ops.clip(x2, _FAR**-2, _FAR**2))
+        scaled = Outer.of(ops.scale_rows(x, ops.sign(c) / unit), ops.scale_rows(g, c * unit))
+        return scaled.sum_lanes(axis=axis, sizes=(size,))
 
 
 class Rows(Factored):
@@ -180,14 +219,22 @@ class Rows(Factored):
         index, g = self._joined()
         return ops.scatter_rows(index, g, count=self.count)
 
+    def settled(self) -> Cotangent:
+        index, g = self._joined()
+        rows, width = g.shape
+        few = rows * rows < self.count * width
+        return Rows(((index, g),), count=self.count) if few else self.array()
+
     def norm2(self) -> Tensor:
         index, g = self._joined()
         rows, width = g.shape
-        if rows * rows >= self.count * width:
-            return norm2(self.array())
+        wide = ops.astype(g, np.float64)
         same = ops.expand_dims(index, 1) == ops.expand_dims(index, 0)  # repeated rows add up
-        gram = ops.where(same, ops.matmul(g, g.mT), 0.0)
-        return _at_most(ops.sum(gram), norm2(g) * float(rows), terms=width + rows * rows)
+        lengths = ops.sqrt(ops.row_norms2(g) + _TINY)
+        pairs = ops.expand_dims(lengths, 1) * ops.expand_dims(lengths, 0)
+        n2 = ops.sum(ops.where(same, ops.matmul(wide, wide.mT), 0.0))
+        total2 = ops.sum(ops.where(same, pairs, 0.0))
+        return _raised(n2, total2, rows=rows, terms=width + rows * rows, dtype=g.dtype)
 
     def merged(self, other: Factored) -> Factored | None:
         return Rows(self.pairs + other.pairs, count=self.count) if isinstance(other, Rows) else None
@@ -202,8 +249,8 @@ class Rows(Factored):
 
     def weighted_sum(self, c: Tensor, *, axis: int, size: int) -> Cotangent:
         index, g = self._joined()
-        kept = ops.drop_lanes(c * g, c)
-        return Rows(((index, kept),), count=self.count).sum_lanes(axis=axis, sizes=(size,))
+        scaled = ops.scale_rows(g, ops.reshape(c, (1,)))
+        return Rows(((index, scaled),), count=self.count).sum_lanes(axis=axis, sizes=(size,))
 
 
 class Pieces(Factored):
@@ -236,6 +283,11 @@ class Pieces(Factored):
             offsets=tuple(offset for offset, _ in layout),
             size=self.size,
         )
+
+    def settled(self) -> Cotangent:
+        if not self.disjoint:  # parts that overlap may cancel: their sum is what is clipped
+            return self.array()
+        return Pieces({key: settled(part) for key, part in self.parts.items()}, size=self.size)
 
     def norm2(self) -> Tensor:
         if not self.disjoint:

@@ -193,8 +193,8 @@ def test_dense_and_embedding_weights_stay_factored() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 9, 40])
-def test_both_forms_of_the_norm_agree_whichever_is_cheaper(rows: int) -> None:
-    """Gram matrices for few rows, the array for many; at (5, 6) they change at three rows."""
+def test_the_norm_of_a_factored_part_is_that_of_its_array(rows: int) -> None:
+    """The norm from the products of rows and that of the array."""
     rng = np.random.default_rng(rows)
     x, g = tensor(rng.standard_normal((4, rows, 5))), tensor(rng.standard_normal((4, rows, 6)))
     index = tensor(rng.integers(0, 3, (4, rows)))
@@ -203,7 +203,8 @@ def test_both_forms_of_the_norm_agree_whichever_is_cheaper(rows: int) -> None:
         for part in (Outer.of(x, g), Rows(((index, g),), count=8)):
             found = leave_lane(part.norm2(), axis=lane, size=4).numpy()
             array = leave_lane(part.array(), axis=lane, size=4).numpy()
-            np.testing.assert_allclose(found, (array**2).sum(axis=(1, 2)), rtol=1e-12)
+            # a norm from products is raised by what they may lose to rounding
+            np.testing.assert_allclose(found, (array**2).sum(axis=(1, 2)), rtol=1e-11)
 
 
 @pytest.mark.parametrize("kind", ["few positions", "many positions", "shared"])

@@ -10,12 +10,11 @@ import numpy as np
 
 from fedcore.errors import ShapeError
 from fedcore.tensor.cotangent import Pieces
-from fedcore.tensor.ops.shape import broadcast_to
 from fedcore.tensor.primitive import Core, Shape, bind, primitive
 from fedcore.tensor.registry import operations
 from fedcore.tensor.tensor import Tensor
 
-__all__ = ["assemble", "leaf", "row_norms2"]
+__all__ = ["assemble", "leaf"]
 
 
 def _leaf_shape(vector: Shape, *, offset: int, shape: Shape) -> Shape:
@@ -94,16 +93,6 @@ def assemble(parts: Sequence[Tensor], *, offsets: tuple[int, ...], size: int) ->
     return bind(
         assemble_primitive, tuple(parts), {"offsets": offsets, "ranks": ranks, "size": size}
     )
-
-
-@primitive(
-    batch=Core(1),
-    shape=lambda shape: shape[:-1],
-    vjps=(lambda g, y, x: x * broadcast_to(operations.expand_dims(g * 2.0, -1), x.shape),),
-)
-def row_norms2(xp: Any, x: Any, *, out: Any = None) -> Any:
-    """The squared Euclidean norm of each row: vecdot, 3.7 ms against 20.0 by linalg.norm."""
-    return xp.vecdot(x, x, out=out)
 
 
 operations.register("assemble", assemble)

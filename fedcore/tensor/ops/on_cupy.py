@@ -14,7 +14,6 @@ import numpy as np
 from fedcore.tensor.cuda import rows, special
 from fedcore.tensor.cuda.windows import Windows, fold, gather_maxima, route_to_maxima, unfold
 from fedcore.tensor.ops.activations import erf, relu
-from fedcore.tensor.ops.flat import row_norms2
 from fedcore.tensor.ops.gather import put, row_positions, scatter_sum, wrap_index
 from fedcore.tensor.ops.patches import add_patches, patches_of
 from fedcore.tensor.ops.pool_primitives import (
@@ -23,6 +22,7 @@ from fedcore.tensor.ops.pool_primitives import (
     max_pool_gather,
     max_pool_gradient,
 )
+from fedcore.tensor.ops.rows import row_norms2, scale_rows
 from fedcore.tensor.ops.softmax import (
     softmax_cross_entropy,
     softmax_cross_entropy_pullback,
@@ -157,7 +157,14 @@ def _erf(xp: Any, x: Any, *, out: Any = None) -> Any:
 
 @row_norms2.on("cupy")
 def _row_norms2(xp: Any, x: Any, *, out: Any = None) -> Any:
-    return xp.sum(xp.square(x), axis=-1, out=out)
+    return xp.sum(xp.square(x.astype(np.float64)), axis=-1, out=out)
+
+
+@scale_rows.on("cupy")
+def _scale_rows(xp: Any, x: Any, c: Any, *, out: Any = None) -> Any:
+    factors = c[..., None]
+    scaled = xp.where(factors == 0, 0, xp.multiply(x, factors)).astype(x.dtype)
+    return _given(xp, scaled, out)
 
 
 @softmax_pullback.on("cupy")

@@ -7,8 +7,6 @@ SAMPLES = [
     sample("leaf", reals(4), offset=1, shape=()),
     sample("assemble", reals(2, 2), reals(3), offsets=(1, 6), ranks=(2, 1), size=10),
     sample("assemble", reals(3), reals(), offsets=(0, 3), ranks=(1, 0), size=4),
-    sample("row_norms2", reals(3, 4)),
-    sample("row_norms2", reals(3)),
     sample(
         "add_scaled",
         *(reals(10), reals()),

@@ -3,7 +3,7 @@
 import fedcore as fc
 from fedcore.tensor.ops.lanes import fold_lane, unfold_lane
 from fedcore.tensor.tensor import Tensor, interpreter
-from tests.tensor.samples.sample import fixed, integers, reals, sample
+from tests.tensor.samples.sample import reals, sample
 
 
 def mapped(x: Tensor, w: Tensor) -> Tensor:
@@ -33,8 +33,6 @@ SAMPLES = [
             "leave_lane_primitive",
         )
     ),
-    sample("drop_lanes", reals(3, 2), fixed(reals())),
-    sample("drop_lanes", reals(2), integers(below=2)),
     sample("fold_lane_primitive", reals(3, 2, 4), reals(4), through=refolded),
     sample("unfold_lane_primitive", reals(3, 2, 4), reals(4), through=refolded),
 ]
