@@ -160,6 +160,8 @@ def _clip(
 
 def _checked(clip_norm: Any) -> Any:
     """`clip_norm` as a Python number, or as a tensor whose value a replay or a lane may change."""
+    if isinstance(clip_norm, np.integer | np.floating):
+        clip_norm = clip_norm.item()
     if isinstance(clip_norm, int | float):
         given, valid = str(clip_norm), 0 < clip_norm < math.inf
     else:

@@ -193,6 +193,8 @@ def test_a_tensor_that_is_no_clipping_norm_is_refused_or_lets_nothing_through(ba
     def step(c: Any) -> Any:
         return fc.clipped_sum(loss_of("one row"), clip_norm=c)(THETA, x, g)[0]
 
+    with pytest.raises(ArgumentError, match="clip_norm"):
+        fc.compile(lambda: step(np.float32(bad)))()
     assert not fc.compile(step)(tensor(bad)).numpy().any()
     each = fc.vmap(step)(tensor([bad, 0.5])).numpy()
     assert not each[0].any()
