@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
 
 import numpy as np
@@ -122,13 +121,9 @@ def test_a_hostile_line_takes_linear_time(tmp_path: Path, line: str) -> None:
             load_arff(write(tmp_path, text))
 
 
-def test_the_time_for_a_header_grows_no_faster_than_its_attributes(tmp_path: Path) -> None:
-    def seconds(attributes: int) -> float:
-        header = "\n".join(f"@attribute a{i} numeric" for i in range(attributes))
-        path = write(tmp_path, f"@relation r\n{header}\n@data\n{'1,' * (attributes - 1)}1\n")
-        start = time.perf_counter()
-        load_arff(path)
-        return time.perf_counter() - start
-
-    # 16 times the attributes; what compares each with all before it takes about 200 times as long
-    assert seconds(16_000) < 64 * min(seconds(1_000) for _ in range(3))
+def test_a_header_of_many_attributes_takes_linear_time(tmp_path: Path) -> None:
+    # The suite's time limit fails a reader that compares each with all before it: 5e9 steps.
+    count = 100_000
+    header = "\n".join(f"@attribute a{i} numeric" for i in range(count))
+    path = write(tmp_path, f"@relation r\n{header}\n@data\n{'1,' * (count - 1)}1\n")
+    assert len(load_arff(path).columns) == count
