@@ -54,14 +54,21 @@ _PACKAGE = __name__.partition(".")[0]
 def user_line() -> str:
     """The innermost line outside this package as `file:line: source`, or "" if there is none."""
     frame = sys._getframe(1)
-    # by the module's name: methods that dataclasses generate have no file
-    while frame is not None and f"{frame.f_globals.get('__name__')}.".startswith(f"{_PACKAGE}."):
+    while frame is not None and _is_ours(frame.f_globals.get("__name__")):
         frame = frame.f_back  # type: ignore[assignment]
     if frame is None:
         return ""
     name, line = frame.f_code.co_filename, frame.f_lineno
     source = linecache.getline(name, line).strip()
     return f"{os.path.basename(name)}:{line}" + (f": {source}" if source else "")
+
+
+def _is_ours(module: object) -> bool:
+    """By a module's name: methods that dataclasses generate have no file.
+
+    `contextlib` stands between a user and what it decorates.
+    """
+    return module == "contextlib" or f"{module}.".startswith(f"{_PACKAGE}.")
 
 
 class FedcoreError(Exception):
