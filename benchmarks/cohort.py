@@ -34,7 +34,7 @@ class Cohort:
         theta, _ = initial(self._task)
         self._size = theta.size
         self._memory = SharedMemory(create=True, size=4 * self._size * (processes + 1))
-        self.theta, *self._sums = _vectors(self._memory, self._size, processes)
+        self.theta, *self._shares = _vectors(self._memory, self._size, processes)
         self.theta[:] = theta.numpy()
         self._rounds, self._next = 0, cohort(0)
         context = multiprocessing.get_context("spawn")
@@ -57,10 +57,10 @@ class Cohort:
         self._next = cohort(self._rounds)
         for pipe in self._pipes:
             pipe.recv()
-        np.multiply(self._sums[0], np.float32(1 / COHORT), out=self.theta)
-        for partial_sum in self._sums[1:]:
-            partial_sum *= np.float32(1 / COHORT)
-            self.theta += partial_sum
+        first, *others = self._shares
+        np.add(first, others[0] if others else 0, out=self.theta)
+        for share in others[1:]:
+            self.theta += share
 
     def rate(self) -> float:
         """Client-trainings per second over the task's timed rounds, after one that warms up."""
@@ -75,7 +75,7 @@ class Cohort:
         for pipe, worker in zip(self._pipes, self._workers, strict=True):
             pipe.send(None)
             worker.join()
-        self.theta, self._sums = np.empty(0, np.float32), []
+        self.theta, self._shares = np.empty(0, np.float32), []
         self._memory.close()
         self._memory.unlink()
 
@@ -105,8 +105,7 @@ def _work(
 ) -> None:
     blas.prepare()
     task = TASKS[task_name]
-    x_all = np.load(folder / "x.npy", mmap_mode="r")
-    y_all = np.load(folder / "y.npy", mmap_mode="r")
+    x_all, y_all = np.load(folder / "x.npy"), np.load(folder / "y.npy")
     memory = SharedMemory(memory_name)
     start, rebuild = initial(task)
     shared = _vectors(memory, start.size, processes)
@@ -122,7 +121,7 @@ def _work(
 
     train = fc.compile(epoch, donate=(0, 1, 2, 3))
     theta = np.empty_like(theta_global)
-    x, y = np.empty_like(x_all[0], subok=False), np.empty_like(y_all[0], subok=False)
+    x, y = np.empty_like(x_all[0]), np.empty_like(y_all[0])
     rng = np.random.default_rng(position)
     pipe.send("ready")
     while (clients := pipe.recv()) is not None:
@@ -133,6 +132,7 @@ def _work(
             for data, batch in ((x_all, x), (y_all, y)):
                 np.take(data[client], order, axis=0, out=batch, mode="clip")  # "raise" copies twice
             train(theta, total, x, y)
+        total *= np.float32(1 / COHORT)
         pipe.send("done")
     del shared, total, theta_global
     memory.close()
