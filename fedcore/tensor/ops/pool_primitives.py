@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from fedcore.tensor import blas
 from fedcore.tensor.ops.activations import where_positive
 from fedcore.tensor.ops.columns import matrix, pixels
 from fedcore.tensor.ops.pool_kernels import Step, gather, images_like, pool, route, run, spread
@@ -156,10 +155,14 @@ def _prepare_sum_pixels(xp: Any, x: Any, *, out: Any) -> Callable[[], None] | No
         rows = matrix(pixels(x), x.ndim - 4, 3)
     except ValueError:  # the pixels do not lie as rows of a matrix
         return None
-    if not blas.is_multipliable(rows):
+    if rows.strides[-1] != rows.itemsize:
         return None
-    ones = np.ones((1, rows.shape[-2]), dtype=x.dtype)
-    return blas.bind_gemm(ones, rows, out[..., None, :])
+    ones, target = np.ones((1, rows.shape[-2]), dtype=x.dtype), out[..., None, :]
+
+    def add_up() -> None:  # for 60 lanes of 196 pixels 9 µs, by 60 calls of BLAS 54
+        np.matmul(ones, rows, out=target)
+
+    return add_up
 
 
 def _bias_relu_pool_vjp(
