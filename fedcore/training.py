@@ -125,11 +125,11 @@ def fit(
             inputs = [device.asarray(_single(a)) for a in (batch.x, batch.y, batch.weight, key)]
             with _without_warnings():
                 theta, state, moments, value, sums = step(theta, state, moments, *inputs, rate)
-            measured = value.item()
-            if not math.isfinite(measured):
-                raise _diverged(measured, epoch, index, rate)
-            totals += [measured * batch.weight.sum(), *[total.item() for total in sums]]
-            report.step(epoch, index, measured)
+            reached = value.item()
+            if not math.isfinite(reached):
+                raise _diverged(reached, epoch, index, rate)
+            totals += [reached * batch.weight.sum(), *[total.item() for total in sums]]
+            report.step(epoch, index, reached)
         logs = dict(zip(names, (totals / len(data)).tolist(), strict=True))
         model = rebuild_state(rebuild(theta), state)
         if held_out is not None:
