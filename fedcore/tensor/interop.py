@@ -60,8 +60,13 @@ def _elementwise(x: Interop, function: Any, method: str, *inputs: Any, **options
             return operations.floor_divide(*inputs), operations.remainder(*inputs)
         name = _RENAMED.get(name, name)
         if name in operations:
-            return getattr(operations, name)(*inputs)
+            return getattr(operations, name)(*[_number(x) for x in inputs])
     return getattr(function, method)(*_read(f"numpy.{name}", inputs), **options)
+
+
+def _number(x: Any) -> Any:
+    """NumPy's numbers come as 0-d arrays where they stand left of `==`, `<` and their like."""
+    return x[()] if type(x) is np.ndarray and x.ndim == 0 else x
 
 
 def _read(name: str, given: Any) -> Any:

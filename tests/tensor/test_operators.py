@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 from hypothesis.extra import numpy as arrays
 
 import fedcore as fc
@@ -85,6 +85,7 @@ def assert_same(found: Tensor, expected: Array) -> None:
 
 
 @given(st.sampled_from(ARITHMETIC + ORDER), operands((F32, F64, I64, B)))
+@example(operator.eq, (np.float64(-2.5), tensor(np.array(-2.5, np.float32))))
 def test_arithmetic_and_order_give_numpys_bits(
     function: Callable[[Any, Any], Any], pair: tuple[Any, Any]
 ) -> None:
