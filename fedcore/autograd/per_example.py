@@ -57,8 +57,9 @@ def clipped_sum(
     theta and arrays whose first axis (or that of `in_axes`, which is for these arrays) holds B
     examples, is (sum (D,), norms before clipping (B,), losses (B,)). `clip_norm` is in the units of
     the gradient and may be a 0-d tensor. A gradient whose norm is not finite in its dtype counts as
-    zero, and its norm is given as it was. `chunk` limits how many examples are worked on at once.
-    Of no examples, which Poisson sampling can draw, the sum is zero.
+    zero, and its norm is given as it was. `chunk` limits how many examples are worked on at once,
+    and so orders the sum: its last bits may change. Of no examples, which Poisson sampling can
+    draw, the sum is zero.
 
     Guarantee, for float32 and clip_norm from 1e-20 to 1e20: the sum of one example is at most
     `clip_norm` long as it is returned, its own rounding included, whatever the scale of the
@@ -97,7 +98,7 @@ def factored_clipped_sum(
 ) -> Callable[..., tuple[Cotangent, Tensor, Tensor]]:
     """As `clipped_sum`, but the sum stays factored: `add_scaled` takes it as it is.
 
-    A step then adds the products of dense layers straight to theta.
+    A step then adds the products of dense layers straight to theta, rounded as theta is.
     """
     clip_norm = _checked(clip_norm)
     check_chunk("clipped_sum", chunk)

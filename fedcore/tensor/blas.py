@@ -16,6 +16,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -135,18 +136,35 @@ def prepare(*, threads: int = 1) -> None:
     use_avx512()
 
 
+@dataclass
+class _Single:
+    """How many ask for one thread, and the number to go back to: the library has one for all."""
+
+    held: int = 0
+    before: int = 1
+
+
+_single = _Single()
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One BLAS thread in this process for the time within: more would order sums otherwise."""
-    before = get_threads()
-    if before is None or before == 1:
-        yield
-        return
-    set_threads(1)
+    """One BLAS thread in this process for the time within: more would order sums otherwise.
+
+    Where several threads are within, the number before comes back when the last one leaves.
+    """
+    with _switching:
+        if not _single.held:
+            _single.before = get_threads() or 1
+            set_threads(1)
+        _single.held += 1
     try:
         yield
     finally:
-        set_threads(before)
+        with _switching:
+            _single.held -= 1
+            if not _single.held:
+                set_threads(_single.before)
 
 
 def _has_avx512_kernels() -> bool:

@@ -241,3 +241,22 @@ assert np.isfinite(np.linalg.svd(np.ones((30, 30)))[1]).all()
         capture_output=True, text=True, env=dict(os.environ), check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_one_thread_lasts_until_the_last_one_within_has_left() -> None:
+    """Two runs that overlap in time must both stay at one thread."""
+    before = blas.get_threads()
+    if before is None:
+        pytest.skip("the threads of this NumPy's BLAS cannot be set")
+    blas.set_threads(2)
+    try:
+        first, second = blas.one_thread(), blas.one_thread()
+        first.__enter__()
+        second.__enter__()
+        assert blas.get_threads() == 1
+        first.__exit__(None, None, None)
+        assert blas.get_threads() == 1
+        second.__exit__(None, None, None)
+        assert blas.get_threads() == 2
+    finally:
+        blas.set_threads(before)
