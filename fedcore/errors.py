@@ -16,7 +16,19 @@ FedcoreError
 ├── TruncatedFileError  FED-1202  a file ends before its header says it should
 ├── DatasetError        FED-1203  a dataset's parts do not fit together, or it is empty
 ├── CheckpointError     FED-1204  a checkpoint does not fit the model
-└── DivergenceError     FED-1301  training has left the region where its loss is finite
+├── DivergenceError     FED-1301  training has left the region where its loss is finite
+└── SecAggError         FED-1400  a secure aggregation cannot go on
+    ├── ParameterError       FED-1401  no degree and threshold give the protection that is asked for
+    ├── PolicyError          FED-1402  a session is weaker than the client's policy allows
+    ├── MessageError         FED-1403  a message is malformed, truncated, oversized or not canonical
+    ├── StageError           FED-1404  a message comes out of order, or belongs to no open session
+    ├── AuthenticationError  FED-1405  a certificate, signature, key or quorum is not valid
+    ├── ConsistencyError     FED-1406  the server's sets or digests contradict each other
+    ├── ReuseError           FED-1407  what may happen once was asked for a second time
+    ├── ShareError           FED-1408  shares of a secret do not rebuild it
+    ├── PackingError         FED-1409  integers do not fit into the slots of a word
+    ├── AbortError           FED-1410  a session ended without a sum
+    └── EntropyError         FED-1411  a source of randomness may not be used here
 """
 
 from __future__ import annotations
@@ -27,20 +39,32 @@ import sys
 from typing import ClassVar
 
 __all__ = [
+    "AbortError",
     "ArgumentError",
+    "AuthenticationError",
     "AxisError",
     "CapacityError",
     "CheckpointError",
+    "ConsistencyError",
     "DataFormatError",
     "DatasetError",
     "DerivativeError",
     "DeviceError",
     "DivergenceError",
     "DtypeError",
+    "EntropyError",
     "FedcoreError",
     "InstallError",
+    "MessageError",
     "MutationError",
+    "PackingError",
+    "ParameterError",
+    "PolicyError",
+    "ReuseError",
+    "SecAggError",
     "ShapeError",
+    "ShareError",
+    "StageError",
     "TraceError",
     "TreeError",
     "TruncatedFileError",
@@ -188,6 +212,100 @@ class DivergenceError(FedcoreError, ArithmeticError):
     """Training has left the region where its loss is finite."""
 
     code = "FED-1301"
+
+
+class SecAggError(FedcoreError, RuntimeError):
+    """A secure aggregation cannot go on; `stage` says where, `culprit` who caused it, if known.
+
+    `culprit`: the 16-byte id of a client, or None.
+    """
+
+    code = "FED-1400"
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        why: str = "",
+        fix: str = "",
+        where: str = "",
+        stage: str = "",
+        culprit: bytes | None = None,
+    ) -> None:
+        super().__init__(what, why=why, fix=fix, where=where)
+        self.stage, self.culprit = stage, culprit
+
+    def __str__(self) -> str:
+        lines = [super().__str__()]
+        lines += [f"  Stage: {self.stage}"] if self.stage else []
+        lines += [f"  Culprit: {self.culprit.hex()}"] if self.culprit is not None else []
+        return "\n".join(lines)
+
+
+class ParameterError(SecAggError, ValueError):
+    """No degree and threshold give the protection that is asked for."""
+
+    code = "FED-1401"
+
+
+class PolicyError(SecAggError, PermissionError):
+    """A session is weaker than the client's policy allows."""
+
+    code = "FED-1402"
+
+
+class MessageError(SecAggError, ValueError):
+    """A message is malformed, truncated, oversized or not in its one canonical form."""
+
+    code = "FED-1403"
+
+
+class StageError(SecAggError):
+    """A message comes out of order, or belongs to no open session."""
+
+    code = "FED-1404"
+
+
+class AuthenticationError(SecAggError, ValueError):
+    """A certificate, a signature, a key or a quorum is not valid."""
+
+    code = "FED-1405"
+
+
+class ConsistencyError(SecAggError, ValueError):
+    """The sets or digests that the server sent contradict each other."""
+
+    code = "FED-1406"
+
+
+class ReuseError(SecAggError):
+    """What may happen once was asked for a second time."""
+
+    code = "FED-1407"
+
+
+class ShareError(SecAggError, ValueError):
+    """Shares of a secret do not rebuild it."""
+
+    code = "FED-1408"
+
+
+class PackingError(SecAggError, OverflowError):
+    """Integers do not fit into the slots of a word, or their sum would not."""
+
+    code = "FED-1409"
+
+
+class AbortError(SecAggError):
+    """A session ended without a sum."""
+
+    code = "FED-1410"
+
+
+class EntropyError(SecAggError):
+    """A source of randomness may not be used here."""
+
+    code = "FED-1411"
 
 
 def registry() -> dict[str, type[FedcoreError]]:
