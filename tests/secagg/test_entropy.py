@@ -65,8 +65,8 @@ def test_a_lookalike_is_refused() -> None:
 
 
 class Disguised(Lookalike):
-    @property  # type: ignore[misc, override]
-    def __class__(self) -> type[SystemEntropy]:
+    @property  # type: ignore[misc]
+    def __class__(self) -> type[SystemEntropy]:  # type: ignore[override]
         return SystemEntropy
 
 
