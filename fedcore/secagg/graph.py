@@ -114,12 +114,15 @@ def build_graph(root: bytes, n: int, *, degree: int, complete: bool) -> Graph:
             else f"as many neighbours stand before as after, and there are {n - 1} others",
             fix="take degree and complete from parameters()",
         )
-    seed = digest("graph", root)
-    stream = Cipher(algorithms.AES128(seed[:16]), modes.CTR(seed[16:])).encryptor()
-    keys = np.frombuffer(stream.update(bytes(16 * n)), "<u8").reshape(n, 2)
+    keys = np.frombuffer(_keystream(digest("graph", root), 16 * n), "<u8").reshape(n, 2)
     # The last row is the primary key of a lexsort, which is stable.
     order = np.lexsort((keys[:, 0], keys[:, 1])).astype(np.int64)
     positions = np.empty(n, np.int64)
     positions[order] = np.arange(n)
     order.flags.writeable = positions.flags.writeable = False
     return Graph(n, degree, complete, order, positions)
+
+
+def _keystream(seed: bytes, size: int) -> bytes:
+    cipher = Cipher(algorithms.AES128(seed[:16]), modes.CTR(seed[16:]))
+    return cipher.encryptor().update(bytes(size))
