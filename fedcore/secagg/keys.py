@@ -319,7 +319,7 @@ class Channel:
 
 
 def half_hash(kind: Literal["b", "sk"], sid: bytes, sharer: int, holder: int, half: bytes) -> bytes:
-    """hash_b or hash_sk of the 36 bytes that `holder` holds of a secret of `sharer` (protocol §5)."""
+    """hash_b or hash_sk: of the 36 bytes that `holder` has of a secret of `sharer` (§5)."""
     return digest("share/" + kind, sid, u32(sharer), u32(holder), half)
 
 
