@@ -11,11 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from enum import IntEnum
-from itertools import accumulate, pairwise
+from itertools import pairwise, starmap
+from struct import Struct, calcsize
 from types import SimpleNamespace
 from typing import ClassVar, Self, TypeAlias
-
-import numpy as np
 
 from fedcore.errors import MessageError
 
@@ -55,6 +54,9 @@ class Values(SimpleNamespace):
     """What is known of one message so far: its fields, the counts between them, and its `name`."""
 
     name: str
+
+    def __repr__(self) -> str:
+        return f"Values({self.name})"  # a field may be a secret
 
 
 Size: TypeAlias = int | Callable[[Values], int]
@@ -129,7 +131,7 @@ class Field:
         raise NotImplementedError
 
     def write(self, values: Values) -> bytes:
-        """The bytes of checked values."""
+        """The bytes of values that have been checked."""
         raise NotImplementedError
 
     def read(self, cursor: Cursor, values: Values) -> None:
@@ -196,24 +198,24 @@ class Count(Integer):
             raise refusal(f"{values.name}.{self.of}", problem)
         setattr(values, self.name, count)
 
+    def write(self, values: Values) -> bytes:
+        setattr(values, self.name, len(getattr(values, self.of)) // self.size)
+        return super().write(values)
+
 
 @dataclass(frozen=True)
-class Choice(Field):
-    """One of the values of the enumeration `kind`, an unsigned integer of `width` bytes."""
+class Choice(Integer):
+    """One of the values of the enumeration `kind`."""
 
-    width: int
     kind: type[IntEnum]
 
     def check(self, values: Values) -> None:
-        value = getattr(values, self.name)
-        if type(value) is not self.kind:
+        if type(value := getattr(values, self.name)) is not self.kind:
             raise refusal(self.where(values), f"{type(value).__name__} is not {self.kind.__name__}")
 
-    def write(self, values: Values) -> bytes:
-        return int(getattr(values, self.name)).to_bytes(self.width, "little")
-
     def read(self, cursor: Cursor, values: Values) -> None:
-        value = int.from_bytes(cursor.take(self.where(values), self.width), "little")
+        super().read(cursor, values)
+        value = getattr(values, self.name)
         try:
             setattr(values, self.name, self.kind(value))
         except ValueError:
@@ -263,89 +265,87 @@ class Bitmap(Bytes):
 class Rows(Field):
     """Entries one after the other on the wire that the message holds column by column.
 
-    `columns`: names and sizes of columns of bytes. `indices`: the name of a column of `u16` before
-    them, a tuple of ascending integers.
+    `columns`: names, and codes of `struct`. A column "H" is a tuple of ascending roster indices, a
+    column "100s" is bytes, 100 for each entry.
     """
 
     count: Size
-    columns: tuple[tuple[str, int], ...]
-    _: KW_ONLY
-    indices: str = ""
+    columns: tuple[tuple[str, str], ...]
 
     def check(self, values: Values) -> None:
         count = _evaluate(self.count, values)
-        for name, size in self.columns:
-            _expect_bytes(f"{values.name}.{name}", getattr(values, name), count * size)
-        if self.indices:
-            where, column = f"{values.name}.{self.indices}", getattr(values, self.indices)
-            if not isinstance(column, tuple) or len(column) != count:
-                raise refusal(where, f"not a tuple of {count} indices")
-            for index in column:
-                _expect_unsigned(where, index, 2)
-            if any(a >= b for a, b in pairwise(column)):
-                raise refusal(where, "the indices do not ascend, or one is there twice")
+        for name, code in self.columns:
+            where, column = f"{values.name}.{name}", getattr(values, name)
+            if code == "H":
+                _expect_indices(where, column, count)
+            else:
+                _expect_bytes(where, column, count * calcsize(code))
 
     def write(self, values: Values) -> bytes:
-        count, places = _evaluate(self.count, values), self._places()
-        table = np.empty((count, places[-1][2]), np.uint8)
-        for name, start, stop in places:
-            column = getattr(values, name)
-            data = np.array(column, "<u2").tobytes() if name == self.indices else column
-            table[:, start:stop] = np.frombuffer(data, np.uint8).reshape(count, stop - start)
-        return table.tobytes()
+        cells = []
+        for name, code in self.columns:
+            column, size = getattr(values, name), calcsize(code)
+            cells.append(
+                column
+                if code == "H"
+                else [column[i : i + size] for i in range(0, len(column), size)]
+            )
+        return b"".join(starmap(self._row().pack, zip(*cells, strict=True)))
 
     def read(self, cursor: Cursor, values: Values) -> None:
-        size = _evaluate(self.count, values) * self._places()[-1][2]
+        size = _evaluate(self.count, values) * self._row().size
         setattr(values, self.name, cursor.take(self.where(values), size))
 
     def finish(self, values: Values) -> None:
-        places = self._places()
-        table = np.frombuffer(getattr(values, self.name), np.uint8).reshape(-1, places[-1][2])
-        for name, start, stop in places:
-            column = table[:, start:stop].tobytes()
-            indices = name == self.indices
-            setattr(
-                values, name, tuple(np.frombuffer(column, "<u2").tolist()) if indices else column
-            )
+        rows = list(self._row().iter_unpack(getattr(values, self.name)))
+        for place, (name, code) in enumerate(self.columns):
+            column = tuple(row[place] for row in rows)
+            setattr(values, name, column if code == "H" else b"".join(column))
 
-    def _places(self) -> list[tuple[str, int, int]]:
-        columns = ((self.indices, 2), *self.columns) if self.indices else self.columns
-        edges = pairwise(accumulate((size for _, size in columns), initial=0))
-        return [(name, *edge) for (name, _), edge in zip(columns, edges, strict=True)]
+    def _row(self) -> Struct:
+        return Struct("<" + "".join(code for _, code in self.columns))
+
+
+def _expect_indices(where: str, column: object, count: int) -> None:
+    if not isinstance(column, tuple) or len(column) != count:
+        raise refusal(where, f"not a tuple of {count} indices")
+    if not all(type(index) is int and 0 <= index < 2**16 for index in column):
+        raise refusal(where, "an index is not an unsigned integer of 2 bytes")
+    if any(a >= b for a, b in pairwise(column)):
+        raise refusal(where, "the indices do not ascend, or one is there twice")
 
 
 @dataclass(frozen=True)
 class Entries(Field):
-    """Entries that are tuples of bytes, their parts one after the other on the wire."""
+    """Entries that are tuples of bytes, of which the wire has part after part."""
 
     count: Size
     sizes: tuple[Size, ...]
 
     def check(self, values: Values) -> None:
-        entries, count = getattr(values, self.name), _evaluate(self.count, values)
+        where, entries = self.where(values), getattr(values, self.name)
+        count, sizes = _evaluate(self.count, values), self._sizes(values)
         if not isinstance(entries, tuple) or len(entries) != count:
-            raise refusal(self.where(values), f"not a tuple of {count} entries")
-        sizes = [_evaluate(size, values) for size in self.sizes]
+            raise refusal(where, f"not a tuple of {count} entries")
         for entry in entries:
             if not isinstance(entry, tuple) or len(entry) != len(sizes):
-                raise refusal(self.where(values), f"an entry is not a tuple of {len(sizes)}")
+                raise refusal(where, f"an entry is not a tuple of {len(sizes)}")
             for part, size in zip(entry, sizes, strict=True):
-                _expect_bytes(self.where(values), part, size)
+                _expect_bytes(where, part, size)
 
     def write(self, values: Values) -> bytes:
         return b"".join(part for entry in getattr(values, self.name) for part in entry)
 
     def read(self, cursor: Cursor, values: Values) -> None:
-        size = sum(_evaluate(size, values) for size in self.sizes)
-        view = cursor.take(self.where(values), _evaluate(self.count, values) * size)
-        setattr(values, self.name, view)
+        size = _evaluate(self.count, values) * sum(self._sizes(values))
+        setattr(values, self.name, cursor.take(self.where(values), size))
 
     def finish(self, values: Values) -> None:
-        edges = list(accumulate((_evaluate(size, values) for size in self.sizes), initial=0))
-        view = getattr(values, self.name)
-        rows = (view[start : start + edges[-1]] for start in range(0, len(view), edges[-1]))
-        entries = tuple(tuple(bytes(row[a:b]) for a, b in pairwise(edges)) for row in rows)
-        setattr(values, self.name, entries)
+        row = Struct("".join(f"{size}s" for size in self._sizes(values)))
+        setattr(values, self.name, tuple(row.iter_unpack(getattr(values, self.name))))
+
+    def _sizes(self, values: Values) -> list[int]:
+        return [_evaluate(size, values) for size in self.sizes]
 
 
 class Record:
@@ -360,23 +360,23 @@ class Record:
     wire: ClassVar[tuple[Field, ...]]
 
     def __post_init__(self) -> None:
-        self._checked()
+        values = self._values()
+        for field in self.wire:
+            field.check(values)
 
-    def _checked(self) -> Values:
+    def _values(self) -> Values:
         values = Values(name=type(self).__name__)
         for name in self.__slots__:
             setattr(values, name, getattr(self, name))
-        for field in self.wire:
-            field.check(values)
         return values
 
-    def to_wire(self) -> bytes:
-        """The fields as they lie on the wire."""
-        values = self._checked()
-        return b"".join([field.write(values) for field in self.wire])
+    def write(self, head: bytes) -> bytes:
+        """`head`, then the fields as they lie on the wire."""
+        values = self._values()
+        return b"".join([head, *(field.write(values) for field in self.wire)])
 
     @classmethod
-    def from_wire(cls, view: memoryview, limits: Limits) -> Self:
+    def read(cls, view: memoryview, limits: Limits) -> Self:
         """The message whose fields fill `view`. Raises: MessageError."""
         values, cursor = Values(name=cls.__name__), Cursor(view, limits)
         for field in cls.wire:

@@ -162,7 +162,7 @@ class MaskRequest(Record):
         Bytes("model_digest", 32),
         *sized("uploaders", limit="bitmap_bytes"),
         Count("count", 2, "hashes", 32, limit="clients"),
-        Rows("inbox", each("count"), (("ciphertexts", 100), ("hashes", 32))),
+        Rows("inbox", each("count"), (("ciphertexts", "100s"), ("hashes", "32s"))),
     )
 
 
@@ -275,7 +275,7 @@ class UnmaskRequest(Record):
         _SID,
         *sized("survivors", limit="bitmap_bytes"),
         Count("count", 2, "signers", limit="clients"),
-        Rows("quorum", each("count"), (("signatures", 64),), indices="signers"),
+        Rows("quorum", each("count"), (("signers", "H"), ("signatures", "64s"))),
     )
 
 
@@ -304,7 +304,7 @@ class UnmaskAnswer(Record):
         Rows(
             "halves",
             lambda values: int.from_bytes(values.present, "little").bit_count(),
-            (("shares", 36), ("other_hashes", 32)),
+            (("shares", "36s"), ("other_hashes", "32s")),
         ),
     )
 
@@ -349,7 +349,7 @@ def encode(message: Message) -> bytes:
     """
     if not isinstance(message, Message):
         raise refusal("message", f"{type(message).__name__} is not one of the protocol's messages")
-    return bytes((VERSION, message.code)) + message.to_wire()
+    return message.write(bytes((VERSION, message.code)))
 
 
 def decode(data: bytes | memoryview, *, limits: Limits = _LIMITS) -> Message:
@@ -375,4 +375,4 @@ def decode(data: bytes | memoryview, *, limits: Limits = _LIMITS) -> Message:
         )
     if view[1] not in _BY_CODE:
         raise refusal("message.type", f"{view[1]} is none of 1 to {len(_BY_CODE)}")
-    return _BY_CODE[view[1]].from_wire(view[2:], limits)
+    return _BY_CODE[view[1]].read(view[2:], limits)
