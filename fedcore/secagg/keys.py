@@ -39,6 +39,7 @@ __all__ = [
     "half_hash",
     "hkdf",
     "mask_public",
+    "private_key",
     "share_hash",
     "share_hash_of_halves",
     "shared_secret",
@@ -149,16 +150,15 @@ class Prekey:
         pid, mask, channel = draw(PID_BYTES), draw(SECRET_BYTES), draw(SECRET_BYTES)
         return cls(pid, mask, channel, draw(SECRET_BYTES), expires)
 
-    # Parsing a private key multiplies a point, 31 µs, as much as agreeing with one neighbour.
     @cached_property
     def mask_private(self) -> X25519PrivateKey:
         """`mask_secret`, parsed once for all neighbours."""
-        return _private(self.mask_secret)
+        return private_key(self.mask_secret)
 
     @cached_property
     def channel_private(self) -> X25519PrivateKey:
         """`channel_secret`, parsed once for all neighbours."""
-        return _private(self.channel_secret)
+        return private_key(self.channel_secret)
 
     def bundle(self, identity: Identity) -> PrekeyBundle:
         """What is posted of this prekey, signed by its owner."""
@@ -190,12 +190,29 @@ def commitment(pid: bytes, b: bytes) -> bytes:
     return digest("bcommit", pid, b)
 
 
+def private_key(secret: bytes | X25519PrivateKey) -> X25519PrivateKey:
+    """The X25519 key of a secret of 32 bytes, parsed once for many neighbours; a key stays itself.
+
+    Parsing multiplies a point, 31 µs, as much as agreeing with one neighbour does.
+    Raises: ArgumentError for another length.
+    """
+    if isinstance(secret, X25519PrivateKey):
+        return secret
+    if len(secret) != SECRET_BYTES:
+        raise ArgumentError(
+            "an X25519 secret has the wrong length",
+            why=f"it has {len(secret)} bytes",
+            fix=f"pass {SECRET_BYTES} bytes",
+        )
+    return X25519PrivateKey.from_private_bytes(secret)
+
+
 def mask_public(secret: bytes | X25519PrivateKey) -> bytes:
     """The X25519 public key, 32 bytes, of a secret: a rebuilt sk is held against its P by it.
 
     Raises: ArgumentError unless the secret has 32 bytes.
     """
-    return _private(secret).public_key().public_bytes_raw()
+    return private_key(secret).public_key().public_bytes_raw()
 
 
 def shared_secret(secret: bytes | X25519PrivateKey, public: bytes) -> bytes:
@@ -204,7 +221,7 @@ def shared_secret(secret: bytes | X25519PrivateKey, public: bytes) -> bytes:
     Raises: AuthenticationError unless `public` has 32 bytes and the result is not all zero, which
     it is for the points of low order; ArgumentError unless the secret has 32 bytes.
     """
-    private = _private(secret)
+    private = private_key(secret)
     try:
         return private.exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError:
@@ -343,18 +360,6 @@ def _ordered(i: int, j: int) -> tuple[int, int]:
             fix="pass two different indices of the roster",
         )
     return (i, j) if i < j else (j, i)
-
-
-def _private(secret: bytes | X25519PrivateKey) -> X25519PrivateKey:
-    if isinstance(secret, X25519PrivateKey):
-        return secret
-    if len(secret) != SECRET_BYTES:
-        raise ArgumentError(
-            "an X25519 secret has the wrong length",
-            why=f"it has {len(secret)} bytes",
-            fix=f"pass {SECRET_BYTES} bytes",
-        )
-    return X25519PrivateKey.from_private_bytes(secret)
 
 
 def _has_low_order(public: bytes) -> bool:

@@ -330,8 +330,8 @@ ED25519_FORGERIES = [
     ),
 ]
 
-# The GCM specification's test cases 1 to 4, then CAVS 14.0 for AES-128 with IVs of 96 and tags of 128
-# bits, count 0 of each group: key, IV, plaintext, AAD, ciphertext and tag
+# Test cases 1 to 4 of the GCM specification; then CAVS 14.0 (AES-128, IV 96, tag 128), the first
+# of each group: key, IV, plaintext, AAD, ciphertext and tag
 GCM_VECTORS = {
     "case 1": (
         "00000000000000000000000000000000",
