@@ -265,8 +265,8 @@ class Bitmap(Bytes):
 class Rows(Field):
     """Entries one after the other on the wire that the message holds column by column.
 
-    `columns`: names, and codes of `struct`. A column "H" is a tuple of ascending roster indices, a
-    column "100s" is bytes, 100 for each entry.
+    `columns`: names, and codes of `struct`. A column "H" is a tuple of ascending roster indices, and
+    the one that `count` was taken of; a column "100s" is bytes, 100 for each entry.
     """
 
     count: Size
@@ -277,7 +277,7 @@ class Rows(Field):
         for name, code in self.columns:
             where, column = f"{values.name}.{name}", getattr(values, name)
             if code == "H":
-                _expect_indices(where, column, count)
+                _expect_indices(where, column)
             else:
                 _expect_bytes(where, column, count * calcsize(code))
 
@@ -306,9 +306,9 @@ class Rows(Field):
         return Struct("<" + "".join(code for _, code in self.columns))
 
 
-def _expect_indices(where: str, column: object, count: int) -> None:
-    if not isinstance(column, tuple) or len(column) != count:
-        raise refusal(where, f"not a tuple of {count} indices")
+def _expect_indices(where: str, column: object) -> None:
+    if not isinstance(column, tuple):
+        raise refusal(where, f"{type(column).__name__} is not a tuple of indices")
     if not all(type(index) is int and 0 <= index < 2**16 for index in column):
         raise refusal(where, "an index is not an unsigned integer of 2 bytes")
     if any(a >= b for a, b in pairwise(column)):
@@ -317,16 +317,16 @@ def _expect_indices(where: str, column: object, count: int) -> None:
 
 @dataclass(frozen=True)
 class Entries(Field):
-    """Entries that are tuples of bytes, of which the wire has part after part."""
+    """A tuple of entries that are tuples of bytes; `count` was taken of it."""
 
     count: Size
     sizes: tuple[Size, ...]
 
     def check(self, values: Values) -> None:
         where, entries = self.where(values), getattr(values, self.name)
-        count, sizes = _evaluate(self.count, values), self._sizes(values)
-        if not isinstance(entries, tuple) or len(entries) != count:
-            raise refusal(where, f"not a tuple of {count} entries")
+        sizes = self._sizes(values)
+        if not isinstance(entries, tuple):
+            raise refusal(where, f"{type(entries).__name__} is not a tuple of entries")
         for entry in entries:
             if not isinstance(entry, tuple) or len(entry) != len(sizes):
                 raise refusal(where, f"an entry is not a tuple of {len(sizes)}")

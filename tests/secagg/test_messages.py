@@ -64,6 +64,7 @@ SAMPLES: dict[type[Any], Message] = {
         blob(6, 48),
         5,
         3,
+        blob(23, 16),
         blob(7, 5 * 120),
         blob(8, 3 * 32),
         NEIGHBOURS,
@@ -109,6 +110,7 @@ BY_HAND: dict[type[Any], Callable[[Any], bytes]] = {
         + (pack("<H", len(m.config)) + m.config)
         + (pack("<H", len(m.pulse)) + m.pulse)
         + pack("<II", m.n, m.index)
+        + m.pid
         + (m.certificates + m.path + pack("<H", len(m.neighbours)))
         + b"".join(bundle + path for bundle, path in m.neighbours)
     ),
@@ -412,6 +414,7 @@ def test_a_field_of_a_wrong_length_is_refused_by_its_name(kind: type[Any]) -> No
         (Roster, "neighbours", (*NEIGHBOURS, (bytes(176),))),
         (Roster, "neighbours", (*NEIGHBOURS, (bytes(176), bytes(64)))),
         (Roster, "neighbours", (*NEIGHBOURS, bytes(272))),
+        (Roster, "neighbours", bytes(4)),
         (Complaint, "accused", 2**32),
         (Complaint, "reason", 1),
         (Complaint, "reason", AbortReason.WINDOW),
@@ -419,6 +422,7 @@ def test_a_field_of_a_wrong_length_is_refused_by_its_name(kind: type[Any]) -> No
         (UploadChunk, "offset", -1),
         (UploadChunk, "data", bytes(CHUNK_BYTES + 1)),
         (UnmaskRequest, "signatures", bytes(128)),
+        (UnmaskRequest, "signers", b"\0\1\2"),
         (UnmaskRequest, "signers", (2, 0, 513)),
         (UnmaskRequest, "signers", (0, 2, 2)),
         (UnmaskRequest, "signers", (-1, 2, 3)),
