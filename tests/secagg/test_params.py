@@ -136,6 +136,21 @@ def test_a_ring_is_the_first_to_meet_the_conditions_as_written(
     assert found == ring_as_written(n, c, d, sigma, eta, profile)
 
 
+@pytest.mark.parametrize(
+    ("n", "c", "d", "bits", "profile", "ring"),
+    [
+        (17, 3, 2, 1, Profile.MALICIOUS, (10, 3, 4, 8)),
+        (9, 0, 2, 1, Profile.MALICIOUS, (4, 1, 1, 2)),
+        (8, 1, 1, 2, Profile.SEMI_HONEST, (6, 0, 2, 5)),
+    ],
+)
+def test_a_condition_that_holds_with_equality_holds(
+    n: int, c: int, d: int, bits: int, profile: Profile, ring: tuple[int, ...]
+) -> None:
+    found = ring_parameters(n, corrupt=c, dropouts=d, sigma=bits, eta=bits, profile=profile)
+    assert found == ring == ring_as_written(n, c, d, bits, bits, profile)
+
+
 def log_binomials(top: int) -> NDArray[np.float64]:
     logs = np.array([lgamma(i + 1) for i in range(top + 1)])
     return logs[top] - logs - logs[::-1]
@@ -300,6 +315,7 @@ def test_a_threshold_is_never_met_by_the_corrupt_neighbours_alone(
     if p.complete:
         assert p.degree == p.n - 1
         assert p.corrupt < p.threshold <= p.n - 1 - p.dropouts
+        assert 0 <= 2 * p.threshold - (p.corrupt + p.n - p.dropouts) <= 1
         assert p.window == 0
     else:
         assert p.n > 64
