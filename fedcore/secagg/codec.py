@@ -265,8 +265,8 @@ class Bitmap(Bytes):
 class Rows(Field):
     """Entries one after the other on the wire that the message holds column by column.
 
-    `columns`: names, and codes of `struct`. A column "H" is a tuple of ascending roster indices, and
-    the one that `count` was taken of; a column "100s" is bytes, 100 for each entry.
+    `columns`: names, and codes of `struct`. A column "H" is a tuple of ascending roster indices,
+    and the one that `count` was taken of; a column "100s" is bytes, 100 for each entry.
     """
 
     count: Size

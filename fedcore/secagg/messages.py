@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import ClassVar, TypeAlias, get_args
+from typing import ClassVar, TypeAlias, TypeVar, get_args
 
+from fedcore.errors import MessageError
 from fedcore.secagg.codec import (
     Bitmap,
     Bytes,
@@ -50,6 +51,7 @@ __all__ = [
     "UploadHeader",
     "UploadTrailer",
     "decode",
+    "decode_as",
     "encode",
 ]
 
@@ -94,8 +96,9 @@ class Advertise(Record):
 class Roster(Record):
     """Server to client: who takes part, under which configuration, and the neighbours' bundles.
 
-    `certificates`: n × 120 bytes in the order of the index. `path`: the client's own Merkle path.
-    `neighbours`: for each a bundle (176 bytes) and its path, in ascending order of the index.
+    `pid`: which of its prekeys the client uses. `certificates`: n × 120 bytes in the order of the
+    index. `path`: the client's own Merkle path. `neighbours`: for each a bundle (176 bytes) and its
+    path, in ascending order of the index.
     """
 
     sid: bytes
@@ -106,6 +109,7 @@ class Roster(Record):
     pulse: bytes
     n: int
     index: int
+    pid: bytes
     certificates: bytes = field(repr=False)
     path: bytes = field(repr=False)
     neighbours: tuple[tuple[bytes, bytes], ...] = field(repr=False)
@@ -120,6 +124,7 @@ class Roster(Record):
         *sized("pulse", limit="pulse_bytes"),
         Integer("n", 4, least=2, limit="clients"),
         Integer("index", 4, below="n"),
+        Bytes("pid", 16),
         Bytes("certificates", each("n", 120)),
         Bytes("path", lambda values: 32 * path_depth(values.n)),
         Count("degree", 2, "neighbours", limit="clients"),
@@ -338,6 +343,7 @@ Message: TypeAlias = (
 
 _LIMITS = Limits()
 
+_M = TypeVar("_M", bound=Message)
 _BY_CODE: dict[int, type[Message]] = {kind.code: kind for kind in get_args(Message)}
 
 
@@ -376,3 +382,15 @@ def decode(data: bytes | memoryview, *, limits: Limits = _LIMITS) -> Message:
     if view[1] not in _BY_CODE:
         raise refusal("message.type", f"{view[1]} is none of 1 to {len(_BY_CODE)}")
     return _BY_CODE[view[1]].read(view[2:], limits)
+
+
+def decode_as(data: bytes, kind: type[_M]) -> _M:
+    """The message of one kind that a durable record holds. Raises: MessageError for another."""
+    message = decode(data)
+    if not isinstance(message, kind):
+        raise MessageError(
+            f"a record holds a {type(message).__name__}",
+            why=f"under its name stands a {kind.__name__}",
+            fix="restore the records from where they were written last",
+        )
+    return message

@@ -37,6 +37,7 @@ from fedcore.secagg.messages import (
     UploadHeader,
     UploadTrailer,
     decode,
+    decode_as,
     encode,
 )
 
@@ -109,8 +110,7 @@ BY_HAND: dict[type[Any], Callable[[Any], bytes]] = {
         pack("<BB32sQI32s", 1, 2, m.sid, m.round, m.attempt, m.nonce)
         + (pack("<H", len(m.config)) + m.config)
         + (pack("<H", len(m.pulse)) + m.pulse)
-        + pack("<II", m.n, m.index)
-        + m.pid
+        + pack("<II16s", m.n, m.index, m.pid)
         + (m.certificates + m.path + pack("<H", len(m.neighbours)))
         + b"".join(bundle + path for bundle, path in m.neighbours)
     ),
@@ -145,7 +145,7 @@ BY_HAND: dict[type[Any], Callable[[Any], bytes]] = {
 # SHA-256 of the samples' encodings.
 FROZEN: dict[type[Any], str] = {
     Advertise: "7d9d3c9b87703e9adb42c8c56d2ce4b818720f6b82e17851132566755763cb26",
-    Roster: "de2fb0242b553d788177552f54dae236cfdffe76813757f1241f9f8f250f2f62",
+    Roster: "f31087bbd31771c60dfecb90a3b201df74ee4d992fa50c42ae7a5bb614ba71c7",
     Shares: "6c558631290e62840c6b90ae6f2a49930e30bc6d7bac7922e09d96af06f819c8",
     MaskRequest: "be5e1c3dd971190c3f1b87009596a2cadcb8cf1f5899d33f7c09307ae406df9b",
     Complaint: "b0ddaf7cf5c1f6229aacd4210117f3c71becfd44ded73707a4250c18f2b07775",
@@ -181,8 +181,9 @@ def messages(draw: st.DrawFn, kind: type[Any]) -> Message:
         case "Roster":
             near = tuple((some(176), some(32 * depth(n))) for _ in range(min(count, n - 1)))
             agreed = some(32), free(4096), free(1024)
-            place = n, draw(st.integers(0, n - 1)), some(120 * n), some(32 * depth(n))
-            return Roster(some(32), number(8), number(4), *agreed, *place, near)
+            place = n, draw(st.integers(0, n - 1)), some(16)
+            proof = some(120 * n), some(32 * depth(n)), near
+            return Roster(some(32), number(8), number(4), *agreed, *place, *proof)
         case "Shares":
             return Shares(some(32), some(100 * count), some(32 * count), some(64))
         case "MaskRequest":
@@ -341,7 +342,8 @@ def test_a_forged_count_sets_no_memory_aside(kind: type[Any], limits: Limits) ->
 def large_roster(n: int = 1000, degree: int = 158) -> Roster:
     path = bytes(32 * depth(n))
     near = tuple((bytes(176), path) for _ in range(degree))
-    return Roster(bytes(32), 1, 0, bytes(32), bytes(200), b"", n, 3, bytes(120 * n), path, near)
+    agreed, place = (bytes(32), bytes(200), b""), (n, 3, bytes(16))
+    return Roster(bytes(32), 1, 0, *agreed, *place, bytes(120 * n), path, near)
 
 
 @pytest.mark.parametrize("message", [large_roster(), UploadChunk(SID, 0, bytes(CHUNK_BYTES))])
@@ -465,6 +467,15 @@ def test_only_messages_are_encoded() -> None:
     for thing in (None, b"", object(), Abort):
         with pytest.raises(MessageError):
             encode(thing)  # type: ignore[arg-type]
+
+
+@every_kind
+def test_a_record_of_one_kind_is_not_taken_for_another(kind: type[Any]) -> None:
+    encoded = encode(SAMPLES[kind])
+    assert decode_as(encoded, kind) == SAMPLES[kind]
+    for other in set(KINDS) - {kind}:
+        with pytest.raises(MessageError, match=kind.__name__):
+            decode_as(encoded, other)
 
 
 @every_kind
