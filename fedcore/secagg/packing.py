@@ -93,10 +93,8 @@ class Block:
 
     @property
     def word_bytes(self) -> int:
-        """How many low bytes of a word are sent: none beyond the highest slot (protocol §6)."""
-        if self.slots == 1:
-            return -(-self.slot_bits // 8)
-        return min(8, max(6, -(-self.slots * self.slot_bits // 8)))
+        """⌈L · b / 8⌉, 5 … 8: how many low bytes of a word are sent (protocol §6)."""
+        return -(-self.slots * self.slot_bits // 8)
 
 
 @dataclass(frozen=True)

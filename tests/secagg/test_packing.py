@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given, strategies as st
+from hypothesis import example, given, settings, strategies as st
 from numpy.typing import NDArray
 
 from fedcore.errors import MessageError, PackingError
@@ -95,7 +95,9 @@ def crowds(draw: st.DrawFn, bits: int | None = None) -> tuple[Block, NDArray[np.
     return block, vectors, [sum(column) for column in vectors.T.tolist()]
 
 
+# Every width has its own examples, so fewer of them.
 @pytest.mark.parametrize("bits", WIDTHS)
+@settings(max_examples=settings().max_examples // 5)
 @given(st.data())
 def test_words_add_up_to_the_sum_of_the_vectors(bits: int, data: st.DataObject) -> None:
     block, vectors, sums = data.draw(crowds(bits))
