@@ -40,7 +40,7 @@ class Limits:
     """What a receiver takes at most: clients of a session, bytes of each field of free length."""
 
     clients: int = 1024
-    config_bytes: int = 4096
+    config_bytes: int = 8192
     pulse_bytes: int = 1024
     chunk_bytes: int = 2**20
 

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedcore.entropy import Entropy, require_entropy
 from fedcore.errors import ArgumentError, AuthenticationError, MessageError
-from fedcore.secagg.identity import Certificate, Identity, verify_signature
+from fedcore.secagg.identity import Certificate, Identity, TrustStore
 from fedcore.secagg.prg import Prg
 from fedcore.secagg.transcript import digest, frame, statement, u32, u64
 
@@ -103,13 +103,14 @@ class PrekeyBundle:
         parts = (client_id, self.pid, self.mask_key, self.channel_key, self.commitment)
         return statement("R0", *parts)
 
-    def verify(self, certificate: Certificate) -> None:
+    def verify(self, certificate: Certificate, trust: TrustStore) -> None:
         """Check that the holder of `certificate`, verified before, signed this bundle.
 
         Raises: AuthenticationError if not, or if a key is a point of low order: its pairs could
         agree on nothing secret, so whoever posts one is kept out before there is a roster.
         """
-        if not verify_signature(certificate.key, self.signature, self.statement(certificate.id)):
+        signed = self.statement(certificate.id)
+        if not trust.verify_signature(certificate.key, self.signature, signed):
             raise AuthenticationError(
                 "a prekey bundle is not signed by its client",
                 why="the signature does not belong to these keys and the certified identity",

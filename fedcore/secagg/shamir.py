@@ -4,8 +4,8 @@ The field is F_p with p = 2³¹ − 1, so that a product fits a 64-bit word and 
 32-byte secret is an integer of 9 limbs of 30 bits, each shared by a polynomial of its own; all
 holders and limbs, and in reconstruction all secrets, are computed at once.
 
-To share a secret, nothing that depends on it is looked up in a table, branched on or divided: on some
-processors a division takes longer for some numbers than for others.
+To share a secret, nothing that depends on it is looked up in a table, branched on or divided: on
+some processors a division takes longer for some numbers than for others.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ def _check_deal(secrets: Sequence[bytes], threshold: int, holders: int) -> None:
     if not 1 <= threshold <= holders:
         raise ArgumentError(
             f"a threshold of {threshold} for {holders} holders",
-            why="a secret that fewer than one holder rebuilds is none, one for more is lost",
+            why="no share at all would rebuild the secret, or not even all shares would",
             fix=f"take a threshold from 1 to {holders}",
         )
     for secret in secrets:

@@ -12,7 +12,7 @@ from hypothesis import assume, given, strategies as st
 from fedcore.entropy import SeededEntropy, SystemEntropy
 from fedcore.errors import ArgumentError, AuthenticationError, EntropyError, MessageError
 from fedcore.secagg import keys as module
-from fedcore.secagg.identity import CertificateAuthority, Identity
+from fedcore.secagg.identity import CertificateAuthority, Identity, TrustStore
 from fedcore.secagg.keys import (
     BUNDLE_BYTES,
     PREKEY_BYTES,
@@ -33,6 +33,7 @@ from fedcore.secagg.prg import Prg
 P = 2**255 - 19
 EXPIRES = 2_000_000_000
 AUTHORITY = CertificateAuthority(bytes(range(32)))
+TRUST = TrustStore([AUTHORITY.public_key])
 SID, ROOT = hashlib.sha256(b"sid").digest(), hashlib.sha256(b"root").digest()
 ALICE, BOB = (Prekey.generate(SeededEntropy(name), expires=EXPIRES) for name in (b"a", b"b"))
 SHARE = bytes(range(72))
@@ -112,13 +113,13 @@ def test_a_bundle_comes_back_from_its_bytes_and_holds():
     encoded = BUNDLE.encode()
     assert len(encoded) == BUNDLE_BYTES
     assert PrekeyBundle.decode(encoded) == PrekeyBundle.decode(memoryview(encoded)) == BUNDLE
-    PrekeyBundle.decode(encoded).verify(OWNER.certificate)
+    PrekeyBundle.decode(encoded).verify(OWNER.certificate, TRUST)
 
 
 def test_a_bundle_with_any_bit_changed_is_refused():
     for changed in flipped(BUNDLE.encode()):
         with pytest.raises(AuthenticationError) as caught:
-            PrekeyBundle.decode(changed).verify(OWNER.certificate)
+            PrekeyBundle.decode(changed).verify(OWNER.certificate, TRUST)
         assert caught.value.culprit == OWNER.id
 
 
@@ -126,7 +127,7 @@ def test_a_bundle_holds_for_its_owner_alone():
     other_id = AUTHORITY.issue(bytes(16), OWNER.certificate.key, expires=EXPIRES)
     for certificate in (identity(2).certificate, other_id):
         with pytest.raises(AuthenticationError) as caught:
-            BUNDLE.verify(certificate)
+            BUNDLE.verify(certificate, TRUST)
         assert caught.value.culprit == certificate.id
 
 
@@ -137,7 +138,7 @@ def test_a_signed_bundle_with_a_key_of_low_order_is_refused():
             signature = OWNER.sign(blank.statement(OWNER.id))
             bundle = PrekeyBundle(BUNDLE.pid, *keys, BUNDLE.commitment, signature)
             with pytest.raises(AuthenticationError, match="low order") as caught:
-                bundle.verify(OWNER.certificate)
+                bundle.verify(OWNER.certificate, TRUST)
             assert caught.value.culprit == OWNER.id
 
 

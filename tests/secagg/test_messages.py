@@ -180,7 +180,7 @@ def messages(draw: st.DrawFn, kind: type[Any]) -> Message:
             return Advertise(some(120), some(176))
         case "Roster":
             near = tuple((some(176), some(32 * depth(n))) for _ in range(min(count, n - 1)))
-            agreed = some(32), free(4096), free(1024)
+            agreed = some(32), free(8192), free(1024)
             place = n, draw(st.integers(0, n - 1)), some(16)
             proof = some(120 * n), some(32 * depth(n)), near
             return Roster(some(32), number(8), number(4), *agreed, *place, *proof)
@@ -372,7 +372,7 @@ def test_counts_and_lengths_beyond_the_limits_are_refused() -> None:
     wide = replace(SAMPLES[Survivors], survivors=bytes(129))
     pairs = [
         (roster, "Roster.n", Limits(clients=1025)),
-        (replace(SAMPLES[Roster], config=bytes(4097)), "Roster.config", Limits(config_bytes=4097)),
+        (replace(SAMPLES[Roster], config=bytes(8193)), "Roster.config", Limits(config_bytes=8193)),
         (replace(SAMPLES[Roster], pulse=bytes(1025)), "Roster.pulse", Limits(pulse_bytes=1025)),
         (wide, "Survivors.survivors", Limits(clients=1025)),
     ]

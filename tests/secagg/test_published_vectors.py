@@ -9,7 +9,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from fedcore.errors import AuthenticationError
-from fedcore.secagg.identity import Certificate, Identity, verify_signature
+from fedcore.secagg.identity import Certificate, Identity, TrustStore, verify_signature
 from fedcore.secagg.keys import PrekeyBundle, hkdf, mask_public, shared_secret
 
 unhex = bytes.fromhex
@@ -471,7 +471,7 @@ def test_keys_of_low_order_of_wycheproof_are_refused_when_posted_and_when_used(p
     blank = PrekeyBundle(bytes(16), BASE_POINT, low, bytes(32), b"")
     signature = signer.sign(blank.statement(signer.id))
     with pytest.raises(AuthenticationError, match="low order"):
-        PrekeyBundle.decode(blank.encode() + signature).verify(signer.certificate)
+        PrekeyBundle.decode(blank.encode() + signature).verify(signer.certificate, TrustStore([key]))
 
 
 @pytest.mark.parametrize(("case", "message", "signature"), ED25519_FORGERIES)

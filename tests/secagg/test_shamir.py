@@ -23,7 +23,7 @@ from fedcore.secagg.shamir import (
 )
 
 SECRETS = st.binary(min_size=32, max_size=32)
-POINTS = st.integers(1, 1024) | st.integers(1, PRIME - 1)
+POINTS = st.integers(1, 1024) | st.integers(1, PRIME - 1) | st.integers(PRIME - 9, PRIME - 1)
 
 
 class Scripted:
@@ -273,10 +273,15 @@ def test_points_that_are_zero_foreign_or_repeated_are_refused(points: list[int])
         combine(np.zeros((2, 3, LIMBS), np.uint32), np.array([good, points]))
 
 
-def test_the_largest_points_of_the_field_are_taken() -> None:
-    secret, points = b"\xff" * 32, [PRIME - 1, PRIME - 2, 1]
-    limbs = dealt([secret], 3, points)
-    assert combine(limbs[np.newaxis], np.array([points], np.uint64)) == [secret]
+@pytest.mark.parametrize("largest", [PRIME - 1, PRIME - 2])
+def test_the_largest_elements_of_the_field_do_not_overflow_a_word(largest: int) -> None:
+    threshold, secret = 20, b"\xff" * 32
+    points = np.arange(PRIME - threshold, PRIME, dtype=np.uint64)
+    source = Scripted([largest] * (LIMBS * (threshold - 1)))
+    limbs = share([secret], threshold=threshold, points=points, entropy=source)
+    polynomials = [[limb, *[largest] * (threshold - 1)] for limb in limbs_of(secret)]
+    assert limbs.tolist() == [[value_at(p, x) for p in polynomials] for x in points.tolist()]
+    assert combine(limbs[np.newaxis], points[np.newaxis]) == [secret]
 
 
 @pytest.mark.parametrize("threshold", [-1, 0, 4])

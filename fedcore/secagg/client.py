@@ -1,0 +1,425 @@
+"""A client of secure aggregation: a state machine that takes messages and asks for effects.
+
+Whatever may happen only once (shares dealt, a vector masked, a set confirmed, secrets revealed) is
+persisted before it is sent. Asked for the same again, the client sends the same bytes; asked for
+anything else in its place, it refuses. A message that is refused changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from fedcore.entropy import Entropy, SystemEntropy, require_entropy
+from fedcore.errors import PolicyError, ReuseError, SecAggError, StageError
+from fedcore.secagg.effects import Effect, Erase, Fail, Persist, Send
+from fedcore.secagg.identity import Identity, TrustStore
+from fedcore.secagg.keys import Prekey
+from fedcore.secagg.masking import frame_digests, mask_streams, masked_frames
+from fedcore.secagg.messages import (
+    Abort,
+    Advertise,
+    Confirmation,
+    MaskRequest,
+    Message,
+    Roster,
+    Shares,
+    Survivors,
+    UnmaskAnswer,
+    UnmaskRequest,
+    UploadChunk,
+    UploadHeader,
+    UploadTrailer,
+    decode_as,
+    encode,
+)
+from fedcore.secagg.packing import IntegerSource
+from fedcore.secagg.params import Profile
+from fedcore.secagg.participation import Participation, accept_request
+from fedcore.secagg.policy import Policy
+from fedcore.secagg.records import (
+    STEPS,
+    Tombstone,
+    answer_key,
+    prekey_key,
+    release_key,
+    step_key,
+    suffixes,
+    tombstone_key,
+)
+from fedcore.secagg.revealing import (
+    check_headers,
+    check_quorum,
+    confirmation_statement,
+    header_statement,
+    reveal,
+)
+from fedcore.secagg.roster import RosterView, open_roster
+from fedcore.secagg.sharing import channels_of, deal
+from fedcore.secagg.transcript import survivor_digest, u64
+
+__all__ = ["SecAggClient"]
+
+
+class SecAggClient:
+    """One device's part in secure aggregation, over any number of sessions.
+
+    `trust`: a store of certificates to share with other clients of this process; by default one
+    of its own with the policy's roots. `entropy` is the operating system's generator; a seeded one
+    is refused outside tests.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        policy: Policy,
+        *,
+        entropy: Entropy | None = None,
+        trust: TrustStore | None = None,
+    ) -> None:
+        self._identity, self._policy = identity, policy
+        self._entropy = require_entropy(entropy or SystemEntropy())
+        self._trust = trust or TrustStore(policy.roots, policy.revoked)
+        self._prekeys: dict[bytes, Prekey] = {}
+        self._sessions: dict[bytes, Participation] = {}
+        self._closed: dict[bytes, Tombstone] = {}
+        self._answers: dict[bytes, UnmaskAnswer] = {}
+        self._charged: dict[str, frozenset[bytes]] = {}
+
+    @property
+    def prekeys_left(self) -> int:
+        """How many prekeys are posted and serve no session yet."""
+        return len(self._prekeys)
+
+    @property
+    def stages(self) -> Mapping[bytes, str]:
+        """The state of each open session, by its sid."""
+        return {sid: session.stage for sid, session in self._sessions.items()}
+
+    def offer(self, count: int, *, expires: int) -> list[Effect]:
+        """Make `count` prekeys, each for one session, and post their bundles.
+
+        `expires`: Unix seconds.
+        """
+        effects: list[Effect] = []
+        for _ in range(count):
+            prekey = Prekey.generate(self._entropy, expires=expires)
+            self._prekeys[prekey.pid] = prekey
+            effects.append(Persist(prekey_key(prekey.pid), prekey.encode()))
+            bundle = prekey.bundle(self._identity)
+            certificate = self._identity.certificate.encode()
+            effects.append(Send(Advertise(certificate, bundle.encode())))
+        return effects
+
+    def handle(self, message: Message, *, now: int) -> list[Effect]:
+        """Take a message of the server; what follows, in binding order.
+
+        `now`: Unix seconds, of the driver's clock; certificates and prekeys are checked by it.
+        Raises: a SecAggError of the kind that says what is wrong; the state is as before.
+        """
+        match message:
+            case Roster():
+                return self._join(message, now)
+            case MaskRequest():
+                return self._take_request(message)
+            case Survivors():
+                return self._confirm(message)
+            case UnmaskRequest():
+                return self._answer(message)
+            case Abort():
+                return self.abandon(message.sid)
+            case _:
+                raise StageError(
+                    f"a client takes no {type(message).__name__}",
+                    why="it is a message from clients to the server",
+                    fix="send it to a SecAggServer",
+                )
+
+    def commit(self, sid: bytes, blocks: Sequence[IntegerSource]) -> list[Effect]:
+        """Bind this session to one vector, given as an array of integers for each block.
+
+        The first commitment charges a release. A second one to another vector ends the session
+        for this client: it acts as one that was lost.
+        Raises: PackingError if the vector does not fit the layout; PolicyError if the policy allows
+        no further attempt at this round; StageError before a MaskRequest.
+        """
+        session = self._session(sid, "R2")
+        if session.masking is None:
+            raise StageError(
+                "a vector comes before its session asked for it",
+                why="which clients it is masked with is not known yet",
+                fix="wait for NeedInput",
+                stage="R2",
+            )
+        digests = frame_digests(session.view.config.layout, blocks)
+        if session.frame_digests:
+            return [] if digests == session.frame_digests else self._fail_over_second_vector(sid)
+        key = _release_key(session.view)
+        charged = self._charged.get(key, frozenset())
+        self._check_attempts(charged, sid)
+        self._charged[key] = charged | {sid}
+        session.frame_digests = digests
+        return [
+            Persist(key, b"".join(sorted(self._charged[key]))),
+            Persist(step_key(sid, "masking"), digests),
+        ]
+
+    def upload(
+        self, sid: bytes, blocks: Sequence[IntegerSource]
+    ) -> Iterator[UploadHeader | UploadChunk | UploadTrailer]:
+        """The messages of the upload: header, masked chunks, trailer; the same bytes each time.
+
+        Memory: one frame of 1 MiB beside `blocks`. Raises: StageError if no vector is committed;
+        ReuseError before a frame is sent that differs from the one committed.
+        """
+        session = self._session(sid, "R2")
+        masking, view = session.masked(asked="R2"), session.view
+        layout, prg = view.config.layout, view.config.prg
+        signature = self._identity.sign(header_statement(masking.context, view.index))
+        yield UploadHeader(sid, masking.context, layout.upload_bytes, signature)
+        streams = mask_streams(view, session.prekey, masking.uploaders)
+        yield from masked_frames(sid, layout, blocks, session.frame_digests, streams, prg=prg)
+
+    def abandon(self, sid: bytes) -> list[Effect]:
+        """Leave a session for good; its secrets are erased. Of one unknown, nothing happens."""
+        session = self._sessions.get(sid)
+        return [] if session is None else self._close(sid, Tombstone(session.prekey.expires))
+
+    def expire(self, now: int) -> list[Effect]:
+        """Drop what has outlived its prekey: prekeys, open sessions, memories of closed ones."""
+        effects: list[Effect] = []
+        for pid in [pid for pid, prekey in self._prekeys.items() if prekey.expires <= now]:
+            del self._prekeys[pid]
+            effects.append(Erase(prekey_key(pid)))
+        for sid, session in list(self._sessions.items()):
+            if session.prekey.expires <= now:
+                effects += self.abandon(sid)
+        for sid in [sid for sid, closed in self._closed.items() if closed.expires <= now]:
+            del self._closed[sid]
+            self._answers.pop(sid, None)
+            effects += [Erase(answer_key(sid)), Erase(tombstone_key(sid))]
+        return effects
+
+    def restore(self, records: Mapping[str, bytes], *, now: int) -> list[Effect]:
+        """Take up what a client before a crash had made durable; what is to be done again.
+
+        `records`: every record persisted and not erased, by its key. A session whose records do
+        not fit together, or not this client's policy, is closed and reported by a Fail.
+        """
+        for rest, value in suffixes(records, "prekey"):
+            self._prekeys[bytes.fromhex(rest)] = Prekey.decode(value)
+        for rest, value in suffixes(records, "tombstone"):
+            self._closed[bytes.fromhex(rest)] = Tombstone.decode(value)
+        for rest, value in suffixes(records, "answer"):
+            self._answers[bytes.fromhex(rest)] = decode_as(value, UnmaskAnswer)
+        for rest, value in suffixes(records, "release"):
+            sids = frozenset(value[i : i + 32] for i in range(0, len(value), 32))
+            self._charged[f"release/{rest}"] = sids
+        steps: dict[bytes, dict[str, bytes]] = {}
+        for rest, value in suffixes(records, "session"):
+            name, _, step = rest.partition("/")
+            steps.setdefault(bytes.fromhex(name), {})[step] = value
+        effects: list[Effect] = []
+        for sid, done in steps.items():
+            effects += self._resume(sid, done)
+        effects += [Send(self._answers[sid]) for sid in self._answers]
+        return effects + self.expire(now)
+
+    def _resume(self, sid: bytes, done: Mapping[str, bytes]) -> list[Effect]:
+        if sid in self._closed or "shares" not in done:  # closed, or nothing of it was ever sent
+            return [Erase(step_key(sid, step)) for step in done]
+        try:
+            session = self._rebuilt(done)
+        except SecAggError as error:
+            return [*[Erase(step_key(sid, step)) for step in done], Fail(error)]
+        self._sessions[sid] = session
+        return [session.pending()]
+
+    def _rebuilt(self, done: Mapping[str, bytes]) -> Participation:
+        now = int.from_bytes(done["roster"][:8], "little")
+        roster = decode_as(done["roster"][8:], Roster)
+        view, prekey = self._verified(roster, now)
+        session = Participation(
+            roster, view, prekey, channels_of(view, prekey), decode_as(done["shares"], Shares)
+        )
+        if "mask-request" in done:
+            request = decode_as(done["mask-request"], MaskRequest)
+            session.masking = accept_request(
+                session, request, identity=self._identity, policy=self._policy
+            )
+        session.frame_digests = done.get("masking", b"")
+        if "confirmation" in done:
+            session.confirmation = decode_as(done["confirmation"], Confirmation)
+        del self._prekeys[prekey.pid]
+        return session
+
+    def _join(self, roster: Roster, now: int) -> list[Effect]:
+        open_session = self._sessions.get(roster.sid)
+        if open_session is not None:
+            if open_session.roster == roster:
+                return [Send(open_session.shares)]
+            raise _used("another roster for a session that has one", "R1")
+        if roster.sid in self._closed:
+            raise _used("a session that this client has closed", "R1")
+        view, prekey = self._verified(roster, now)
+        self._check_attempts(self._charged.get(_release_key(view), frozenset()), view.sid)
+        channels = channels_of(view, prekey)
+        shares = deal(view, prekey, channels, identity=self._identity, entropy=self._entropy)
+        self._sessions[view.sid] = Participation(roster, view, prekey, channels, shares)
+        del self._prekeys[prekey.pid]
+        return [
+            Persist(step_key(view.sid, "roster"), u64(now) + encode(roster)),
+            Persist(step_key(view.sid, "shares"), encode(shares)),
+            Send(shares),
+        ]
+
+    def _verified(self, roster: Roster, now: int) -> tuple[RosterView, Prekey]:
+        prekey = self._prekeys.get(roster.pid)
+        if prekey is None or prekey.expires <= now:
+            raise ReuseError(
+                "the roster uses a prekey that this client has not to give",
+                why="it was never posted, serves another session, was used up, or has expired",
+                fix="take a bundle that was posted and not used since",
+                stage="R1",
+            )
+        view = open_roster(
+            roster,
+            certificate=self._identity.certificate,
+            bundle=prekey.bundle(self._identity),
+            policy=self._policy,
+            trust=self._trust,
+            now=now,
+        )
+        return view, prekey
+
+    def _take_request(self, request: MaskRequest) -> list[Effect]:
+        session = self._session(request.sid, "R2")
+        if session.masking is not None:
+            if session.masking.request != request:
+                raise _used("another set of uploaders, or another model", "R2")
+            return [] if session.confirmation else [session.pending()]
+        masking = accept_request(session, request, identity=self._identity, policy=self._policy)
+        session.masking = masking
+        return [
+            Persist(step_key(request.sid, "mask-request"), encode(request)),
+            *[Send(complaint) for complaint in masking.complaints],
+            session.pending(),
+        ]
+
+    def _confirm(self, message: Survivors) -> list[Effect]:
+        session = self._session(message.sid, "R3")
+        view, masking = session.view, session.masked(asked="R3")
+        if view.config.profile is not Profile.MALICIOUS:
+            raise StageError(
+                "nobody confirms survivors in the profile SEMI_HONEST",
+                why="its clients trust that the server tells all of them the same set",
+                fix="send an UnmaskRequest",
+                stage="R3",
+            )
+        opened = survivor_digest(masking.context, message.survivors)
+        if session.confirmation is not None:
+            if session.confirmation.digest != opened:
+                raise _used("a second set of survivors", "R3")
+            return [Send(session.confirmation)]
+        survivors = view.check_survivors(message.survivors, masking.uploaders, stage="R3")
+        check_headers(view, message, masking.context, survivors, trust=self._trust)
+        signature = self._identity.sign(confirmation_statement(opened))
+        session.confirmation = Confirmation(message.sid, opened, signature)
+        return [
+            Persist(step_key(message.sid, "confirmation"), encode(session.confirmation)),
+            Send(session.confirmation),
+        ]
+
+    def _answer(self, request: UnmaskRequest) -> list[Effect]:
+        closed = self._closed.get(request.sid)
+        if closed is not None and request.sid in self._answers:
+            if closed.opened != survivor_digest(closed.context, request.survivors):
+                raise _used("the secrets of a second set of survivors", "R4")
+            return [Send(self._answers[request.sid])]
+        session = self._session(request.sid, "R4")
+        view, masking = session.view, session.masked(asked="R4")
+        opened = survivor_digest(masking.context, request.survivors)
+        if view.config.profile is Profile.MALICIOUS:
+            if session.confirmation is None:
+                raise StageError(
+                    "an unmasking comes before this client confirmed the survivors",
+                    why="which sum it opens must be signed by a quorum first",
+                    fix="send Survivors, and collect the confirmations",
+                    stage="R4",
+                )
+            if session.confirmation.digest != opened:
+                raise _used("another set of survivors than the one that was confirmed", "R4")
+        survivors = view.check_survivors(request.survivors, masking.uploaders, stage="R4")
+        check_quorum(view, request, opened, trust=self._trust)
+        answer = reveal(
+            view,
+            session.prekey,
+            masking.held,
+            uploaders=masking.uploaders,
+            survivors=survivors,
+        )
+        self._answers[request.sid] = answer
+        return [
+            Persist(answer_key(request.sid), encode(answer)),
+            *self._close(
+                request.sid,
+                Tombstone(session.prekey.expires, masking.context, opened),
+                last_word=answer,
+            ),
+        ]
+
+    def _close(
+        self, sid: bytes, tombstone: Tombstone, *, last_word: UnmaskAnswer | None = None
+    ) -> list[Effect]:
+        """The tombstone stands before the last word is sent; the secrets go after it."""
+        session = self._sessions.pop(sid)
+        self._closed[sid] = tombstone
+        return [
+            Persist(tombstone_key(sid), tombstone.encode()),
+            *([] if last_word is None else [Send(last_word)]),
+            Erase(prekey_key(session.prekey.pid)),
+            *[Erase(step_key(sid, step)) for step in STEPS],
+        ]
+
+    def _session(self, sid: bytes, stage: str) -> Participation:
+        session = self._sessions.get(sid)
+        if session is not None:
+            return session
+        if sid in self._closed:
+            raise _used("a session that this client has closed", stage)
+        raise StageError(
+            "the message belongs to no session of this client",
+            why="no roster with this sid was accepted",
+            fix="send the roster first",
+            stage=stage,
+        )
+
+    def _check_attempts(self, charged: frozenset[bytes], sid: bytes) -> None:
+        if len(charged | {sid}) > self._policy.attempts:
+            raise PolicyError(
+                "another session asks for a vector of the same round",
+                why=f"one vector is one release, and this policy allows {self._policy.attempts}",
+                fix="go on with the next round, or let the device's owner allow more attempts",
+                stage="R1",
+            )
+
+    def _fail_over_second_vector(self, sid: bytes) -> list[Effect]:
+        error = ReuseError(
+            "a second vector was given for one session",
+            why="two vectors under the same masks give away their difference",
+            fix="act as a client that was lost; the next session has new masks",
+            stage="R2",
+        )
+        return [*self.abandon(sid), Fail(error)]
+
+
+def _release_key(view: RosterView) -> str:
+    return release_key(view.config.task, view.round)
+
+
+def _used(what: str, stage: str) -> ReuseError:
+    return ReuseError(
+        f"this client was asked for {what}",
+        why="what it gave once binds it for ever; a second would open more than one sum",
+        fix="begin a new session with new prekeys",
+        stage=stage,
+    )

@@ -1,0 +1,166 @@
+"""What all parties of a session agree on: its digest is bound into every mask and signature."""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+
+from fedcore.errors import MessageError, ParameterError, SecAggError
+from fedcore.secagg.packing import Block, Layout
+from fedcore.secagg.params import Parameters, Profile, parameters
+from fedcore.secagg.prg import MAX_WORDS, Prg
+from fedcore.secagg.transcript import digest
+
+__all__ = ["SessionConfig"]
+
+_VERSION = 1
+_HEAD = struct.Struct("<HBBIIIIHHdd32sB")
+_BLOCK = struct.Struct("<QBBQ")
+
+
+@dataclass(frozen=True)
+class SessionConfig:
+    """The terms of one secure aggregation.
+
+    `task`: 32 bytes, the digest of the task. `layout`: the blocks of integers that each client
+    sends. `gamma`: the share of the roster that may collude with the server; `delta`: the share
+    that may be lost; privacy fails with probability 2^-sigma, availability with 2^-eta. `beacon`:
+    the name of a public randomness beacon whose pulse seeds the ring, or "". `clipping_norm` and
+    `noise_multiplier`: what the privacy layer does to each vector, 0 if nothing is declared; a
+    client's policy may ask for them.
+
+    Raises: ParameterError for a value out of range.
+    """
+
+    task: bytes
+    layout: Layout
+    profile: Profile = Profile.MALICIOUS
+    prg: Prg = Prg.AES_128_CTR
+    gamma: Fraction = Fraction(1, 10)
+    delta: Fraction = Fraction(1, 10)
+    sigma: int = 100
+    eta: int = 30
+    beacon: str = ""
+    clipping_norm: float = 0.0
+    noise_multiplier: float = 0.0
+
+    def __post_init__(self) -> None:
+        if len(self.task) != 32:
+            raise _refused("task", f"{len(self.task)} bytes", "a digest of 32 bytes")
+        for name in ("gamma", "delta"):
+            share = getattr(self, name)
+            if not isinstance(share, Fraction) or not 0 <= share < 1 or share.denominator >= 2**32:
+                raise _refused(name, repr(share), "a Fraction from 0 to below 1, such as 1/10")
+        for name in ("sigma", "eta"):
+            if not 1 <= getattr(self, name) <= 1000:
+                raise _refused(name, repr(getattr(self, name)), "bits of security, 1 to 1000")
+        for name in ("clipping_norm", "noise_multiplier"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise _refused(name, repr(getattr(self, name)), "a finite number, 0 for none")
+        if len(self.beacon) > 255 or not self.beacon.isascii():
+            raise _refused("beacon", repr(self.beacon), "an ASCII name of at most 255 characters")
+        if self.layout.words > MAX_WORDS:
+            raise _refused("layout", f"{self.layout.words} words", f"at most {MAX_WORDS} words")
+
+    def parameters(self, clients: int) -> Parameters:
+        """Degree, threshold and the rest for a roster of so many clients.
+
+        Raises: ParameterError if none fit; PackingError if the sum of so many could overflow.
+        """
+        self.layout.check_budget(clients)
+        return parameters(
+            clients,
+            profile=self.profile,
+            gamma=self.gamma,
+            delta=self.delta,
+            sigma=self.sigma,
+            eta=self.eta,
+            beacon=bool(self.beacon),
+        )
+
+    @cached_property
+    def encoded(self) -> bytes:
+        """The one canonical encoding."""
+        head = _HEAD.pack(
+            _VERSION,
+            self.profile,
+            self.prg,
+            *self.gamma.as_integer_ratio(),
+            *self.delta.as_integer_ratio(),
+            self.sigma,
+            self.eta,
+            self.clipping_norm,
+            self.noise_multiplier,
+            self.task,
+            len(self.beacon),
+        )
+        blocks = [
+            _BLOCK.pack(block.length, block.slot_bits, block.wraps, block.limit)
+            for block in self.layout.blocks
+        ]
+        return head + self.beacon.encode("ascii") + bytes([len(blocks)]) + b"".join(blocks)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """The digest under which the configuration is bound into the session."""
+        return digest("config", self.encoded)
+
+    @classmethod
+    def decode(cls, data: bytes) -> SessionConfig:
+        """The configuration that `data` encodes. Raises: MessageError if it is not canonical."""
+        try:
+            config = cls._parse(data)
+        except (struct.error, ValueError, IndexError, ZeroDivisionError, SecAggError) as error:
+            reason = error.what if isinstance(error, SecAggError) else str(error)
+            raise _malformed(reason) from error
+        if config.encoded != data:
+            raise _malformed("it is not the canonical encoding of what it says")
+        return config
+
+    @classmethod
+    def _parse(cls, data: bytes) -> SessionConfig:
+        head = _HEAD.unpack_from(data)
+        version, profile, prg, gamma, of_gamma, delta, of_delta, sigma, eta = head[:9]
+        clipping_norm, noise_multiplier, task, name_length = head[9:]
+        if version != _VERSION:
+            raise ValueError(f"version {version} is not {_VERSION}")
+        end = _HEAD.size + name_length
+        beacon = data[_HEAD.size : end].decode("ascii")
+        count, start = data[end], end + 1
+        if len(data) != start + count * _BLOCK.size:
+            raise ValueError(f"{len(data)} bytes do not hold {count} blocks")
+        blocks = tuple(
+            Block(length, slot_bits, limit, wraps=bool(wraps))
+            for length, slot_bits, wraps, limit in _BLOCK.iter_unpack(data[start:])
+        )
+        return cls(
+            task=task,
+            layout=Layout(blocks),
+            profile=Profile(profile),
+            prg=Prg(prg),
+            gamma=Fraction(gamma, of_gamma),
+            delta=Fraction(delta, of_delta),
+            sigma=sigma,
+            eta=eta,
+            beacon=beacon,
+            clipping_norm=clipping_norm,
+            noise_multiplier=noise_multiplier,
+        )
+
+
+def _refused(name: str, found: str, wanted: str) -> ParameterError:
+    return ParameterError(
+        f"session configuration: {name} is {found}", why=f"it must be {wanted}", fix=f"set {name}"
+    )
+
+
+def _malformed(reason: str) -> MessageError:
+    return MessageError(
+        "session configuration: the bytes are malformed",
+        why=reason,
+        fix="send what SessionConfig.encoded gives",
+        stage="R1",
+    )

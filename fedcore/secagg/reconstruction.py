@@ -1,0 +1,158 @@
+"""The secrets of a session, rebuilt from what survivors revealed, and who is to blame if not."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fedcore.errors import AbortError, AuthenticationError, MessageError, ShareError
+from fedcore.secagg import shamir
+from fedcore.secagg.assembly import SessionRoster
+from fedcore.secagg.keys import (
+    commitment,
+    half_hash,
+    mask_public,
+    private_key,
+    share_hash_of_halves,
+)
+from fedcore.secagg.messages import Shares, UnmaskAnswer
+from fedcore.secagg.prg import Stream
+from fedcore.secagg.shamir import SHARE_BYTES
+from fedcore.secagg.sharing import HASH_BYTES
+from fedcore.secagg.transcript import members_of
+from fedcore.secagg.unmask import UnmaskPlan
+
+__all__ = ["Opening"]
+
+_STAGE = "R4"
+
+
+@dataclass(frozen=True)
+class Opening:
+    """The one set of survivors (n,) of a session, its uploaders (n,), and all shares dealt."""
+
+    roster: SessionRoster
+    uploaders: npt.NDArray[np.bool_]
+    survivors: npt.NDArray[np.bool_]
+    shares: Mapping[int, Shares]
+
+    def check(self, i: int, answer: UnmaskAnswer) -> None:
+        """Hold client i's answer against what it and its neighbours committed to.
+
+        Raises: MessageError or AuthenticationError, each naming client i: an honest one had
+        complained about a share that does not fit its hash, and would not reveal it now.
+        """
+        roster, culprit = self.roster, self.roster.certificates[i].id
+        if answer.count != len(roster.neighbours_in(i, self.uploaders)):
+            raise MessageError(
+                f"client {i} answers for {answer.count} neighbours",
+                why=f"{len(roster.neighbours_in(i, self.uploaders))} of them are uploaders",
+                fix="drop this client, the others hold enough shares",
+                stage=_STAGE,
+                culprit=culprit,
+            )
+        bundle = roster.bundles[i]
+        if commitment(bundle.pid, answer.b) != bundle.commitment:
+            raise _unlike(f"client {i} reveals a b that its prekey does not commit to", culprit)
+        for place, (j, half) in enumerate(self.revealed(i, answer).items()):
+            other = answer.other_hashes[HASH_BYTES * place :][:HASH_BYTES]
+            if self.survivors[j]:
+                hashes = half_hash("b", roster.sid, j, i, half), other
+            else:
+                hashes = other, half_hash("sk", roster.sid, j, i, half)
+            position = bisect_left(roster.neighbours[j], i)
+            dealt = self.shares[j].hashes[HASH_BYTES * position :][:HASH_BYTES]
+            if share_hash_of_halves(*hashes) != dealt:
+                raise _unlike(f"client {i} reveals a share that {j} did not deal", culprit)
+
+    def revealed(self, i: int, answer: UnmaskAnswer) -> dict[int, bytes]:
+        """The half shares (36 bytes) in client i's answer, by the index of who dealt them."""
+        uploaders = self.roster.neighbours_in(i, self.uploaders)
+        present = members_of(answer.present, answer.count)
+        dealers = [j for j, held in zip(uploaders, present, strict=True) if held]
+        return {
+            j: answer.shares[SHARE_BYTES * place :][:SHARE_BYTES] for place, j in enumerate(dealers)
+        }
+
+    def missing(self, answers: Mapping[int, UnmaskAnswer]) -> list[int]:
+        """The clients of whose secret fewer than t shares, and not the secret itself, are there."""
+        counts = np.zeros(self.roster.n, np.int64)
+        for i, answer in answers.items():
+            counts[list(self.revealed(i, answer))] += 1
+        short = self.uploaders & (counts < self.roster.parameters.threshold)
+        short[[i for i in answers if self.survivors[i]]] = False
+        return np.flatnonzero(short).tolist()
+
+    def plan(self, answers: Mapping[int, UnmaskAnswer]) -> UnmaskPlan:
+        """The streams that unmask the survivors' sum.
+
+        Raises: AbortError if too few shares are there; ShareError, naming the client whose shares
+        of its own secret contradict each other.
+        """
+        roster = self.roster
+        if missing := self.missing(answers):
+            raise AbortError(
+                f"the masks of {len(missing)} clients cannot be removed",
+                why=f"fewer than {roster.parameters.threshold} neighbours revealed their shares",
+                fix="begin a new attempt; more clients were lost than delta provides for",
+                stage=_STAGE,
+                culprit=roster.certificates[missing[0]].id,
+            )
+        alone = [i for i in np.flatnonzero(self.survivors).tolist() if i not in answers]
+        lost = np.flatnonzero(self.uploaders & ~self.survivors).tolist()
+        secrets = dict(zip([*alone, *lost], self._rebuilt([*alone, *lost], answers), strict=True))
+        streams = []
+        schedule = roster.schedule
+        for i in np.flatnonzero(self.survivors).tolist():
+            b = answers[i].b if i in answers else secrets[i]
+            streams.append(Stream(schedule.self_seed(b, i), negative=True))
+        for j in lost:
+            mask_key = private_key(secrets[j])  # parsed once: as dear as agreeing with a neighbour
+            for i in roster.neighbours_in(j, self.survivors):
+                seed = schedule.pair_seed(mask_key, roster.bundles[i].mask_key, j, i)
+                streams.append(Stream(seed, negative=i < j))
+        return UnmaskPlan(roster.config.prg, tuple(streams))
+
+    def _rebuilt(self, owners: Sequence[int], answers: Mapping[int, UnmaskAnswer]) -> list[bytes]:
+        """The secret of each owner from its first t shares, held against what it published."""
+        if not owners:
+            return []
+        threshold = self.roster.parameters.threshold
+        held: dict[int, list[tuple[int, bytes]]] = {owner: [] for owner in owners}
+        for i in sorted(answers):
+            for j, half in self.revealed(i, answers[i]).items():
+                if j in held and len(held[j]) < threshold:
+                    held[j].append((i + 1, half))
+        points = np.array([[x for x, _ in held[j]] for j in owners], np.int64)
+        limbs = shamir.parse_shares([half for j in owners for _, half in held[j]])
+        secrets = shamir.combine(limbs.reshape(*points.shape, shamir.LIMBS), points)
+        return [self._verified(j, secret) for j, secret in zip(owners, secrets, strict=True)]
+
+    def _verified(self, j: int, secret: bytes | None) -> bytes:
+        bundle = self.roster.bundles[j]
+        if secret is not None:
+            if self.survivors[j] and commitment(bundle.pid, secret) == bundle.commitment:
+                return secret
+            if not self.survivors[j] and mask_public(secret) == bundle.mask_key:
+                return secret
+        raise ShareError(
+            f"the shares that client {j} dealt do not rebuild what it published",
+            why="each of them is the one that it signed, so it dealt shares of something else",
+            fix="begin a new attempt without this client",
+            stage=_STAGE,
+            culprit=self.roster.certificates[j].id,
+        )
+
+
+def _unlike(what: str, culprit: bytes) -> AuthenticationError:
+    return AuthenticationError(
+        what,
+        why="what was committed to in R0 and R1 binds every client",
+        fix="drop this client, the others hold enough shares",
+        stage=_STAGE,
+        culprit=culprit,
+    )

@@ -1,0 +1,85 @@
+"""The names of a client's durable records, and what it remembers of a closed session."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from fedcore.errors import MessageError
+
+__all__ = [
+    "STEPS",
+    "Tombstone",
+    "answer_key",
+    "prekey_key",
+    "release_key",
+    "step_key",
+    "suffixes",
+    "tombstone_key",
+]
+
+STEPS: Final = ("roster", "shares", "mask-request", "masking", "confirmation")
+_TOMBSTONE = struct.Struct("<Q32s32s")
+
+
+def prekey_key(pid: bytes) -> str:
+    """A prekey with its private parts, until its session is over."""
+    return f"prekey/{pid.hex()}"
+
+
+def step_key(sid: bytes, step: str) -> str:
+    """What a session took or gave at one of STEPS, until it is over."""
+    return f"session/{sid.hex()}/{step}"
+
+
+def release_key(task: bytes, round: int) -> str:
+    """The sessions of one round of a task to which this client gave a vector; never erased."""
+    return f"release/{task.hex()}/{round}"
+
+
+def answer_key(sid: bytes) -> str:
+    """What was revealed in a session, to be sent again."""
+    return f"answer/{sid.hex()}"
+
+
+def tombstone_key(sid: bytes) -> str:
+    """That a session is closed for ever."""
+    return f"tombstone/{sid.hex()}"
+
+
+def suffixes(records: Mapping[str, bytes], kind: str) -> Iterator[tuple[str, bytes]]:
+    """The records of one kind in order: what follows the kind in the name, and the value."""
+    for key in sorted(records):
+        head, _, rest = key.partition("/")
+        if head == kind:
+            yield rest, records[key]
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """A session in which this client will never act again.
+
+    `expires`: Unix seconds, when the prekey that served it does. `context`: H_ctx, and `opened`: T
+    of the set that it helped to open; zeros if it opened none.
+    """
+
+    expires: int
+    context: bytes = bytes(32)
+    opened: bytes = bytes(32)
+
+    def encode(self) -> bytes:
+        """72 bytes."""
+        return _TOMBSTONE.pack(self.expires, self.context, self.opened)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Tombstone:
+        """What `encode` gave. Raises: MessageError."""
+        if len(data) != _TOMBSTONE.size:
+            raise MessageError(
+                f"the record of a closed session has {len(data)} bytes",
+                why=f"it is written with {_TOMBSTONE.size}",
+                fix="restore the client's records from where they were written last",
+            )
+        return cls(*_TOMBSTONE.unpack(data))

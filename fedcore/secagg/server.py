@@ -1,0 +1,451 @@
+"""The server of one secure aggregation: a state machine that learns the sum and nothing else.
+
+It holds signatures, sealed shares and sets, never a client's vector: uploads go to the driver's
+spool, and once complete into its one accumulator. Each set is durable before anyone is told of it;
+a server that restarts tells the same set again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+
+import numpy as np
+import numpy.typing as npt
+
+from fedcore.entropy import Entropy, SystemEntropy, require_entropy
+from fedcore.errors import AbortError, MessageError, ReuseError, SecAggError, StageError
+from fedcore.secagg.admission import (
+    check_advertisement,
+    check_complaint,
+    check_confirmation,
+    check_header,
+    check_shares,
+)
+from fedcore.secagg.assembly import SessionRoster
+from fedcore.secagg.collected import BOXES, Collected
+from fedcore.secagg.config import SessionConfig
+from fedcore.secagg.effects import Effect, Fail, Persist, Send
+from fedcore.secagg.identity import TrustStore
+from fedcore.secagg.messages import (
+    Abort,
+    AbortReason,
+    Advertise,
+    Complaint,
+    Confirmation,
+    Message,
+    Shares,
+    UnmaskAnswer,
+    UploadHeader,
+    UploadTrailer,
+    encode,
+)
+from fedcore.secagg.params import Profile
+from fedcore.secagg.transcript import bitmap_of
+from fedcore.secagg.unmask import UnmaskPlan
+
+__all__ = ["SecAggServer", "Stage"]
+
+
+class Stage(Enum):
+    """What a session waits for; the value is the protocol's name of the exchange."""
+
+    PREKEYS = "R0"
+    SHARES = "R1"
+    UPLOADS = "R2"
+    CONFIRMATIONS = "R3"
+    ANSWERS = "R4"
+    OPENED = "opened"
+    ABORTED = "aborted"
+
+
+_STAGES: Mapping[type[Message], Stage] = {
+    Shares: Stage.SHARES,
+    UploadHeader: Stage.UPLOADS,
+    UploadTrailer: Stage.UPLOADS,
+    Confirmation: Stage.CONFIRMATIONS,
+    UnmaskAnswer: Stage.ANSWERS,
+}
+_NAMES = {kind: name for name, kind in BOXES.items()}
+_LAST: Mapping[Stage, type[Message]] = {
+    Stage.SHARES: Shares,
+    Stage.UPLOADS: UploadTrailer,
+    Stage.CONFIRMATIONS: Confirmation,
+    Stage.ANSWERS: UnmaskAnswer,
+}
+
+
+class SecAggServer:
+    """One session: the driver hands it messages, and closes each stage when time or number says so.
+
+    `model_digest`: of the model that the clients will train, 32 bytes. `now`: Unix seconds at which
+    certificates must be valid. `trust`: whose certificates count; it may serve many sessions.
+    """
+
+    def __init__(
+        self,
+        config: SessionConfig,
+        *,
+        model_digest: bytes,
+        round: int,
+        attempt: int = 0,
+        trust: TrustStore,
+        now: int,
+        entropy: Entropy | None = None,
+    ) -> None:
+        self._config, self._model_digest = config, model_digest
+        self._round, self._attempt = round, attempt
+        self._trust, self._now = trust, now
+        self._nonce = require_entropy(entropy or SystemEntropy()).token(32)
+        self._advertised: dict[bytes, Advertise] = {}
+        self._collected: Collected | None = None
+
+    @classmethod
+    def restore(
+        cls, records: Mapping[str, bytes], *, trust: TrustStore
+    ) -> tuple[SecAggServer, list[Effect]]:
+        """The server that made these records durable, and what it sends again.
+
+        Raises: StageError if no roster is among them: the session had not begun; MessageError if
+        they are damaged.
+        """
+        if "roster" not in records:
+            raise _out_of_order("there is no session to restore", Stage.PREKEYS)
+        collected = Collected.from_records(records)
+        roster = collected.roster
+        server = cls(
+            roster.config,
+            model_digest=collected.model_digest,
+            round=roster.round,
+            attempt=roster.attempt,
+            trust=trust,
+            now=0,
+        )
+        server._collected = collected
+        return server, server._sends()
+
+    @property
+    def stage(self) -> Stage:
+        """What the session waits for."""
+        collected = self._collected
+        if collected is None:
+            return Stage.PREKEYS
+        if collected.aborted is not None:
+            return Stage.ABORTED
+        if collected.opened:
+            return Stage.OPENED
+        if collected.uploaders is None:
+            return Stage.SHARES
+        if collected.survivors is None:
+            return Stage.UPLOADS
+        if self._config.profile is Profile.MALICIOUS and collected.signers is None:
+            return Stage.CONFIRMATIONS
+        return Stage.ANSWERS
+
+    @property
+    def roster(self) -> SessionRoster:
+        """The frozen roster. Raises: StageError while prekeys are still collected."""
+        return self._frozen.roster
+
+    @property
+    def survivors(self) -> frozenset[bytes]:
+        """The ids of the clients whose sum is opened. Raises: StageError before they are frozen."""
+        survivors = self._frozen.survivors
+        if survivors is None:
+            raise _out_of_order("the survivors are not frozen yet", self.stage)
+        return self._ids(survivors)
+
+    @property
+    def pending(self) -> frozenset[bytes]:
+        """The ids from which the present stage still awaits something."""
+        stage = self.stage
+        if stage not in _LAST:
+            return frozenset()
+        return self._ids(self._invited(stage) & ~self._frozen.senders(_LAST[stage]))
+
+    @property
+    def sufficient(self) -> bool:
+        """Whether the present stage could be closed now without ending the session."""
+        match self.stage:
+            case Stage.PREKEYS | Stage.OPENED | Stage.ABORTED:
+                return False
+            case Stage.ANSWERS:
+                return not self._frozen.opening.missing(self._frozen.of(UnmaskAnswer))
+            case _:
+                return self._obstacle() is None
+
+    @property
+    def culprits(self) -> Mapping[bytes, str]:
+        """Who is proven to have dealt bad shares: more clients complained than may be corrupt."""
+        if self._collected is None:
+            return {}
+        roster = self._collected.roster
+        accused = [accused for _, accused in self._collected.complaints]
+        return {
+            roster.certificates[j].id: f"{accused.count(j)} neighbours cannot use its shares"
+            for j in sorted(set(accused))
+            if accused.count(j) > roster.parameters.corrupt
+        }
+
+    def handle(self, client_id: bytes, message: Message) -> list[Effect]:
+        """Take a message of the client that the transport has authenticated as `client_id`.
+
+        The same message again changes nothing, and is answered with what that client should have
+        by now. Raises: a SecAggError with the culprit where known; the state is as before.
+        """
+        if isinstance(message, Advertise):
+            return self._take_advertisement(client_id, message)
+        collected, i = self._frozen, self._index(client_id)
+        if isinstance(message, Complaint):
+            return self._take_complaint(i, message)
+        if type(message) not in _STAGES or isinstance(message, UploadTrailer):
+            raise _out_of_order(f"a server takes no {type(message).__name__} here", self.stage)
+        if self._repeated(i, message):
+            return self.resend(client_id)
+        match message:
+            case Shares():
+                check_shares(collected.roster, i, message, trust=self._trust)
+            case UploadHeader():
+                check_header(collected.roster, i, message, collected.context, trust=self._trust)
+            case Confirmation():
+                opened = collected.survivors_digest
+                check_confirmation(collected.roster, i, message, opened, trust=self._trust)
+            case UnmaskAnswer():
+                collected.opening.check(i, message)
+        return self._keep(i, message)
+
+    def finish_upload(
+        self, client_id: bytes, trailer: UploadTrailer, *, received: bytes
+    ) -> list[Effect]:
+        """Count an upload as complete, once it is durable in the driver's spool.
+
+        `received`: SHA-256 of the bytes in the spool. Only now may the driver add it to the
+        accumulator, and must before it unmasks.
+        Raises: MessageError, naming the client, if the upload has another digest or no header.
+        """
+        i = self._index(client_id)
+        if self._repeated(i, trailer):
+            return self.resend(client_id)
+        if i not in self._frozen.of(UploadHeader) or trailer.digest != received:
+            raise MessageError(
+                f"the upload of client {i} is not what it announced",
+                why="its digest differs, or no header with the session's context came before it",
+                fix="discard the spool, and let the client send the upload again",
+                stage=self.stage.value,
+                culprit=client_id,
+            )
+        return self._keep(i, trailer)
+
+    def resend(self, client_id: bytes) -> list[Effect]:
+        """What this client should act on by now: for one that reconnects, or after a restart."""
+        collected, i = self._frozen, self._index(client_id)
+        if collected.aborted is not None:
+            return [Send(Abort(collected.roster.sid, collected.aborted), client_id)]
+        if client_id not in self.pending:
+            return []
+        match self.stage:
+            case Stage.SHARES:
+                return [Send(collected.roster.message_for(i), client_id)]
+            case Stage.UPLOADS:
+                return [Send(collected.mask_request(i), client_id)]
+            case Stage.CONFIRMATIONS:
+                return [Send(collected.survivors_message(i), client_id)]
+            case _:
+                return [Send(collected.unmask_request(), client_id)]
+
+    def close(self, stage: Stage, *, pulse: bytes = b"") -> list[Effect]:
+        """End a stage with what has arrived; the driver owns time.
+
+        `pulse`: of the beacon that the configuration names, at the end of PREKEYS.
+        Raises: StageError if the session is at another stage; ParameterError or PackingError at
+        PREKEYS, where more clients may still come; elsewhere a Fail ends the session.
+        """
+        if stage is not self.stage or stage in (Stage.OPENED, Stage.ABORTED):
+            raise _out_of_order(f"stage {stage.name} cannot be closed", self.stage)
+        if stage is Stage.PREKEYS:
+            return self._freeze_roster(pulse)
+        if (obstacle := self._obstacle()) is not None:
+            return self._abort(*obstacle)
+        collected = self._frozen
+        match stage:
+            case Stage.SHARES:
+                collected.uploaders = collected.senders(Shares)
+                record = Persist("uploaders", bitmap_of(collected.uploaders))
+            case Stage.UPLOADS:
+                collected.survivors = collected.senders(UploadTrailer)
+                record = Persist("survivors", bitmap_of(collected.survivors))
+            case Stage.CONFIRMATIONS:
+                quorum = collected.roster.parameters.quorum
+                collected.signers = tuple(sorted(collected.of(Confirmation))[:quorum])
+                record = Persist("signers", np.array(collected.signers, "<u2").tobytes())
+            case _:
+                collected.opened = True
+                record = Persist("opened", b"")
+        return [record, *self._sends()]
+
+    def abort(self) -> list[Effect]:
+        """End the session; nothing of it may be used again.
+
+        Raises: StageError if there is none, or it is over.
+        """
+        if self.stage in (Stage.PREKEYS, Stage.OPENED, Stage.ABORTED):
+            raise _out_of_order("there is no session to abort", self.stage)
+        error = AbortError(
+            "the session was cancelled",
+            why="its driver decided so",
+            fix="begin a new attempt with new prekeys",
+            stage=self.stage.value,
+        )
+        return self._abort(AbortReason.CANCELLED, error)
+
+    def plan(self) -> UnmaskPlan:
+        """What takes the masks off the accumulator; the same after a restart.
+
+        Raises: StageError before ANSWERS is closed.
+        """
+        if self.stage is not Stage.OPENED:
+            raise _out_of_order("the sum cannot be opened yet", self.stage)
+        return self._frozen.opening.plan(self._frozen.of(UnmaskAnswer))
+
+    @property
+    def _frozen(self) -> Collected:
+        if self._collected is None:
+            raise _out_of_order("the roster is not frozen yet", Stage.PREKEYS)
+        return self._collected
+
+    def _invited(self, stage: Stage) -> npt.NDArray[np.bool_]:
+        """The clients (n,) that have a say at a stage."""
+        collected = self._frozen
+        everyone = np.ones(collected.roster.n, bool)
+        members = {Stage.SHARES: everyone, Stage.UPLOADS: collected.uploaders}.get(
+            stage, collected.survivors
+        )
+        assert members is not None
+        return members
+
+    def _ids(self, members: npt.NDArray[np.bool_]) -> frozenset[bytes]:
+        certificates = self._frozen.roster.certificates
+        return frozenset(certificates[i].id for i in np.flatnonzero(members))
+
+    def _index(self, client_id: bytes) -> int:
+        index = self._frozen.roster.indices.get(client_id)
+        if index is None:
+            raise StageError(
+                "a client outside the roster speaks in a session",
+                why="it was not there when the roster was frozen",
+                fix="let it take part in the next session",
+                stage=self.stage.value,
+                culprit=client_id,
+            )
+        return index
+
+    def _repeated(self, i: int, message: Message) -> bool:
+        """Whether client i has sent this before; another in its place, or time, is refused."""
+        name, stage = _NAMES[type(message)], _STAGES[type(message)]
+        kept = self._frozen.of(type(message)).get(i)
+        if kept == message:
+            return True
+        if kept is not None:
+            raise ReuseError(
+                f"client {i} sends a second {name}",
+                why="the first one binds it",
+                fix="drop this client",
+                stage=stage.value,
+                culprit=self._frozen.roster.certificates[i].id,
+            )
+        if stage is not self.stage or not self._invited(stage)[i]:
+            raise _out_of_order(f"a {name} of client {i} is not awaited", self.stage)
+        return False
+
+    def _keep(self, i: int, message: Message) -> list[Effect]:
+        self._frozen.of(type(message))[i] = message
+        return [Persist(f"{_NAMES[type(message)]}/{i}", encode(message))]
+
+    def _take_advertisement(self, client_id: bytes, message: Advertise) -> list[Effect]:
+        if self._collected is not None:
+            raise _out_of_order("the roster is frozen", self.stage)
+        check_advertisement(client_id, message, trust=self._trust, now=self._now)
+        if self._advertised.setdefault(client_id, message) != message:
+            raise ReuseError(
+                "a client posts a second bundle for one session",
+                why="its first one is in the roster",
+                fix="post each bundle once, for one session",
+                stage="R0",
+                culprit=client_id,
+            )
+        return []
+
+    def _take_complaint(self, i: int, complaint: Complaint) -> list[Effect]:
+        collected = self._frozen
+        if collected.uploaders is None or not collected.uploaders[i]:
+            raise _out_of_order("there is nothing to complain about yet", self.stage)
+        check_complaint(collected.roster, i, complaint, trust=self._trust)
+        if (i, complaint.accused) in collected.complaints:
+            return []
+        collected.complaints[i, complaint.accused] = complaint
+        return [Persist(f"complaint/{i}/{complaint.accused}", encode(complaint))]
+
+    def _freeze_roster(self, pulse: bytes) -> list[Effect]:
+        if bool(self._config.beacon) != bool(pulse):
+            raise _out_of_order("a pulse comes if and only if a beacon is named", self.stage)
+        members = tuple(self._advertised[client_id] for client_id in sorted(self._advertised))
+        roster = SessionRoster(
+            self._config, self._round, self._attempt, self._nonce, pulse, members
+        )
+        _ = roster.parameters  # raises while more clients may still come
+        self._collected = Collected(roster, self._model_digest)
+        return [
+            Persist("model", self._model_digest),
+            Persist("roster", roster.encode()),
+            *self._sends(),
+        ]
+
+    def _sends(self) -> list[Effect]:
+        """What each client should act on now."""
+        everyone = self._frozen.roster.indices
+        ids = everyone if self.stage is Stage.ABORTED else sorted(self.pending)
+        return [effect for client_id in ids for effect in self.resend(client_id)]
+
+    def _obstacle(self) -> tuple[AbortReason, SecAggError] | None:
+        """Why the session could not go on if its present stage were closed now."""
+        collected, stage = self._frozen, self.stage
+        if stage is Stage.ANSWERS:
+            try:
+                collected.opening.plan(collected.of(UnmaskAnswer))
+            except SecAggError as error:
+                return AbortReason.CANNOT_UNMASK, error
+            return None
+        parameters, senders = collected.roster.parameters, collected.senders(_LAST[stage])
+        found, needed = int(senders.sum()), parameters.minimum_survivors
+        reason = AbortReason.TOO_FEW_SHARES
+        if stage is Stage.UPLOADS:
+            reason = AbortReason.TOO_FEW_UPLOADS
+            if found >= needed and not collected.roster.graph.windows_hold(
+                senders, parameters.window
+            ):
+                return AbortReason.WINDOW, self._too_few(found, "enough in every window")
+        elif stage is Stage.CONFIRMATIONS:
+            reason, needed = AbortReason.NO_QUORUM, parameters.quorum
+        return None if found >= needed else (reason, self._too_few(found, f"{needed}"))
+
+    def _too_few(self, found: int, needed: str) -> AbortError:
+        parameters = self._frozen.roster.parameters
+        return AbortError(
+            f"{found} of {parameters.n} clients are left at {self.stage.name}",
+            why=f"{needed} must be; delta provides for {parameters.dropouts} lost",
+            fix="begin a new attempt, or plan the task with a larger delta",
+            stage=self.stage.value,
+        )
+
+    def _abort(self, reason: AbortReason, error: SecAggError) -> list[Effect]:
+        self._frozen.aborted = reason
+        return [Persist("aborted", reason.to_bytes(2, "little")), *self._sends(), Fail(error)]
+
+
+def _out_of_order(what: str, stage: Stage) -> StageError:
+    return StageError(
+        what,
+        why=f"the session is at the stage {stage.name}",
+        fix="send what the stage asks for, or begin a new session",
+        stage=stage.value,
+    )

@@ -1,0 +1,185 @@
+"""A whole secure aggregation in one call: for tests, benchmarks and simulations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from fedcore.entropy import Entropy, SystemEntropy
+from fedcore.errors import PackingError
+from fedcore.secagg.client import SecAggClient
+from fedcore.secagg.config import SessionConfig
+from fedcore.secagg.identity import Certificate, CertificateAuthority, Identity, TrustStore
+from fedcore.secagg.loopback import (
+    ClientHost,
+    Disk,
+    Loopback,
+    LostAt,
+    ServerHost,
+    unmask_in_threads,
+)
+from fedcore.secagg.packing import Block, IntegerSource, Layout
+from fedcore.secagg.params import LARGEST_SESSION, Parameters, Profile
+from fedcore.secagg.policy import Policy
+from fedcore.secagg.server import SecAggServer, Stage
+from fedcore.secagg.unmask import total_of
+
+__all__ = ["SessionResult", "default_layout", "make_loopback", "run_session", "shards"]
+
+_NOW, _EXPIRES = 0, 2**40
+_LENIENT = Policy(
+    roots=(),
+    smallest_cohort=2,
+    profile=Profile.SEMI_HONEST,
+    gamma_floor=Fraction(0),
+    sigma_floor=1,
+    delta_ceiling=Fraction(1),
+)
+
+
+@dataclass(frozen=True)
+class SessionResult:
+    """What came out of a session.
+
+    `totals`: for each block the sums (length,) int64. `survivors`: the positions of the clients
+    whose vectors are in them. `parameters`: of each shard's session.
+    """
+
+    totals: tuple[npt.NDArray[np.int64], ...]
+    survivors: tuple[int, ...]
+    parameters: tuple[Parameters, ...]
+
+
+def default_layout(length: int, clients: int) -> Layout:
+    """One block of so many integers: 32-bit slots for up to 64 clients, 21-bit slots beyond.
+
+    >>> default_layout(10, 14).blocks[0].limit
+    153391689
+    """
+    bits = 32 if clients <= 64 else 21
+    return Layout((Block(length, bits, (2 ** (bits - 1) - 1) // clients),))
+
+
+def shards(clients: int, *, largest: int = LARGEST_SESSION) -> list[range]:
+    """The positions of `clients` as the fewest sessions of at most `largest`, of nearly one size.
+
+    The server sees the sum of each shard, so what is promised of a cohort holds for a shard.
+
+    >>> shards(2500)
+    [range(0, 833), range(833, 1666), range(1666, 2500)]
+    """
+    count = -(-clients // largest)
+    return [range(clients * i // count, clients * (i + 1) // count) for i in range(count)]
+
+
+def run_session(
+    vectors: Sequence[Sequence[IntegerSource] | npt.NDArray[np.integer]],
+    *,
+    dropouts: Mapping[int, LostAt] | None = None,
+    profile: Profile = Profile.MALICIOUS,
+    gamma: Fraction = Fraction(1, 10),
+    delta: Fraction = Fraction(1, 10),
+    config: SessionConfig | None = None,
+    largest: int = LARGEST_SESSION,
+    threads: int = 1,
+    entropy: Entropy | None = None,
+) -> SessionResult:
+    """Aggregate the clients' integer vectors in one process, through the real protocol.
+
+    `vectors`: for each client an array (d,), or one array for each block of `config`'s layout.
+    `dropouts`: at which point which client is lost. `config` overrides `profile`, `gamma` and
+    `delta`. More than `largest` clients are split into shards.
+    Raises: AbortError or another SecAggError if a session ends without a sum.
+
+    >>> vectors = np.array([[1, -2], [10, 20], [100, 200], [1000, 2000], [5, 5]])
+    >>> result = run_session(vectors, delta=Fraction(1, 5), dropouts={4: LostAt.UPLOAD})
+    >>> result.totals[0], result.survivors
+    (array([1111, 2218]), (0, 1, 2, 3))
+    """
+    if not len(vectors):
+        raise PackingError(
+            "there is no vector to add up", why="a session has clients", fix="pass their vectors"
+        )
+    blocks = [[vector] if isinstance(vector, np.ndarray) else list(vector) for vector in vectors]
+    parts = shards(len(blocks), largest=largest)
+    config = config or SessionConfig(
+        task=bytes(32),
+        layout=default_layout(len(blocks[0][0]), max(len(part) for part in parts)),
+        profile=profile,
+        gamma=gamma,
+        delta=delta,
+        sigma=100 if profile is Profile.MALICIOUS else 40,
+    )
+    results = []
+    for part in parts:
+        lost = {i - part.start: at for i, at in (dropouts or {}).items() if i in part}
+        loopback, ids = make_loopback(
+            config, blocks[part.start : part.stop], dropouts=lost, entropy=entropy
+        )
+        results.append(_aggregate(loopback, ids, part.start, threads=threads))
+    return SessionResult(
+        totals=tuple(
+            np.sum(totals, axis=0)
+            for totals in zip(*[result.totals for result in results], strict=True)
+        ),
+        survivors=tuple(i for result in results for i in result.survivors),
+        parameters=tuple(result.parameters[0] for result in results),
+    )
+
+
+def make_loopback(
+    config: SessionConfig,
+    blocks: Sequence[Sequence[IntegerSource]],
+    *,
+    dropouts: Mapping[int, LostAt] | None = None,
+    policy: Policy | None = None,
+    model_digest: bytes = bytes(32),
+    round: int = 0,
+    entropy: Entropy | None = None,
+) -> tuple[Loopback, list[bytes]]:
+    """Certified clients and a server, connected, with nothing sent yet; and the clients' ids.
+
+    `policy`: of every client, with the registrar's root put into it; by default one that takes
+    any configuration.
+    """
+    entropy = entropy or SystemEntropy()
+    authority = CertificateAuthority.generate(entropy)
+    trust = TrustStore([authority.public_key], remember_signatures=True)
+    policy = replace(policy or _LENIENT, roots=(authority.public_key,))
+    server = SecAggServer(
+        config, model_digest=model_digest, round=round, trust=trust, now=_NOW, entropy=entropy
+    )
+    hosts: dict[bytes, ClientHost] = {}
+    for position, vector in enumerate(blocks):
+        client_id = entropy.token(16)
+        identity = Identity.generate(entropy, certify=partial(_certify, authority, client_id))
+        make = partial(SecAggClient, identity, policy, entropy=entropy, trust=trust)
+        hosts[client_id] = ClientHost(
+            make, vector, disk=Disk(), lost_at=(dropouts or {}).get(position), now=_NOW
+        )
+    host = ServerHost(server, config.layout, disk=Disk(), trust=trust)
+    return Loopback(host, hosts), list(hosts)
+
+
+def _aggregate(loopback: Loopback, ids: list[bytes], first: int, *, threads: int) -> SessionResult:
+    for client_id, host in loopback.hosts.items():
+        loopback.to_server(client_id, host.offer(1, expires=_EXPIRES))
+    machine = loopback.server.server
+    while machine.stage is not Stage.OPENED:
+        loopback.close(machine.stage)
+    accumulator = loopback.server.accumulator
+    unmask_in_threads(accumulator, machine.plan(), threads=threads)
+    return SessionResult(
+        totals=tuple(total_of(accumulator, loopback.server.layout)),
+        survivors=tuple(first + i for i, name in enumerate(ids) if name in machine.survivors),
+        parameters=(machine.roster.parameters,),
+    )
+
+
+def _certify(authority: CertificateAuthority, client_id: bytes, key: bytes) -> Certificate:
+    return authority.issue(client_id, key, expires=_EXPIRES)
