@@ -38,12 +38,12 @@ from fedcore.secagg.participation import Participation, accept_request
 from fedcore.secagg.policy import Policy
 from fedcore.secagg.records import (
     STEPS,
+    Stored,
     Tombstone,
     answer_key,
     prekey_key,
     release_key,
     step_key,
-    suffixes,
     tombstone_key,
 )
 from fedcore.secagg.revealing import (
@@ -205,34 +205,39 @@ class SecAggClient:
         `records`: every record persisted and not erased, by its key. A session whose records do
         not fit together, or not this client's policy, is closed and reported by a Fail.
         """
-        for rest, value in suffixes(records, "prekey"):
-            self._prekeys[bytes.fromhex(rest)] = Prekey.decode(value)
-        for rest, value in suffixes(records, "tombstone"):
-            self._closed[bytes.fromhex(rest)] = Tombstone.decode(value)
-        for rest, value in suffixes(records, "answer"):
-            self._answers[bytes.fromhex(rest)] = decode_as(value, UnmaskAnswer)
-        for rest, value in suffixes(records, "release"):
-            sids = frozenset(value[i : i + 32] for i in range(0, len(value), 32))
-            self._charged[f"release/{rest}"] = sids
-        steps: dict[bytes, dict[str, bytes]] = {}
-        for rest, value in suffixes(records, "session"):
-            name, _, step = rest.partition("/")
-            steps.setdefault(bytes.fromhex(name), {})[step] = value
-        effects: list[Effect] = []
-        for sid, done in steps.items():
-            effects += self._resume(sid, done)
-        effects += [Send(self._answers[sid]) for sid in self._answers]
+        stored = Stored.read(records)
+        self._prekeys, self._closed = stored.prekeys, stored.closed
+        self._answers, self._charged = stored.answers, stored.charged
+        self._sessions = {}
+        effects = [
+            effect for sid, steps in stored.steps.items() for effect in self._resume(sid, steps)
+        ]
+        effects += [Send(answer) for answer in self._answers.values()]
         return effects + self.expire(now)
 
-    def _resume(self, sid: bytes, done: Mapping[str, bytes]) -> list[Effect]:
-        if sid in self._closed or "shares" not in done:  # closed, or nothing of it was ever sent
-            return [Erase(step_key(sid, step)) for step in done]
+    def _resume(self, sid: bytes, steps: Mapping[str, bytes]) -> list[Effect]:
+        leave: list[Effect] = [Erase(step_key(sid, step)) for step in steps]
+        if sid in self._closed or "shares" not in steps:  # closed, or nothing of it was ever sent
+            return leave
         try:
-            session = self._rebuilt(done)
+            session = self._rebuilt(steps)
         except SecAggError as error:
-            return [*[Erase(step_key(sid, step)) for step in done], Fail(error)]
+            return [*self._burn(steps["roster"]), *leave, Fail(error)]
         self._sessions[sid] = session
         return [session.pending()]
+
+    def _burn(self, record: bytes) -> list[Effect]:
+        """Give up the prekey of a session that cannot go on: neighbours hold shares of it.
+
+        If the record does not tell which one it was, all are given up.
+        """
+        try:
+            burnt = [decode_as(record[8:], Roster).pid]
+        except SecAggError:
+            burnt = list(self._prekeys)
+        for pid in burnt:
+            self._prekeys.pop(pid, None)
+        return [Erase(prekey_key(pid)) for pid in burnt]
 
     def _rebuilt(self, done: Mapping[str, bytes]) -> Participation:
         now = int.from_bytes(done["roster"][:8], "little")

@@ -33,7 +33,8 @@ from fedcore.secagg.messages import (
 )
 from fedcore.secagg.packing import IntegerSource, Layout
 from fedcore.secagg.prg import CHUNK_WORDS
-from fedcore.secagg.server import SecAggServer, Stage
+from fedcore.secagg.server import SecAggServer
+from fedcore.secagg.stages import Stage
 from fedcore.secagg.unmask import UnmaskPlan, accumulate, new_accumulator, unmask
 
 __all__ = ["ClientHost", "Disk", "Loopback", "LostAt", "ServerHost", "unmask_in_threads"]

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from fedcore.errors import MessageError
+from fedcore.secagg.keys import Prekey
+from fedcore.secagg.messages import UnmaskAnswer, decode_as
 
 __all__ = [
     "STEPS",
+    "Stored",
     "Tombstone",
     "answer_key",
     "prekey_key",
     "release_key",
     "step_key",
-    "suffixes",
     "tombstone_key",
 ]
 
@@ -49,14 +51,6 @@ def tombstone_key(sid: bytes) -> str:
     return f"tombstone/{sid.hex()}"
 
 
-def suffixes(records: Mapping[str, bytes], kind: str) -> Iterator[tuple[str, bytes]]:
-    """The records of one kind in order: what follows the kind in the name, and the value."""
-    for key in sorted(records):
-        head, _, rest = key.partition("/")
-        if head == kind:
-            yield rest, records[key]
-
-
 @dataclass(frozen=True, slots=True)
 class Tombstone:
     """A session in which this client will never act again.
@@ -83,3 +77,55 @@ class Tombstone:
                 fix="restore the client's records from where they were written last",
             )
         return cls(*_TOMBSTONE.unpack(data))
+
+
+@dataclass(frozen=True, repr=False)
+class Stored:
+    """A client's records, read: `steps` are what its open sessions took and gave, by their sid."""
+
+    prekeys: dict[bytes, Prekey]
+    closed: dict[bytes, Tombstone]
+    answers: dict[bytes, UnmaskAnswer]
+    charged: dict[str, frozenset[bytes]]
+    steps: dict[bytes, dict[str, bytes]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, records: Mapping[str, bytes]) -> Stored:
+        """Raises: MessageError if a record is damaged; what it was is not known then."""
+        stored = cls(
+            prekeys={_name(rest): Prekey.decode(value) for rest, value in _of(records, "prekey")},
+            closed={
+                _name(rest): Tombstone.decode(value) for rest, value in _of(records, "tombstone")
+            },
+            answers={
+                _name(rest): decode_as(value, UnmaskAnswer)
+                for rest, value in _of(records, "answer")
+            },
+            charged={
+                f"release/{rest}": frozenset(value[i : i + 32] for i in range(0, len(value), 32))
+                for rest, value in _of(records, "release")
+            },
+        )
+        for rest, value in _of(records, "session"):
+            sid, _, step = rest.partition("/")
+            stored.steps.setdefault(_name(sid), {})[step] = value
+        return stored
+
+
+def _of(records: Mapping[str, bytes], kind: str) -> Iterator[tuple[str, bytes]]:
+    """The records of one kind in order: what follows the kind in the key, and the value."""
+    for key in sorted(records):
+        head, _, rest = key.partition("/")
+        if head == kind:
+            yield rest, records[key]
+
+
+def _name(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise MessageError(
+            f"a record is named {text!r}",
+            why="names are the hexadecimal digits of a prekey's or a session's name",
+            fix="restore the client's records from where they were written last",
+        ) from None

@@ -8,7 +8,6 @@ a server that restarts tells the same set again.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum
 
 import numpy as np
 import numpy.typing as npt
@@ -40,39 +39,14 @@ from fedcore.secagg.messages import (
     UploadTrailer,
     encode,
 )
-from fedcore.secagg.params import Profile
+from fedcore.secagg.stages import LAST, STAGES, Stage, invited, obstacle, stage_of
 from fedcore.secagg.transcript import bitmap_of
 from fedcore.secagg.unmask import UnmaskPlan
 
-__all__ = ["SecAggServer", "Stage"]
+__all__ = ["SecAggServer"]
 
 
-class Stage(Enum):
-    """What a session waits for; the value is the protocol's name of the exchange."""
-
-    PREKEYS = "R0"
-    SHARES = "R1"
-    UPLOADS = "R2"
-    CONFIRMATIONS = "R3"
-    ANSWERS = "R4"
-    OPENED = "opened"
-    ABORTED = "aborted"
-
-
-_STAGES: Mapping[type[Message], Stage] = {
-    Shares: Stage.SHARES,
-    UploadHeader: Stage.UPLOADS,
-    UploadTrailer: Stage.UPLOADS,
-    Confirmation: Stage.CONFIRMATIONS,
-    UnmaskAnswer: Stage.ANSWERS,
-}
 _NAMES = {kind: name for name, kind in BOXES.items()}
-_LAST: Mapping[Stage, type[Message]] = {
-    Stage.SHARES: Shares,
-    Stage.UPLOADS: UploadTrailer,
-    Stage.CONFIRMATIONS: Confirmation,
-    Stage.ANSWERS: UnmaskAnswer,
-}
 
 
 class SecAggServer:
@@ -99,6 +73,7 @@ class SecAggServer:
         self._nonce = require_entropy(entropy or SystemEntropy()).token(32)
         self._advertised: dict[bytes, Advertise] = {}
         self._collected: Collected | None = None
+        self._plan: UnmaskPlan | None = None
 
     @classmethod
     def restore(
@@ -127,20 +102,7 @@ class SecAggServer:
     @property
     def stage(self) -> Stage:
         """What the session waits for."""
-        collected = self._collected
-        if collected is None:
-            return Stage.PREKEYS
-        if collected.aborted is not None:
-            return Stage.ABORTED
-        if collected.opened:
-            return Stage.OPENED
-        if collected.uploaders is None:
-            return Stage.SHARES
-        if collected.survivors is None:
-            return Stage.UPLOADS
-        if self._config.profile is Profile.MALICIOUS and collected.signers is None:
-            return Stage.CONFIRMATIONS
-        return Stage.ANSWERS
+        return Stage.PREKEYS if self._collected is None else stage_of(self._collected)
 
     @property
     def roster(self) -> SessionRoster:
@@ -159,9 +121,9 @@ class SecAggServer:
     def pending(self) -> frozenset[bytes]:
         """The ids from which the present stage still awaits something."""
         stage = self.stage
-        if stage not in _LAST:
+        if stage not in LAST:
             return frozenset()
-        return self._ids(self._invited(stage) & ~self._frozen.senders(_LAST[stage]))
+        return self._ids(invited(self._frozen, stage) & ~self._frozen.senders(LAST[stage]))
 
     @property
     def sufficient(self) -> bool:
@@ -190,18 +152,19 @@ class SecAggServer:
     def handle(self, client_id: bytes, message: Message) -> list[Effect]:
         """Take a message of the client that the transport has authenticated as `client_id`.
 
-        The same message again changes nothing, and is answered with what that client should have
-        by now. Raises: a SecAggError with the culprit where known; the state is as before.
+        The same message again changes nothing; at a later stage it is answered with what that
+        client should have by now. Raises: a SecAggError with the culprit where known; the state is
+        as before.
         """
         if isinstance(message, Advertise):
             return self._take_advertisement(client_id, message)
         collected, i = self._frozen, self._index(client_id)
         if isinstance(message, Complaint):
             return self._take_complaint(i, message)
-        if type(message) not in _STAGES or isinstance(message, UploadTrailer):
+        if type(message) not in STAGES or isinstance(message, UploadTrailer):
             raise _out_of_order(f"a server takes no {type(message).__name__} here", self.stage)
         if self._repeated(i, message):
-            return self.resend(client_id)
+            return self._acknowledge(client_id, message)
         match message:
             case Shares():
                 check_shares(collected.roster, i, message, trust=self._trust)
@@ -225,7 +188,7 @@ class SecAggServer:
         """
         i = self._index(client_id)
         if self._repeated(i, trailer):
-            return self.resend(client_id)
+            return self._acknowledge(client_id, trailer)
         if i not in self._frozen.of(UploadHeader) or trailer.digest != received:
             raise MessageError(
                 f"the upload of client {i} is not what it announced",
@@ -264,8 +227,8 @@ class SecAggServer:
             raise _out_of_order(f"stage {stage.name} cannot be closed", self.stage)
         if stage is Stage.PREKEYS:
             return self._freeze_roster(pulse)
-        if (obstacle := self._obstacle()) is not None:
-            return self._abort(*obstacle)
+        if (why := self._obstacle()) is not None:
+            return self._abort(*why)
         collected = self._frozen
         match stage:
             case Stage.SHARES:
@@ -305,23 +268,15 @@ class SecAggServer:
         """
         if self.stage is not Stage.OPENED:
             raise _out_of_order("the sum cannot be opened yet", self.stage)
-        return self._frozen.opening.plan(self._frozen.of(UnmaskAnswer))
+        if self._plan is None:
+            self._plan = self._frozen.opening.plan(self._frozen.of(UnmaskAnswer))
+        return self._plan
 
     @property
     def _frozen(self) -> Collected:
         if self._collected is None:
             raise _out_of_order("the roster is not frozen yet", Stage.PREKEYS)
         return self._collected
-
-    def _invited(self, stage: Stage) -> npt.NDArray[np.bool_]:
-        """The clients (n,) that have a say at a stage."""
-        collected = self._frozen
-        everyone = np.ones(collected.roster.n, bool)
-        members = {Stage.SHARES: everyone, Stage.UPLOADS: collected.uploaders}.get(
-            stage, collected.survivors
-        )
-        assert members is not None
-        return members
 
     def _ids(self, members: npt.NDArray[np.bool_]) -> frozenset[bytes]:
         certificates = self._frozen.roster.certificates
@@ -341,7 +296,7 @@ class SecAggServer:
 
     def _repeated(self, i: int, message: Message) -> bool:
         """Whether client i has sent this before; another in its place, or time, is refused."""
-        name, stage = _NAMES[type(message)], _STAGES[type(message)]
+        name, stage = _NAMES[type(message)], STAGES[type(message)]
         kept = self._frozen.of(type(message)).get(i)
         if kept == message:
             return True
@@ -353,9 +308,12 @@ class SecAggServer:
                 stage=stage.value,
                 culprit=self._frozen.roster.certificates[i].id,
             )
-        if stage is not self.stage or not self._invited(stage)[i]:
+        if stage is not self.stage or not invited(self._frozen, stage)[i]:
             raise _out_of_order(f"a {name} of client {i} is not awaited", self.stage)
         return False
+
+    def _acknowledge(self, client_id: bytes, message: Message) -> list[Effect]:
+        return [] if STAGES[type(message)] is self.stage else self.resend(client_id)
 
     def _keep(self, i: int, message: Message) -> list[Effect]:
         self._frozen.of(type(message))[i] = message
@@ -408,34 +366,13 @@ class SecAggServer:
 
     def _obstacle(self) -> tuple[AbortReason, SecAggError] | None:
         """Why the session could not go on if its present stage were closed now."""
-        collected, stage = self._frozen, self.stage
-        if stage is Stage.ANSWERS:
-            try:
-                collected.opening.plan(collected.of(UnmaskAnswer))
-            except SecAggError as error:
-                return AbortReason.CANNOT_UNMASK, error
-            return None
-        parameters, senders = collected.roster.parameters, collected.senders(_LAST[stage])
-        found, needed = int(senders.sum()), parameters.minimum_survivors
-        reason = AbortReason.TOO_FEW_SHARES
-        if stage is Stage.UPLOADS:
-            reason = AbortReason.TOO_FEW_UPLOADS
-            if found >= needed and not collected.roster.graph.windows_hold(
-                senders, parameters.window
-            ):
-                return AbortReason.WINDOW, self._too_few(found, "enough in every window")
-        elif stage is Stage.CONFIRMATIONS:
-            reason, needed = AbortReason.NO_QUORUM, parameters.quorum
-        return None if found >= needed else (reason, self._too_few(found, f"{needed}"))
-
-    def _too_few(self, found: int, needed: str) -> AbortError:
-        parameters = self._frozen.roster.parameters
-        return AbortError(
-            f"{found} of {parameters.n} clients are left at {self.stage.name}",
-            why=f"{needed} must be; delta provides for {parameters.dropouts} lost",
-            fix="begin a new attempt, or plan the task with a larger delta",
-            stage=self.stage.value,
-        )
+        if self.stage is not Stage.ANSWERS:
+            return obstacle(self._frozen, self.stage)
+        try:
+            self._plan = self._frozen.opening.plan(self._frozen.of(UnmaskAnswer))
+        except SecAggError as error:
+            return AbortReason.CANNOT_UNMASK, error
+        return None
 
     def _abort(self, reason: AbortReason, error: SecAggError) -> list[Effect]:
         self._frozen.aborted = reason

@@ -26,7 +26,8 @@ from fedcore.secagg.loopback import (
 from fedcore.secagg.packing import Block, IntegerSource, Layout
 from fedcore.secagg.params import LARGEST_SESSION, Parameters, Profile
 from fedcore.secagg.policy import Policy
-from fedcore.secagg.server import SecAggServer, Stage
+from fedcore.secagg.server import SecAggServer
+from fedcore.secagg.stages import Stage
 from fedcore.secagg.unmask import total_of
 
 __all__ = ["SessionResult", "default_layout", "make_loopback", "run_session", "shards"]
