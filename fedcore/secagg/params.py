@@ -43,10 +43,20 @@ class Profile(IntEnum):
     MALICIOUS: one that may send anything to anyone. May be advertised as "designed for a malicious
     server; argument unreviewed", never as proven, and only if the server does not control who
     issues certificates.
+
+    >>> print(Profile.MALICIOUS.claim)
+    designed for a malicious server; argument unreviewed
     """
 
     SEMI_HONEST = 0
     MALICIOUS = 1
+
+    @property
+    def claim(self) -> str:
+        """The words of the advertisement, for whatever tells people about a session."""
+        if self is Profile.SEMI_HONEST:
+            return "SecAgg+ (Bell et al. 2020), semi-honest"
+        return "designed for a malicious server; argument unreviewed"
 
 
 @dataclass(frozen=True)
