@@ -21,5 +21,16 @@ def test_importing_fedcore_loads_no_heavy_library() -> None:
     assert loaded.isdisjoint(HEAVY)
 
 
+def test_importing_fedcore_loads_neither_secure_aggregation_nor_its_cryptography() -> None:
+    loaded = modules_after("import fedcore")
+    assert loaded.isdisjoint({"cryptography", "fedcore.entropy", "fedcore.secagg"})
+
+
+def test_importing_secure_aggregation_loads_no_heavy_library() -> None:
+    loaded = modules_after("import fedcore.secagg")
+    assert {"cryptography", "fedcore.entropy", "fedcore.secagg"} <= loaded
+    assert loaded.isdisjoint(HEAVY)
+
+
 def test_the_check_sees_a_library_that_is_loaded() -> None:
     assert "google.protobuf" in modules_after("import google.protobuf")
