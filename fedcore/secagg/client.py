@@ -8,13 +8,14 @@ anything else in its place, it refuses. A message that is refused changes nothin
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from fedcore.entropy import Entropy, SystemEntropy, require_entropy
 from fedcore.errors import PolicyError, ReuseError, SecAggError, StageError
 from fedcore.secagg.effects import Effect, Erase, Fail, Persist, Send
 from fedcore.secagg.identity import Identity, TrustStore
-from fedcore.secagg.keys import Prekey
-from fedcore.secagg.masking import frame_digests, mask_streams, masked_frames
+from fedcore.secagg.keys import Channel, Prekey
+from fedcore.secagg.masking import frame_digests
 from fedcore.secagg.messages import (
     Abort,
     Advertise,
@@ -24,7 +25,6 @@ from fedcore.secagg.messages import (
     Roster,
     Shares,
     Survivors,
-    UnmaskAnswer,
     UnmaskRequest,
     UploadChunk,
     UploadHeader,
@@ -33,25 +33,16 @@ from fedcore.secagg.messages import (
     encode,
 )
 from fedcore.secagg.packing import IntegerSource
-from fedcore.secagg.params import Profile
-from fedcore.secagg.participation import Participation, accept_request
+from fedcore.secagg.participation import Participation, used_up
 from fedcore.secagg.policy import Policy
 from fedcore.secagg.records import (
     STEPS,
     Stored,
     Tombstone,
-    answer_key,
     prekey_key,
     release_key,
     step_key,
     tombstone_key,
-)
-from fedcore.secagg.revealing import (
-    check_headers,
-    check_quorum,
-    confirmation_statement,
-    header_statement,
-    reveal,
 )
 from fedcore.secagg.roster import RosterView, open_roster
 from fedcore.secagg.sharing import channels_of, deal
@@ -82,7 +73,6 @@ class SecAggClient:
         self._prekeys: dict[bytes, Prekey] = {}
         self._sessions: dict[bytes, Participation] = {}
         self._closed: dict[bytes, Tombstone] = {}
-        self._answers: dict[bytes, UnmaskAnswer] = {}
         self._charged: dict[str, frozenset[bytes]] = {}
 
     @property
@@ -120,9 +110,9 @@ class SecAggClient:
             case Roster():
                 return self._join(message, now)
             case MaskRequest():
-                return self._take_request(message)
+                return self._session(message.sid, "R2").take_request(message)
             case Survivors():
-                return self._confirm(message)
+                return self._session(message.sid, "R3").confirm(message)
             case UnmaskRequest():
                 return self._answer(message)
             case Abort():
@@ -171,13 +161,15 @@ class SecAggClient:
         Memory: one frame of 1 MiB beside `blocks`. Raises: StageError if no vector is committed;
         ReuseError before a frame is sent that differs from the one committed.
         """
-        session = self._session(sid, "R2")
-        masking, view = session.masked(asked="R2"), session.view
-        layout, prg = view.config.layout, view.config.prg
-        signature = self._identity.sign(header_statement(masking.context, view.index))
-        yield UploadHeader(sid, masking.context, layout.upload_bytes, signature)
-        streams = mask_streams(view, session.prekey, masking.uploaders)
-        yield from masked_frames(sid, layout, blocks, session.frame_digests, streams, prg=prg)
+        return self._session(sid, "R2").upload(blocks)
+
+    def settle(self, sid: bytes) -> list[Effect]:
+        """Forget what was revealed in a session whose sum is opened: nobody will ask again."""
+        closed = self._closed.get(sid)
+        if closed is None or closed.answer is None:
+            return []
+        self._closed[sid] = replace(closed, answer=None)
+        return [Persist(tombstone_key(sid), self._closed[sid].encode())]
 
     def abandon(self, sid: bytes) -> list[Effect]:
         """Leave a session for good; its secrets are erased. Of one unknown, nothing happens."""
@@ -195,8 +187,7 @@ class SecAggClient:
                 effects += self.abandon(sid)
         for sid in [sid for sid, closed in self._closed.items() if closed.expires <= now]:
             del self._closed[sid]
-            self._answers.pop(sid, None)
-            effects += [Erase(answer_key(sid)), Erase(tombstone_key(sid))]
+            effects.append(Erase(tombstone_key(sid)))
         return effects
 
     def restore(self, records: Mapping[str, bytes], *, now: int) -> list[Effect]:
@@ -206,13 +197,12 @@ class SecAggClient:
         not fit together, or not this client's policy, is closed and reported by a Fail.
         """
         stored = Stored.read(records)
-        self._prekeys, self._closed = stored.prekeys, stored.closed
-        self._answers, self._charged = stored.answers, stored.charged
-        self._sessions = {}
+        self._prekeys, self._sessions = stored.prekeys, {}
+        self._closed, self._charged = stored.closed, stored.charged
         effects = [
             effect for sid, steps in stored.steps.items() for effect in self._resume(sid, steps)
         ]
-        effects += [Send(answer) for answer in self._answers.values()]
+        effects += [Send(closed.answer) for closed in self._closed.values() if closed.answer]
         return effects + self.expire(now)
 
     def _resume(self, sid: bytes, steps: Mapping[str, bytes]) -> list[Effect]:
@@ -243,14 +233,10 @@ class SecAggClient:
         now = int.from_bytes(done["roster"][:8], "little")
         roster = decode_as(done["roster"][8:], Roster)
         view, prekey = self._verified(roster, now)
-        session = Participation(
-            roster, view, prekey, channels_of(view, prekey), decode_as(done["shares"], Shares)
-        )
+        shares = decode_as(done["shares"], Shares)
+        session = self._participation(roster, view, prekey, channels_of(view, prekey), shares)
         if "mask-request" in done:
-            request = decode_as(done["mask-request"], MaskRequest)
-            session.masking = accept_request(
-                session, request, identity=self._identity, policy=self._policy
-            )
+            session.masking = session.accepted(decode_as(done["mask-request"], MaskRequest))
         session.frame_digests = done.get("masking", b"")
         if "confirmation" in done:
             session.confirmation = decode_as(done["confirmation"], Confirmation)
@@ -262,20 +248,32 @@ class SecAggClient:
         if open_session is not None:
             if open_session.roster == roster:
                 return [Send(open_session.shares)]
-            raise _used("another roster for a session that has one", "R1")
+            raise used_up("another roster for a session that has one", "R1")
         if roster.sid in self._closed:
-            raise _used("a session that this client has closed", "R1")
+            raise used_up("a session that this client has closed", "R1")
         view, prekey = self._verified(roster, now)
         self._check_attempts(self._charged.get(_release_key(view), frozenset()), view.sid)
         channels = channels_of(view, prekey)
         shares = deal(view, prekey, channels, identity=self._identity, entropy=self._entropy)
-        self._sessions[view.sid] = Participation(roster, view, prekey, channels, shares)
+        self._sessions[view.sid] = self._participation(roster, view, prekey, channels, shares)
         del self._prekeys[prekey.pid]
         return [
             Persist(step_key(view.sid, "roster"), u64(now) + encode(roster)),
             Persist(step_key(view.sid, "shares"), encode(shares)),
             Send(shares),
         ]
+
+    def _participation(
+        self,
+        roster: Roster,
+        view: RosterView,
+        prekey: Prekey,
+        channels: Mapping[int, Channel],
+        shares: Shares,
+    ) -> Participation:
+        return Participation(
+            self._identity, self._policy, self._trust, roster, view, prekey, channels, shares
+        )
 
     def _verified(self, roster: Roster, now: int) -> tuple[RosterView, Prekey]:
         prekey = self._prekeys.get(roster.pid)
@@ -296,91 +294,24 @@ class SecAggClient:
         )
         return view, prekey
 
-    def _take_request(self, request: MaskRequest) -> list[Effect]:
-        session = self._session(request.sid, "R2")
-        if session.masking is not None:
-            if session.masking.request != request:
-                raise _used("another set of uploaders, or another model", "R2")
-            return [] if session.confirmation else [session.pending()]
-        masking = accept_request(session, request, identity=self._identity, policy=self._policy)
-        session.masking = masking
-        return [
-            Persist(step_key(request.sid, "mask-request"), encode(request)),
-            *[Send(complaint) for complaint in masking.complaints],
-            session.pending(),
-        ]
-
-    def _confirm(self, message: Survivors) -> list[Effect]:
-        session = self._session(message.sid, "R3")
-        view, masking = session.view, session.masked(asked="R3")
-        if view.config.profile is not Profile.MALICIOUS:
-            raise StageError(
-                "nobody confirms survivors in the profile SEMI_HONEST",
-                why="its clients trust that the server tells all of them the same set",
-                fix="send an UnmaskRequest",
-                stage="R3",
-            )
-        opened = survivor_digest(masking.context, message.survivors)
-        if session.confirmation is not None:
-            if session.confirmation.digest != opened:
-                raise _used("a second set of survivors", "R3")
-            return [Send(session.confirmation)]
-        survivors = view.check_survivors(message.survivors, masking.uploaders, stage="R3")
-        check_headers(view, message, masking.context, survivors, trust=self._trust)
-        signature = self._identity.sign(confirmation_statement(opened))
-        session.confirmation = Confirmation(message.sid, opened, signature)
-        return [
-            Persist(step_key(message.sid, "confirmation"), encode(session.confirmation)),
-            Send(session.confirmation),
-        ]
-
     def _answer(self, request: UnmaskRequest) -> list[Effect]:
         closed = self._closed.get(request.sid)
-        if closed is not None and request.sid in self._answers:
+        if closed is not None and closed.answer is not None:
             if closed.opened != survivor_digest(closed.context, request.survivors):
-                raise _used("the secrets of a second set of survivors", "R4")
-            return [Send(self._answers[request.sid])]
+                raise used_up("the secrets of a second set of survivors", "R4")
+            return [Send(closed.answer)]
         session = self._session(request.sid, "R4")
-        view, masking = session.view, session.masked(asked="R4")
-        opened = survivor_digest(masking.context, request.survivors)
-        if view.config.profile is Profile.MALICIOUS:
-            if session.confirmation is None:
-                raise StageError(
-                    "an unmasking comes before this client confirmed the survivors",
-                    why="which sum it opens must be signed by a quorum first",
-                    fix="send Survivors, and collect the confirmations",
-                    stage="R4",
-                )
-            if session.confirmation.digest != opened:
-                raise _used("another set of survivors than the one that was confirmed", "R4")
-        survivors = view.check_survivors(request.survivors, masking.uploaders, stage="R4")
-        check_quorum(view, request, opened, trust=self._trust)
-        answer = reveal(
-            view,
-            session.prekey,
-            masking.held,
-            uploaders=masking.uploaders,
-            survivors=survivors,
-        )
-        self._answers[request.sid] = answer
-        return [
-            Persist(answer_key(request.sid), encode(answer)),
-            *self._close(
-                request.sid,
-                Tombstone(session.prekey.expires, masking.context, opened),
-                last_word=answer,
-            ),
-        ]
+        context, opened, answer = session.answer(request)
+        tombstone = Tombstone(session.prekey.expires, context, opened, answer)
+        return self._close(request.sid, tombstone)
 
-    def _close(
-        self, sid: bytes, tombstone: Tombstone, *, last_word: UnmaskAnswer | None = None
-    ) -> list[Effect]:
-        """The tombstone stands before the last word is sent; the secrets go after it."""
+    def _close(self, sid: bytes, tombstone: Tombstone) -> list[Effect]:
+        """One record holds the tombstone and the last word, which is then sent; secrets go last."""
         session = self._sessions.pop(sid)
         self._closed[sid] = tombstone
         return [
             Persist(tombstone_key(sid), tombstone.encode()),
-            *([] if last_word is None else [Send(last_word)]),
+            *([] if tombstone.answer is None else [Send(tombstone.answer)]),
             Erase(prekey_key(session.prekey.pid)),
             *[Erase(step_key(sid, step)) for step in STEPS],
         ]
@@ -390,7 +321,7 @@ class SecAggClient:
         if session is not None:
             return session
         if sid in self._closed:
-            raise _used("a session that this client has closed", stage)
+            raise used_up("a session that this client has closed", stage)
         raise StageError(
             "the message belongs to no session of this client",
             why="no roster with this sid was accepted",
@@ -419,12 +350,3 @@ class SecAggClient:
 
 def _release_key(view: RosterView) -> str:
     return release_key(view.config.task, view.round)
-
-
-def _used(what: str, stage: str) -> ReuseError:
-    return ReuseError(
-        f"this client was asked for {what}",
-        why="what it gave once binds it for ever; a second would open more than one sum",
-        fix="begin a new session with new prekeys",
-        stage=stage,
-    )

@@ -1,27 +1,51 @@
-"""What one client knows and has promised in one session.
+"""One client in one session: what it knows, what it has promised, and what it answers.
 
-Only the driving `SecAggClient` changes it, and only after every check of a message has passed.
+A message is checked whole before anything changes; what is promised is persisted before it is sent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from fedcore.errors import ConsistencyError, MessageError, StageError
-from fedcore.secagg.effects import NeedInput, Send
-from fedcore.secagg.identity import Identity
+from fedcore.errors import ConsistencyError, MessageError, ReuseError, StageError
+from fedcore.secagg.effects import Effect, NeedInput, Persist, Send
+from fedcore.secagg.identity import Identity, TrustStore
 from fedcore.secagg.keys import Channel, Prekey
-from fedcore.secagg.messages import Complaint, Confirmation, MaskRequest, Roster, Shares
+from fedcore.secagg.masking import mask_streams, masked_frames
+from fedcore.secagg.messages import (
+    Complaint,
+    Confirmation,
+    MaskRequest,
+    Roster,
+    Shares,
+    Survivors,
+    UnmaskAnswer,
+    UnmaskRequest,
+    UploadChunk,
+    UploadHeader,
+    UploadTrailer,
+    encode,
+)
+from fedcore.secagg.packing import IntegerSource
+from fedcore.secagg.params import Profile
 from fedcore.secagg.policy import Policy
+from fedcore.secagg.records import step_key
+from fedcore.secagg.revealing import (
+    check_headers,
+    check_quorum,
+    confirmation_statement,
+    header_statement,
+    reveal,
+)
 from fedcore.secagg.roster import RosterView
 from fedcore.secagg.sharing import CIPHERTEXT_BYTES, HeldShare, receive
-from fedcore.secagg.transcript import context_digest, members_of
+from fedcore.secagg.transcript import context_digest, members_of, survivor_digest
 
-__all__ = ["Masking", "Participation", "accept_request"]
+__all__ = ["Masking", "Participation", "used_up"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -42,6 +66,9 @@ class Masking:
 class Participation:
     """The state of one session: roster and shares, then masking, then committed, then confirmed."""
 
+    identity: Identity
+    policy: Policy
+    trust: TrustStore
     roster: Roster
     view: RosterView
     prekey: Prekey
@@ -60,17 +87,6 @@ class Participation:
             return "shared"
         return "committed" if self.frame_digests else "masking"
 
-    def masked(self, *, asked: str) -> Masking:
-        """What this client masked its vector under. Raises: StageError if it has committed none."""
-        if self.masking is None or not self.frame_digests:
-            raise StageError(
-                f"{asked} comes before this client's vector",
-                why=f"the session stands at {self.stage!r}",
-                fix="wait for the client's upload, or drop the client",
-                stage=asked,
-            )
-        return self.masking
-
     def pending(self) -> Send | NeedInput:
         """What this client does again after a crash, or when its last message was lost."""
         if self.confirmation is not None:
@@ -85,39 +101,139 @@ class Participation:
             committed=bool(self.frame_digests),
         )
 
+    def take_request(self, request: MaskRequest) -> list[Effect]:
+        """Fix what this client masks under; ask for its vector.
 
-def accept_request(
-    session: Participation, request: MaskRequest, *, identity: Identity, policy: Policy
-) -> Masking:
-    """What `request` makes this client mask under.
+        Raises: ReuseError for a second, other request; MessageError, ConsistencyError, PolicyError.
+        """
+        if self.masking is not None:
+            if self.masking.request != request:
+                raise used_up("another set of uploaders, or another model", "R2")
+            return [] if self.confirmation else [self.pending()]
+        masking = self.accepted(request)
+        self.masking = masking
+        return [
+            Persist(step_key(request.sid, "mask-request"), encode(request)),
+            *[Send(complaint) for complaint in masking.complaints],
+            self.pending(),
+        ]
 
-    Raises: MessageError, ConsistencyError or PolicyError, with nothing kept.
-    """
-    view = session.view
-    uploaders = members_of(request.uploaders, view.parameters.n)
-    count = int(uploaders.sum())
-    if not uploaders[view.index] or count < view.parameters.minimum_survivors:
-        raise ConsistencyError(
-            f"{count} uploaders are not a set to mask with",
-            why=f"this client and at least {view.parameters.minimum_survivors} must be in it",
-            fix="abandon the session and begin another one",
-            stage="R2",
+    def accepted(self, request: MaskRequest) -> Masking:
+        """What `request` makes this client mask under, with nothing kept. Raises as above."""
+        view = self.view
+        uploaders = members_of(request.uploaders, view.parameters.n)
+        count = int(uploaders.sum())
+        if not uploaders[view.index] or count < view.parameters.minimum_survivors:
+            raise ConsistencyError(
+                f"{count} uploaders are not a set to mask with",
+                why=f"this client and at least {view.parameters.minimum_survivors} must be in it",
+                fix="abandon the session and begin another one",
+                stage="R2",
+            )
+        self.policy.check_model(request.model_digest)
+        senders = view.neighbours_in(uploaders)
+        if len(request.ciphertexts) != CIPHERTEXT_BYTES * len(senders):
+            raise MessageError(
+                f"{len(request.ciphertexts)} bytes of shares",
+                why=f"{len(senders)} neighbours are uploaders, with {CIPHERTEXT_BYTES} bytes each",
+                fix="send the share of each neighbour among the uploaders, in order",
+                stage="R2",
+            )
+        held, complaints = receive(view, request, senders, self.channels, identity=self.identity)
+        context = context_digest(
+            sid=view.sid,
+            root=view.root,
+            bitmap=request.uploaders,
+            model_digest=request.model_digest,
+            config_digest=view.config.digest,
         )
-    policy.check_model(request.model_digest)
-    senders = view.neighbours_in(uploaders)
-    if len(request.ciphertexts) != CIPHERTEXT_BYTES * len(senders):
-        raise MessageError(
-            f"{len(request.ciphertexts)} bytes of shares",
-            why=f"{len(senders)} neighbours are uploaders, with {CIPHERTEXT_BYTES} bytes each",
-            fix="send the share of each neighbour among the uploaders, in order",
-            stage="R2",
+        return Masking(request, uploaders, context, held, tuple(complaints))
+
+    def upload(
+        self, blocks: Sequence[IntegerSource]
+    ) -> Iterator[UploadHeader | UploadChunk | UploadTrailer]:
+        """Header, masked chunks and trailer. Raises: StageError, ReuseError."""
+        masking, view = self._masked("R2"), self.view
+        layout = view.config.layout
+        signature = self.identity.sign(header_statement(masking.context, view.index))
+        yield UploadHeader(view.sid, masking.context, layout.upload_bytes, signature)
+        yield from masked_frames(
+            view.sid,
+            layout,
+            blocks,
+            self.frame_digests,
+            mask_streams(view, self.prekey, masking.uploaders),
+            prg=view.config.prg,
         )
-    held, complaints = receive(view, request, senders, session.channels, identity=identity)
-    context = context_digest(
-        sid=view.sid,
-        root=view.root,
-        bitmap=request.uploaders,
-        model_digest=request.model_digest,
-        config_digest=view.config.digest,
+
+    def confirm(self, message: Survivors) -> list[Effect]:
+        """Sign the one set whose sum this client lets be opened.
+
+        Raises: ReuseError for a second set; ConsistencyError for one that would reveal more than
+        the sum of honest clients; AuthenticationError if a neighbour masked under another context.
+        """
+        view, masking = self.view, self._masked("R3")
+        if view.config.profile is not Profile.MALICIOUS:
+            raise StageError(
+                "nobody confirms survivors in the profile SEMI_HONEST",
+                why="its clients trust that the server tells all of them the same set",
+                fix="send an UnmaskRequest",
+                stage="R3",
+            )
+        opened = survivor_digest(masking.context, message.survivors)
+        if self.confirmation is not None:
+            if self.confirmation.digest != opened:
+                raise used_up("a second set of survivors", "R3")
+            return [Send(self.confirmation)]
+        survivors = view.check_survivors(message.survivors, masking.uploaders, stage="R3")
+        check_headers(view, message, masking.context, survivors, trust=self.trust)
+        signature = self.identity.sign(confirmation_statement(opened))
+        self.confirmation = Confirmation(message.sid, opened, signature)
+        return [
+            Persist(step_key(message.sid, "confirmation"), encode(self.confirmation)),
+            Send(self.confirmation),
+        ]
+
+    def answer(self, request: UnmaskRequest) -> tuple[bytes, bytes, UnmaskAnswer]:
+        """H_ctx, T and what this client reveals for it; the caller closes the session with it.
+
+        Raises: StageError, ReuseError, ConsistencyError, AuthenticationError.
+        """
+        view, masking = self.view, self._masked("R4")
+        opened = survivor_digest(masking.context, request.survivors)
+        if view.config.profile is Profile.MALICIOUS:
+            if self.confirmation is None:
+                raise StageError(
+                    "an unmasking comes before this client confirmed the survivors",
+                    why="which sum it opens must be signed by a quorum first",
+                    fix="send Survivors, and collect the confirmations",
+                    stage="R4",
+                )
+            if self.confirmation.digest != opened:
+                raise used_up("another set of survivors than the one that was confirmed", "R4")
+        survivors = view.check_survivors(request.survivors, masking.uploaders, stage="R4")
+        check_quorum(view, request, opened, trust=self.trust)
+        answer = reveal(
+            view, self.prekey, masking.held, uploaders=masking.uploaders, survivors=survivors
+        )
+        return masking.context, opened, answer
+
+    def _masked(self, asked: str) -> Masking:
+        if self.masking is None or not self.frame_digests:
+            raise StageError(
+                f"{asked} comes before this client's vector",
+                why=f"the session stands at {self.stage!r}",
+                fix="wait for the client's upload, or drop the client",
+                stage=asked,
+            )
+        return self.masking
+
+
+def used_up(what: str, stage: str) -> ReuseError:
+    """The refusal of a second one of what a client gives once."""
+    return ReuseError(
+        f"this client was asked for {what}",
+        why="what it gave once binds it for ever; a second would open more than one sum",
+        fix="begin a new session with new prekeys",
+        stage=stage,
     )
-    return Masking(request, uploaders, context, held, tuple(complaints))

@@ -9,13 +9,12 @@ from typing import Final
 
 from fedcore.errors import MessageError
 from fedcore.secagg.keys import Prekey
-from fedcore.secagg.messages import UnmaskAnswer, decode_as
+from fedcore.secagg.messages import UnmaskAnswer, decode_as, encode
 
 __all__ = [
     "STEPS",
     "Stored",
     "Tombstone",
-    "answer_key",
     "prekey_key",
     "release_key",
     "step_key",
@@ -41,42 +40,42 @@ def release_key(task: bytes, round: int) -> str:
     return f"release/{task.hex()}/{round}"
 
 
-def answer_key(sid: bytes) -> str:
-    """What was revealed in a session, to be sent again."""
-    return f"answer/{sid.hex()}"
-
-
 def tombstone_key(sid: bytes) -> str:
-    """That a session is closed for ever."""
+    """That a session is closed for ever, and what was revealed in it, to be sent again."""
     return f"tombstone/{sid.hex()}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Tombstone:
     """A session in which this client will never act again.
 
     `expires`: Unix seconds, when the prekey that served it does. `context`: H_ctx, and `opened`: T
-    of the set that it helped to open; zeros if it opened none.
+    of the set that it helped to open; zeros if it opened none. `answer`: what it revealed of that
+    set, in the same record, so that no crash can part what was revealed from what it was for.
     """
 
     expires: int
     context: bytes = bytes(32)
     opened: bytes = bytes(32)
+    answer: UnmaskAnswer | None = None
 
     def encode(self) -> bytes:
-        """72 bytes."""
-        return _TOMBSTONE.pack(self.expires, self.context, self.opened)
+        """72 bytes, and the answer if there is one."""
+        answer = b"" if self.answer is None else encode(self.answer)
+        return _TOMBSTONE.pack(self.expires, self.context, self.opened) + answer
 
     @classmethod
     def decode(cls, data: bytes) -> Tombstone:
         """What `encode` gave. Raises: MessageError."""
-        if len(data) != _TOMBSTONE.size:
+        if len(data) < _TOMBSTONE.size:
             raise MessageError(
                 f"the record of a closed session has {len(data)} bytes",
-                why=f"it is written with {_TOMBSTONE.size}",
+                why=f"it is written with {_TOMBSTONE.size} and more",
                 fix="restore the client's records from where they were written last",
             )
-        return cls(*_TOMBSTONE.unpack(data))
+        head, rest = data[: _TOMBSTONE.size], data[_TOMBSTONE.size :]
+        expires, context, opened = _TOMBSTONE.unpack(head)
+        return cls(expires, context, opened, decode_as(rest, UnmaskAnswer) if rest else None)
 
 
 @dataclass(frozen=True, repr=False)
@@ -85,7 +84,6 @@ class Stored:
 
     prekeys: dict[bytes, Prekey]
     closed: dict[bytes, Tombstone]
-    answers: dict[bytes, UnmaskAnswer]
     charged: dict[str, frozenset[bytes]]
     steps: dict[bytes, dict[str, bytes]] = field(default_factory=dict)
 
@@ -96,10 +94,6 @@ class Stored:
             prekeys={_name(rest): Prekey.decode(value) for rest, value in _of(records, "prekey")},
             closed={
                 _name(rest): Tombstone.decode(value) for rest, value in _of(records, "tombstone")
-            },
-            answers={
-                _name(rest): decode_as(value, UnmaskAnswer)
-                for rest, value in _of(records, "answer")
             },
             charged={
                 f"release/{rest}": frozenset(value[i : i + 32] for i in range(0, len(value), 32))
