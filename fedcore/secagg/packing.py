@@ -8,8 +8,9 @@ the stream generator is what travels, save for high bytes that no slot reaches.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -157,6 +158,11 @@ class Layout:
                     why=f"{clients} · {block.limit} is not below 2^{block.slot_bits - 1}",
                     fix="widen its slots, lower its limit, or take fewer clients a session",
                 )
+
+    @cached_property
+    def frame_at(self) -> Mapping[int, Frame]:
+        """The frames by the byte of the upload at which they begin."""
+        return {frame.byte: frame for frame in self.frames()}
 
     def frames(self) -> Iterator[Frame]:
         """Every word once and in order; no frame crosses from one block into the next."""

@@ -36,7 +36,7 @@ def accumulate(
     Only what is complete and of the right digest may be added: half an upload cannot be taken out
     again. Raises: MessageError if the chunk is not one that the layout cuts.
     """
-    frame = next((frame for frame in layout.frames() if frame.byte == offset), None)
+    frame = layout.frame_at.get(offset)
     if frame is None or len(data) != frame.size:
         raise MessageError(
             f"{len(data)} bytes at offset {offset} are no chunk of the upload",
