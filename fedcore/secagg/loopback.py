@@ -84,14 +84,8 @@ class ClientHost:
         lost_at: LostAt | None = None,
         now: int,
     ) -> None:
-        self._make, self.blocks, self.disk, self.lost_at, self.now = (
-            make,
-            blocks,
-            disk,
-            lost_at,
-            now,
-        )
-        self.client = make()
+        self._make, self.client = make, make()
+        self.blocks, self.disk, self.lost_at, self.now = blocks, disk, lost_at, now
         self.failure: SecAggError | None = None
 
     def offer(self, count: int, *, expires: int) -> Iterator[bytes]:
@@ -166,11 +160,13 @@ class ServerHost:
                     self.failure = effect.error
 
     def _spool(self, client_id: bytes, chunk: UploadChunk) -> None:
+        if not self.server.takes(client_id, chunk):
+            return
         spool = self.spools.setdefault(client_id, bytearray())
-        if chunk.offset > len(spool) or chunk.offset + len(chunk.data) > self.layout.upload_bytes:
+        if chunk.offset > len(spool):
             raise MessageError(
                 f"a chunk at {chunk.offset} does not follow {len(spool)} bytes",
-                why="chunks come in order, and end with the upload",
+                why="this driver keeps the chunks of an upload in order",
                 fix="send the upload again from the byte that was acknowledged",
                 stage="R2",
                 culprit=client_id,

@@ -35,6 +35,7 @@ from fedcore.secagg.messages import (
     Message,
     Shares,
     UnmaskAnswer,
+    UploadChunk,
     UploadHeader,
     UploadTrailer,
     encode,
@@ -176,6 +177,29 @@ class SecAggServer:
             case UnmaskAnswer():
                 collected.opening.check(i, message)
         return self._keep(i, message)
+
+    def takes(self, client_id: bytes, chunk: UploadChunk) -> bool:
+        """Whether a chunk belongs into the driver's spool: not if that upload is complete already.
+
+        Raises: MessageError, naming the client, unless its header came before and the chunk lies
+        within the upload; StageError if no upload of it is awaited.
+        """
+        i, collected = self._index(client_id), self._frozen
+        if i in collected.of(UploadTrailer):
+            return False
+        if self.stage is not Stage.UPLOADS or not invited(collected, Stage.UPLOADS)[i]:
+            raise _out_of_order(f"no upload of client {i} is awaited", self.stage)
+        header = collected.of(UploadHeader).get(i)
+        inside = header is not None and chunk.offset + len(chunk.data) <= header.length
+        if chunk.sid != collected.roster.sid or not inside:
+            raise MessageError(
+                f"a chunk of client {i} belongs to no upload",
+                why="it is of another session, beyond the upload's end, or no header came before",
+                fix="discard it; the client sends header, chunks and trailer in this order",
+                stage=self.stage.value,
+                culprit=client_id,
+            )
+        return True
 
     def finish_upload(
         self, client_id: bytes, trailer: UploadTrailer, *, received: bytes
