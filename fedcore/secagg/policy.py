@@ -27,8 +27,8 @@ class Policy:
     bound the protection from below, `delta_ceiling` the drop-outs that a server may claim.
     `clipping_ceiling` and `noise_floor` ask for a declared clipping norm and noise multiplier;
     infinite and 0 ask for none. `slot_bits` are the widths accepted, smallest and largest.
-    `attempts`: at how many sessions of one round the client may give a vector. `models`: the
-    digests of models it trains, None for any. `beacon(name, pulse, roster)`: whether the pulse is
+    `attempts`: at how many sessions of one round the client may give a vector. `tasks` and
+    `models`: the digests of those it works on, None for any. `beacon(name, pulse, roster)`: whether the pulse is
     that beacon's, and was issued after the roster with that digest; None: no beacon is trusted.
     """
 
@@ -46,6 +46,7 @@ class Policy:
     clipping_ceiling: float = math.inf
     noise_floor: float = 0.0
     attempts: int = 1
+    tasks: frozenset[bytes] | None = None
     models: frozenset[bytes] | None = None
     beacon: BeaconVerifier | None = None
 
@@ -82,6 +83,11 @@ class Policy:
                 config.noise_multiplier >= self.noise_floor,
                 f"noise multiplier {config.noise_multiplier}",
                 self.noise_floor,
+            ),
+            (
+                self.tasks is None or config.task in self.tasks,
+                f"the task {config.task.hex()}",
+                "its list of tasks",
             ),
             (known_beacon, f"beacon {config.beacon!r}", "no beacon"),
         ):
