@@ -21,7 +21,7 @@ _COORDINATES = 1_000_000
 _NEIGHBOURS = (104, 158)
 _SLOTS = {16: 4, 21: 3, 32: 2}
 """Bits of a slot, and how many such slots a word of 64 bits holds."""
-_REPEATS = 15
+_REPEATS = 30
 
 
 @benchmark(
