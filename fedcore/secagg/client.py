@@ -202,27 +202,28 @@ class SecAggClient:
         effects = [
             effect for sid, steps in stored.steps.items() for effect in self._resume(sid, steps)
         ]
-        effects += [Send(closed.answer) for closed in self._closed.values() if closed.answer]
-        return effects + self.expire(now)
+        effects += self.expire(now)
+        effects += [session.pending() for session in self._sessions.values()]
+        return effects + [Send(done.answer) for done in self._closed.values() if done.answer]
 
     def _resume(self, sid: bytes, steps: Mapping[str, bytes]) -> list[Effect]:
-        leave: list[Effect] = [Erase(step_key(sid, step)) for step in steps]
-        if sid in self._closed or "shares" not in steps:  # closed, or nothing of it was ever sent
-            return leave
+        if sid in self._closed:  # and a crash came before all its secrets were erased
+            return [*self._burn(steps), *_erased(sid)]
+        if "shares" not in steps:  # nothing of it was ever sent
+            return _erased(sid)
         try:
-            session = self._rebuilt(steps)
+            self._sessions[sid] = self._rebuilt(steps)
         except SecAggError as error:
-            return [*self._burn(steps["roster"]), *leave, Fail(error)]
-        self._sessions[sid] = session
-        return [session.pending()]
+            return [*self._burn(steps), *_erased(sid), Fail(error)]
+        return []
 
-    def _burn(self, record: bytes) -> list[Effect]:
-        """Give up the prekey of a session that cannot go on: neighbours hold shares of it.
+    def _burn(self, steps: Mapping[str, bytes]) -> list[Effect]:
+        """Give up the prekey of a session that is over: neighbours hold shares of it.
 
         If the record does not tell which one it was, all are given up.
         """
         try:
-            burnt = [decode_as(record[8:], Roster).pid]
+            burnt = [decode_as(steps.get("roster", b"")[8:], Roster).pid]
         except SecAggError:
             burnt = list(self._prekeys)
         for pid in burnt:
@@ -230,8 +231,8 @@ class SecAggClient:
         return [Erase(prekey_key(pid)) for pid in burnt]
 
     def _rebuilt(self, done: Mapping[str, bytes]) -> Participation:
-        now = int.from_bytes(done["roster"][:8], "little")
-        roster = decode_as(done["roster"][8:], Roster)
+        record = done.get("roster", b"")
+        now, roster = int.from_bytes(record[:8], "little"), decode_as(record[8:], Roster)
         view, prekey = self._verified(roster, now)
         shares = decode_as(done["shares"], Shares)
         session = self._participation(roster, view, prekey, channels_of(view, prekey), shares)
@@ -313,7 +314,7 @@ class SecAggClient:
             Persist(tombstone_key(sid), tombstone.encode()),
             *([] if tombstone.answer is None else [Send(tombstone.answer)]),
             Erase(prekey_key(session.prekey.pid)),
-            *[Erase(step_key(sid, step)) for step in STEPS],
+            *_erased(sid),
         ]
 
     def _session(self, sid: bytes, stage: str) -> Participation:
@@ -346,6 +347,11 @@ class SecAggClient:
             stage="R2",
         )
         return [*self.abandon(sid), Fail(error)]
+
+
+def _erased(sid: bytes) -> list[Effect]:
+    """The roster goes last: if a crash comes before, it tells which prekey to give up."""
+    return [Erase(step_key(sid, step)) for step in reversed(STEPS)]
 
 
 def _release_key(view: RosterView) -> str:
