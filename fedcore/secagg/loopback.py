@@ -176,23 +176,26 @@ class ServerHost:
     def restart(self) -> Iterator[tuple[bytes, bytes]]:
         """Start the program again from its disk: (recipient, message) for each that it repeats.
 
-        The accumulator stands as of the last complete upload, with whose record it is written;
-        uploads that were not complete begin again.
+        Spools and the accumulator are as durable as the disk. Of the uploads in a spool, one that
+        was recorded as complete is added now; any other begins again.
         """
-        self.spools.clear()
         self.server, effects = SecAggServer.restore(self.disk, trust=self.trust)
+        self._add_complete()
+        self.spools.clear()
         return self.perform(effects)
 
     def _finish(self, client_id: bytes, trailer: UploadTrailer) -> Iterator[tuple[bytes, bytes]]:
-        spool = self.spools.get(client_id, bytearray())
-        received = hashlib.sha256(spool).digest()
-        effects = self.server.finish_upload(client_id, trailer, received=received)
-        yield from self.perform(effects)
-        if any(isinstance(effect, Persist) for effect in effects):
+        received = hashlib.sha256(self.spools.get(client_id, b"")).digest()
+        yield from self.perform(self.server.finish_upload(client_id, trailer, received=received))
+        self._add_complete()
+
+    def _add_complete(self) -> None:
+        """An upload leaves its spool and enters the accumulator in one write, and so once."""
+        for client_id in self.server.uploaded & self.spools.keys():
+            spool = self.spools.pop(client_id)
             for frame in self.layout.frames():
                 data = bytes(spool[frame.byte : frame.byte + frame.size])
                 accumulate(self.accumulator, self.layout, frame.byte, data)
-        self.spools.pop(client_id, None)
 
 
 class Loopback:

@@ -127,6 +127,14 @@ class SecAggServer:
         return self._ids(invited(self._frozen, stage) & ~self._frozen.senders(LAST[stage]))
 
     @property
+    def uploaded(self) -> frozenset[bytes]:
+        """The ids whose uploads are complete: the driver adds each to its accumulator, once.
+
+        After a crash these are the ones to add, unless they are in it already.
+        """
+        return self._ids(self._frozen.senders(UploadTrailer))
+
+    @property
     def sufficient(self) -> bool:
         """Whether the present stage could be closed now without ending the session."""
         match self.stage:
