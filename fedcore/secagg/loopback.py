@@ -185,8 +185,12 @@ class ServerHost:
         return self.perform(effects)
 
     def _finish(self, client_id: bytes, trailer: UploadTrailer) -> Iterator[tuple[bytes, bytes]]:
-        received = hashlib.sha256(self.spools.get(client_id, b"")).digest()
-        yield from self.perform(self.server.finish_upload(client_id, trailer, received=received))
+        spool = self.spools.get(client_id, b"")
+        received = hashlib.sha256(spool).digest()
+        effects = self.server.finish_upload(
+            client_id, trailer, received=received, length=len(spool)
+        )
+        yield from self.perform(effects)
         self._add_complete()
 
     def _add_complete(self) -> None:

@@ -210,21 +210,23 @@ class SecAggServer:
         return True
 
     def finish_upload(
-        self, client_id: bytes, trailer: UploadTrailer, *, received: bytes
+        self, client_id: bytes, trailer: UploadTrailer, *, received: bytes, length: int
     ) -> list[Effect]:
         """Count an upload as complete, once it is durable in the driver's spool.
 
-        `received`: SHA-256 of the bytes in the spool. Only now may the driver add it to the
-        accumulator, and must before it unmasks.
-        Raises: MessageError, naming the client, if the upload has another digest or no header.
+        `received`, `length`: SHA-256 and the number of the bytes in the spool. Only now may the
+        driver add it to the accumulator, and must before it unmasks.
+        Raises: MessageError, naming the client, if the upload has another digest, another length or
+        no header.
         """
         i = self._index(client_id)
         if self._repeated(i, trailer):
             return self._acknowledge(client_id, trailer)
-        if i not in self._frozen.of(UploadHeader) or trailer.digest != received:
+        header = self._frozen.of(UploadHeader).get(i)
+        if header is None or length != header.length or trailer.digest != received:
             raise MessageError(
                 f"the upload of client {i} is not what it announced",
-                why="its digest differs, or no header with the session's context came before it",
+                why="its digest or its length differs, or no header came before it",
                 fix="discard the spool, and let the client send the upload again",
                 stage=self.stage.value,
                 culprit=client_id,
