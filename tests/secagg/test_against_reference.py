@@ -1,4 +1,4 @@
-"""The machines send, bit by bit, what a second implementation of the protocol's document sends."""
+"""The machines send, bit for bit, what a second implementation of the protocol's document sends."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fedcore.secagg.params import Profile, parameters
 from fedcore.secagg.policy import Policy
 from fedcore.secagg.prg import Prg
 from tests.secagg import reference as ref, reference_session as second
-from tests.secagg.conversation import EXPIRES, Conversation, converse, secrets_of
+from tests.secagg.conversation import Conversation, converse, replay
 
 LAYOUT = Layout(
     (
@@ -37,7 +37,6 @@ LAYOUT = Layout(
     )
 )
 TASK, MODEL, SEED = hashlib.sha256(b"task").digest(), hashlib.sha256(b"model").digest(), b"same"
-NO_LOSS: Mapping[int, int] = {}
 profiles = pytest.mark.parametrize("profile", list(Profile))
 prgs = pytest.mark.parametrize("prg", list(Prg))
 
@@ -60,51 +59,7 @@ def vectors_for(layout: Layout, n: int) -> list[list[npt.NDArray[np.int64]]]:
     return [[drawn(block) for block in layout.blocks] for _ in range(n)]
 
 
-def by_the_reference(
-    config: SessionConfig,
-    vectors: list[list[npt.NDArray[np.int64]]],
-    *,
-    lost: Mapping[int, int] = NO_LOSS,
-    damaged: Mapping[int, Mapping[int, int]] | None = None,
-    pulse: bytes = b"",
-) -> second.Outcome:
-    """The session of `by_the_machines`, played by the reference. Raises: second.Aborted."""
-    n = len(vectors)
-    shares = config.gamma, config.delta, config.sigma, config.eta
-    rule = ref.parameters(n, *shares, int(config.profile))
-    silent = {i for i, at in lost.items() if at == LostAt.SHARES}
-    drawn = secrets_of(SEED, n, threshold=rule.t, degree=rule.k, silent=silent)
-    told = ref.Config(
-        int(config.profile),
-        int(config.prg),
-        *shares,
-        config.clipping_norm,
-        config.noise_multiplier,
-        config.task,
-        config.beacon,
-        [ref.Block(b.length, b.slot_bits, b.wraps, b.limit) for b in config.layout.blocks],
-    )
-    clients = []
-    for i in range(n):
-        vector = [block.tolist() for block in vectors[i]]
-        secrets = *drawn.prekeys[i], drawn.words[i], drawn.nonces[i]
-        fate = int(lost.get(i, second.NEVER)), (damaged or {}).get(i, {})
-        clients.append(
-            second.Client(drawn.ids[i], drawn.identities[i], EXPIRES, *secrets, vector, *fate)
-        )
-    session = second.Session(told, drawn.authority, 7, 0, drawn.nonce, pulse, MODEL)
-    return second.run(session, reversed(clients))
-
-
-def by_the_machines(
-    config: SessionConfig,
-    vectors: list[list[npt.NDArray[np.int64]]],
-    *,
-    lost: Mapping[int, int] = NO_LOSS,
-    **rest: Any,
-) -> Conversation:
-    fates = {i: LostAt(at) for i, at in lost.items()}
-    return converse(config, vectors, seed=SEED, lost=fates, model_digest=MODEL, round=7, **rest)
+TERMS: Any = {"seed": SEED, "model_digest": MODEL, "round": 7}
 
 
 def check_same(machines: Conversation, reference: second.Outcome) -> None:
@@ -132,14 +87,14 @@ LOSSES = [
     (2, {}),
     (3, {}),
     (5, {}),
-    (5, {2: 1}),
-    (5, {0: 2}),
-    (5, {4: 3}),
-    (5, {3: 4}),
-    (5, {1: 5}),
-    (8, {0: 1, 7: 2}),
-    (8, {3: 3, 5: 5}),
-    (8, {4: 2, 6: 4}),
+    (5, {2: LostAt.SHARES}),
+    (5, {0: LostAt.UPLOAD}),
+    (5, {4: LostAt.UPLOADING}),
+    (5, {3: LostAt.CONFIRMATION}),
+    (5, {1: LostAt.ANSWER}),
+    (8, {0: LostAt.SHARES, 7: LostAt.UPLOAD}),
+    (8, {3: LostAt.UPLOADING, 5: LostAt.ANSWER}),
+    (8, {4: LostAt.UPLOAD, 6: LostAt.CONFIRMATION}),
 ]
 
 
@@ -147,13 +102,13 @@ LOSSES = [
 @profiles
 @pytest.mark.parametrize(("n", "lost"), LOSSES, ids=str)
 def test_the_machines_send_what_the_reference_sends(
-    n: int, lost: Mapping[int, int], profile: Profile, prg: Prg
+    n: int, lost: Mapping[int, LostAt], profile: Profile, prg: Prg
 ) -> None:
     config, vectors = configuration(profile, prg=prg), vectors_for(LAYOUT, n)
-    machines = by_the_machines(config, vectors, lost=lost)
-    check_same(machines, by_the_reference(config, vectors, lost=lost))
+    machines = converse(config, vectors, **TERMS, lost=lost)
+    check_same(machines, replay(config, vectors, **TERMS, lost=lost))
     for block, total in enumerate(machines.sum):
-        survivors = [i for i in range(n) if lost.get(i, 6) > LostAt.UPLOADING]
+        survivors = [i for i in range(n) if lost.get(i, second.NEVER) > LostAt.UPLOADING]
         if not LAYOUT.blocks[block].wraps:
             assert total == sum(vectors[i][block] for i in survivors).tolist()
 
@@ -162,9 +117,12 @@ def test_the_machines_send_what_the_reference_sends(
 def test_a_ring_sends_what_the_reference_sends(profile: Profile) -> None:
     terms: Any = {"delta": Fraction(1, 16), "gamma": Fraction(1, 50)}
     config = configuration(profile, layout=Layout((Block(4, 21, 2**13),)), **terms)
-    vectors, lost = vectors_for(config.layout, 66), {11: 1, 40: 2, 41: 4, 65: 5}
-    machines = by_the_machines(config, vectors, lost=lost)
-    reference = by_the_reference(config, vectors, lost=lost)
+    vectors, lost = (
+        vectors_for(config.layout, 66),
+        {11: LostAt.SHARES, 40: LostAt.UPLOAD, 41: LostAt.CONFIRMATION, 65: LostAt.ANSWER},
+    )
+    machines = converse(config, vectors, **TERMS, lost=lost)
+    reference = replay(config, vectors, **TERMS, lost=lost)
     check_same(machines, reference)
     assert reference.rule.k == machines.server.roster.parameters.degree < 65
 
@@ -172,8 +130,8 @@ def test_a_ring_sends_what_the_reference_sends(profile: Profile) -> None:
 def test_chunks_are_cut_where_the_reference_cuts_them() -> None:
     layout = Layout((Block(131_072 + 3, 64, 2**50), Block(5, 32, 2**20), Block(9, 21, 2**10)))
     config, vectors = configuration(layout=layout), vectors_for(layout, 2)
-    machines = by_the_machines(config, vectors)
-    check_same(machines, by_the_reference(config, vectors))
+    machines = converse(config, vectors, **TERMS)
+    check_same(machines, replay(config, vectors, **TERMS))
     cut = [len(data) - 46 for data in machines.messages[0] if data[1] == 7]
     assert cut == [2**20, 24, 24, 24]
 
@@ -187,10 +145,10 @@ def test_a_beacon_seeds_the_ring_as_in_the_reference() -> None:
         return True
 
     policy = Policy(roots=(), delta_ceiling=Fraction(1), beacon=believed)
-    machines = by_the_machines(config, vectors, policy=policy, pulse=b"pulse")
-    reference = by_the_reference(config, vectors, pulse=b"pulse")
+    machines = converse(config, vectors, **TERMS, policy=policy, pulse=b"pulse")
+    reference = replay(config, vectors, **TERMS, pulse=b"pulse")
     check_same(machines, reference)
-    published = by_the_reference(config, vectors).root  # the digest of the roster alone
+    published = replay(config, vectors, **TERMS).root  # the digest of the roster alone
     assert seen == [("drand", b"pulse", published)] * 3 and published != reference.root
 
 
@@ -224,8 +182,8 @@ def test_complaints_and_the_shares_that_they_leave_out_are_those_of_the_referenc
         return bytes(changed)
 
     monkeypatch.setattr(shamir, "share", dealt_badly)
-    machines = by_the_machines(config, vectors, lost={1: 2}, edit=damage)
-    reference = by_the_reference(config, vectors, lost={1: 2}, damaged=damaged)
+    machines = converse(config, vectors, **TERMS, lost={1: LostAt.UPLOAD}, edit=damage)
+    reference = replay(config, vectors, **TERMS, lost={1: LostAt.UPLOAD}, damaged=damaged)
     check_same(machines, reference)
     complaints = [[d[38] for d in sent if d[1] == 5] for sent in machines.messages]
     assert complaints == [[1, 2], [], [3], [], []]
@@ -235,21 +193,27 @@ def test_complaints_and_the_shares_that_they_leave_out_are_those_of_the_referenc
 @pytest.mark.parametrize(
     ("lost", "reason"),
     [
-        ({0: 1, 1: 1}, AbortReason.TOO_FEW_SHARES),
-        ({0: 1, 1: 3}, AbortReason.TOO_FEW_UPLOADS),
-        ({0: 4, 1: 4, 2: 4}, AbortReason.NO_QUORUM),
-        ({0: 5, 1: 5, 2: 5, 3: 5}, AbortReason.CANNOT_UNMASK),
+        ({0: LostAt.SHARES, 1: LostAt.SHARES}, AbortReason.TOO_FEW_SHARES),
+        ({0: LostAt.SHARES, 1: LostAt.UPLOADING}, AbortReason.TOO_FEW_UPLOADS),
+        (
+            {0: LostAt.CONFIRMATION, 1: LostAt.CONFIRMATION, 2: LostAt.CONFIRMATION},
+            AbortReason.NO_QUORUM,
+        ),
+        (
+            {0: LostAt.ANSWER, 1: LostAt.ANSWER, 2: LostAt.ANSWER, 3: LostAt.ANSWER},
+            AbortReason.CANNOT_UNMASK,
+        ),
     ],
 )
 def test_a_session_that_fails_ends_as_the_reference_ends_it(
-    profile: Profile, lost: Mapping[int, int], reason: AbortReason
+    profile: Profile, lost: Mapping[int, LostAt], reason: AbortReason
 ) -> None:
     if profile is Profile.SEMI_HONEST and reason is AbortReason.NO_QUORUM:
         reason = AbortReason.CANNOT_UNMASK  # nobody confirms: the loss shows when they answer
     config, vectors = configuration(profile), vectors_for(LAYOUT, 5)
-    machines = by_the_machines(config, vectors, lost=lost)
+    machines = converse(config, vectors, **TERMS, lost=lost)
     with pytest.raises(second.Aborted) as ended:
-        by_the_reference(config, vectors, lost=lost)
+        replay(config, vectors, **TERMS, lost=lost)
     assert isinstance(machines.error, AbortError) and not machines.sum
     assert ended.value.reason == reason
     assert machines.messages == ended.value.messages
@@ -270,8 +234,10 @@ def test_words_equal_to_p_are_drawn_again_as_in_the_reference(
 
     monkeypatch.setattr(SeededEntropy, "token", token)
     config, vectors = configuration(), vectors_for(LAYOUT, 5)
-    machines = by_the_machines(config, vectors, lost={2: 2, 4: 5})
-    check_same(machines, by_the_reference(config, vectors, lost={2: 2, 4: 5}))
+    machines = converse(config, vectors, **TERMS, lost={2: LostAt.UPLOAD, 4: LostAt.ANSWER})
+    check_same(
+        machines, replay(config, vectors, **TERMS, lost={2: LostAt.UPLOAD, 4: LostAt.ANSWER})
+    )
     assert spoiled == 2 * 5
 
 
