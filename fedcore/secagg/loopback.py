@@ -84,18 +84,18 @@ class ClientHost:
         lost_at: LostAt | None = None,
         now: int,
     ) -> None:
-        self._make, self.client = make, make()
+        self.make, self.client = make, make()
         self.blocks, self.disk, self.lost_at, self.now = blocks, disk, lost_at, now
         self.failure: SecAggError | None = None
 
     def offer(self, count: int, *, expires: int) -> Iterator[bytes]:
         """Post prekeys: the messages to the server."""
-        return self._perform(self.client.offer(count, expires=expires))
+        return self.perform(self.client.offer(count, expires=expires))
 
     def restart(self) -> Iterator[bytes]:
         """Start the program again from what is on its disk: the messages that it repeats."""
-        self.client = self._make()
-        return self._perform(self.client.restore(dict(self.disk), now=self.now))
+        self.client = self.make()
+        return self.perform(self.client.restore(dict(self.disk), now=self.now))
 
     def receive(self, data: bytes) -> Iterator[bytes]:
         """Take a message: the answers, each made when it is asked for. Raises: SecAggError."""
@@ -103,9 +103,10 @@ class ClientHost:
         unheard = _FIRST_UNHEARD.get(type(message))
         if self.lost_at is not None and unheard is not None and unheard >= self.lost_at:
             return
-        yield from self._perform(self.client.handle(message, now=self.now))
+        yield from self.perform(self.client.handle(message, now=self.now))
 
-    def _perform(self, effects: Sequence[Effect]) -> Iterator[bytes]:
+    def perform(self, effects: Sequence[Effect]) -> Iterator[bytes]:
+        """Do what the machine asks for: each message to the server, made when it is asked for."""
         for effect in effects:
             match effect:
                 case Persist() | Erase():
@@ -118,7 +119,7 @@ class ClientHost:
                     self.failure = effect.error
 
     def _give(self, sid: bytes) -> Iterator[bytes]:
-        yield from self._perform(self.client.commit(sid, self.blocks))
+        yield from self.perform(self.client.commit(sid, self.blocks))
         if sid not in self.client.stages:
             return
         for message in self.client.upload(sid, self.blocks):
