@@ -55,11 +55,14 @@ class SessionConfig:
             if not isinstance(share, Fraction) or not 0 <= share < 1 or share.denominator >= 2**32:
                 raise _refused(name, repr(share), "a Fraction from 0 to below 1, such as 1/10")
         for name in ("sigma", "eta"):
-            if not 1 <= getattr(self, name) <= 1000:
-                raise _refused(name, repr(getattr(self, name)), "bits of security, 1 to 1000")
+            bits = getattr(self, name)
+            if not isinstance(bits, int) or not 1 <= bits <= 1000:
+                raise _refused(name, repr(bits), "whole bits of security, 1 to 1000")
         for name in ("clipping_norm", "noise_multiplier"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise _refused(name, repr(getattr(self, name)), "a finite number, 0 for none")
+            value = getattr(self, name)
+            # The sign, not a comparison: −0.0 is not below 0, and would be a second encoding of 0.
+            if not math.isfinite(value) or math.copysign(1, value) < 0:
+                raise _refused(name, repr(value), "a finite number without a sign, 0 for none")
         if len(self.beacon) > 255 or not self.beacon.isascii():
             raise _refused("beacon", repr(self.beacon), "an ASCII name of at most 255 characters")
         if self.layout.words > MAX_WORDS:
