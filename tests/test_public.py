@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 
 import fedcore as fc
-from fedcore import nn, optim
+from fedcore import nn, optim, secagg
 from fedcore.errors import ArgumentError
 from fedcore.tensor.primitive import Primitive
 from fedcore.tensor.registry import operations
 
-SURFACES = (fc, fc.random, nn, nn.init, optim)
+SURFACES = (fc, fc.random, nn, nn.init, optim, secagg)
 INTERNAL = {  # what the core calls by name, or what a method, an operator or a layer stands for
     "align_rank",
     "assemble",

@@ -48,12 +48,14 @@ class SessionResult:
     """What came out of a session.
 
     `totals`: for each block the sums (length,) int64. `survivors`: the positions of the clients
-    whose vectors are in them. `parameters`: of each shard's session.
+    whose vectors are in them. `parameters`: of each shard's session. `claim`: what may be said of
+    the protection, in these words.
     """
 
     totals: tuple[npt.NDArray[np.int64], ...]
     survivors: tuple[int, ...]
     parameters: tuple[Parameters, ...]
+    claim: str
 
 
 def default_layout(length: int, clients: int) -> Layout:
@@ -130,6 +132,7 @@ def run_session(
         ),
         survivors=tuple(i for result in results for i in result.survivors),
         parameters=tuple(result.parameters[0] for result in results),
+        claim=config.profile.claim,
     )
 
 
@@ -179,6 +182,7 @@ def _aggregate(loopback: Loopback, ids: list[bytes], first: int, *, threads: int
         totals=tuple(total_of(accumulator, loopback.server.layout)),
         survivors=tuple(first + i for i, name in enumerate(ids) if name in machine.survivors),
         parameters=(machine.roster.parameters,),
+        claim=machine.roster.config.profile.claim,
     )
 
 
