@@ -7,7 +7,7 @@ anything else in its place, it refuses. A message that is refused changes nothin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from fedcore.entropy import Entropy, SystemEntropy, require_entropy
@@ -174,7 +174,9 @@ class SecAggClient:
     def abandon(self, sid: bytes) -> list[Effect]:
         """Leave a session for good; its secrets are erased. Of one unknown, nothing happens."""
         session = self._sessions.get(sid)
-        return [] if session is None else self._close(sid, Tombstone(session.prekey.expires))
+        if session is None:
+            return []
+        return self._close(sid, Tombstone(session.prekey.pid, session.prekey.expires))
 
     def expire(self, now: int) -> list[Effect]:
         """Drop what has outlived its prekey: prekeys, open sessions, memories of closed ones."""
@@ -199,36 +201,39 @@ class SecAggClient:
         stored = Stored.read(records)
         self._prekeys, self._sessions = stored.prekeys, {}
         self._closed, self._charged = stored.closed, stored.charged
-        effects = [
-            effect for sid, steps in stored.steps.items() for effect in self._resume(sid, steps)
-        ]
+        effects = self._burn(closed.pid for closed in self._closed.values())
+        for sid, steps in stored.steps.items():
+            effects += self._resume(sid, steps)
         effects += self.expire(now)
         effects += [session.pending() for session in self._sessions.values()]
         return effects + [Send(done.answer) for done in self._closed.values() if done.answer]
 
     def _resume(self, sid: bytes, steps: Mapping[str, bytes]) -> list[Effect]:
-        if sid in self._closed:  # and a crash came before all its secrets were erased
-            return [*self._burn(steps), *_erased(sid)]
-        if "shares" not in steps:  # nothing of it was ever sent
+        if sid in self._closed or "shares" not in steps:  # closed, or nothing of it was ever sent
             return _erased(sid)
         try:
             self._sessions[sid] = self._rebuilt(steps)
         except SecAggError as error:
-            return [*self._burn(steps), *_erased(sid), Fail(error)]
+            return [*self._give_up(sid, steps), *_erased(sid), Fail(error)]
         return []
 
-    def _burn(self, steps: Mapping[str, bytes]) -> list[Effect]:
-        """Give up the prekey of a session that is over: neighbours hold shares of it.
+    def _give_up(self, sid: bytes, steps: Mapping[str, bytes]) -> list[Effect]:
+        """Close a session that cannot go on; neighbours hold shares of the prekey that served it.
 
         If the record does not tell which one it was, all are given up.
         """
         try:
-            burnt = [decode_as(steps.get("roster", b"")[8:], Roster).pid]
+            prekey = self._prekeys.get(decode_as(steps.get("roster", b"")[8:], Roster).pid)
         except SecAggError:
-            burnt = list(self._prekeys)
-        for pid in burnt:
-            self._prekeys.pop(pid, None)
-        return [Erase(prekey_key(pid)) for pid in burnt]
+            return self._burn(list(self._prekeys))
+        if prekey is None:
+            return []
+        self._closed[sid] = Tombstone(prekey.pid, prekey.expires)
+        return [Persist(tombstone_key(sid), self._closed[sid].encode()), *self._burn([prekey.pid])]
+
+    def _burn(self, pids: Iterable[bytes]) -> list[Effect]:
+        """Forget prekeys that serve no session any more, and had not been erased yet."""
+        return [Erase(prekey_key(pid)) for pid in pids if self._prekeys.pop(pid, None)]
 
     def _rebuilt(self, done: Mapping[str, bytes]) -> Participation:
         record = done.get("roster", b"")
@@ -303,7 +308,8 @@ class SecAggClient:
             return [Send(closed.answer)]
         session = self._session(request.sid, "R4")
         context, opened, answer = session.answer(request)
-        tombstone = Tombstone(session.prekey.expires, context, opened, answer)
+        prekey = session.prekey
+        tombstone = Tombstone(prekey.pid, prekey.expires, context, opened, answer)
         return self._close(request.sid, tombstone)
 
     def _close(self, sid: bytes, tombstone: Tombstone) -> list[Effect]:
@@ -350,8 +356,7 @@ class SecAggClient:
 
 
 def _erased(sid: bytes) -> list[Effect]:
-    """The roster goes last: if a crash comes before, it tells which prekey to give up."""
-    return [Erase(step_key(sid, step)) for step in reversed(STEPS)]
+    return [Erase(step_key(sid, step)) for step in STEPS]
 
 
 def _release_key(view: RosterView) -> str:

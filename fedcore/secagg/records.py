@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 STEPS: Final = ("roster", "shares", "mask-request", "masking", "confirmation")
-_TOMBSTONE = struct.Struct("<Q32s32s")
+_TOMBSTONE = struct.Struct("<16sQ32s32s")
 
 
 def prekey_key(pid: bytes) -> str:
@@ -49,20 +49,22 @@ def tombstone_key(sid: bytes) -> str:
 class Tombstone:
     """A session in which this client will never act again.
 
-    `expires`: Unix seconds, when the prekey that served it does. `context`: H_ctx, and `opened`: T
-    of the set that it helped to open; zeros if it opened none. `answer`: what it revealed of that
-    set, in the same record, so that no crash can part what was revealed from what it was for.
+    `pid`: the prekey that served it, and serves nothing more, be it erased yet or not; `expires`:
+    Unix seconds, when it does. `context`: H_ctx, and `opened`: T of the set that it helped to open;
+    zeros if it opened none. `answer`: what it revealed of that set, in the same record, so that no
+    crash can part what was revealed from what it was for.
     """
 
+    pid: bytes
     expires: int
     context: bytes = bytes(32)
     opened: bytes = bytes(32)
     answer: UnmaskAnswer | None = None
 
     def encode(self) -> bytes:
-        """72 bytes, and the answer if there is one."""
+        """88 bytes, and the answer if there is one."""
         answer = b"" if self.answer is None else encode(self.answer)
-        return _TOMBSTONE.pack(self.expires, self.context, self.opened) + answer
+        return _TOMBSTONE.pack(self.pid, self.expires, self.context, self.opened) + answer
 
     @classmethod
     def decode(cls, data: bytes) -> Tombstone:
@@ -74,8 +76,8 @@ class Tombstone:
                 fix="restore the client's records from where they were written last",
             )
         head, rest = data[: _TOMBSTONE.size], data[_TOMBSTONE.size :]
-        expires, context, opened = _TOMBSTONE.unpack(head)
-        return cls(expires, context, opened, decode_as(rest, UnmaskAnswer) if rest else None)
+        pid, expires, context, opened = _TOMBSTONE.unpack(head)
+        return cls(pid, expires, context, opened, decode_as(rest, UnmaskAnswer) if rest else None)
 
 
 @dataclass(frozen=True, repr=False)
