@@ -248,7 +248,7 @@ class SecAggServer:
             case Stage.CONFIRMATIONS:
                 return [Send(collected.survivors_message(i), client_id)]
             case _:
-                return [Send(collected.unmask_request(), client_id)]
+                return [Send(collected.unmask_request, client_id)]
 
     def close(self, stage: Stage, *, pulse: bytes = b"") -> list[Effect]:
         """End a stage with what has arrived; the driver owns time.
