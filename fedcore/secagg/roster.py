@@ -179,7 +179,7 @@ def _check_beacon(
             fix="leave the beacon out, with sigma 100",
             stage=_STAGE,
         )
-    if not policy.beacon(config.beacon, roster.pulse, published):
+    if not roster.pulse or not policy.beacon(config.beacon, roster.pulse, published):
         raise AuthenticationError(
             "the pulse that seeds the ring is not the beacon's",
             why=f"the policy's check of {config.beacon!r} refused it",
