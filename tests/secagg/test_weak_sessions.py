@@ -1,0 +1,506 @@
+"""A client takes part in no session that is weaker than its policy, however it is proposed."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import fields, replace
+from fractions import Fraction
+from typing import Any
+
+import pytest
+
+from fedcore.entropy import SystemEntropy
+from fedcore.errors import (
+    AuthenticationError,
+    ConsistencyError,
+    MessageError,
+    PackingError,
+    ParameterError,
+    PolicyError,
+    ReuseError,
+    SecAggError,
+    StageError,
+)
+from fedcore.secagg.client import SecAggClient
+from fedcore.secagg.config import SessionConfig
+from fedcore.secagg.effects import Send
+from fedcore.secagg.identity import CertificateAuthority, Identity
+from fedcore.secagg.messages import Abort, AbortReason, Advertise, Confirmation, Roster, encode
+from fedcore.secagg.packing import Block, Layout
+from fedcore.secagg.params import Profile, parameters
+from fedcore.secagg.policy import Policy
+from fedcore.secagg.prg import Prg
+from fedcore.secagg.transcript import digest, roster_root, session_id
+from tests.secagg.adversary import CONFIG, EXPIRES, LAYOUT, NOW, POLICY, Session, World, members
+
+ALL = range(8)
+SEMI_HONEST: dict[str, Any] = {"profile": Profile.SEMI_HONEST, "sigma": 40}
+WRAPPING = Layout((Block(6, 32, 1000, wraps=True), Block(2, 16, 100)))
+
+
+def trusted(name: str, pulse: bytes, roster: bytes) -> bool:
+    """A beacon whose pulses only come after the roster: it answers with a digest of it."""
+    return name == "drand" and pulse == digest("pulse", roster)
+
+
+# For each field of the policy: the policy, the terms that break it, and terms that do not.
+ROWS: dict[str, list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]] = {
+    "smallest_cohort": [({"smallest_cohort": 9}, {}, {})],
+    "profile": [({}, SEMI_HONEST, {})],
+    "gamma_floor": [({"gamma_floor": Fraction(1, 5)}, {}, {"gamma": Fraction(1, 5)})],
+    "sigma_floor": [({"sigma_floor": 101}, {}, {"sigma": 101})],
+    "delta_ceiling": [({"delta_ceiling": Fraction(1, 8)}, {}, {"delta": Fraction(1, 8)})],
+    "prgs": [({"prgs": frozenset({Prg.CHACHA20})}, {}, {"prg": Prg.CHACHA20})],
+    "slot_bits": [
+        ({"slot_bits": (17, 64)}, {}, {"layout": Layout((Block(6, 17, 1000),))}),
+        ({"slot_bits": (2, 31)}, {}, {"layout": Layout((Block(6, 31, 1000),))}),
+    ],
+    "wrapping_slots": [({"wrapping_slots": False}, {"layout": WRAPPING}, {})],
+    "largest_upload": [
+        (
+            {"largest_upload": LAYOUT.upload_bytes},
+            {"layout": Layout((Block(13, 16, 9), *LAYOUT.blocks))},
+            {},
+        )
+    ],
+    "clipping_ceiling": [
+        ({"clipping_ceiling": 1.0}, {}, {"clipping_norm": 1.0}),
+        ({"clipping_ceiling": 1.0}, {"clipping_norm": 1.5}, {"clipping_norm": 0.5}),
+    ],
+    "noise_floor": [
+        ({"noise_floor": 0.5}, {}, {"noise_multiplier": 0.5}),
+        ({"noise_floor": 0.5}, {"noise_multiplier": 0.25}, {"noise_multiplier": 1.0}),
+    ],
+    "tasks": [({"tasks": frozenset({b"\x01" * 32})}, {}, {"task": b"\x01" * 32})],
+    "beacon": [({}, {"beacon": "drand"}, {})],
+}
+# Fields that more than the terms decides: a test of its own below for each.
+OF_THEIR_OWN = {"roots", "revoked", "attempts", "models"}
+
+# For each field of the configuration: the field of the policy that bounds it.
+BOUNDED_BY = {
+    "task": "tasks",
+    "layout": "slot_bits",
+    "profile": "profile",
+    "prg": "prgs",
+    "gamma": "gamma_floor",
+    "delta": "delta_ceiling",
+    "sigma": "sigma_floor",
+    "eta": "",  # how often a sum is lost, nothing else: a test below
+    "beacon": "beacon",
+    "clipping_norm": "clipping_ceiling",
+    "noise_multiplier": "noise_floor",
+}
+
+
+def proposed(session: Session, seat: int, config: SessionConfig) -> Roster:
+    """The roster of a session for a seat, under another configuration than it was made for."""
+    roster = session.roster
+    sid = session_id(
+        task=config.task,
+        round=roster.round,
+        attempt=roster.attempt,
+        nonce=roster.nonce,
+        config_digest=config.digest,
+    )
+    return replace(roster.message_for(seat), config=config.encoded, sid=sid)
+
+
+def finish(session: Session) -> None:
+    session.deal()
+    session.mask()
+    session.known.survivors = members(session.n, range(session.n))
+    if session.config.profile is Profile.MALICIOUS:
+        session.confirm()
+    session.answer()
+    session.assert_sum(range(session.n))
+
+
+# --- terms ----------------------------------------------------------------------------------------
+
+
+def test_every_field_of_a_policy_has_a_row() -> None:
+    assert {field.name for field in fields(Policy)} == ROWS.keys() | OF_THEIR_OWN
+
+
+def test_every_field_of_a_configuration_is_bounded_or_harmless() -> None:
+    assert {field.name for field in fields(SessionConfig)} == BOUNDED_BY.keys()
+    assert {name for name in BOUNDED_BY.values() if name} <= ROWS.keys()
+
+
+@pytest.mark.parametrize(
+    ("policy", "weak", "strong"),
+    [pytest.param(*row, id=name) for name, rows in ROWS.items() for row in rows],
+)
+def test_terms_weaker_than_the_policy_are_refused(
+    policy: dict[str, Any], weak: dict[str, Any], strong: dict[str, Any]
+) -> None:
+    world = World(policy=replace(POLICY, **policy))
+    session = Session(world, replace(CONFIG, **strong))
+    config = replace(CONFIG, **weak)
+    session.refused(0, proposed(session, 0, config), PolicyError, stage="R1")
+    if policy.get("smallest_cohort") == 9:
+        return
+    session.deal()  # the stronger terms are taken
+
+
+def test_how_often_a_sum_is_lost_costs_no_privacy() -> None:
+    for eta in (1, 10, 30, 100, 1000):
+        for n in (5, 64, 128):
+            terms = parameters(
+                n,
+                profile=Profile.MALICIOUS,
+                gamma=Fraction(1, 10),
+                delta=Fraction(1, 10),
+                sigma=100,
+                eta=eta,
+                beacon=False,
+            )
+            assert terms.threshold > terms.corrupt
+            assert terms.complete or terms.threshold >= 13  # t_min of the table at n = 128
+
+
+@pytest.mark.parametrize("extra", [b"\x00", bytes(2), bytes(6)], ids=len)
+def test_degree_window_and_threshold_cannot_be_sent(extra: bytes) -> None:
+    world = World()
+    session = Session(world)
+    roster = session.roster.message_for(0)
+    session.refused(0, replace(roster, config=roster.config + extra), MessageError)
+    with pytest.raises(MessageError):
+        list(world.hosts[0].receive(encode(roster) + extra))
+    finish(session)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 3, 6])
+def test_another_degree_than_the_terms_give_is_refused(keep: int) -> None:
+    session = Session(World())
+    roster = session.roster.message_for(0)
+    fewer = replace(roster, neighbours=roster.neighbours[:keep])
+    session.refused(0, fewer, ConsistencyError, stage="R1")
+    more = replace(roster, neighbours=(*roster.neighbours, roster.neighbours[-1]))
+    session.refused(0, more, ConsistencyError, stage="R1")
+    finish(session)
+
+
+@pytest.mark.parametrize(
+    ("terms", "error"),
+    [
+        pytest.param({"sigma": 99}, ParameterError, id="sigma below 100 without a beacon"),
+        pytest.param({"sigma": 40}, ParameterError, id="sigma 40 without a beacon"),
+        pytest.param({"delta": Fraction(1, 3), "gamma": Fraction(1, 3)}, ParameterError, id="room"),
+        pytest.param(
+            {"gamma": Fraction(7, 8), "delta": Fraction(0)}, ParameterError, id="all corrupt"
+        ),
+        pytest.param({"layout": Layout((Block(6, 8, 16),))}, PackingError, id="slots overflow"),
+    ],
+)
+def test_terms_that_protect_nobody_are_refused_whatever_the_policy(
+    terms: dict[str, Any], error: type[SecAggError]
+) -> None:
+    lenient = replace(POLICY, sigma_floor=1, gamma_floor=Fraction(0), delta_ceiling=Fraction(1))
+    session = Session(World(policy=lenient))
+    session.refused(0, proposed(session, 0, replace(CONFIG, **terms)), error)
+    finish(session)
+
+
+def test_too_few_clients_are_refused() -> None:
+    world = World(policy=replace(POLICY, smallest_cohort=4))
+    few = Session(world, replace(CONFIG, delta=Fraction(0)), seats=[0, 1, 2])
+    few.refused(0, few.roster.message_for(0), PolicyError, stage="R1")
+    enough = Session(world, replace(CONFIG, delta=Fraction(0)), seats=[0, 1, 2, 3])
+    finish(enough)
+
+
+def test_the_name_of_a_session_follows_from_its_terms() -> None:
+    session = Session(World())
+    roster = session.roster.message_for(0)
+    for lie in (
+        replace(roster, sid=bytes(32)),
+        replace(roster, round=1),
+        replace(roster, attempt=1),
+        replace(roster, nonce=bytes(32)),
+        replace(roster, config=replace(CONFIG, eta=31).encoded),
+    ):
+        session.refused(0, lie, ConsistencyError, stage="R1")
+    finish(session)
+
+
+def test_only_a_model_that_the_policy_lists_is_trained() -> None:
+    world = World(policy=replace(POLICY, models=frozenset({b"\x02" * 32})))
+    session = Session(world, model=b"\x02" * 32)
+    session.deal()
+    session.known.uploaders = members(8, ALL)
+    crafted = replace(session.mask_request(0), model_digest=bytes(32))
+    session.refused(0, crafted, PolicyError, stage="R2")
+    finish(session)
+
+
+# --- members --------------------------------------------------------------------------------------
+
+
+def outside(world: World, **policy: Any) -> tuple[SecAggClient, Session]:
+    """Client 0 with a policy of its own, and a session with it and the others."""
+    client = SecAggClient(world.identities[0], replace(world.policy, **policy))
+    posted = [e.message for e in client.offer(1, expires=EXPIRES) if isinstance(e, Send)]
+    assert isinstance(posted[0], Advertise)
+    adverts = [posted[0], *[world.prekey(i) for i in range(1, 8)]]
+    return client, Session(world, adverts=adverts)
+
+
+def test_members_of_an_unknown_registrar_are_refused() -> None:
+    world = World()
+    other = CertificateAuthority.generate(SystemEntropy())
+    client, session = outside(world, roots=(other.public_key,))
+    with pytest.raises(AuthenticationError):
+        client.handle(session.roster.message_for(0), now=NOW)
+
+
+def test_revoked_members_are_refused() -> None:
+    world = World()
+    client, session = outside(world, revoked=frozenset({world.ids[4]}))
+    with pytest.raises(AuthenticationError) as caught:
+        client.handle(session.roster.message_for(0), now=NOW)
+    assert caught.value.culprit == world.ids[4]
+    client, session = outside(world)
+    assert client.handle(session.roster.message_for(0), now=NOW)
+
+
+def test_members_that_the_server_made_up_are_refused() -> None:
+    world = World(corrupt=[7])
+    registrar = CertificateAuthority.generate(SystemEntropy())
+    sybil = Identity.generate(
+        SystemEntropy(),
+        certify=lambda key: registrar.issue(world.ids[7], key, expires=EXPIRES),
+    )
+    adverts = [world.prekey(i) for i in range(7)]
+    session = Session(world, adverts=[*adverts, world.forged_prekey(7, identity=sybil)])
+    error = session.refused(0, session.roster.message_for(0), AuthenticationError)
+    assert error.culprit == world.ids[7]
+    finish(Session(world, adverts=[*adverts, world.prekey(7)]))
+
+
+def test_a_certificate_that_expires_now_is_refused() -> None:
+    world = World(corrupt=[7])
+    adverts = [world.prekey(i) for i in range(7)]
+    for expires, valid in ((NOW, False), (NOW + 1, True)):
+        identity = world.certified(world.ids[7], expires=expires)
+        session = Session(world, adverts=[*adverts, world.forged_prekey(7, identity=identity)])
+        if valid:
+            session.deal(range(7))
+        else:
+            error = session.refused(0, session.roster.message_for(0), AuthenticationError)
+            assert error.culprit == world.ids[7]
+
+
+def test_two_members_with_one_key_are_refused() -> None:
+    world = World(corrupt=[6, 7])
+    key = world.identities[6]
+    twin = Identity.restore(
+        key.private_bytes(),
+        world.authority.issue(world.ids[7], key.certificate.key, expires=EXPIRES),
+    )
+    adverts = [world.prekey(i) for i in range(7)]
+    session = Session(world, adverts=[*adverts, world.forged_prekey(7, identity=twin)])
+    session.refused(0, session.roster.message_for(0), AuthenticationError)
+    finish(Session(world, adverts=[*adverts, world.prekey(7)]))
+
+
+def test_one_member_twice_is_refused() -> None:
+    world = World(corrupt=[7])
+    adverts = [world.prekey(i) for i in range(8)]
+    session = Session(world, adverts=adverts)
+    roster = session.roster.message_for(0)
+    twice = roster.certificates[:120] * 2 + roster.certificates[240:]
+    session.refused(0, replace(roster, certificates=twice), MessageError)
+    swapped = roster.certificates[120:240] + roster.certificates[:120] + roster.certificates[240:]
+    session.refused(0, replace(roster, certificates=swapped), MessageError)
+    finish(session)
+
+
+P = 2**255 - 19
+LOW_ORDER = [
+    0,
+    1,
+    P - 1,
+    P,
+    P + 1,
+    325606250916557431795983626356110631294008115727848805560023387167927233504,
+    39382357235489614581723060781553021112529911719440698176882885853963445705823,
+]
+
+
+@pytest.mark.parametrize("field", ["mask_key", "channel_key"])
+@pytest.mark.parametrize("top_bit", [0, 1])
+def test_keys_of_low_order_are_refused(field: str, top_bit: int) -> None:
+    world = World(corrupt=[7])
+    adverts = [world.prekey(i) for i in range(7)]
+    for u in LOW_ORDER:
+        key = (u | top_bit << 255).to_bytes(32, "little")
+        forged = {"mask_key": world.forged_prekey(7, mask_key=key)}
+        forged["channel_key"] = world.forged_prekey(7, channel_key=key)
+        session = Session(world, adverts=[*adverts, forged[field]])
+        error = session.refused(0, session.roster.message_for(0), AuthenticationError)
+        assert error.culprit == world.ids[7]
+    finish(Session(world, adverts=[*adverts, world.prekey(7)]))
+
+
+# --- beacons --------------------------------------------------------------------------------------
+
+
+def test_a_ring_is_seeded_by_the_beacon_or_not_at_all() -> None:
+    config = replace(CONFIG, beacon="drand", sigma=40)
+    world = World(policy=replace(POLICY, beacon=trusted))
+    adverts = [world.prekey(i) for i in ALL]
+
+    def story(pulse: bytes, config: SessionConfig = config) -> Session:
+        return Session(world, config, adverts=adverts, pulse=pulse)
+
+    published = roster_root(
+        certificates=story(b"").roster._all_certificates,
+        merkle_root=story(b"").roster._tree.root,
+        pulse=b"",
+        n=8,
+    )
+    pulse = digest("pulse", published)
+    wrong: tuple[tuple[Session, type[SecAggError]], ...] = (
+        (story(b""), AuthenticationError),
+        (story(bytes(32)), AuthenticationError),
+        (story(pulse + b"\x00"), AuthenticationError),
+        (story(digest("pulse", bytes(32))), AuthenticationError),
+        (story(pulse, replace(config, beacon="other")), AuthenticationError),
+        (story(pulse, CONFIG), ConsistencyError),
+    )
+    for session, error in wrong:
+        session.refused(0, session.roster.message_for(0), error, stage="R1")
+    finish(story(pulse))
+
+
+def test_a_beacon_without_a_pulse_is_refused_even_by_a_careless_check() -> None:
+    """A ring without a pulse is one that the server can try offline, and sigma is 40."""
+    world = World(policy=replace(POLICY, beacon=lambda *_: True))
+    session = Session(world, replace(CONFIG, beacon="drand", sigma=40))
+    session.refused(0, session.roster.message_for(0), AuthenticationError, stage="R1")
+
+
+# --- profiles -------------------------------------------------------------------------------------
+
+
+def test_a_semi_honest_session_has_no_messages_of_a_malicious_one() -> None:
+    world = World(policy=replace(POLICY, profile=Profile.SEMI_HONEST))
+    session = Session(world, replace(CONFIG, **SEMI_HONEST))
+    session.deal()
+    session.mask()
+    session.refused(0, session.survivors(0, ALL), StageError, stage="R3")
+    request = session.unmask_request(ALL)
+    for signatures in ({0: bytes(64)}, {i: bytes(64) for i in ALL}):
+        signed = session.unmask_request(ALL, signatures=signatures)
+        session.refused(0, signed, AuthenticationError, stage="R4")
+    session.refused(0, session.unmask_request(range(5)), ConsistencyError, stage="R4")
+    session.refused(0, session.unmask_request(range(1, 8)), ConsistencyError, stage="R4")
+    session.known.survivors = members(8, ALL)
+    session.send(0, request)
+    session.answer(range(1, 8))
+    session.assert_sum(ALL)
+
+
+def test_a_malicious_session_cannot_be_ended_like_a_semi_honest_one() -> None:
+    session = Session(World())
+    session.deal()
+    session.mask()
+    session.refused(0, session.unmask_request(ALL), StageError, stage="R4")
+    session.known.survivors = members(8, ALL)
+    session.confirm()
+    bare = replace(session.unmask_request(ALL), signers=(), signatures=b"")
+    session.refused(0, bare, AuthenticationError, stage="R4")
+    session.answer()
+    session.assert_sum(ALL)
+
+
+# --- several sessions -----------------------------------------------------------------------------
+
+
+def begun(world: World, **terms: Any) -> Session:
+    session = Session(world, **terms)
+    session.deal()
+    return session
+
+
+def test_a_round_gets_one_vector() -> None:
+    world = World()
+    begun(world)
+    first = begun(world, attempt=1)  # sessions that got no vector cost nothing
+    first.mask()
+    second = Session(world, attempt=2)
+    second.refused(0, second.roster.message_for(0), PolicyError, stage="R1")
+    for i in ALL:
+        world.restart(i)
+    second.refused(0, second.roster.message_for(0), PolicyError, stage="R1")
+    first.send(0, Abort(first.sid, AbortReason.CANCELLED))  # whoever aborts may have the vector
+    second.refused(0, second.roster.message_for(0), PolicyError, stage="R1")
+    finish(Session(world, round=1))
+
+
+def test_of_two_open_sessions_of_a_round_one_gets_the_vector() -> None:
+    world = World()
+    one, other = begun(world), begun(world, attempt=1)
+    one.mask()
+    other.known.uploaders = members(8, ALL)
+    with pytest.raises(PolicyError):
+        other.send(0, other.mask_request(0))
+    assert not other.uploads
+    with pytest.raises(PolicyError):
+        world.restart(0)
+    assert not other.uploads
+    one.known.survivors = members(8, ALL)
+    one.confirm()
+    one.answer()
+    one.assert_sum(ALL)
+
+
+def test_further_attempts_are_for_the_policy_to_allow() -> None:
+    world = World(policy=replace(POLICY, attempts=2))
+    for attempt in (0, 1):
+        begun(world, attempt=attempt).mask()
+    third = Session(world, attempt=2)
+    third.refused(0, third.roster.message_for(0), PolicyError, stage="R1")
+    world.monitor.check()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_two_sessions_at_once_do_not_touch_each_other(seed: int) -> None:
+    world = World()
+    sessions = [Session(world, round=round) for round in (0, 1)]
+    draw = random.Random(seed)
+    for step in ("deal", "mask", "confirm", "answer"):
+        for session in sessions:
+            if step == "mask":
+                session.known.uploaders = members(8, ALL)
+            if step == "confirm":
+                session.known.survivors = members(8, ALL)
+        turns = [(session, seat) for session in sessions for seat in ALL]
+        draw.shuffle(turns)
+        for session, seat in turns:
+            getattr(session, step)([seat])
+    for session in sessions:
+        session.assert_sum(ALL)
+
+
+def test_a_message_of_one_session_under_the_name_of_another_is_refused() -> None:
+    world = World()
+    one, other = begun(world), begun(world, round=1)
+    for session in (one, other):
+        session.mask()
+        session.known.survivors = members(8, ALL)
+    told = replace(one.survivors(0, ALL), sid=other.sid)
+    other.refused(0, told, AuthenticationError, stage="R3")
+    masked = replace(one.mask_request(0), sid=other.sid)
+    other.refused(0, masked, ReuseError, stage="R2")
+    one.confirm()
+    other.confirm()
+    shown = replace(one.unmask_request(ALL), sid=other.sid)
+    other.refused(0, shown, AuthenticationError, stage="R4")
+    for session in (one, other):
+        session.answer()
+        session.assert_sum(ALL)
+    for a, b in ((one, other), (other, one)):
+        assert a.known.of(Confirmation)[0].digest != b.known.of(Confirmation)[0].digest
