@@ -47,10 +47,11 @@ class Opening:
         complained about a share that does not fit its hash, and would not reveal it now.
         """
         roster, culprit = self.roster, self.roster.certificates[i].id
-        if answer.count != len(roster.neighbours_in(i, self.uploaders)):
+        asked = len(roster.neighbours_in(i, self.uploaders))
+        if answer.sid != roster.sid or answer.count != asked:
             raise MessageError(
-                f"client {i} answers for {answer.count} neighbours",
-                why=f"{len(roster.neighbours_in(i, self.uploaders))} of them are uploaders",
+                f"client {i} answers what it was not asked",
+                why=f"it is another session's answer, or not for the {asked} neighbours in U1",
                 fix="drop this client, the others hold enough shares",
                 stage=_STAGE,
                 culprit=culprit,

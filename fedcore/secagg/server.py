@@ -223,10 +223,11 @@ class SecAggServer:
         if self._repeated(i, trailer):
             return self._acknowledge(client_id, trailer)
         header = self._frozen.of(UploadHeader).get(i)
-        if header is None or length != header.length or trailer.digest != received:
+        announced = header and (header.sid, header.length)
+        if announced != (trailer.sid, length) or trailer.digest != received:
             raise MessageError(
                 f"the upload of client {i} is not what it announced",
-                why="its digest or its length differs, or no header came before it",
+                why="its session, digest or length differs, or no header came before it",
                 fix="discard the spool, and let the client send the upload again",
                 stage=self.stage.value,
                 culprit=client_id,
