@@ -24,9 +24,13 @@ from fedcore.secagg.messages import (
     Abort,
     AbortReason,
     Confirmation,
+    MaskRequest,
     Message,
+    Roster,
     Shares,
+    Survivors,
     UnmaskAnswer,
+    UnmaskRequest,
     UploadChunk,
     UploadHeader,
     UploadTrailer,
@@ -54,6 +58,19 @@ __all__ = [
 
 SERVER = b""
 EXPIRES = 2**40
+# What must be on the sender's disk before a message of a kind leaves: the end of a record's key, or
+# its beginning. In semi_honest there are no signers, and the survivors stand for them.
+WRITTEN_AHEAD: Mapping[type[Message], tuple[str, ...]] = {
+    Shares: ("/shares",),
+    UploadHeader: ("/masking", "release/"),
+    Confirmation: ("/confirmation",),
+    UnmaskAnswer: ("tombstone/",),
+    Roster: ("roster", "model"),
+    MaskRequest: ("uploaders",),
+    Survivors: ("survivors",),
+    UnmaskRequest: ("survivors",),
+    Abort: ("aborted",),
+}
 ROUNDS = 4  # in which the server asks again whoever has not answered
 
 
@@ -264,12 +281,23 @@ class Network:
         if self._falls_silent(letter):
             self.silent.add(letter.sender)
             return False
+        self._check_write_ahead(letter)
         if letter.data[1] != 1:
             self.said.setdefault(letter.name, set()).add(letter.data)
         self.letters.append(letter)
         if self.chaos is not None and self.chaos.random() < 0.2:
             self.late.append(letter)
         return True
+
+    def _check_write_ahead(self, letter: Letter) -> None:
+        """Whatever may be said once is durable before it is: or a crash now would unsay it."""
+        message = decode(letter.data)
+        disk = self.server.disk if letter.sender == SERVER else self.hosts[letter.sender].disk
+        wanted = WRITTEN_AHEAD.get(type(message), ())
+        if isinstance(message, UnmaskRequest) and message.signers:
+            wanted += ("signers",)
+        for name in wanted:
+            assert any(key.startswith(name) or key.endswith(name) for key in disk), name
 
     def _falls_silent(self, letter: Letter) -> bool:
         silence = self.silences.get(letter.sender)
