@@ -205,7 +205,8 @@ class SecAggClient:
         for sid, steps in stored.steps.items():
             effects += self._resume(sid, steps)
         effects += self.expire(now)
-        effects += [session.pending() for session in self._sessions.values()]
+        for session in self._sessions.values():
+            effects += session.pending()
         return effects + [Send(done.answer) for done in self._closed.values() if done.answer]
 
     def _resume(self, sid: bytes, steps: Mapping[str, bytes]) -> list[Effect]:

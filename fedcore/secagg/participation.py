@@ -87,19 +87,20 @@ class Participation:
             return "shared"
         return "committed" if self.frame_digests else "masking"
 
-    def pending(self) -> Send | NeedInput:
-        """What this client does again after a crash, or when its last message was lost."""
+    def pending(self) -> list[Effect]:
+        """What this client does again after a crash, or when its last messages were lost."""
         if self.confirmation is not None:
-            return Send(self.confirmation)
+            return [Send(self.confirmation)]
         if self.masking is None:
-            return Send(self.shares)
-        return NeedInput(
+            return [Send(self.shares)]
+        ask = NeedInput(
             sid=self.view.sid,
             model_digest=self.masking.request.model_digest,
             context=self.masking.context,
             layout=self.view.config.layout,
             committed=bool(self.frame_digests),
         )
+        return [*[Send(complaint) for complaint in self.masking.complaints], ask]
 
     def take_request(self, request: MaskRequest) -> list[Effect]:
         """Fix what this client masks under; ask for its vector.
@@ -109,14 +110,10 @@ class Participation:
         if self.masking is not None:
             if self.masking.request != request:
                 raise used_up("another set of uploaders, or another model", "R2")
-            return [] if self.confirmation else [self.pending()]
-        masking = self.accepted(request)
-        self.masking = masking
-        return [
-            Persist(step_key(request.sid, "mask-request"), encode(request)),
-            *[Send(complaint) for complaint in masking.complaints],
-            self.pending(),
-        ]
+            return [] if self.confirmation else self.pending()
+        self.masking = self.accepted(request)
+        key = step_key(request.sid, "mask-request")
+        return [Persist(key, encode(request)), *self.pending()]
 
     def accepted(self, request: MaskRequest) -> Masking:
         """What `request` makes this client mask under, with nothing kept. Raises as above."""
