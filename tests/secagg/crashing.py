@@ -44,10 +44,12 @@ from fedcore.secagg.stages import Stage
 from fedcore.secagg.unmask import total_of
 
 __all__ = [
+    "EXPIRES",
     "SERVER",
     "Crash",
     "CrashingDisk",
     "InFlight",
+    "Letter",
     "Moment",
     "Network",
     "Silence",

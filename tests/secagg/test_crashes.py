@@ -21,17 +21,28 @@ from fedcore.errors import MessageError, PolicyError, ReuseError, StageError
 from fedcore.secagg.client import SecAggClient
 from fedcore.secagg.keys import Prekey
 from fedcore.secagg.loopback import ClientHost
-from fedcore.secagg.messages import Abort, AbortReason, MaskRequest, UploadTrailer, encode
+from fedcore.secagg.messages import (
+    Abort,
+    AbortReason,
+    MaskRequest,
+    Shares,
+    Survivors,
+    UnmaskRequest,
+    UploadTrailer,
+    decode_as,
+    encode,
+)
 from fedcore.secagg.params import Profile
-from fedcore.secagg.sharing import CIPHERTEXT_BYTES
+from fedcore.secagg.sharing import CIPHERTEXT_BYTES, shares_statement
 from fedcore.secagg.stages import Stage
-from fedcore.secagg.transcript import members_of
+from fedcore.secagg.transcript import bitmap_of, members_of
 from tests.secagg.crashing import (
     EXPIRES,
     SERVER,
     Crash,
     CrashingDisk,
     InFlight,
+    Letter,
     Moment,
     Network,
     Silence,
@@ -319,7 +330,7 @@ def test_a_prekey_never_serves_a_second_session_whenever_the_first_crashed() -> 
             list(host.restart())
 
 
-@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+@pytest.mark.parametrize("stage", STAGES[:3], ids=lambda stage: stage.name)
 @pytest.mark.parametrize("how", ["abandoned", "expired", "aborted"])
 def test_a_session_that_a_client_leaves_keeps_no_secret_of_it(stage: Stage, how: str) -> None:
     """Whenever it crashes while it leaves; and the others open their sum without it."""
@@ -389,3 +400,69 @@ def test_a_session_that_the_policy_no_longer_takes_is_given_up_whenever_it_crash
         assert not host.client.stages
         assert {key.partition("/")[0] for key in disk} <= {"release", "tombstone", "prekey"}
         assert host.client.prekeys_left == 1
+
+
+@moments
+def test_a_complaint_outlives_a_crash_of_who_makes_it(moment: Moment) -> None:
+    """A client deals its first neighbour a share that does not open; everyone else crashes."""
+    for write in range(3, 6):
+        crashes = {i: {write: moment} for i in range(1, N)}
+        net = network_of(configuration(N, profile=Profile.MALICIOUS), N, crashes=crashes)
+        dealer = next(iter(net.hosts))
+        net.silences = {dealer: Silence.BEFORE_SHARES}
+        net.run(until=Stage.SHARES)
+        net.silences, net.silent = {}, set()
+        (sent,) = net.hosts[dealer].restart()
+        net.letters.append(Letter(dealer, SERVER, spoilt(net, dealer, decode_as(sent, Shares))))
+        total = net.run()
+        index = net.machine.roster.indices[dealer]
+        complaints = [key for key in net.server.disk if key.startswith("complaint")]
+        assert complaints == [f"complaint/{net.machine.roster.neighbours[index][0]}/{index}"]
+        assert total is not None
+        np.testing.assert_array_equal(total, net.expected())
+        assert len(net.machine.survivors) == N
+
+
+def spoilt(net: Network, dealer: bytes, shares: Shares) -> bytes:
+    """The same shares, but for the first one, with a signature that is as good."""
+    identity, _ = net.hosts[dealer].make.args
+    ciphertexts = bytes(CIPHERTEXT_BYTES) + shares.ciphertexts[CIPHERTEXT_BYTES:]
+    root = net.machine.roster.root
+    signed = shares_statement(shares.sid, root, ciphertexts, shares.hashes)
+    return encode(replace(shares, ciphertexts=ciphertexts, signature=identity.sign(signed)))
+
+
+def test_a_second_set_is_refused_after_a_crash() -> None:
+    """Before and after this client answered; and it still answers for the first one."""
+    net = network_of(configuration(N, profile=Profile.MALICIOUS), N)
+    net.run(until=Stage.CONFIRMATIONS)
+    client_id, other = list(net.hosts)[:2]
+    host, roster = net.hosts[client_id], net.machine.roster
+    fewer = members_of(bytes([2**N - 1]), N)
+    fewer[roster.indices[other]] = False
+    (first,) = net.messages(Survivors, to=client_id)
+    place = roster.neighbours[roster.indices[client_id]].index(roster.indices[other])
+    signatures = first.signatures[: 64 * place] + first.signatures[64 * (place + 1) :]
+    list(host.restart())
+    with pytest.raises(ReuseError, match="second set"):
+        host.client.handle(Survivors(roster.sid, bitmap_of(fewer), signatures), now=0)
+    total = net.run()
+    list(host.restart())
+    (asked,) = net.messages(UnmaskRequest, to=client_id)
+    with pytest.raises(ReuseError, match="second set"):
+        host.client.handle(replace(asked, survivors=bitmap_of(fewer)), now=0)
+    assert_sound(net, total)
+
+
+def test_a_second_set_is_refused_in_semi_honest_too_after_a_crash() -> None:
+    net = network_of(configuration(N, profile=Profile.SEMI_HONEST), N)
+    total = net.run()
+    client_id, other = list(net.hosts)[:2]
+    host = net.hosts[client_id]
+    fewer = members_of(bytes([2**N - 1]), N)
+    fewer[net.machine.roster.indices[other]] = False
+    list(host.restart())
+    (asked,) = net.messages(UnmaskRequest, to=client_id)
+    with pytest.raises(ReuseError, match="second set"):
+        host.client.handle(replace(asked, survivors=bitmap_of(fewer)), now=0)
+    assert_sound(net, total)
