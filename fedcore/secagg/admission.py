@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedcore.errors import AuthenticationError, ConsistencyError, MessageError
 from fedcore.secagg.assembly import SessionRoster
-from fedcore.secagg.identity import TrustStore
+from fedcore.secagg.identity import Certificate, TrustStore
 from fedcore.secagg.keys import PrekeyBundle
 from fedcore.secagg.messages import Advertise, Complaint, Confirmation, Shares, UploadHeader
 from fedcore.secagg.revealing import confirmation_statement, header_statement
@@ -21,8 +21,8 @@ __all__ = [
 
 def check_advertisement(
     client_id: bytes, message: Advertise, *, trust: TrustStore, now: int
-) -> None:
-    """The certificate holds at `now`, is the sender's own, and signs the bundle."""
+) -> Certificate:
+    """The certificate, if it holds at `now`, is the sender's own, and signs the bundle."""
     certificate = trust.verify(message.certificate, now=now)
     if certificate.id != client_id:
         raise AuthenticationError(
@@ -33,6 +33,7 @@ def check_advertisement(
             culprit=client_id,
         )
     PrekeyBundle.decode(message.bundle).verify(certificate, trust)
+    return certificate
 
 
 def check_shares(roster: SessionRoster, i: int, message: Shares, *, trust: TrustStore) -> None:

@@ -13,7 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from fedcore.entropy import Entropy, SystemEntropy, require_entropy
-from fedcore.errors import AbortError, MessageError, ReuseError, SecAggError, StageError
+from fedcore.errors import (
+    AbortError,
+    AuthenticationError,
+    MessageError,
+    ReuseError,
+    SecAggError,
+    StageError,
+)
 from fedcore.secagg.admission import (
     check_advertisement,
     check_complaint,
@@ -73,6 +80,7 @@ class SecAggServer:
         self._trust, self._now = trust, now
         self._nonce = require_entropy(entropy or SystemEntropy()).token(32)
         self._advertised: dict[bytes, Advertise] = {}
+        self._key_holders: dict[bytes, bytes] = {}
         self._collected: Collected | None = None
         self._plan: UnmaskPlan | None = None
 
@@ -357,8 +365,8 @@ class SecAggServer:
     def _take_advertisement(self, client_id: bytes, message: Advertise) -> list[Effect]:
         if self._collected is not None:
             raise _out_of_order("the roster is frozen", self.stage)
-        check_advertisement(client_id, message, trust=self._trust, now=self._now)
-        if self._advertised.setdefault(client_id, message) != message:
+        certificate = check_advertisement(client_id, message, trust=self._trust, now=self._now)
+        if self._advertised.get(client_id, message) != message:
             raise ReuseError(
                 "a client posts a second bundle for one session",
                 why="its first one is in the roster",
@@ -366,6 +374,16 @@ class SecAggServer:
                 stage="R0",
                 culprit=client_id,
             )
+        if self._key_holders.get(certificate.key, client_id) != client_id:
+            raise AuthenticationError(
+                "two clients post bundles with one identity key",
+                why="no client accepts a roster in which one signature counts for two",
+                fix="register each client with a key of its own",
+                stage="R0",
+                culprit=client_id,
+            )
+        self._advertised[client_id] = message
+        self._key_holders[certificate.key] = client_id
         return []
 
     def _take_complaint(self, i: int, complaint: Complaint) -> list[Effect]:

@@ -1,0 +1,49 @@
+"""A server takes into a roster only what every client will take from it."""
+
+from __future__ import annotations
+
+import pytest
+
+from fedcore.entropy import SeededEntropy
+from fedcore.errors import AuthenticationError, ReuseError
+from fedcore.secagg.config import SessionConfig
+from fedcore.secagg.identity import CertificateAuthority, Identity, TrustStore
+from fedcore.secagg.keys import Prekey
+from fedcore.secagg.messages import Advertise
+from fedcore.secagg.packing import Block, Layout
+from fedcore.secagg.server import SecAggServer, Stage
+
+ENTROPY = SeededEntropy(b"admission")
+AUTHORITY = CertificateAuthority.generate(ENTROPY)
+CONFIG = SessionConfig(task=bytes(32), layout=Layout((Block(1, 21, 1),)))
+
+
+def server() -> SecAggServer:
+    trust = TrustStore([AUTHORITY.public_key])
+    return SecAggServer(CONFIG, model_digest=bytes(32), round=0, trust=trust, now=0)
+
+
+def posted(client_id: bytes, private: bytes) -> Advertise:
+    key = CertificateAuthority(private).public_key
+    identity = Identity(private, AUTHORITY.issue(client_id, key, expires=9))
+    bundle = Prekey.generate(ENTROPY, expires=9).bundle(identity)
+    return Advertise(identity.certificate.encode(), bundle.encode())
+
+
+def test_two_clients_with_one_identity_key_do_not_come_into_one_roster() -> None:
+    machine, first, second, shared = server(), bytes(16), bytes(15) + b"\x01", bytes(range(32))
+    machine.handle(first, posted(first, shared))
+    with pytest.raises(AuthenticationError, match="identity key") as refused:
+        machine.handle(second, posted(second, shared))
+    assert refused.value.culprit == second
+    machine.handle(second, posted(second, bytes(32)))
+    machine.close(Stage.PREKEYS)
+    assert len(machine.roster.members) == 2
+
+
+def test_a_refused_second_bundle_does_not_reserve_its_identity_key() -> None:
+    machine, first, second, later = server(), bytes(16), bytes(15) + b"\x01", bytes(range(32))
+    machine.handle(first, posted(first, bytes(32)))
+    with pytest.raises(ReuseError):
+        machine.handle(first, posted(first, later))
+    assert machine.handle(second, posted(second, later)) == []
