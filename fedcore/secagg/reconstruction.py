@@ -72,18 +72,16 @@ class Opening:
 
     def revealed(self, i: int, answer: UnmaskAnswer) -> dict[int, bytes]:
         """The half shares (36 bytes) in client i's answer, by the index of who dealt them."""
-        uploaders = self.roster.neighbours_in(i, self.uploaders)
-        present = members_of(answer.present, answer.count)
-        dealers = [j for j, held in zip(uploaders, present, strict=True) if held]
         return {
-            j: answer.shares[SHARE_BYTES * place :][:SHARE_BYTES] for place, j in enumerate(dealers)
+            j: answer.shares[SHARE_BYTES * place :][:SHARE_BYTES]
+            for place, j in enumerate(self._dealers(i, answer))
         }
 
     def missing(self, answers: Mapping[int, UnmaskAnswer]) -> list[int]:
         """The clients of whose secret fewer than t shares, and not the secret itself, are there."""
         counts = np.zeros(self.roster.n, np.int64)
         for i, answer in answers.items():
-            counts[list(self.revealed(i, answer))] += 1
+            counts[self._dealers(i, answer)] += 1
         short = self.uploaders & (counts < self.roster.parameters.threshold)
         short[[i for i in answers if self.survivors[i]]] = False
         return np.flatnonzero(short).tolist()
@@ -117,6 +115,12 @@ class Opening:
                 seed = schedule.pair_seed(mask_key, roster.bundles[i].mask_key, j, i)
                 streams.append(Stream(seed, negative=i < j))
         return UnmaskPlan(roster.config.prg, tuple(streams))
+
+    def _dealers(self, i: int, answer: UnmaskAnswer) -> list[int]:
+        """Whose shares client i's answer holds, ascending."""
+        uploaders = self.roster.neighbours_in(i, self.uploaders)
+        present = members_of(answer.present, answer.count).tolist()
+        return [j for j, held in zip(uploaders, present, strict=True) if held]
 
     def _rebuilt(self, owners: Sequence[int], answers: Mapping[int, UnmaskAnswer]) -> list[bytes]:
         """The secret of each owner from its first t shares, held against what it published."""
