@@ -8,7 +8,6 @@ import tracemalloc
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from benchmarks.figure import Figure, Target
@@ -47,8 +46,7 @@ def secagg_client(_peers: Peers) -> Iterator[Figure]:
     γ = δ = 0.1, σ = 40, k = 104; a tenth of the clients is lost before the upload. The limit is as
     many bytes of AES-128-CTR, and as many Ed25519 verifications.
     """
-    vector = np.random.default_rng(0).integers(-1000, 1000, COORDINATES, np.int32)
-    wide = Device(21, vector)
+    wide = Device(21)
     found = compare(wide.first, {_LIMIT: wide.first_limit}, repeats=_REPEATS, best=min)
     yield _figure("secagg-client", found, 250)
     again = compare(wide.later, {_LIMIT: wide.later_limit}, repeats=_REPEATS, best=min)
@@ -63,7 +61,7 @@ def secagg_client(_peers: Peers) -> Iterator[Figure]:
     bound = Target("value", "<=", 2.7)
     yield Figure("secagg-client.upload", wide.sent / 1e6, "MB", target=bound)
 
-    narrow = Device(16, vector // 40)
+    narrow = Device(16)
     found = compare(narrow.first, {_LIMIT: narrow.first_limit}, repeats=_REPEATS, best=min)
     yield _figure("secagg-client.16bit", found, 250)
     bound = Target("value", "<=", 2.05)
@@ -81,12 +79,14 @@ class Device:
     `sent`: the bytes of its upload, frames and all.
     """
 
-    def __init__(self, slot_bits: int, vector: npt.NDArray[np.int32]) -> None:
+    def __init__(self, slot_bits: int) -> None:
         cohort = SecAggCohort(_CLIENTS, session_config(slot_bits, _CLIENTS), watched=_WATCHED)
         cohort.deal()
         cohort.upload(lost=range(_LOST))
         cohort.confirm()
-        self._cohort, self._blocks = cohort, [vector]
+        (block,) = cohort.config.layout.blocks
+        vector = np.random.default_rng(0).integers(-block.limit, block.limit, COORDINATES)
+        self._cohort, self._blocks = cohort, [vector.astype(np.int32)]
         self._roster = decode_as(cohort.told[0], Roster)
         self._request = decode_as(cohort.told[1], MaskRequest)
         headers = len(decode_as(cohort.told[2], Survivors).signatures) // SIGNATURE_BYTES

@@ -37,8 +37,9 @@ from fedcore.secagg.prg import apply_streams
 from fedcore.secagg.records import prekey_key
 from fedcore.secagg.revealing import confirmation_statement, header_statement, reveal
 from fedcore.secagg.roster import RosterView
-from fedcore.secagg.server import SecAggServer, Stage
+from fedcore.secagg.server import SecAggServer
 from fedcore.secagg.sharing import HeldShare, deal
+from fedcore.secagg.stages import Stage
 from fedcore.secagg.transcript import bitmap_of, context_digest, survivor_digest
 
 __all__ = ["CHECKED_WORDS", "COORDINATES", "SecAggCohort", "layout_of", "session_config"]

@@ -23,10 +23,13 @@ from fedcore.secagg.identity import TrustStore
 from fedcore.secagg.loopback import unmask_in_threads
 from fedcore.secagg.messages import UnmaskAnswer, decode, encode
 from fedcore.secagg.packing import Layout
-from fedcore.secagg.server import SecAggServer, Stage
+from fedcore.secagg.server import SecAggServer
+from fedcore.secagg.stages import Stage
 from fedcore.secagg.unmask import new_accumulator, total_of
 
-__all__ = ["secagg_unmask"]
+__all__ = ["CLIENTS", "LOST", "Ending", "secagg_unmask"]
+
+CLIENTS, LOST = 1000, 100
 
 _REPEATS = 3
 _LIMIT = "AES-128-CTR alone"
@@ -39,12 +42,12 @@ def secagg_unmask(_peers: Peers) -> Iterator[Figure]:
     n = 100 in a complete graph (γ = 0.3, δ = 0.2), with 5 clients lost before the upload and 5
     before they answer; n = 1000 at γ = δ = 0.1, σ = 40, k = 104, with 100 lost before the upload.
     """
-    small = _Ending(100, gamma=Fraction(3, 10), delta=Fraction(1, 5), lost=5, silent=5)
+    small = Ending(100, gamma=Fraction(3, 10), delta=Fraction(1, 5), lost=5, silent=5)
     found = compare(small.open_s, {_LIMIT: small.limit_s}, repeats=2 * _REPEATS, best=min)
     bound = Target("value", "<=", 0.5)
     yield Figure("secagg-unmask", found.value, "s", found.ratio, found.against, bound)
 
-    large = _Ending(1000, lost=100)
+    large = Ending(CLIENTS, lost=LOST)
     found = compare(large.open_s, {_LIMIT: large.limit_s}, repeats=_REPEATS, best=min)
     bound = Target("value", "<=", 8)
     yield Figure("secagg-unmask.n1000", found.value, "core-s", found.ratio, found.against, bound)
@@ -74,7 +77,7 @@ def secagg_unmask(_peers: Peers) -> Iterator[Figure]:
     )
 
 
-class _Ending:
+class Ending:
     """A session whose survivors' answers are there, and not yet handed to the server."""
 
     def __init__(
@@ -98,9 +101,14 @@ class _Ending:
         self._plan = server.plan()
 
     @property
+    def streams(self) -> int:
+        """How many masks are taken off."""
+        return len(self._plan.streams)
+
+    @property
     def stream_bytes(self) -> int:
-        """How many bytes of masks are taken off."""
-        return len(self._plan.streams) * self._masked.nbytes
+        """How many bytes they have together."""
+        return self.streams * self._masked.nbytes
 
     def open_s(self) -> float:
         """CPU seconds from the answers to the sums, which must be right."""
@@ -133,7 +141,8 @@ class _Ending:
         with TemporaryDirectory() as folder:
             path = Path(folder) / "session"
             answers = [(name, encode(answer)) for name, answer in self._answers.items()]
-            path.write_bytes(pickle.dumps((dict(self.cohort.disk), answers)))
+            with path.open("wb") as file:
+                pickle.dump((dict(self.cohort.disk), answers), file)
             arguments = (path, self.cohort.policy.roots, self.cohort.config.layout, theirs)
             process = context.Process(target=_open_anew, args=arguments)
             process.start()
@@ -154,7 +163,8 @@ def _take(server: SecAggServer, answers: Mapping[bytes, UnmaskAnswer]) -> None:
 def _open_anew(path: Path, roots: Sequence[bytes], layout: Layout, pipe: Connection) -> None:
     """What a server does from its records on; the accumulator is zero, which costs the same."""
     before = _resident_bytes("VmRSS")
-    records, answers = pickle.loads(path.read_bytes())
+    with path.open("rb") as file:
+        records, answers = pickle.load(file)
     server, _ = SecAggServer.restore(records, trust=TrustStore(roots))
     accumulator = new_accumulator(layout)
     for client_id, data in answers:
