@@ -22,7 +22,6 @@ from fedcore.secagg.effects import Erase, Persist
 from fedcore.secagg.loopback import ClientHost, Disk, Loopback, ServerHost, unmask_in_threads
 from fedcore.secagg.messages import (
     Abort,
-    AbortReason,
     Confirmation,
     MaskRequest,
     Message,
@@ -73,6 +72,7 @@ WRITTEN_AHEAD: Mapping[type[Message], tuple[str, ...]] = {
     UnmaskRequest: ("survivors",),
     Abort: ("aborted",),
 }
+UPLOAD = (6, 7, 8)  # the types of header, chunk and trailer
 ROUNDS = 4  # in which the server asks again whoever has not answered
 
 
@@ -205,14 +205,10 @@ class Network:
         """The sum of the survivors' vectors."""
         return np.sum([self.vectors[client_id] for client_id in self.machine.survivors], axis=0)
 
-    def abort_reasons(self) -> set[AbortReason]:
-        """What the clients were told of an end without a sum."""
-        told = (decode(data) for said in self.said.values() for data in said)
-        return {message.reason for message in told if isinstance(message, Abort)}
-
-    def messages(self, kind: type[Message], *, to: bytes = SERVER) -> list[Message]:
-        """Every different message of one kind that somebody was sent."""
-        told = (decode(data) for name, said in self.said.items() if name[1] == to for data in said)
+    def messages(self, kind: type[Message], *, to: bytes | None = None) -> list[Message]:
+        """Every different message of one kind, that anybody was sent or one party."""
+        heard = [said for name, said in self.said.items() if to in (None, name[1])]
+        told = (decode(data) for said in heard for data in said)
         return [message for message in told if isinstance(message, kind)]
 
     def offer(self, client_id: bytes) -> None:
@@ -240,6 +236,10 @@ class Network:
                 self._to_server(letter)
             elif letter.to not in self.silent:
                 self._to_client(letter)
+
+    def close(self) -> Iterator[tuple[bytes, bytes]]:
+        """End the present stage; for `perform`."""
+        return self.server.perform(self.machine.close(self.machine.stage))
 
     def perform(self, who: bytes, act: Callable[[], Iterable[bytes | tuple[bytes, bytes]]]) -> None:
         """Let a program act; what it says is in flight from then on, whatever becomes of it."""
@@ -319,22 +319,15 @@ class Network:
             return self.letters.pop(0)
         if self.late and chaos.random() < 0.2:
             return self.late.pop(chaos.randrange(len(self.late)))
-        place = chaos.randrange(len(self.letters))
-        letter = self.letters[place]
-        if letter.data[1] in (
-            7,
-            8,
-        ):  # an upload is one stream: its parts do not overtake each other
-            place = next(
-                i
-                for i, other in enumerate(self.letters)
-                if other.sender == letter.sender and other.data[1] in (6, 7, 8)
+        letter = self.letters[chaos.randrange(len(self.letters))]
+        if letter.data[1] in UPLOAD:  # one stream, whose parts do not overtake each other
+            letter = next(
+                each
+                for each in self.letters
+                if each.sender == letter.sender and each.data[1] in UPLOAD
             )
-        return self.letters.pop(place)
-
-    def close(self) -> Iterator[tuple[bytes, bytes]]:
-        """End the present stage; for `perform`."""
-        return self.server.perform(self.machine.close(self.machine.stage))
+        self.letters.remove(letter)
+        return letter
 
     def _recover_server(self) -> None:
         if "roster" in self.server.disk:
@@ -352,20 +345,12 @@ class Network:
             self.offer(client_id)
 
 
-def configuration(
-    n: int,
-    *,
-    profile: Profile,
-    delta: Fraction = Fraction(1, 5),
-    gamma: Fraction = Fraction(1, 10),
-) -> SessionConfig:
+def configuration(n: int, *, profile: Profile, delta: Fraction = Fraction(1, 5)) -> SessionConfig:
     """Terms under which some of n clients may be lost; an upload has three chunks, one a block."""
     slots = 32 if n <= 64 else 21
     layout = Layout(tuple(Block(length, slots, 1000) for length in (7, 1, 5)))
     sigma = 100 if profile is Profile.MALICIOUS else 40
-    return SessionConfig(
-        task=bytes(32), layout=layout, profile=profile, gamma=gamma, delta=delta, sigma=sigma
-    )
+    return SessionConfig(bytes(32), layout, profile, delta=delta, sigma=sigma)
 
 
 def network_of(
