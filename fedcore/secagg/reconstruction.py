@@ -44,7 +44,8 @@ class Opening:
         """Hold client i's answer against what it and its neighbours committed to.
 
         Raises: MessageError or AuthenticationError, each naming client i: an honest one had
-        complained about a share that does not fit its hash, and would not reveal it now.
+        complained about a share that does not fit its hash, or is in no field, and would not reveal
+        it now.
         """
         roster, culprit = self.roster, self.roster.certificates[i].id
         asked = len(roster.neighbours_in(i, self.uploaders))
@@ -59,7 +60,8 @@ class Opening:
         bundle = roster.bundles[i]
         if commitment(bundle.pid, answer.b) != bundle.commitment:
             raise _unlike(f"client {i} reveals a b that its prekey does not commit to", culprit)
-        for place, (j, half) in enumerate(self.revealed(i, answer).items()):
+        revealed = self.revealed(i, answer)
+        for place, (j, half) in enumerate(revealed.items()):
             other = answer.other_hashes[HASH_BYTES * place :][:HASH_BYTES]
             if self.survivors[j]:
                 hashes = half_hash("b", roster.sid, j, i, half), other
@@ -69,6 +71,10 @@ class Opening:
             dealt = self.shares[j].hashes[HASH_BYTES * position :][:HASH_BYTES]
             if share_hash_of_halves(*hashes) != dealt:
                 raise _unlike(f"client {i} reveals a share that {j} did not deal", culprit)
+        try:
+            shamir.parse_shares(list(revealed.values()))
+        except ShareError:
+            raise _unlike(f"client {i} reveals a share that is not in the field", culprit) from None
 
     def revealed(self, i: int, answer: UnmaskAnswer) -> dict[int, bytes]:
         """The half shares (36 bytes) in client i's answer, by the index of who dealt them."""
