@@ -177,11 +177,24 @@ class Storm:
                 continue
             if picture(host.client) != before:
                 assert isinstance(taken, free), f"{stages} changed by {data.hex()}"
+                assert self.sound(client_id, taken), f"{stages} changed by {data.hex()}"
                 self.counts["client went on"] += 1
                 # As its driver has made nothing durable, a restart takes it back.
                 host.restart()
                 assert picture(host.client) == before
         assert picture(host.client) == before
+
+    def sound(self, client_id: bytes, message: Any) -> bool:
+        """Whether the set that a client took has itself and enough others in it."""
+        if isinstance(message, Abort):
+            return True
+        bitmap = message.uploaders if isinstance(message, MaskRequest) else message.survivors
+        members, index = (
+            int.from_bytes(bitmap, "little"),
+            sorted(self.loopback.hosts).index(client_id),
+        )
+        enough = self.loopback.server.server.roster.parameters.minimum_survivors
+        return bool(members >> index & 1) and members.bit_count() >= enough
 
     def at_server(self, awaited: int) -> None:
         """A server takes nothing at all: all that it acts on is signed or committed to."""
