@@ -42,7 +42,7 @@ from fedcore.secagg.messages import (
 )
 from fedcore.secagg.packing import Block, Layout
 from fedcore.secagg.policy import Policy
-from fedcore.secagg.revealing import confirmation_statement
+from fedcore.secagg.revealing import confirmation_statement, header_statement
 from fedcore.secagg.transcript import bitmap_of, context_digest, survivor_digest
 from fedcore.secagg.unmask import accumulate, new_accumulator, total_of, unmask
 from tests.secagg.monitor import Monitor
@@ -249,13 +249,9 @@ class Session:
         return request
 
     def survivors(self, seat: int, survivors: Iterable[int]) -> Survivors:
-        """U for a seat, with those header signatures that the server has."""
+        """U for a seat, with those header signatures that the server has or can forge."""
         told = members(self.n, survivors)
-        headers = self.known.of(UploadHeader)
-        signatures = [
-            headers[j].signature if j in headers else bytes(64)
-            for j in self.roster.neighbours_in(seat, told)
-        ]
+        signatures = [self._header(j) for j in self.roster.neighbours_in(seat, told)]
         return Survivors(self.sid, bitmap_of(told), b"".join(signatures))
 
     def opened(self, survivors: Iterable[int]) -> bytes:
@@ -319,6 +315,13 @@ class Session:
         for found, wanted in zip(self.total(), self.expected(seats), strict=True):
             np.testing.assert_array_equal(found, wanted)
         self.world.monitor.check()
+
+    def _header(self, seat: int) -> bytes:
+        if self.seats[seat] in self.world.corrupt:
+            signed = header_statement(self.known.context, seat)
+            return self.world.identities[self.seats[seat]].sign(signed)
+        header = self.known.of(UploadHeader).get(seat)
+        return bytes(64) if header is None else header.signature
 
     def _all(
         self, seats: Iterable[int] | None, default: npt.NDArray[np.bool_] | None = None
