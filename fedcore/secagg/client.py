@@ -158,7 +158,7 @@ class SecAggClient:
     ) -> Iterator[UploadHeader | UploadChunk | UploadTrailer]:
         """The messages of the upload: header, masked chunks, trailer; the same bytes each time.
 
-        Memory: one frame of 1 MiB beside `blocks`. Raises: StageError if no vector is committed;
+        Memory: 4 MiB beside `blocks`. Raises: StageError if no vector is committed;
         ReuseError before a frame is sent that differs from the one committed.
         """
         return self._session(sid, "R2").upload(blocks)
