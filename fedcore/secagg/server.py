@@ -39,6 +39,7 @@ from fedcore.secagg.messages import (
     Advertise,
     Complaint,
     Confirmation,
+    Limits,
     Message,
     Shares,
     UnmaskAnswer,
@@ -263,8 +264,9 @@ class SecAggServer:
         """End a stage with what has arrived; the driver owns time.
 
         `pulse`: of the beacon that the configuration names, at the end of PREKEYS.
-        Raises: StageError if the session is at another stage; ParameterError or PackingError at
-        PREKEYS, where more clients may still come; elsewhere a Fail ends the session.
+        Raises: StageError if the session is at another stage; at PREKEYS, MessageError for a pulse
+        that does not fit, and ParameterError or PackingError while more clients may still come;
+        elsewhere a Fail ends the session.
         """
         if stage is not self.stage or stage in (Stage.OPENED, Stage.ABORTED):
             raise _out_of_order(f"stage {stage.name} cannot be closed", self.stage)
@@ -397,8 +399,13 @@ class SecAggServer:
         return [Persist(f"complaint/{i}/{complaint.accused}", encode(complaint))]
 
     def _freeze_roster(self, pulse: bytes) -> list[Effect]:
-        if bool(self._config.beacon) != bool(pulse):
-            raise _out_of_order("a pulse comes if and only if a beacon is named", self.stage)
+        if bool(self._config.beacon) != bool(pulse) or len(pulse) > Limits().pulse_bytes:
+            raise MessageError(
+                f"a pulse of {len(pulse)} bytes cannot seed the ring",
+                why=f"a named beacon gives 1 to {Limits().pulse_bytes} bytes, and no other does",
+                fix="pass the beacon's pulse as it is, and only if the configuration names one",
+                stage=self.stage.value,
+            )
         members = tuple(self._advertised[client_id] for client_id in sorted(self._advertised))
         roster = SessionRoster(
             self._config, self._round, self._attempt, self._nonce, pulse, members

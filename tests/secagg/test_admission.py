@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from fedcore.entropy import SeededEntropy
-from fedcore.errors import AuthenticationError, ReuseError
+from fedcore.errors import AuthenticationError, MessageError, ReuseError
 from fedcore.secagg.config import SessionConfig
 from fedcore.secagg.identity import CertificateAuthority, Identity, TrustStore
 from fedcore.secagg.keys import Prekey
@@ -47,3 +49,20 @@ def test_a_refused_second_bundle_does_not_reserve_its_identity_key() -> None:
     with pytest.raises(ReuseError):
         machine.handle(first, posted(first, later))
     assert machine.handle(second, posted(second, later)) == []
+
+
+@pytest.mark.parametrize(
+    ("beacon", "pulse"), [("", b"p"), ("drand", b""), ("drand", bytes(1025))], ids=len
+)
+def test_a_roster_is_not_frozen_with_a_pulse_that_every_client_would_refuse(
+    beacon: str, pulse: bytes
+) -> None:
+    trust = TrustStore([AUTHORITY.public_key])
+    config = replace(CONFIG, beacon=beacon)
+    machine = SecAggServer(config, model_digest=bytes(32), round=0, trust=trust, now=0)
+    for number in range(2):
+        client_id = bytes([number]) * 16
+        machine.handle(client_id, posted(client_id, bytes([number + 1]) * 32))
+    with pytest.raises(MessageError, match="pulse"):
+        machine.close(Stage.PREKEYS, pulse=pulse)
+    machine.close(Stage.PREKEYS, pulse=b"p" * 1024 if beacon else b"")
