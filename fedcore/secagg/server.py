@@ -145,7 +145,10 @@ class SecAggServer:
 
     @property
     def sufficient(self) -> bool:
-        """Whether the present stage could be closed now without ending the session."""
+        """Whether the present stage could be closed now without ending the session.
+
+        While answers come in, 17 ms for 1,000 clients: ask at intervals, not after each of them.
+        """
         match self.stage:
             case Stage.PREKEYS | Stage.OPENED | Stage.ABORTED:
                 return False
