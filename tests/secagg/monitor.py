@@ -13,7 +13,14 @@ from dataclasses import dataclass, field
 
 from fedcore.secagg.client import SecAggClient
 from fedcore.secagg.keys import commitment, half_hash, share_hash_of_halves
-from fedcore.secagg.messages import Message, Shares, UnmaskAnswer, UploadChunk, UploadHeader
+from fedcore.secagg.messages import (
+    Confirmation,
+    Message,
+    Shares,
+    UnmaskAnswer,
+    UploadChunk,
+    UploadHeader,
+)
 from fedcore.secagg.roster import RosterView
 from fedcore.secagg.shamir import SHARE_BYTES
 from fedcore.secagg.sharing import HASH_BYTES
@@ -63,6 +70,8 @@ class Monitor:
         self._dealings: dict[tuple[bytes, bytes], Dealing] = {}
         self._uploads: dict[tuple[bytes, bytes], Upload] = {}
         self._b: set[bytes] = set()
+        self._confirmed: dict[tuple[bytes, bytes], bytes] = {}
+        self._broken: list[str] = []
 
     def hear(self, client_id: bytes, client: SecAggClient, message: Message) -> None:
         """Take note of a message that `client` gave away. Raises: Leak."""
@@ -79,6 +88,10 @@ class Monitor:
                 sent = self._uploads[client_id, message.sid].sent
                 if sent.setdefault(message.offset, message.data) != message.data:
                     raise Leak("two vectors were sent under the same masks")
+            case Confirmation() if client_id not in self.corrupt:
+                key = client_id, message.sid
+                if self._confirmed.setdefault(key, message.digest) != message.digest:
+                    self._broken.append("two sets were confirmed in one session")
             case UnmaskAnswer():
                 self._hear_answer(client_id, message)
 
@@ -87,7 +100,10 @@ class Monitor:
         return len(self._dealings[client_id, sid].points[kind])
 
     def check(self) -> None:
-        """Raises: Leak if both secrets of an honest client can be had, or more than one sum."""
+        """Raises: Leak if both secrets of an honest client can be had, or more than one sum.
+
+        Also if a promise is broken that keeps this from happening.
+        """
         known = self._known()
         for client_id, pid in known["b"] & known["sk"]:
             raise Leak(f"both secrets of client {client_id.hex()}, prekey {pid.hex()}")
@@ -101,6 +117,8 @@ class Monitor:
             least = view.parameters.minimum_survivors - view.parameters.corrupt
             if len(next(iter(sums))) < least:
                 raise Leak(f"a sum of {len(next(iter(sums)))} honest clients can be opened")
+        for promise in self._broken:
+            raise Leak(promise)
 
     def openable(self) -> list[tuple[bytes, frozenset[bytes]]]:
         """The smallest sums of honest clients' vectors that the server can compute: (sid, ids)."""
@@ -166,6 +184,11 @@ class Monitor:
         for client_in_league in self.corrupt & holders.keys():
             for points in dealing.points.values():
                 points.add(holders[client_in_league])
+        if any(
+            dealer == client_id and known.pid == prekey.pid and sid != message.sid
+            for (dealer, sid), known in self._dealings.items()
+        ):
+            self._broken.append("one prekey was dealt in two sessions")
         found = self._dealings.setdefault((client_id, message.sid), dealing)
         if found.hashes != hashes:
             raise Leak("other polynomials were dealt for the same session")

@@ -187,7 +187,9 @@ def test_a_set_of_uploaders_that_is_too_small_or_without_the_client_is_refused(
 
 
 def ring() -> Session:
-    return uploaded(World(65, policy=replace(POLICY, gamma_floor=Fraction(1, 33))), RING)
+    return uploaded(
+        World(65, corrupt=[9], policy=replace(POLICY, gamma_floor=Fraction(1, 33))), RING
+    )
 
 
 def test_in_a_ring_the_survivors_cannot_be_cut_apart() -> None:

@@ -240,6 +240,78 @@ def test_a_prekey_serves_one_session() -> None:
         again.refused(seat, again.roster.message_for(seat), ReuseError, stage="R1")
 
 
+def test_an_old_bundle_whose_key_was_rebuilt_opens_nobody_else() -> None:
+    """Its client signed it once, so others take it; but only that client could use it."""
+    world = World()
+    past = confirmed(world, range(7))
+    past.answer()
+    assert world.monitor.points(world.ids[7], past.sid, "sk") == 7
+    stale = [*[world.prekey(i) for i in range(7)], past.adverts[7]]
+    session = Session(world, round=1, adverts=stale)
+    session.deal(range(7))
+    session.refused(7, session.roster.message_for(7), ReuseError, stage="R1")
+    session.known.of(Shares)[7] = past.known.of(Shares)[7]  # nobody can open these again
+    session.known.uploaders = members(8, ALL)
+    session.mask(range(7))
+    for survivors in (ALL, [0, 1, 2, 3, 4, 7]):
+        session.refused(0, session.survivors(0, survivors), AuthenticationError, stage="R3")
+    session.known.survivors = members(8, range(7))
+    session.confirm()
+    session.answer()
+    world.monitor.check()
+    honest = frozenset(world.ids[:7])
+    assert (session.sid, honest) in world.monitor.openable()
+    assert world.monitor.points(world.ids[0], session.sid, "sk") == 0
+
+
+def test_an_old_bundle_cannot_stand_for_a_client_that_takes_part_with_a_new_one() -> None:
+    world = World()
+    past = confirmed(world)
+    past.answer()
+    fresh = [world.prekey(i) for i in ALL]
+    session = Session(world, round=1, adverts=[past.adverts[0], *fresh[1:]])
+    own = Session(world, round=1, nonce=session.nonce, adverts=fresh)
+    assert own.sid == session.sid
+    own.deal([0])
+    session.deal(range(1, 8))
+    own.known.boxes[Shares] = session.known.boxes[Shares] = {
+        **session.known.of(Shares),
+        **own.known.of(Shares),
+    }
+    for story, seats in ((own, [0]), (session, range(1, 8))):
+        story.known.uploaders = members(8, ALL)
+        story.mask(seats)
+    session.keep(0, own.known.of(UploadHeader)[0])
+    for seat in range(1, 8):
+        session.refused(seat, session.survivors(seat, ALL), AuthenticationError, stage="R3")
+    assert (session.sid, frozenset({world.ids[0]})) not in world.monitor.openable()
+    world.monitor.check()
+
+
+def test_keys_copied_from_another_client_help_nobody() -> None:
+    """A corrupt client posts, under its own signature, the public keys of the target."""
+    world = World(corrupt=[7])
+    adverts = [world.prekey(i) for i in range(7)]
+    target = PrekeyBundle.decode(adverts[0].bundle)
+    copied = world.forged_prekey(
+        7,
+        pid=target.pid,
+        mask_key=target.mask_key,
+        channel_key=target.channel_key,
+        commitment=target.commitment,
+    )
+    session = Session(world, adverts=[*adverts, copied])
+    session.deal(range(7))
+    session.known.of(Shares)[7] = session.known.of(Shares)[0]
+    session.known.uploaders = members(8, ALL)
+    session.mask(range(7))
+    session.known.survivors = members(8, ALL)
+    session.confirm(range(7))
+    session.answer(range(7))
+    world.monitor.check()
+    assert world.monitor.openable() == [(session.sid, frozenset(world.ids[:7]))]
+
+
 def test_a_session_name_serves_one_roster() -> None:
     world = World()
     session = Session(world)
