@@ -471,7 +471,8 @@ def test_keys_of_low_order_of_wycheproof_are_refused_when_posted_and_when_used(p
     blank = PrekeyBundle(bytes(16), BASE_POINT, low, bytes(32), b"")
     signature = signer.sign(blank.statement(signer.id))
     with pytest.raises(AuthenticationError, match="low order"):
-        PrekeyBundle.decode(blank.encode() + signature).verify(signer.certificate, TrustStore([key]))
+        posted = PrekeyBundle.decode(blank.encode() + signature)
+        posted.verify(signer.certificate, TrustStore([key]))
 
 
 @pytest.mark.parametrize(("case", "message", "signature"), ED25519_FORGERIES)
