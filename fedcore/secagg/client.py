@@ -127,8 +127,9 @@ class SecAggClient:
     def commit(self, sid: bytes, blocks: Sequence[IntegerSource]) -> list[Effect]:
         """Bind this session to one vector, given as an array of integers for each block.
 
-        The first commitment charges a release. A second one to another vector ends the session
-        for this client: it acts as one that was lost.
+        The first commitment charges a release, and closes the sessions of this round that can get
+        none any more. A second one to another vector ends the session for this client: it acts as
+        one that was lost.
         Raises: PackingError if the vector does not fit the layout; PolicyError if the policy allows
         no further attempt at this round; StageError before a MaskRequest.
         """
@@ -151,6 +152,7 @@ class SecAggClient:
         return [
             Persist(key, b"".join(sorted(self._charged[key]))),
             Persist(step_key(sid, "masking"), digests),
+            *self._leave_spent_rounds(),
         ]
 
     def upload(
@@ -204,6 +206,7 @@ class SecAggClient:
         effects = self._burn(closed.pid for closed in self._closed.values())
         for sid, steps in stored.steps.items():
             effects += self._resume(sid, steps)
+        effects += self._leave_spent_rounds()
         effects += self.expire(now)
         for session in self._sessions.values():
             effects += session.pending()
@@ -345,6 +348,15 @@ class SecAggClient:
                 fix="go on with the next round, or let the device's owner allow more attempts",
                 stage="R1",
             )
+
+    def _leave_spent_rounds(self) -> list[Effect]:
+        """Close the sessions that would ask for a vector which their round may not get."""
+        effects: list[Effect] = []
+        for sid, session in list(self._sessions.items()):
+            charged = self._charged.get(_release_key(session.view), frozenset())
+            if sid not in charged and len(charged) >= self._policy.attempts:
+                effects += self.abandon(sid)
+        return effects
 
     def _fail_over_second_vector(self, sid: bytes) -> list[Effect]:
         error = ReuseError(

@@ -25,6 +25,7 @@ from fedcore.secagg.client import SecAggClient
 from fedcore.secagg.config import SessionConfig
 from fedcore.secagg.effects import Send
 from fedcore.secagg.identity import CertificateAuthority, Identity
+from fedcore.secagg.loopback import Disk
 from fedcore.secagg.messages import Abort, AbortReason, Advertise, Confirmation, Roster, encode
 from fedcore.secagg.packing import Block, Layout
 from fedcore.secagg.params import Profile, parameters
@@ -440,16 +441,23 @@ def test_a_round_gets_one_vector() -> None:
     finish(Session(world, round=1))
 
 
-def test_of_two_open_sessions_of_a_round_one_gets_the_vector() -> None:
+@pytest.mark.parametrize("asked", [False, True], ids=["not asked yet", "asked"])
+def test_of_two_open_sessions_of_a_round_one_gets_the_vector(asked: bool) -> None:
+    """The other can get none any more: it is closed, and no crash in between keeps it open."""
     world = World()
     one, other = begun(world), begun(world, attempt=1)
-    one.mask()
     other.known.uploaders = members(8, ALL)
-    with pytest.raises(PolicyError):
-        other.send(0, other.mask_request(0))
-    assert not other.uploads
-    with pytest.raises(PolicyError):
-        world.restart(0)
+    request = other.mask_request(0)
+    if asked:  # both wait for a vector
+        world.client(0).handle(request, now=NOW)
+    before = dict(world.hosts[0].disk)
+    one.mask()
+    other.refused(0, request, ReuseError, stage="R2")
+    assert set(world.client(0).stages) == {one.sid}
+    charged = {key: value for key, value in world.hosts[0].disk.items() if "tomb" not in key}
+    world.hosts[0].disk = Disk(before | charged)
+    world.restart(0)
+    other.refused(0, request, ReuseError, stage="R2")
     assert not other.uploads
     one.known.survivors = members(8, ALL)
     one.confirm()
