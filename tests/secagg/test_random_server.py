@@ -26,14 +26,26 @@ SETS = [range(N), [0, 1, 2, 3], [0, 2, 3, 4], [0, 1, 3, 4], [1, 2, 3, 4], [0, 1]
 STEPS = 100
 
 
+class Crash(Exception):
+    """The program of a device stops here."""
+
+
 class LateDisk(Disk):
-    """A disk that erases late: at a crash, anything erased may still be there."""
+    """A disk that erases late: at a crash, anything erased may still be there.
+
+    `fuse`: at which of the coming writes the program crashes, None for none.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.erased: dict[str, bytes] = {}
+        self.fuse: int | None = None
 
     def perform(self, effect: Persist | Erase) -> None:
+        if self.fuse is not None:
+            self.fuse -= 1
+            if self.fuse < 0:
+                raise Crash
         if isinstance(effect, Erase) and effect.key in self:
             self.erased[effect.key] = self[effect.key]
         super().perform(effect)
@@ -76,18 +88,19 @@ class RandomServer:
         self.weights[self.draw.choice([0, 2, 3]) if anew else 0] = 12
         self.sets = self.draw.sample(SETS, 3)
         for seat in range(1, N) if anew else ():
-            with suppress(SecAggError):
-                self._restart(seat)
+            self._restart(seat)
 
     def step(self) -> None:
         """Say one thing to one client, or let its program crash."""
         seat = self.draw.randrange(1, N)
-        with suppress(SecAggError):
-            if self.draw.random() < (0.3 if self.forget else 0.06):
-                self._restart(seat)
-            else:
-                place = self.draw.choices(range(4), self.weights)[0]
-                self.stories[place].send(seat, self._word(self.stories[place], place, seat))
+        disk = self._disk(seat)
+        if self.draw.random() < (0.3 if self.forget else 0.06):
+            disk.fuse = self.draw.randrange(4)
+        place = self.draw.choices(range(4), self.weights)[0]
+        with suppress(SecAggError, Crash):
+            self.stories[place].send(seat, self._word(self.stories[place], place, seat))
+        if disk.fuse is not None:
+            self._restart(seat)
 
     def _word(self, story: Session, place: int, seat: int) -> Message:
         story.known.uploaders = members(N, self.draw.choices(SETS, [60, 1, 1, 1, 1, 0])[0])
@@ -114,13 +127,19 @@ class RandomServer:
                 return Abort(story.sid if self.draw.random() < 0.1 else bytes(32), reason)
 
     def _restart(self, seat: int) -> None:
-        disk = self.world.hosts[seat].disk
-        assert isinstance(disk, LateDisk)
+        disk = self._disk(seat)
+        disk.fuse = None
         disk.crash(self.draw)
         if self.forget:
             for key in [key for key in disk if self.forget in key]:
                 del disk[key]
-        self.world.restart(seat)
+        with suppress(SecAggError):
+            self.world.restart(seat)
+
+    def _disk(self, seat: int) -> LateDisk:
+        disk = self.world.hosts[seat].disk
+        assert isinstance(disk, LateDisk)
+        return disk
 
 
 def told_at_random(seed: int, *, forget: str = "") -> RandomServer:
