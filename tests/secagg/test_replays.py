@@ -218,6 +218,18 @@ def test_a_client_finds_itself_under_its_own_keys_or_refuses() -> None:
     finish(session)
 
 
+def test_nobody_else_stands_in_the_roster_at_a_client_s_own_place() -> None:
+    """All paths hold, but a stranger is counted in the place of whoever is told so."""
+    world = World()
+    session = Session(world)
+    stranger = world.certified(bytes(16)).certificate.encode()
+    roster = session.roster.message_for(0)
+    replaced = replace(roster, certificates=stranger + roster.certificates[120:])
+    error = session.refused(0, replaced, ConsistencyError, stage="R1")
+    assert "own" in error.what
+    finish(session)
+
+
 def test_a_roster_for_the_prekey_of_another_client_is_refused() -> None:
     world = World()
     session = Session(world)
