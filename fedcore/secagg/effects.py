@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from fedcore.errors import SecAggError
+from fedcore.secagg.config import SessionConfig
 from fedcore.secagg.messages import Message
-from fedcore.secagg.packing import Layout
 
 __all__ = ["Effect", "Erase", "Fail", "NeedInput", "Persist", "Send"]
 
@@ -46,14 +46,16 @@ class Send:
 class NeedInput:
     """Train on the model with this digest, then give the vector: `commit` and `upload`.
 
-    `context`: the digest of all that the vector will be masked under. `committed`: a vector was
-    committed before a crash; only that one may be given now.
+    `config` and `round`: the terms that this client agreed to; its vector has the blocks of
+    `config.layout`, clipped and noised as declared. `context`: the digest of all that it will be
+    masked under. `committed`: a vector was committed before a crash; only that one may be given now.
     """
 
     sid: bytes
+    config: SessionConfig
+    round: int
     model_digest: bytes
     context: bytes
-    layout: Layout
     committed: bool = False
 
 

@@ -119,7 +119,12 @@ class ClientHost:
                     self.failure = effect.error
 
     def _give(self, sid: bytes) -> Iterator[bytes]:
-        yield from self.perform(self.client.commit(sid, self.blocks))
+        try:
+            effects = self.client.commit(sid, self.blocks)
+        except SecAggError as error:  # this session is lost, the effects that follow are not
+            self.failure = error
+            return
+        yield from self.perform(effects)
         if sid not in self.client.stages:
             return
         for message in self.client.upload(sid, self.blocks):
@@ -227,7 +232,7 @@ class Loopback:
         """Let the server close a stage. Raises: the error with which it ends the session."""
         self.to_clients(self.server.perform(self.server.server.close(stage)))
         if self.server.failure is not None:
-            raise self.server.failure
+            raise self.server.failure from (self.refused[0][1] if self.refused else None)
 
     def _run(self, inboxes: deque[tuple[bytes, bytes]]) -> None:
         while inboxes:

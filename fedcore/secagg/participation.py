@@ -95,9 +95,10 @@ class Participation:
             return [Send(self.shares)]
         ask = NeedInput(
             sid=self.view.sid,
+            config=self.view.config,
+            round=self.view.round,
             model_digest=self.masking.request.model_digest,
             context=self.masking.context,
-            layout=self.view.config.layout,
             committed=bool(self.frame_digests),
         )
         return [*[Send(complaint) for complaint in self.masking.complaints], ask]

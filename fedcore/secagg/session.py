@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
+from numbers import Number
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ from fedcore.secagg.loopback import (
     ServerHost,
     unmask_in_threads,
 )
+from fedcore.secagg.masking import frame_digests
 from fedcore.secagg.packing import Block, IntegerSource, Layout
 from fedcore.secagg.params import LARGEST_SESSION, Parameters, Profile
 from fedcore.secagg.policy import Policy
@@ -104,11 +106,7 @@ def run_session(
     >>> result.totals[0], result.survivors
     (array([1111, 2218]), (0, 1, 2, 3))
     """
-    if not len(vectors):
-        raise PackingError(
-            "there is no vector to add up", why="a session has clients", fix="pass their vectors"
-        )
-    blocks = [[vector] if isinstance(vector, np.ndarray) else list(vector) for vector in vectors]
+    blocks = _blocks_of(vectors)
     parts = shards(len(blocks), largest=largest)
     config = config or SessionConfig(
         task=bytes(32),
@@ -118,6 +116,8 @@ def run_session(
         delta=delta,
         sigma=100 if profile is Profile.MALICIOUS else 40,
     )
+    for position, vector in enumerate(blocks):
+        _check_vector(position, vector, config.layout)
     results = []
     for part in parts:
         lost = {i - part.start: at for i, at in (dropouts or {}).items() if i in part}
@@ -168,6 +168,48 @@ def make_loopback(
         )
     host = ServerHost(server, config.layout, disk=Disk(), trust=trust)
     return Loopback(host, hosts), list(hosts)
+
+
+def _blocks_of(
+    vectors: Sequence[Sequence[IntegerSource] | npt.NDArray[np.integer]],
+) -> list[list[IntegerSource]]:
+    """The blocks of each client's vector; a plain list of integers is one block."""
+    if not isinstance(vectors, Sequence | np.ndarray) or not len(vectors):
+        raise PackingError(
+            "there are no vectors to add up",
+            why="a session adds up one vector of each client",
+            fix="pass a sequence of arrays of integers, or an array (clients, integers)",
+        )
+    return [_blocks_of_one(position, vector) for position, vector in enumerate(vectors)]
+
+
+def _blocks_of_one(position: int, vector: object) -> list[IntegerSource]:
+    if isinstance(vector, np.ndarray):
+        return [vector]
+    if isinstance(vector, Sequence) and len(vector):
+        if isinstance(vector[0], Number):
+            return [np.array(vector)]
+        if all(hasattr(block, "__len__") for block in vector):
+            return list(vector)
+    raise _unfit(
+        position, f"an object of type {type(vector).__name__}", "it holds no arrays of integers"
+    )
+
+
+def _check_vector(position: int, vector: Sequence[IntegerSource], layout: Layout) -> None:
+    """Here the caller can still mend it; in a session that client would be lost."""
+    try:
+        frame_digests(layout, vector)
+    except PackingError as error:
+        raise _unfit(position, error.what, error.why, error.fix) from error
+
+
+def _unfit(position: int, what: str, why: str, fix: str = "") -> PackingError:
+    return PackingError(
+        f"the vector of client {position} cannot be sent: {what}",
+        why=why,
+        fix=fix or "give one array of integers for each block of the layout",
+    )
 
 
 def _aggregate(loopback: Loopback, ids: list[bytes], first: int, *, threads: int) -> SessionResult:
