@@ -48,7 +48,7 @@ class NeedInput:
 
     `config` and `round`: the terms that this client agreed to; its vector has the blocks of
     `config.layout`, clipped and noised as declared. `context`: the digest of all that it will be
-    masked under. `committed`: a vector was committed before a crash; only that one may be given now.
+    masked under. `committed`: a vector was committed before a crash; only that one may be given.
     """
 
     sid: bytes
