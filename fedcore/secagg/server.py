@@ -63,7 +63,8 @@ class SecAggServer:
 
     `model_digest`: of the model that the clients will train, 32 bytes. `now`: Unix seconds at which
     certificates must be valid; pass the planned end of the session, for every client refuses a
-    roster with a certificate that has expired on its way to it. `trust`: whose certificates count; it may serve many sessions.
+    roster with a certificate that has expired on its way to it. `trust`: whose certificates count;
+    it may serve many sessions.
     """
 
     def __init__(
