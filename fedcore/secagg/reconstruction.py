@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -95,8 +96,8 @@ class Opening:
     def plan(self, answers: Mapping[int, UnmaskAnswer]) -> UnmaskPlan:
         """The streams that unmask the survivors' sum.
 
-        Raises: AbortError if too few shares are there; ShareError, naming the client whose shares
-        of its own secret contradict each other.
+        Raises: AbortError if too few shares are there; ShareError, naming the client, if more than
+        half of those beyond t that it dealt contradict the others.
         """
         roster = self.roster
         if missing := self.missing(answers):
@@ -105,11 +106,10 @@ class Opening:
                 why=f"fewer than {roster.parameters.threshold} neighbours revealed their shares",
                 fix="begin a new attempt; more clients were lost than delta provides for",
                 stage=_STAGE,
-                culprit=roster.certificates[missing[0]].id,
             )
         alone = [i for i in np.flatnonzero(self.survivors).tolist() if i not in answers]
         lost = np.flatnonzero(self.uploaders & ~self.survivors).tolist()
-        secrets = dict(zip([*alone, *lost], self._rebuilt([*alone, *lost], answers), strict=True))
+        secrets, culprits = self._rebuilt([*alone, *lost], answers)
         streams = []
         schedule = roster.schedule
         for i in np.flatnonzero(self.survivors).tolist():
@@ -120,7 +120,7 @@ class Opening:
             for i in roster.neighbours_in(j, self.survivors):
                 seed = schedule.pair_seed(mask_key, roster.bundles[i].mask_key, j, i)
                 streams.append(Stream(seed, negative=i < j))
-        return UnmaskPlan(roster.config.prg, tuple(streams))
+        return UnmaskPlan(roster.config.prg, tuple(streams), culprits)
 
     def _dealers(self, i: int, answer: UnmaskAnswer) -> list[int]:
         """Whose shares client i's answer holds, ascending."""
@@ -128,31 +128,54 @@ class Opening:
         present = members_of(answer.present, answer.count).tolist()
         return [j for j, held in zip(uploaders, present, strict=True) if held]
 
-    def _rebuilt(self, owners: Sequence[int], answers: Mapping[int, UnmaskAnswer]) -> list[bytes]:
-        """The secret of each owner from its first t shares, held against what it published."""
+    def _rebuilt(
+        self, owners: Sequence[int], answers: Mapping[int, UnmaskAnswer]
+    ) -> tuple[dict[int, bytes], tuple[bytes, ...]]:
+        """The secret of each owner from its first t shares, held against what it published.
+
+        Where those do not fit, all shares of that owner are; and its id is among the culprits.
+        """
         if not owners:
-            return []
-        threshold = self.roster.parameters.threshold
+            return {}, ()
         held: dict[int, list[tuple[int, bytes]]] = {owner: [] for owner in owners}
         for i in sorted(answers):
             for j, half in self.revealed(i, answers[i]).items():
-                if j in held and len(held[j]) < threshold:
+                if j in held:
                     held[j].append((i + 1, half))
-        points = np.array([[x for x, _ in held[j]] for j in owners], np.int64)
-        limbs = shamir.parse_shares([half for j in owners for _, half in held[j]])
-        secrets = shamir.combine(limbs.reshape(*points.shape, shamir.LIMBS), points)
-        return [self._verified(j, secret) for j, secret in zip(owners, secrets, strict=True)]
+        threshold = self.roster.parameters.threshold
+        first = [share for j in owners for share in held[j][:threshold]]
+        points = np.array([x for x, _ in first], np.int64).reshape(len(owners), threshold)
+        limbs = shamir.parse_shares([half for _, half in first])
+        rebuilt = shamir.combine(limbs.reshape(*points.shape, shamir.LIMBS), points)
+        secrets, culprits = {}, []
+        for j, secret in zip(owners, rebuilt, strict=True):
+            if not self._published(j, secret):
+                secret = self._corrected(j, held[j])
+                culprits.append(self.roster.certificates[j].id)
+            secrets[j] = cast(bytes, secret)
+        return secrets, tuple(culprits)
 
-    def _verified(self, j: int, secret: bytes | None) -> bytes:
+    def _published(self, j: int, secret: bytes | None) -> bool:
+        """Whether client j published what shows this to be its secret."""
         bundle = self.roster.bundles[j]
-        if secret is not None:
-            if self.survivors[j] and commitment(bundle.pid, secret) == bundle.commitment:
-                return secret
-            if not self.survivors[j] and mask_public(secret) == bundle.mask_key:
-                return secret
+        if secret is None:
+            return False
+        if self.survivors[j]:
+            return commitment(bundle.pid, secret) == bundle.commitment
+        return mask_public(secret) == bundle.mask_key
+
+    def _corrected(self, j: int, held: Sequence[tuple[int, bytes]]) -> bytes:
+        """The secret of client j without those of its shares that contradict the others."""
+        points = np.array([x for x, _ in held], np.int64)
+        shares = shamir.parse_shares([half for _, half in held])
+        threshold = self.roster.parameters.threshold
+        good = shamir.agreeing(shares, points, threshold=threshold)[:threshold]
+        (secret,) = shamir.combine(shares[good][np.newaxis], points[good][np.newaxis])
+        if secret is not None and self._published(j, secret):
+            return secret
         raise ShareError(
             f"the shares that client {j} dealt do not rebuild what it published",
-            why="each of them is the one that it signed, so it dealt shares of something else",
+            why="each of them is the one that it signed, and too many contradict the others",
             fix="begin a new attempt without this client",
             stage=_STAGE,
             culprit=self.roster.certificates[j].id,

@@ -15,14 +15,12 @@ import numpy.typing as npt
 from fedcore.entropy import Entropy, SystemEntropy, require_entropy
 from fedcore.errors import (
     AbortError,
-    AuthenticationError,
     MessageError,
     ReuseError,
     SecAggError,
     StageError,
 )
 from fedcore.secagg.admission import (
-    check_advertisement,
     check_complaint,
     check_confirmation,
     check_header,
@@ -39,7 +37,6 @@ from fedcore.secagg.messages import (
     Advertise,
     Complaint,
     Confirmation,
-    Limits,
     Message,
     Shares,
     UnmaskAnswer,
@@ -48,6 +45,7 @@ from fedcore.secagg.messages import (
     UploadTrailer,
     encode,
 )
+from fedcore.secagg.postings import Postings
 from fedcore.secagg.stages import LAST, STAGES, Stage, invited, obstacle, stage_of
 from fedcore.secagg.transcript import bitmap_of
 from fedcore.secagg.unmask import UnmaskPlan
@@ -78,13 +76,16 @@ class SecAggServer:
         now: int,
         entropy: Entropy | None = None,
     ) -> None:
-        self._config, self._model_digest = config, model_digest
-        self._round, self._attempt = round, attempt
-        self._trust, self._now = trust, now
-        self._nonce = require_entropy(entropy or SystemEntropy()).token(32)
-        self._advertised: dict[bytes, Advertise] = {}
-        self._key_holders: dict[bytes, bytes] = {}
-        self._collected: Collected | None = None
+        self._trust = trust
+        self._state: Postings | Collected = Postings(
+            config,
+            model_digest=model_digest,
+            round=round,
+            attempt=attempt,
+            trust=trust,
+            now=now,
+            entropy=require_entropy(entropy or SystemEntropy()),
+        )
         self._plan: UnmaskPlan | None = None
 
     @classmethod
@@ -98,23 +99,22 @@ class SecAggServer:
         """
         if "roster" not in records:
             raise _out_of_order("there is no session to restore", Stage.PREKEYS)
-        collected = Collected.from_records(records)
-        roster = collected.roster
-        server = cls(
-            roster.config,
-            model_digest=collected.model_digest,
-            round=roster.round,
-            attempt=roster.attempt,
-            trust=trust,
-            now=0,
-        )
-        server._collected = collected
+        server = cls.__new__(cls)  # there are no postings any more to begin with
+        server._trust, server._plan = trust, None
+        server._state = Collected.from_records(records)
         return server, server._sends()
 
     @property
     def stage(self) -> Stage:
         """What the session waits for."""
-        return Stage.PREKEYS if self._collected is None else stage_of(self._collected)
+        return Stage.PREKEYS if isinstance(self._state, Postings) else stage_of(self._state)
+
+    @property
+    def advertised(self) -> frozenset[bytes]:
+        """The ids whose bundles have arrived; once the roster is frozen, its members."""
+        if isinstance(self._state, Postings):
+            return self._state.ids
+        return frozenset(self._state.roster.indices)
 
     @property
     def roster(self) -> SessionRoster:
@@ -131,7 +131,10 @@ class SecAggServer:
 
     @property
     def pending(self) -> frozenset[bytes]:
-        """The ids from which the present stage still awaits something."""
+        """The ids from which the present stage still awaits something.
+
+        Nobody at PREKEYS: whom to invite and how long to wait is the driver's to say.
+        """
         stage = self.stage
         if stage not in LAST:
             return frozenset()
@@ -143,34 +146,51 @@ class SecAggServer:
 
         After a crash these are the ones to add, unless they are in it already.
         """
-        return self._ids(self._frozen.senders(UploadTrailer))
+        if isinstance(self._state, Postings):
+            return frozenset()
+        return self._ids(self._state.senders(UploadTrailer))
 
     @property
     def sufficient(self) -> bool:
-        """Whether the present stage could be closed now without ending the session.
+        """Whether the present stage could be closed now, and the session would go on.
 
-        While answers come in, 17 ms for 1,000 clients: ask at intervals, not after each of them.
+        At PREKEYS, whether enough clients have posted. At ANSWERS, whether enough shares are there:
+        only a dealer whose shares contradict each other can then still end the session. While
+        answers come in, 17 ms for 1,000 clients: ask at intervals, not after each of them.
         """
+        if isinstance(self._state, Postings):
+            try:
+                self._state.config.parameters(len(self._state.ids))
+            except SecAggError:
+                return False
+            return True
         match self.stage:
-            case Stage.PREKEYS | Stage.OPENED | Stage.ABORTED:
+            case Stage.OPENED | Stage.ABORTED:
                 return False
             case Stage.ANSWERS:
-                return not self._frozen.opening.missing(self._frozen.of(UnmaskAnswer))
-            case _:
-                return self._obstacle() is None
+                return not self._state.opening.missing(self._state.of(UnmaskAnswer))
+            case stage:
+                return obstacle(self._state, stage) is None
 
     @property
     def culprits(self) -> Mapping[bytes, str]:
-        """Who is proven to have dealt bad shares: more clients complained than may be corrupt."""
-        if self._collected is None:
+        """Who is proven to have dealt bad shares, by the id, and how it shows.
+
+        More clients complained than may be corrupt, or the shares that it signed contradict each
+        other.
+        """
+        if isinstance(self._state, Postings):
             return {}
-        roster = self._collected.roster
-        accused = [accused for _, accused in self._collected.complaints]
-        return {
+        roster = self._state.roster
+        accused = [accused for _, accused in self._state.complaints]
+        found = {
             roster.certificates[j].id: f"{accused.count(j)} neighbours cannot use its shares"
             for j in sorted(set(accused))
             if accused.count(j) > roster.parameters.corrupt
         }
+        for client_id in self._plan.culprits if self._plan else ():
+            found[client_id] = "the shares that it dealt contradict each other"
+        return found
 
     def handle(self, client_id: bytes, message: Message) -> list[Effect]:
         """Take a message of the client that the transport has authenticated as `client_id`.
@@ -180,7 +200,10 @@ class SecAggServer:
         as before.
         """
         if isinstance(message, Advertise):
-            return self._take_advertisement(client_id, message)
+            if not isinstance(self._state, Postings):
+                raise _out_of_order("the roster is frozen", self.stage)
+            self._state.take(client_id, message)
+            return []
         collected, i = self._frozen, self._index(client_id)
         if isinstance(message, Complaint):
             return self._take_complaint(i, message)
@@ -250,20 +273,9 @@ class SecAggServer:
 
     def resend(self, client_id: bytes) -> list[Effect]:
         """What this client should act on by now: for one that reconnects, or after a restart."""
-        collected, i = self._frozen, self._index(client_id)
-        if collected.aborted is not None:
-            return [Send(Abort(collected.roster.sid, collected.aborted), client_id)]
-        if client_id not in self.pending:
-            return []
-        match self.stage:
-            case Stage.SHARES:
-                return [Send(collected.roster.message_for(i), client_id)]
-            case Stage.UPLOADS:
-                return [Send(collected.mask_request(i), client_id)]
-            case Stage.CONFIRMATIONS:
-                return [Send(collected.survivors_message(i), client_id)]
-            case _:
-                return [Send(collected.unmask_request, client_id)]
+        i = self._index(client_id)
+        asked = client_id in self.pending or self.stage is Stage.ABORTED
+        return [Send(self._due(i), client_id)] if asked else []
 
     def close(self, stage: Stage, *, pulse: bytes = b"") -> list[Effect]:
         """End a stage with what has arrived; the driver owns time.
@@ -275,11 +287,14 @@ class SecAggServer:
         """
         if stage is not self.stage or stage in (Stage.OPENED, Stage.ABORTED):
             raise _out_of_order(f"stage {stage.name} cannot be closed", self.stage)
-        if stage is Stage.PREKEYS:
-            return self._freeze_roster(pulse)
-        if (why := self._obstacle()) is not None:
+        if isinstance(self._state, Postings):
+            collected = Collected(self._state.roster(pulse), self._state.model_digest)
+            record = Persist("roster", collected.roster.encode())
+            self._state = collected
+            return [Persist("model", collected.model_digest), record, *self._sends()]
+        collected = self._state
+        if stage is not Stage.ANSWERS and (why := obstacle(collected, stage)) is not None:
             return self._abort(*why)
-        collected = self._frozen
         match stage:
             case Stage.SHARES:
                 collected.uploaders = collected.senders(Shares)
@@ -292,6 +307,10 @@ class SecAggServer:
                 collected.signers = tuple(sorted(collected.of(Confirmation))[:quorum])
                 record = Persist("signers", np.array(collected.signers, "<u2").tobytes())
             case _:
+                try:
+                    self._plan = collected.opening.plan(collected.of(UnmaskAnswer))
+                except SecAggError as error:
+                    return self._abort(AbortReason.CANNOT_UNMASK, error)
                 collected.opened = True
                 record = Persist("opened", b"")
         return [record, *self._sends()]
@@ -324,9 +343,9 @@ class SecAggServer:
 
     @property
     def _frozen(self) -> Collected:
-        if self._collected is None:
+        if isinstance(self._state, Postings):
             raise _out_of_order("the roster is not frozen yet", Stage.PREKEYS)
-        return self._collected
+        return self._state
 
     def _ids(self, members: npt.NDArray[np.bool_]) -> frozenset[bytes]:
         certificates = self._frozen.roster.certificates
@@ -369,30 +388,6 @@ class SecAggServer:
         self._frozen.of(type(message))[i] = message
         return [Persist(f"{_NAMES[type(message)]}/{i}", encode(message))]
 
-    def _take_advertisement(self, client_id: bytes, message: Advertise) -> list[Effect]:
-        if self._collected is not None:
-            raise _out_of_order("the roster is frozen", self.stage)
-        certificate = check_advertisement(client_id, message, trust=self._trust, now=self._now)
-        if self._advertised.get(client_id, message) != message:
-            raise ReuseError(
-                "a client posts a second bundle for one session",
-                why="its first one is in the roster",
-                fix="post each bundle once, for one session",
-                stage="R0",
-                culprit=client_id,
-            )
-        if self._key_holders.get(certificate.key, client_id) != client_id:
-            raise AuthenticationError(
-                "two clients post bundles with one identity key",
-                why="no client accepts a roster in which one signature counts for two",
-                fix="register each client with a key of its own",
-                stage="R0",
-                culprit=client_id,
-            )
-        self._advertised[client_id] = message
-        self._key_holders[certificate.key] = client_id
-        return []
-
     def _take_complaint(self, i: int, complaint: Complaint) -> list[Effect]:
         collected = self._frozen
         if collected.uploaders is None or not collected.uploaders[i]:
@@ -403,41 +398,25 @@ class SecAggServer:
         collected.complaints[i, complaint.accused] = complaint
         return [Persist(f"complaint/{i}/{complaint.accused}", encode(complaint))]
 
-    def _freeze_roster(self, pulse: bytes) -> list[Effect]:
-        if bool(self._config.beacon) != bool(pulse) or len(pulse) > Limits().pulse_bytes:
-            raise MessageError(
-                f"a pulse of {len(pulse)} bytes cannot seed the ring",
-                why=f"a named beacon gives 1 to {Limits().pulse_bytes} bytes, and no other does",
-                fix="pass the beacon's pulse as it is, and only if the configuration names one",
-                stage=self.stage.value,
-            )
-        members = tuple(self._advertised[client_id] for client_id in sorted(self._advertised))
-        roster = SessionRoster(
-            self._config, self._round, self._attempt, self._nonce, pulse, members
-        )
-        _ = roster.parameters  # raises while more clients may still come
-        self._collected = Collected(roster, self._model_digest)
-        return [
-            Persist("model", self._model_digest),
-            Persist("roster", roster.encode()),
-            *self._sends(),
-        ]
-
     def _sends(self) -> list[Effect]:
         """What each client should act on now."""
-        everyone = self._frozen.roster.indices
-        ids = everyone if self.stage is Stage.ABORTED else sorted(self.pending)
-        return [effect for client_id in ids for effect in self.resend(client_id)]
+        indices = self._frozen.roster.indices
+        ids = indices if self.stage is Stage.ABORTED else sorted(self.pending)
+        return [Send(self._due(indices[client_id]), client_id) for client_id in ids]
 
-    def _obstacle(self) -> tuple[AbortReason, SecAggError] | None:
-        """Why the session could not go on if its present stage were closed now."""
-        if self.stage is not Stage.ANSWERS:
-            return obstacle(self._frozen, self.stage)
-        try:
-            self._plan = self._frozen.opening.plan(self._frozen.of(UnmaskAnswer))
-        except SecAggError as error:
-            return AbortReason.CANNOT_UNMASK, error
-        return None
+    def _due(self, i: int) -> Message:
+        collected = self._frozen
+        if collected.aborted is not None:
+            return Abort(collected.roster.sid, collected.aborted)
+        match self.stage:
+            case Stage.SHARES:
+                return collected.roster.message_for(i)
+            case Stage.UPLOADS:
+                return collected.mask_request(i)
+            case Stage.CONFIRMATIONS:
+                return collected.survivors_message(i)
+            case _:
+                return collected.unmask_request
 
     def _abort(self, reason: AbortReason, error: SecAggError) -> list[Effect]:
         self._frozen.aborted = reason

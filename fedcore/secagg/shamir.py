@@ -10,6 +10,7 @@ some processors a division takes longer for some numbers than for others.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -23,6 +24,7 @@ __all__ = [
     "LIMBS",
     "PRIME",
     "SHARE_BYTES",
+    "agreeing",
     "combine",
     "parse_share",
     "parse_shares",
@@ -120,6 +122,43 @@ def combine(shares: npt.NDArray[np.uint32], points: npt.NDArray[np.integer]) -> 
     return [_secret_of(row) for row in limbs.tolist()]
 
 
+def agreeing(
+    shares: npt.NDArray[np.uint32], points: npt.NDArray[np.integer], *, threshold: int
+) -> npt.NDArray[np.intp]:
+    """The places, ascending and at least t, of shares (m, 9) at `points` (m,) that agree.
+
+    Of m shares up to (m − t) / 2 may be wrong and are found; if more are, the places mean nothing.
+    Source: Welch and Berlekamp, US patent 4,633,470: polynomials E ≠ 0 of degree e and Q of degree
+    below t + e with Q(x) = y · E(x) at every point; E vanishes where y is wrong. The limbs are
+    first added up with weights drawn from all shares, so that one wrong limb is enough.
+    Raises: ShapeError, DtypeError, ShareError.
+
+    >>> from fedcore.entropy import SystemEntropy
+    >>> x = np.arange(1, 8)
+    >>> (dealt,) = [share([bytes(32)], threshold=3, points=x, entropy=SystemEntropy())]
+    >>> dealt[[1, 4], 7] ^= 1
+    >>> agreeing(dealt, x, threshold=3)
+    array([0, 2, 3, 5, 6])
+    """
+    x = _checked_points(points, ndim=1)
+    _check_limbs(shares, "a share")
+    spread = hashlib.sha256(shares.tobytes()).digest() + hashlib.sha256(x.tobytes()).digest()
+    mixing = np.frombuffer(spread, "<u4")[:LIMBS].astype(np.uint64) & PRIME
+    y = _reduced(_reduced(shares * mixing).sum(axis=1))
+    errors = (len(x) - threshold) // 2
+    powers = np.ones((len(x), threshold + errors), np.uint64)
+    for degree in range(1, threshold + errors):
+        powers[:, degree] = _reduced(powers[:, degree - 1] * x)
+    negative = PRIME - y
+    right = _reduced(negative[:, np.newaxis] * powers[:, : errors + 1])
+    solution = _null_vector(np.concatenate([powers, right], axis=1))
+    if solution is None:
+        return np.arange(len(x))
+    locator = solution[threshold + errors :]
+    values = _reduced(_reduced(powers[:, : errors + 1] * locator).sum(axis=1))
+    return np.flatnonzero(values)
+
+
 def parse_share(data: bytes) -> npt.NDArray[np.uint32]:
     """The limbs of the share of one secret from its 36 bytes: shape (9,), uint32.
 
@@ -167,6 +206,30 @@ def _inverse(values: _Field) -> _Field:
         if bit == "1":
             power = _reduced(power * values)
     return power
+
+
+def _null_vector(matrix: _Field) -> _Field | None:
+    """A vector other than 0 that `matrix` takes to 0; None if its columns are independent."""
+    columns = matrix.shape[1]
+    pivots: list[int] = []
+    for column in range(columns):
+        row = len(pivots)
+        candidates = row + np.flatnonzero(matrix[row:, column])
+        if not len(candidates):
+            # Free, and all before it are pivots: set it to 1 and read the others off.
+            vector = np.zeros(columns, np.uint64)
+            vector[column] = 1
+            vector[pivots] = _reduced(PRIME - matrix[:row, column])
+            return vector
+        matrix[[row, candidates[0]]] = matrix[[candidates[0], row]]
+        rest = matrix[:, column:]  # to the left of it the pivot's row holds zeros
+        rest[row] = _reduced(rest[row] * _inverse(rest[row, :1]))
+        factors = PRIME - rest[:, :1]
+        factors[row] = 0
+        rest += _reduced(factors * rest[row])
+        rest[:] = np.minimum(rest, rest - PRIME)
+        pivots.append(column)
+    return None
 
 
 def _limbs_of(secrets: Sequence[bytes]) -> _Field:

@@ -17,10 +17,15 @@ __all__ = ["UnmaskPlan", "accumulate", "new_accumulator", "total_of", "unmask"]
 
 @dataclass(frozen=True)
 class UnmaskPlan:
-    """The streams that the sum of one set of survivors is still masked with."""
+    """The streams that the sum of one set of survivors is still masked with.
+
+    `culprits`: the ids of clients who dealt shares that contradict each other; the bad ones were
+    left out, and the sum is right all the same.
+    """
 
     prg: Prg
     streams: tuple[Stream, ...] = field(repr=False)
+    culprits: tuple[bytes, ...] = ()
 
 
 def new_accumulator(layout: Layout) -> npt.NDArray[np.uint64]:

@@ -126,14 +126,43 @@ def test_a_dealer_of_shares_of_something_else_is_named(secret: str, lost_at: Los
     assert game.server.stage is Stage.ABORTED
 
 
-def test_a_dealer_of_shares_that_contradict_each_other_is_named() -> None:
-    def change(host: ClientHost, message: Shares) -> Sequence[Message]:
-        one, other = message, redealt(host, message)
-        ciphertexts = one.ciphertexts[:200] + other.ciphertexts[200:]
-        return [signed(host, message, ciphertexts, one.hashes[:64] + other.hashes[64:])]
+def mixed(good: Sequence[int]) -> Callable[[ClientHost, Shares], Sequence[Message]]:
+    """Shares of one polynomial for the holders at the places `good`, of another for the others."""
 
+    def change(host: ClientHost, message: Shares) -> Sequence[Message]:
+        other = redealt(host, message)
+        holders = range(len(message.hashes) // 32)
+        sealed = [message if place in good else other for place in holders]
+        ciphertexts = b"".join(
+            chosen.ciphertexts[100 * place :][:100]
+            for place, chosen in zip(holders, sealed, strict=True)
+        )
+        hashes = b"".join(
+            chosen.hashes[32 * place :][:32] for place, chosen in zip(holders, sealed, strict=True)
+        )
+        return [signed(host, message, ciphertexts, hashes)]
+
+    return change
+
+
+@pytest.mark.parametrize("bad", range(7))
+@pytest.mark.parametrize("lost_at", [LostAt.UPLOAD, LostAt.ANSWER])
+def test_a_dealer_of_one_share_that_contradicts_the_others_is_named_and_the_sum_is_right(
+    bad: int, lost_at: LostAt
+) -> None:
     world = World()
-    game = play(world, {3: instead_of(Shares, change)}, lost={3: LostAt.UPLOAD})
+    good = [place for place in range(7) if place != bad]
+    game = play(world, {3: instead_of(Shares, mixed(good))}, lost={3: lost_at})
+    survivors = others(3) if lost_at is LostAt.UPLOAD else ALL
+    game.assert_sum(survivors)
+    threshold = game.server.roster.parameters.threshold
+    used = bad < threshold  # a bad share beyond the first t is never looked at
+    assert set(game.server.culprits) == ({world.ids[3]} if used else set())
+
+
+def test_a_dealer_of_shares_that_contradict_each_other_is_named() -> None:
+    world = World()
+    game = play(world, {3: instead_of(Shares, mixed([0, 1]))}, lost={3: LostAt.UPLOAD})
     with pytest.raises(ShareError) as caught:
         game.run()
     assert caught.value.culprit == world.ids[3]
@@ -192,7 +221,8 @@ def test_whose_shares_are_unusable_may_not_be_lost() -> None:
     game = play(world, lies, lost={3: LostAt.UPLOAD})
     with pytest.raises(AbortError) as caught:
         game.run()
-    assert caught.value.culprit == world.ids[3]
+    assert caught.value.culprit is None  # to be lost is no fault; what it dealt is
+    assert set(game.server.culprits) == {world.ids[3]}
 
 
 def complaint(host: ClientHost, sid: bytes, accused: int) -> Complaint:

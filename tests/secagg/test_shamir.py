@@ -15,6 +15,7 @@ from fedcore.secagg.shamir import (
     LIMBS,
     PRIME,
     SHARE_BYTES,
+    agreeing,
     combine,
     parse_share,
     parse_shares,
@@ -22,6 +23,7 @@ from fedcore.secagg.shamir import (
     weights,
 )
 
+SECRET = bytes(range(200, 232))
 SECRETS = st.binary(min_size=32, max_size=32)
 POINTS = st.integers(1, 1024) | st.integers(1, PRIME - 1) | st.integers(PRIME - 9, PRIME - 1)
 
@@ -320,3 +322,40 @@ def test_arrays_of_another_shape_or_dtype_are_refused(
 def test_points_of_holders_are_one_row_of_integers(points: Any, error: type[FedcoreError]) -> None:
     with pytest.raises(error):
         dealt([bytes(32)], 1, points)
+
+
+@given(st.data())
+def test_as_many_wrong_shares_as_can_be_told_apart_are_left_out(data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, 24), label="shares")
+    threshold = data.draw(st.integers(1, count), label="threshold")
+    x = np.array(
+        data.draw(st.lists(st.integers(1, PRIME - 1), min_size=count, max_size=count, unique=True))
+    )
+    shares = share([SECRET], threshold=threshold, points=x, entropy=SeededEntropy(b"wb"))
+    errors = data.draw(st.integers(0, (count - threshold) // 2), label="wrong")
+    wrong = data.draw(st.permutations(range(count)), label="places")[:errors]
+    for place in wrong:
+        limb = data.draw(st.integers(0, LIMBS - 1))
+        shift = data.draw(st.integers(1, PRIME - 1))
+        shares[place, limb] = (int(shares[place, limb]) + shift) % PRIME
+    good = agreeing(shares, x, threshold=threshold)
+    assert len(good) >= threshold and not set(good.tolist()) & set(wrong)
+    kept = good[:threshold]
+    assert combine(shares[kept][np.newaxis], x[kept][np.newaxis]) == [SECRET]
+
+
+@pytest.mark.parametrize(("count", "threshold"), [(5, 3), (6, 3), (9, 9), (40, 12), (41, 12)])
+def test_more_wrong_shares_than_that_are_no_crash(count: int, threshold: int) -> None:
+    rng = np.random.default_rng(count)
+    shares = rng.integers(0, PRIME, (count, LIMBS)).astype(np.uint32)
+    good = agreeing(shares, np.arange(1, count + 1), threshold=threshold)
+    assert len(good) >= threshold
+
+
+def test_shares_that_agree_are_sought_among_well_formed_ones_only() -> None:
+    shares = np.zeros((4, LIMBS), np.uint32)
+    with pytest.raises(ShareError):
+        agreeing(shares, np.array([1, 2, 2, 3]), threshold=2)
+    shares[1, 3] = PRIME
+    with pytest.raises(ShareError):
+        agreeing(shares, np.arange(1, 5), threshold=2)
