@@ -74,12 +74,18 @@ def check_header(
 
 
 def check_confirmation(
-    roster: SessionRoster, i: int, message: Confirmation, opened: bytes, *, trust: TrustStore
+    roster: SessionRoster,
+    i: int,
+    message: Confirmation,
+    survivors_digest: bytes,
+    *,
+    trust: TrustStore,
 ) -> None:
-    """The client confirms the one set that all were told; `opened` is T."""
-    if message.sid != roster.sid or message.digest != opened:
+    """The client confirms the one set that all were told; `survivors_digest` is T."""
+    if message.sid != roster.sid or message.digest != survivors_digest:
         raise _misfit(roster, i, "R3", "it confirms another set of survivors")
-    _check_signature(roster, i, message.signature, confirmation_statement(opened), "R3", trust)
+    signed = confirmation_statement(survivors_digest)
+    _check_signature(roster, i, message.signature, signed, "R3", trust)
 
 
 def _check_signature(

@@ -77,7 +77,7 @@ class SecAggClient:
 
     @property
     def prekeys_left(self) -> int:
-        """How many prekeys are posted and serve no session yet."""
+        """How many prekeys serve no session yet."""
         return len(self._prekeys)
 
     @property
@@ -95,10 +95,15 @@ class SecAggClient:
             prekey = Prekey.generate(self._entropy, expires=expires)
             self._prekeys[prekey.pid] = prekey
             effects.append(Persist(prekey_key(prekey.pid), prekey.encode()))
-            bundle = prekey.bundle(self._identity)
-            certificate = self._identity.certificate.encode()
-            effects.append(Send(Advertise(certificate, bundle.encode())))
+            effects.append(self._posting(prekey))
         return effects
+
+    def repost(self) -> list[Effect]:
+        """Post the bundles of all unused prekeys again.
+
+        After a restart: the program may have stopped between a prekey's record and its posting.
+        """
+        return [self._posting(prekey) for prekey in self._prekeys.values()]
 
     def handle(self, message: Message, *, now: int) -> list[Effect]:
         """Take a message of the server; what follows, in binding order.
@@ -253,6 +258,10 @@ class SecAggClient:
         del self._prekeys[prekey.pid]
         return session
 
+    def _posting(self, prekey: Prekey) -> Send:
+        certificate = self._identity.certificate.encode()
+        return Send(Advertise(certificate, prekey.bundle(self._identity).encode()))
+
     def _join(self, roster: Roster, now: int) -> list[Effect]:
         open_session = self._sessions.get(roster.sid)
         if open_session is not None:
@@ -307,13 +316,13 @@ class SecAggClient:
     def _answer(self, request: UnmaskRequest) -> list[Effect]:
         closed = self._closed.get(request.sid)
         if closed is not None and closed.answer is not None:
-            if closed.opened != survivor_digest(closed.context, request.survivors):
+            if closed.survivors_digest != survivor_digest(closed.context, request.survivors):
                 raise used_up("the secrets of a second set of survivors", "R4")
             return [Send(closed.answer)]
         session = self._session(request.sid, "R4")
-        context, opened, answer = session.answer(request)
+        context, survivors_digest, answer = session.answer(request)
         prekey = session.prekey
-        tombstone = Tombstone(prekey.pid, prekey.expires, context, opened, answer)
+        tombstone = Tombstone(prekey.pid, prekey.expires, context, survivors_digest, answer)
         return self._close(request.sid, tombstone)
 
     def _close(self, sid: bytes, tombstone: Tombstone) -> list[Effect]:

@@ -178,15 +178,15 @@ class Participation:
                 fix="send an UnmaskRequest",
                 stage="R3",
             )
-        opened = survivor_digest(masking.context, message.survivors)
+        survivors_digest = survivor_digest(masking.context, message.survivors)
         if self.confirmation is not None:
-            if self.confirmation.digest != opened:
+            if self.confirmation.digest != survivors_digest:
                 raise used_up("a second set of survivors", "R3")
             return [Send(self.confirmation)]
         survivors = view.check_survivors(message.survivors, masking.uploaders, stage="R3")
         check_headers(view, message, masking.context, survivors, trust=self.trust)
-        signature = self.identity.sign(confirmation_statement(opened))
-        self.confirmation = Confirmation(message.sid, opened, signature)
+        signature = self.identity.sign(confirmation_statement(survivors_digest))
+        self.confirmation = Confirmation(message.sid, survivors_digest, signature)
         return [
             Persist(step_key(message.sid, "confirmation"), encode(self.confirmation)),
             Send(self.confirmation),
@@ -198,7 +198,7 @@ class Participation:
         Raises: StageError, ReuseError, ConsistencyError, AuthenticationError.
         """
         view, masking = self.view, self._masked("R4")
-        opened = survivor_digest(masking.context, request.survivors)
+        survivors_digest = survivor_digest(masking.context, request.survivors)
         if view.config.profile is Profile.MALICIOUS:
             if self.confirmation is None:
                 raise StageError(
@@ -207,14 +207,14 @@ class Participation:
                     fix="send Survivors, and collect the confirmations",
                     stage="R4",
                 )
-            if self.confirmation.digest != opened:
+            if self.confirmation.digest != survivors_digest:
                 raise used_up("another set of survivors than the one that was confirmed", "R4")
         survivors = view.check_survivors(request.survivors, masking.uploaders, stage="R4")
-        check_quorum(view, request, opened, trust=self.trust)
+        check_quorum(view, request, survivors_digest, trust=self.trust)
         answer = reveal(
             view, self.prekey, masking.held, uploaders=masking.uploaders, survivors=survivors
         )
-        return masking.context, opened, answer
+        return masking.context, survivors_digest, answer
 
     def _masked(self, asked: str) -> Masking:
         if self.masking is None or not self.frame_digests:

@@ -50,21 +50,21 @@ class Tombstone:
     """A session in which this client will never act again.
 
     `pid`: the prekey that served it, and serves nothing more, be it erased yet or not; `expires`:
-    Unix seconds, when it does. `context`: H_ctx, and `opened`: T of the set that it helped to open;
-    zeros if it opened none. `answer`: what it revealed of that set, in the same record, so that no
-    crash can part what was revealed from what it was for.
+    Unix seconds, when it does. `context`: H_ctx, and `survivors_digest`: T of the set that it
+    helped to open; zeros if it opened none. `answer`: what it revealed of that set, in the same
+    record, so that no crash can part what was revealed from what it was for.
     """
 
     pid: bytes
     expires: int
     context: bytes = bytes(32)
-    opened: bytes = bytes(32)
+    survivors_digest: bytes = bytes(32)
     answer: UnmaskAnswer | None = None
 
     def encode(self) -> bytes:
         """88 bytes, and the answer if there is one."""
         answer = b"" if self.answer is None else encode(self.answer)
-        return _TOMBSTONE.pack(self.pid, self.expires, self.context, self.opened) + answer
+        return _TOMBSTONE.pack(self.pid, self.expires, self.context, self.survivors_digest) + answer
 
     @classmethod
     def decode(cls, data: bytes) -> Tombstone:
@@ -76,8 +76,8 @@ class Tombstone:
                 fix="restore the client's records from where they were written last",
             )
         head, rest = data[: _TOMBSTONE.size], data[_TOMBSTONE.size :]
-        pid, expires, context, opened = _TOMBSTONE.unpack(head)
-        return cls(pid, expires, context, opened, decode_as(rest, UnmaskAnswer) if rest else None)
+        pid, expires, context, digest = _TOMBSTONE.unpack(head)
+        return cls(pid, expires, context, digest, decode_as(rest, UnmaskAnswer) if rest else None)
 
 
 @dataclass(frozen=True, repr=False)

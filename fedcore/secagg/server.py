@@ -209,16 +209,17 @@ class SecAggServer:
             return self._take_complaint(i, message)
         if type(message) not in STAGES or isinstance(message, UploadTrailer):
             raise _out_of_order(f"a server takes no {type(message).__name__} here", self.stage)
-        if self._repeated(i, message):
+        if self._is_kept(i, message):
             return self._acknowledge(client_id, message)
+        self._require_awaited(i, message)
         match message:
             case Shares():
                 check_shares(collected.roster, i, message, trust=self._trust)
             case UploadHeader():
                 check_header(collected.roster, i, message, collected.context, trust=self._trust)
             case Confirmation():
-                opened = collected.survivors_digest
-                check_confirmation(collected.roster, i, message, opened, trust=self._trust)
+                digest = collected.survivors_digest
+                check_confirmation(collected.roster, i, message, digest, trust=self._trust)
             case UnmaskAnswer():
                 collected.opening.check(i, message)
         return self._keep(i, message)
@@ -257,8 +258,9 @@ class SecAggServer:
         no header.
         """
         i = self._index(client_id)
-        if self._repeated(i, trailer):
+        if self._is_kept(i, trailer):
             return self._acknowledge(client_id, trailer)
+        self._require_awaited(i, trailer)
         header = self._frozen.of(UploadHeader).get(i)
         announced = header and (header.sid, header.length)
         if announced != (trailer.sid, length) or trailer.digest != received:
@@ -363,23 +365,23 @@ class SecAggServer:
             )
         return index
 
-    def _repeated(self, i: int, message: Message) -> bool:
-        """Whether client i has sent this before; another in its place, or time, is refused."""
-        name, stage = _NAMES[type(message)], STAGES[type(message)]
+    def _is_kept(self, i: int, message: Message) -> bool:
+        """Whether client i has sent this before. Raises: ReuseError if it sent another."""
         kept = self._frozen.of(type(message)).get(i)
-        if kept == message:
-            return True
-        if kept is not None:
-            raise ReuseError(
-                f"client {i} sends a second {name}",
-                why="the first one binds it",
-                fix="drop this client",
-                stage=stage.value,
-                culprit=self._frozen.roster.certificates[i].id,
-            )
+        if kept is None or kept == message:
+            return kept is not None
+        raise ReuseError(
+            f"client {i} sends a second {_NAMES[type(message)]}",
+            why="the first one binds it",
+            fix="drop this client",
+            stage=STAGES[type(message)].value,
+            culprit=self._frozen.roster.certificates[i].id,
+        )
+
+    def _require_awaited(self, i: int, message: Message) -> None:
+        name, stage = _NAMES[type(message)], STAGES[type(message)]
         if stage is not self.stage or not invited(self._frozen, stage)[i]:
             raise _out_of_order(f"a {name} of client {i} is not awaited", self.stage)
-        return False
 
     def _acknowledge(self, client_id: bytes, message: Message) -> list[Effect]:
         return [] if STAGES[type(message)] is self.stage else self.resend(client_id)

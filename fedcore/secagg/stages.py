@@ -49,6 +49,11 @@ LAST: Mapping[Stage, type[Message]] = {
     Stage.CONFIRMATIONS: Confirmation,
     Stage.ANSWERS: UnmaskAnswer,
 }
+_TOO_FEW: Mapping[Stage, AbortReason] = {
+    Stage.SHARES: AbortReason.TOO_FEW_SHARES,
+    Stage.UPLOADS: AbortReason.TOO_FEW_UPLOADS,
+    Stage.CONFIRMATIONS: AbortReason.NO_QUORUM,
+}
 
 
 def stage_of(collected: Collected) -> Stage:
@@ -79,21 +84,22 @@ def obstacle(collected: Collected, stage: Stage) -> tuple[AbortReason, AbortErro
     """Why a session could not go on if SHARES, UPLOADS or CONFIRMATIONS were closed now."""
     parameters = collected.roster.parameters
     senders = collected.senders(LAST[stage])
-    found, needed = int(senders.sum()), parameters.minimum_survivors
-    reason, wanted = AbortReason.TOO_FEW_SHARES, f"{needed} must be"
-    if stage is Stage.UPLOADS:
-        reason = AbortReason.TOO_FEW_UPLOADS
-        if found >= needed and not collected.roster.graph.windows_hold(senders, parameters.window):
-            reason, needed = AbortReason.WINDOW, found + 1
-            wanted = f"every window of the ring must hold {parameters.window} of them"
-    elif stage is Stage.CONFIRMATIONS:
-        reason, needed = AbortReason.NO_QUORUM, parameters.quorum
-        wanted = f"{needed} must be"
-    if found >= needed:
-        return None
-    return reason, AbortError(
-        f"{found} of {parameters.n} clients are left at {stage.name}",
-        why=f"{wanted}; delta provides for {parameters.dropouts} lost",
-        fix="begin a new attempt, or plan the task with a larger delta",
-        stage=stage.value,
-    )
+    found = int(senders.sum())
+    confirming = stage is Stage.CONFIRMATIONS
+    needed = parameters.quorum if confirming else parameters.minimum_survivors
+    if found < needed:
+        return _TOO_FEW[stage], AbortError(
+            f"{found} of {parameters.n} clients are left at {stage.name}",
+            why=f"{needed} must be; delta provides for {parameters.dropouts} lost",
+            fix="begin a new attempt, or plan the task with a larger delta",
+            stage=stage.value,
+        )
+    graph = collected.roster.graph
+    if stage is Stage.UPLOADS and not graph.windows_hold(senders, parameters.window):
+        return AbortReason.WINDOW, AbortError(
+            "the clients that are left are not spread over the ring",
+            why=f"any {graph.degree // 2} places in a row must hold {parameters.window} of them",
+            fix="begin a new attempt: its ring is drawn anew",
+            stage=stage.value,
+        )
+    return None
