@@ -5,12 +5,27 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from fedcore.errors import SecAggError, registry
-from fedcore.secagg import Block, Layout, LostAt, Profile, default_layout, parameters, run_session
+from fedcore.errors import MessageError, SecAggError, registry
+from fedcore.secagg import (
+    Block,
+    Layout,
+    LostAt,
+    Profile,
+    SecAggClient,
+    SecAggServer,
+    Stage,
+    UploadChunk,
+    decode,
+    default_layout,
+    encode,
+    parameters,
+    run_session,
+)
 from fedcore.secagg.effects import Erase, Persist
 from fedcore.secagg.loopback import Disk
 
@@ -57,6 +72,100 @@ def test_the_written_out_driver_gets_the_sum_and_leaves_only_what_must_stay(
     assert isinstance(disks, dict) and len(disks) == 6
     kinds = {key.partition("/")[0] for name, disk in disks.items() if name for key in disk}
     assert kinds == {"tombstone", "release"}
+
+
+def driver_of(guide: str) -> tuple[dict[str, Any], str]:
+    """What the driver of the guide defines, and the block that holds a session with it."""
+    *before, session = blocks_of(guide)
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for block in before:
+        exec(block, names)
+    return names, session
+
+
+def test_the_written_out_driver_restarts_the_server_and_a_client_within_the_session(
+    guide: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names, session = driver_of(guide)
+    restored: list[str] = []
+    of_server, of_client = SecAggServer.restore, SecAggClient.restore
+
+    def server(records: Any, **options: Any) -> Any:
+        found = of_server(records, **options)  # raises while there is none
+        restored.append(found[0].stage.name)
+        return found
+
+    def client(self: SecAggClient, records: Any, **options: Any) -> Any:
+        effects = of_client(self, records, **options)
+        restored.extend(self.stages.values())
+        return effects
+
+    monkeypatch.setattr(SecAggServer, "restore", server)
+    monkeypatch.setattr(SecAggClient, "restore", client)
+    exec(session, names)
+    assert restored == ["UPLOADS", "committed"]
+
+
+def test_the_written_out_driver_asks_again_for_an_upload_that_was_damaged_on_the_way(
+    guide: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names, session = driver_of(guide)
+    serve, spoilt = names["serve"], []
+
+    def spoil(name: bytes, data: bytes) -> Any:
+        if not spoilt and isinstance(decode(data), UploadChunk):
+            spoilt.append(name)
+            data = data[:-1] + bytes([data[-1] ^ 1])
+        return serve(name, data)
+
+    names["serve"] = spoil
+    exec(session, names)
+    assert spoilt and capsys.readouterr().out.endswith(f"{np.full(10, 10)} 5\n")
+
+
+def test_the_written_out_driver_refuses_a_chunk_that_leaves_a_gap(guide: str) -> None:
+    names, session = driver_of(guide)
+    serve, gaps = names["serve"], []
+
+    def skip(name: bytes, data: bytes) -> Any:
+        message = decode(data)
+        if isinstance(message, UploadChunk) and not gaps:
+            gaps.append(name)
+            late = encode(UploadChunk(message.sid, message.offset + 8, message.data[8:]))
+            with pytest.raises(MessageError, match="gap"):
+                list(serve(name, late))
+        return serve(name, data)
+
+    names["serve"] = skip
+    exec(session, names)
+    assert gaps
+
+
+def test_the_written_out_driver_begins_again_from_the_bundles_without_a_roster(guide: str) -> None:
+    names, session = driver_of(guide)
+    exec(session, names)
+    names["disks"][b""].clear()
+    server, effects = names["start_server"]()
+    assert not effects and server.stage is Stage.PREKEYS
+    assert server.advertised == names["enrolled"].keys()
+
+
+def test_the_table_of_losses_says_whose_vectors_are_in_the_sum(guide: str) -> None:
+    table = {name.strip("`"): fate for name, _, fate in rows(guide, "`LostAt.`")}
+    assert table.keys() == LostAt.__members__.keys()
+    for name, fate in table.items():
+        lost = {1: LostAt[name]}
+        result = run_session(np.ones((5, 3), np.int64), delta=Fraction(1, 5), dropouts=lost)
+        assert (1 in result.survivors) is (fate == "**is in the sum**")
+
+
+def test_the_ranges_of_integers_are_what_the_code_computes(guide: str) -> None:
+    for text in (guide, (ROOT / "README.md").read_text("utf-8")):
+        told = re.findall(r"(\d[\d,]*) for\s(\d+)(?: clients|[ ,;.])", text)
+        assert len(told) >= 2
+        for limit, clients in told:
+            block = default_layout(1, int(clients)).blocks[0]
+            assert block.limit == int(limit.replace(",", "")), clients
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=named)
