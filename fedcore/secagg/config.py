@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import math
+import reprlib
 import struct
+import sys
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 
 from fedcore.errors import MessageError, ParameterError, SecAggError
 from fedcore.secagg.packing import Block, Layout
-from fedcore.secagg.params import Parameters, Profile, parameters
-from fedcore.secagg.prg import MAX_WORDS, Prg
+from fedcore.secagg.params import (
+    Parameters,
+    Profile,
+    parameters,
+    require_exponents,
+    require_profile,
+    require_share,
+)
+from fedcore.secagg.prg import Prg
 from fedcore.secagg.transcript import digest
 
 __all__ = ["SessionConfig"]
@@ -27,20 +36,20 @@ class SessionConfig:
 
     `task`: 32 bytes, the digest of the task. `layout`: the blocks of integers that each client
     sends. `gamma`: the share of the roster that may collude with the server; `delta`: the share
-    that may be lost; privacy fails with probability 2^-sigma, availability with 2^-eta. `beacon`:
+    that may be lost, both exact; privacy fails with probability 2^-sigma, availability with 2^-eta. `beacon`:
     the name of a public randomness beacon whose pulse seeds the ring, or "". `clipping_norm` and
     `noise_multiplier`: what the privacy layer does to each vector, 0 if nothing is declared; a
     client's policy may ask for them.
 
-    Raises: ParameterError for a value out of range.
+    Raises: ParameterError for a value out of range or of another type.
     """
 
     task: bytes
     layout: Layout
     profile: Profile = Profile.MALICIOUS
     prg: Prg = Prg.AES_128_CTR
-    gamma: Fraction = Fraction(1, 10)
-    delta: Fraction = Fraction(1, 10)
+    gamma: Fraction | int = Fraction(1, 10)
+    delta: Fraction | int = Fraction(1, 10)
     sigma: int = 100
     eta: int = 30
     beacon: str = ""
@@ -48,33 +57,31 @@ class SessionConfig:
     noise_multiplier: float = 0.0
 
     def __post_init__(self) -> None:
-        if len(self.task) != 32:
-            raise _refused("task", f"{len(self.task)} bytes", "a digest of 32 bytes")
+        if not isinstance(self.task, bytes) or len(self.task) != 32:
+            raise _refused("task", self.task, "a digest, bytes of length 32")
+        if not isinstance(self.layout, Layout):
+            raise _refused("layout", self.layout, "a Layout")
+        require_profile(self.profile)
+        if not isinstance(self.prg, Prg):
+            raise _refused("prg", self.prg, "Prg.AES_128_CTR or Prg.CHACHA20")
         for name in ("gamma", "delta"):
             share = getattr(self, name)
-            if not isinstance(share, Fraction) or not 0 <= share < 1 or share.denominator >= 2**32:
-                raise _refused(name, repr(share), "a Fraction from 0 to below 1, such as 1/10")
-        for name in ("sigma", "eta"):
-            bits = getattr(self, name)
-            if not isinstance(bits, int) or not 1 <= bits <= 1000:
-                raise _refused(name, repr(bits), "whole bits of security, 1 to 1000")
+            require_share(name, share)
+            if share.denominator >= 2**32:
+                raise _refused(name, share, f"a share in 32-bit terms, like {name}=Fraction(1, 5)")
+        require_exponents(self.sigma, self.eta)
         for name in ("clipping_norm", "noise_multiplier"):
-            value = getattr(self, name)
-            # The sign, not a comparison: −0.0 is not below 0, and would be a second encoding of 0.
-            if not math.isfinite(value) or math.copysign(1, value) < 0:
-                raise _refused(name, repr(value), "a finite number without a sign, 0 for none")
-        if len(self.beacon) > 255 or not self.beacon.isascii():
-            raise _refused("beacon", repr(self.beacon), "an ASCII name of at most 255 characters")
-        if self.layout.words > MAX_WORDS:
-            raise _refused("layout", f"{self.layout.words} words", f"at most {MAX_WORDS} words")
+            if not _is_magnitude(value := getattr(self, name)):
+                raise _refused(name, value, "a finite number without a sign, 0 for none")
+        if not isinstance(self.beacon, str) or len(self.beacon) > 255 or not self.beacon.isascii():
+            raise _refused("beacon", self.beacon, "an ASCII name of at most 255 characters")
 
     def parameters(self, clients: int) -> Parameters:
         """Degree, threshold and the rest for a roster of so many clients.
 
         Raises: ParameterError if none fit; PackingError if the sum of so many could overflow.
         """
-        self.layout.check_budget(clients)
-        return parameters(
+        found = parameters(
             clients,
             profile=self.profile,
             gamma=self.gamma,
@@ -83,6 +90,8 @@ class SessionConfig:
             eta=self.eta,
             beacon=bool(self.beacon),
         )
+        self.layout.check_budget(clients)
+        return found
 
     @cached_property
     def encoded(self) -> bytes:
@@ -154,9 +163,18 @@ class SessionConfig:
         )
 
 
-def _refused(name: str, found: str, wanted: str) -> ParameterError:
+def _is_magnitude(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, float | int):
+        return False
+    # The sign as well: −0.0 is not below 0, and would be a second encoding of 0.
+    return 0 <= value <= sys.float_info.max and math.copysign(1, value) > 0
+
+
+def _refused(name: str, found: object, wanted: str) -> ParameterError:
     return ParameterError(
-        f"session configuration: {name} is {found}", why=f"it must be {wanted}", fix=f"set {name}"
+        f"session configuration: {name} = {reprlib.repr(found)}",
+        why="each term has one encoding, under which all parties agree on it",
+        fix=f"pass {name} as {wanted}",
     )
 
 

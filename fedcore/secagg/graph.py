@@ -26,9 +26,9 @@ _ROOT_BYTES = 32
 class Graph:
     """Which of n clients are neighbours; made by `build_graph`.
 
-    degree: k, the neighbours of each client; even unless the graph is complete.
-    order: (n,) int64, the client at each position of the ring.
-    positions: (n,) int64, the position of each client. Both read-only; a complete graph has them
+    `degree`: k, the neighbours of each client; even unless the graph is complete.
+    `order`: (n,) int64, the client at each position of the ring.
+    `positions`: (n,) int64, the position of each client. Both read-only; a complete graph has them
     too, but they decide nothing there.
     """
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcore.errors import MessageError, PackingError
+from fedcore.secagg.prg import MAX_WORDS
 
 __all__ = [
     "Block",
@@ -35,7 +36,6 @@ __all__ = [
 # and asks for slices of 1 MiB from a source that makes them.
 _CHUNK: Final = 32_768
 _FRAME: Final = 131_072  # words: 1 MiB of 8-byte words, the most that an upload's chunk may hold
-_MOST_WORDS: Final = 2**33  # of a vector: 64 GiB, the most that one stream of masks gives
 _MOST_BLOCKS: Final = 255  # the configuration counts them in one byte
 
 
@@ -53,7 +53,7 @@ class Block:
 
     `limit`: the largest magnitude of one client's integer, below 2^(slot_bits − 1). A block that
     `wraps` bounds the probability of an overflow by other means and takes any 64-bit integer.
-    Raises: PackingError for values out of range.
+    Raises: PackingError for values out of range, or of another type than a plain int or bool.
 
     >>> block = Block(length=10, slot_bits=21, limit=1023)
     >>> block.slots, block.words, block.word_bytes
@@ -66,6 +66,19 @@ class Block:
     wraps: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("length", "slot_bits", "limit"):
+            if type(value := getattr(self, name)) is not int:
+                raise PackingError(
+                    f"a block's {name} = {value!r} is not a plain int",
+                    why="a NumPy integer would overflow where the sums of clients are bounded",
+                    fix=f"pass {name}=int(…)",
+                )
+        if not isinstance(self.wraps, bool):
+            raise PackingError(
+                f"a block's wraps = {self.wraps!r} is not a bool",
+                why="it says whether an overflow is bounded by other means",
+                fix="pass wraps=True or wraps=False",
+            )
         if self.length < 1 or not 2 <= self.slot_bits <= 64:
             raise PackingError(
                 f"a block of {self.length} integers in slots of {self.slot_bits} bits is none",
@@ -131,10 +144,20 @@ class Layout:
     blocks: tuple[Block, ...]
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.blocks) <= _MOST_BLOCKS or self.words > _MOST_WORDS:
+        are_blocks = isinstance(self.blocks, tuple) and all(
+            isinstance(block, Block) for block in self.blocks
+        )
+        if not are_blocks:
+            raise PackingError(
+                "a layout's blocks are not a tuple of blocks",
+                why="a layout never changes, because its digest is what the parties agree on",
+                fix="pass Layout((Block(…),)), with the comma",
+            )
+        if not 1 <= len(self.blocks) <= _MOST_BLOCKS or self.words > MAX_WORDS:
             raise PackingError(
                 f"{len(self.blocks)} blocks of {self.words} words are not one vector",
-                why="a vector has 1 … 255 blocks and at most 2^33 words, as has a stream of masks",
+                why=f"a vector has 1 … {_MOST_BLOCKS} blocks and at most {MAX_WORDS} words, "
+                "as has a stream of masks",
                 fix="join blocks of the same slot width, or split the vector over two sessions",
             )
 
@@ -238,6 +261,12 @@ def _read(block: Block, values: IntegerSource, first: int, stop: int) -> NDArray
             f"integers {first} … {stop} of a {block} are not an array of that length",
             why="a slice of the source must be a NumPy array with one axis",
             fix="pass a NumPy array, flattened",
+        )
+    if isinstance(part, np.ma.MaskedArray):
+        raise PackingError(
+            f"a {block} was given a masked array",
+            why="the values behind the mask would be sent with the others",
+            fix="replace them first: array.filled(0)",
         )
     if part.dtype.kind not in "iu" or not np.can_cast(part.dtype, np.int64):
         raise PackingError(

@@ -19,19 +19,23 @@ from typing import NamedTuple
 from fedcore.errors import ParameterError
 
 __all__ = [
+    "LARGEST_EXPONENT",
     "LARGEST_SESSION",
     "Parameters",
     "Profile",
     "RingParameters",
     "parameters",
+    "require_exponents",
+    "require_profile",
+    "require_share",
     "ring_parameters",
 ]
 
 LARGEST_SESSION = 1024
+LARGEST_EXPONENT = 1000
 _LARGEST_COMPLETE = 64
 _LARGEST_TABLE = 2**20
 _SIGMA_WITHOUT_BEACON = 100
-_LARGEST_EXPONENT = 2**16 - 1
 
 
 class Profile(IntEnum):
@@ -63,14 +67,14 @@ class Profile(IntEnum):
 class Parameters:
     """What a session of n clients must hold to; counts of clients, except `complete`.
 
-    corrupt: c, the clients that may collude with the server.
-    dropouts: d₀, the clients that may be lost, at any stage.
-    minimum_survivors: u_min = n − d₀, the smallest set whose sum is opened; never below the quorum.
-    quorum: T_sig, the signatures that a survivor set needs: two quorums share an honest signer.
-    degree: k, the neighbours of each client.
-    window: v, the survivors that any k/2 consecutive ring positions must hold; 0 is no check.
-    threshold: t, the shares that rebuild a secret.
-    complete: whether everyone is everyone's neighbour, which has no statistical error.
+    `corrupt`: c, the clients that may collude with the server.
+    `dropouts`: d₀, the clients that may be lost, at any stage.
+    `minimum_survivors`: u_min = n − d₀, the smallest set whose sum is opened, at least the quorum.
+    `quorum`: T_sig, the signatures that a survivor set needs: two quorums share an honest signer.
+    `degree`: k, the neighbours of each client.
+    `window`: v, the survivors that any k/2 consecutive ring positions must hold; 0 is no check.
+    `threshold`: t, the shares that rebuild a secret.
+    `complete`: whether everyone is everyone's neighbour, which has no statistical error.
     """
 
     n: int
@@ -97,15 +101,15 @@ def parameters(
     n: int,
     *,
     profile: Profile,
-    gamma: Fraction,
-    delta: Fraction,
+    gamma: Fraction | int,
+    delta: Fraction | int,
     sigma: int,
     eta: int,
     beacon: bool,
 ) -> Parameters:
     """The parameters of a session of n clients, of whom a share γ colludes and δ may be lost.
 
-    beacon: whether an external pulse, issued after the roster was published, seeds the ring.
+    `beacon`: whether an external pulse, issued after the roster was published, seeds the ring.
     Without one a server tries rosters until a ring suits it: 2⁶⁰ trials at σ = 100 leave 2⁻⁴⁰.
     From three clients on at least one is taken to be corrupt. The threshold is the middle of its
     range. Takes 0.4 ms for n = 1024, γ = δ = 0.1, 5 ms at worst; remembered.
@@ -120,11 +124,18 @@ def parameters(
     >>> few.complete, few.degree, few.corrupt, few.threshold, few.quorum
     (True, 7, 1, 5, 5)
     """
-    _require_fraction("gamma", gamma)
-    _require_fraction("delta", delta)
-    _require_integer("n", n, 2, LARGEST_SESSION, fix="add the sums of several sessions for more")
-    _require_profile(profile)
-    _require_exponents(sigma, eta)
+    require_share("gamma", gamma)
+    require_share("delta", delta)
+    _require_integer(
+        "n",
+        n,
+        2,
+        LARGEST_SESSION,
+        below="a session needs two clients, as the sum over one is its vector",
+        beyond="add the sums of several sessions for more",
+    )
+    require_profile(profile)
+    require_exponents(sigma, eta)
     if profile is Profile.MALICIOUS and not beacon and sigma < _SIGMA_WITHOUT_BEACON:
         raise ParameterError(
             f"sigma = {sigma} is too weak for a malicious server when no beacon seeds the ring",
@@ -135,7 +146,7 @@ def parameters(
         raise ParameterError(
             f"delta = {delta} is too much beside gamma = {gamma}",
             why="the survivors would be too few for a quorum: two quorums share an honest signer",
-            fix=f"lower delta to less than {(1 - gamma) / 2}",
+            fix=f"lower delta to less than {Fraction(1 - gamma, 2)!r}",
         )
     corrupt = max(1 if n >= 3 else 0, int(gamma * n))
     dropouts = int(delta * n)
@@ -176,8 +187,8 @@ def ring_parameters(
     _require_integer("n", n, 2, _LARGEST_TABLE)
     _require_integer("corrupt", corrupt, 0, n - 1)
     _require_integer("dropouts", dropouts, 0, n - 1)
-    _require_profile(profile)
-    _require_exponents(sigma, eta)
+    require_profile(profile)
+    require_exponents(sigma, eta)
     return _smallest_ring(n, corrupt, dropouts, sigma, eta, profile)
 
 
@@ -261,22 +272,30 @@ def _require_room(n: int, corrupt: int, dropouts: int, quorum: int) -> None:
         f"{n} clients cannot lose {dropouts} when {corrupt} may be corrupt",
         why=f"a threshold above {corrupt} has to be met by the {n - 1 - dropouts} peers that a "
         f"client keeps, and a quorum of {quorum} by the {n - dropouts} survivors",
-        fix=f"lower delta to {Fraction(most_lost, n)}"
+        fix=f"lower delta to {_written(most_lost, n)}"
         if most_lost >= 0
-        else f"lower gamma to {Fraction(n - 2, n)}",
+        else f"lower gamma to {_written(n - 2, n)}",
     )
 
 
-def _require_fraction(name: str, value: Fraction) -> None:
-    if not isinstance(value, Fraction) or not 0 <= value < 1:
+def _written(part: int, whole: int) -> str:
+    """A share as one writes it in Python."""
+    return repr(Fraction(part, whole)) if part else "0"
+
+
+def require_share(name: str, value: Fraction | int) -> None:
+    """Raises: ParameterError unless `value`, called `name`, is a Fraction in [0, 1), or 0."""
+    exact = isinstance(value, Fraction) or type(value) is int
+    if not exact or not 0 <= value < 1:
         raise ParameterError(
             f"{name} = {value!r} is not an exact fraction from 0 to below 1",
             why="every party rounds the same products down, so none may be inexact",
-            fix=f"use one like {name} = Fraction(1, 10)",
+            fix=f"use one like {name}=Fraction(1, 5), or {name}=0",
         )
 
 
-def _require_profile(profile: Profile) -> None:
+def require_profile(profile: Profile) -> None:
+    """Raises: ParameterError for anything but a Profile."""
     if not isinstance(profile, Profile):
         raise ParameterError(
             f"{profile!r} is not a profile",
@@ -285,15 +304,22 @@ def _require_profile(profile: Profile) -> None:
         )
 
 
-def _require_exponents(sigma: int, eta: int) -> None:
-    _require_integer("sigma", sigma, 1, _LARGEST_EXPONENT)
-    _require_integer("eta", eta, 1, _LARGEST_EXPONENT)
+def require_exponents(sigma: int, eta: int) -> None:
+    """Raises: ParameterError unless σ and η are plain ints from 1 to `LARGEST_EXPONENT`."""
+    _require_integer("sigma", sigma, 1, LARGEST_EXPONENT)
+    _require_integer("eta", eta, 1, LARGEST_EXPONENT)
 
 
-def _require_integer(name: str, value: int, low: int, high: int, fix: str = "") -> None:
-    if not isinstance(value, int) or not low <= value <= high:
-        raise ParameterError(
-            f"{name} = {value!r} is out of range",
-            why=f"it is a whole number from {low} to {high}",
-            fix=f"use one from {low} to {high}" + (fix and f"; {fix}"),
-        )
+def _require_integer(
+    name: str, value: int, low: int, high: int, *, below: str = "", beyond: str = ""
+) -> None:
+    """`below`, `beyond`: what else to say of a value that is too small or too large."""
+    whole = type(value) is int  # NumPy's integers overflow, and True is no number of clients
+    if whole and low <= value <= high:
+        return
+    hint = "" if not whole else below if value < low else beyond
+    raise ParameterError(
+        f"{name} = {value!r} is {'out of range' if whole else 'not a plain int'}",
+        why=f"it is a whole number from {low} to {high}",
+        fix=f"use a plain int from {low} to {high}" + (hint and f"; {hint}"),
+    )

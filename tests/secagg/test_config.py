@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 import struct
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
 from fedcore.errors import MessageError, ParameterError
 from fedcore.secagg.config import SessionConfig
 from fedcore.secagg.packing import Block, Layout
-from fedcore.secagg.params import Profile
+from fedcore.secagg.params import LARGEST_EXPONENT, Profile
 from fedcore.secagg.prg import Prg
 from tests.secagg import reference as ref
 
@@ -36,8 +38,8 @@ def configurations(draw: st.DrawFn) -> SessionConfig:
         prg=draw(st.sampled_from(Prg)),
         gamma=draw(share),
         delta=draw(share),
-        sigma=draw(st.integers(1, 1000)),
-        eta=draw(st.integers(1, 1000)),
+        sigma=draw(st.integers(1, LARGEST_EXPONENT)),
+        eta=draw(st.integers(1, LARGEST_EXPONENT)),
         beacon=draw(st.text(st.characters(codec="ascii"), max_size=255)),
         clipping_norm=draw(positive),
         noise_multiplier=draw(positive),
@@ -122,13 +124,55 @@ def test_each_field_out_of_range_is_refused(at: int, changed: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", ["sigma", "eta"])
-@pytest.mark.parametrize("value", [0, 1001, 40.5])
+@pytest.mark.parametrize("value", [0, LARGEST_EXPONENT + 1, 40.5, np.int64(40), True, "40"])
 def test_a_security_level_is_a_whole_number_within_its_range(name: str, value: Any) -> None:
     with pytest.raises(ParameterError, match=name):
         SessionConfig(task=PLAIN.task, layout=PLAIN.layout, **{name: value})
 
 
-def test_a_fraction_is_exact_or_refused() -> None:
-    for value in (0.1, Fraction(-1, 10), Fraction(1), Fraction(1, 2**32)):
-        with pytest.raises(ParameterError, match="gamma"):
-            SessionConfig(task=PLAIN.task, layout=PLAIN.layout, gamma=value)  # type: ignore[arg-type]
+@pytest.mark.parametrize("name", ["gamma", "delta"])
+@pytest.mark.parametrize(
+    "value", [0.1, Fraction(-1, 10), Fraction(1), Fraction(1, 2**32), 1, -1, True, False, "0", None]
+)
+def test_a_fraction_is_exact_or_refused(name: str, value: Any) -> None:
+    with pytest.raises(ParameterError, match=name) as refused:
+        SessionConfig(task=PLAIN.task, layout=PLAIN.layout, **{name: value})
+    assert f"{name}=Fraction(1, 5)" in refused.value.fix
+
+
+def test_a_share_of_nobody_may_be_written_as_zero() -> None:
+    terms: list[dict[str, Any]] = [
+        {"gamma": 0, "delta": 0},
+        {"gamma": Fraction(0), "delta": Fraction(0)},
+    ]
+    first, second = (SessionConfig(PLAIN.task, PLAIN.layout, **shares) for shares in terms)
+    assert first == second == SessionConfig.decode(first.encoded)
+    assert first.digest == second.digest
+    assert first.parameters(5) == second.parameters(5)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("task", [bytes(31), bytes(33), "t" * 32, bytearray(32), None]),
+        ("layout", [(Block(5, 21, 1000),), Block(5, 21, 1000), None]),
+        ("profile", [1, 7, "MALICIOUS", None]),
+        ("prg", [0, 7, "CHACHA20", None]),
+        ("beacon", [b"drand", None, 5, "d" * 256, "dränd"]),
+        ("clipping_norm", ["1", None, 1j, True, 10**400, Fraction(1, 2)]),
+        ("noise_multiplier", ["1", None, 1j, True, 10**400, Fraction(1, 2)]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_term_of_another_type_is_refused_at_once_by_its_name(name: str, wrong: list[Any]) -> None:
+    for value in wrong:
+        terms = {"task": PLAIN.task, "layout": PLAIN.layout, name: value}
+        with pytest.raises(ParameterError, match=name) as refused:
+            SessionConfig(**terms)
+        assert refused.value.why and refused.value.fix
+
+
+def test_a_number_of_clients_is_a_plain_int() -> None:
+    for clients in (np.int64(10), 10.0, "10", None, True):
+        with pytest.raises(ParameterError, match=re.escape(f"n = {clients!r} is not a plain int")):
+            PLAIN.parameters(clients)  # type: ignore[arg-type]

@@ -22,6 +22,7 @@ from fedcore.secagg.packing import (
     to_wire,
     unpack,
 )
+from fedcore.secagg.prg import MAX_WORDS
 
 WIDTHS = range(2, 65)
 
@@ -424,6 +425,16 @@ def test_values_that_are_no_signed_integers_are_refused(values: Any, wraps: bool
         whole(Block(3, 16, 1, wraps), values)
 
 
+@pytest.mark.parametrize("mask", [False, [False, True, False]], ids=["nothing", "one"])
+@pytest.mark.parametrize("wraps", [False, True])
+def test_a_masked_array_is_refused_because_what_it_masks_would_be_sent(
+    mask: Any, wraps: bool
+) -> None:
+    with pytest.raises(PackingError, match="masked array") as refused:
+        whole(Block(3, 16, 5, wraps), np.ma.masked_array([1, 2, 3], mask))
+    assert "filled" in refused.value.fix
+
+
 @pytest.mark.parametrize("values", [np.zeros((3, 1), int), [0, 0, 0], "abc"])
 def test_values_that_are_no_flat_array_are_refused(values: Any) -> None:
     with pytest.raises(PackingError, match="not an array"):
@@ -466,10 +477,35 @@ def test_a_block_out_of_bounds_is_refused(length: int, bits: int, limit: int, wr
         Block(length, bits, limit, wraps)
 
 
+@pytest.mark.parametrize("wrong", [np.int64(5), 5.0, "5", None, True], ids=repr)
+@pytest.mark.parametrize("name", ["length", "slot_bits", "limit"])
+def test_a_block_is_of_plain_ints_which_never_overflow(name: str, wrong: Any) -> None:
+    terms: dict[str, Any] = {"length": 5, "slot_bits": 21, "limit": 100, name: wrong}
+    with pytest.raises(PackingError, match=f"{name} = .* is not a plain int") as refused:
+        Block(**terms)
+    assert name in refused.value.fix
+
+
+@pytest.mark.parametrize("wrong", [1, 2, np.True_, None], ids=repr)
+def test_whether_a_block_wraps_is_a_bool(wrong: Any) -> None:
+    with pytest.raises(PackingError, match=r"wraps = .* is not a bool"):
+        Block(5, 21, 100, wraps=wrong)
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [[Block(5, 21, 100)], Block(5, 21, 100), (5,), None],
+    ids=["list", "bare", "5", "None"],
+)
+def test_a_layout_is_a_tuple_of_blocks(blocks: Any) -> None:
+    with pytest.raises(PackingError, match="not a tuple of blocks"):
+        Layout(blocks)
+
+
 def test_a_layout_has_at_most_as_many_words_as_a_stream() -> None:
-    Layout((Block(2**33 - 1, 64, 1), Block(1, 64, 1)))
+    Layout((Block(MAX_WORDS - 1, 64, 1), Block(1, 64, 1)))
     with pytest.raises(PackingError, match="not one vector"):
-        Layout((Block(2**33, 64, 1), Block(1, 64, 1)))
+        Layout((Block(MAX_WORDS, 64, 1), Block(1, 64, 1)))
 
 
 def test_a_layout_has_a_number_of_blocks_that_one_byte_counts() -> None:

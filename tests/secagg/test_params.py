@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fedcore.errors import ParameterError
 from fedcore.secagg.params import (
+    LARGEST_EXPONENT,
     LARGEST_SESSION,
     Parameters,
     Profile,
@@ -366,27 +367,33 @@ def test_a_weak_sigma_needs_a_beacon_against_a_malicious_server_only(n: int, sig
     ("n", "options", "fix"),
     [
         (0, {}, "from 2 to 1024"),
-        (1, {}, "from 2 to 1024"),
-        (-5, {}, "from 2 to 1024"),
+        (1, {}, "from 2 to 1024; .* two clients"),
+        (-5, {}, "from 2 to 1024; .* two clients"),
         (1025, {}, "add the sums of several sessions"),
         (10**30, {}, "add the sums of several sessions"),
-        (8.0, {}, "from 2 to 1024"),
-        (8, {"gamma": 0.1}, r"gamma = Fraction\(1, 10\)"),
-        (8, {"delta": 0.1}, r"delta = Fraction\(1, 10\)"),
-        (8, {"gamma": Fraction(-1, 10)}, "use one like gamma"),
-        (8, {"gamma": Fraction(1)}, "use one like gamma"),
-        (8, {"delta": Fraction(-1, 10)}, "use one like delta"),
-        (8, {"delta": Fraction(2)}, "use one like delta"),
-        (8, {"delta": Fraction(9, 20)}, "less than 9/20"),
-        (8, {"sigma": 0}, "from 1 to 65535"),
-        (8, {"sigma": 2**16}, "from 1 to 65535"),
-        (8, {"eta": -1}, "from 1 to 65535"),
-        (8, {"eta": 30.0}, "from 1 to 65535"),
+        (8.0, {}, "plain int from 2 to 1024$"),
+        (np.int64(8), {}, "plain int from 2 to 1024$"),
+        (True, {}, "plain int from 2 to 1024$"),
+        (None, {}, "plain int from 2 to 1024$"),
+        (8, {"gamma": 0.1}, r"gamma=Fraction\(1, 5\)"),
+        (8, {"delta": 0.1}, r"delta=Fraction\(1, 5\)"),
+        (8, {"gamma": Fraction(-1, 10)}, r"gamma=Fraction\(1, 5\)"),
+        (8, {"gamma": Fraction(1)}, r"gamma=Fraction\(1, 5\)"),
+        (8, {"delta": Fraction(-1, 10)}, r"delta=Fraction\(1, 5\)"),
+        (8, {"delta": Fraction(2)}, r"delta=Fraction\(1, 5\)"),
+        (8, {"delta": True}, r"delta=Fraction\(1, 5\)"),
+        (8, {"delta": 1}, r"delta=Fraction\(1, 5\)"),
+        (8, {"delta": Fraction(9, 20)}, r"less than Fraction\(9, 20\)"),
+        (8, {"delta": Fraction(1, 2), "gamma": 0}, r"less than Fraction\(1, 2\)"),
+        (8, {"sigma": 0}, f"from 1 to {LARGEST_EXPONENT}"),
+        (8, {"sigma": LARGEST_EXPONENT + 1}, f"from 1 to {LARGEST_EXPONENT}"),
+        (8, {"eta": -1}, f"from 1 to {LARGEST_EXPONENT}"),
+        (8, {"eta": 30.0}, f"from 1 to {LARGEST_EXPONENT}"),
         (8, {"sigma": 99}, "name a beacon"),
         (8, {"profile": 1}, "Profile.MALICIOUS"),
         (8, {"profile": 7}, "Profile.MALICIOUS"),
         (3, {"delta": Fraction(2, 5)}, "lower delta to 0"),
-        (4, {"gamma": Fraction(3, 4), "delta": Fraction(0)}, "lower gamma to 1/2"),
+        (4, {"gamma": Fraction(3, 4), "delta": 0}, r"lower gamma to Fraction\(1, 2\)"),
         (2, {"gamma": Fraction(1, 2), "delta": Fraction(0)}, "lower gamma to 0"),
     ],
 )
@@ -407,9 +414,11 @@ def test_who_follows_the_fixes_arrives_at_a_session(
             parameters(n, **options)
             return
         except ParameterError as refusal:
-            found = re.fullmatch(r"lower (gamma|delta) to (less than )?(\S+)", refusal.fix)
+            found = re.fullmatch(r"lower (gamma|delta) to (less than )?(.+)", refusal.fix)
             assert found, refusal
-            options[found[1]] = Fraction(found[3]) * (Fraction(999, 1000) if found[2] else 1)
+            # As a user would: what stands there is an expression of Python.
+            value = eval(found[3], {"Fraction": Fraction})
+            options[found[1]] = value * Fraction(999, 1000) if found[2] else value
     pytest.fail(f"four fixes did not help: {options}")
 
 
@@ -421,8 +430,8 @@ def test_the_delta_of_a_fix_is_the_largest_that_works(
     try:
         parameters(n, **options)
     except ParameterError as refusal:
-        if found := re.fullmatch(r"lower delta to (\d\S*)", refusal.fix):
-            options["delta"] = Fraction(found[1])
+        if found := re.fullmatch(r"lower delta to (0|Fraction.*)", refusal.fix):
+            options["delta"] = eval(found[1], {"Fraction": Fraction})
             parameters(n, **options)
             options["delta"] += Fraction(1, n)
             with pytest.raises(ParameterError):
