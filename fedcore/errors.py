@@ -238,7 +238,10 @@ class SecAggError(FedcoreError, RuntimeError):
     def __str__(self) -> str:
         lines = [super().__str__()]
         lines += [f"  Stage: {self.stage}"] if self.stage else []
-        lines += [f"  Culprit: {self.culprit.hex()}"] if self.culprit is not None else []
+        if self.culprit is not None:
+            # Whatever a caller named a client by: that an error cannot be printed helps nobody.
+            known = self.culprit.hex() if isinstance(self.culprit, bytes) else repr(self.culprit)
+            lines.append(f"  Culprit: {known}")
         return "\n".join(lines)
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "CertificateAuthority",
     "Identity",
     "TrustStore",
+    "check_expiry",
     "verify_signature",
 ]
 
@@ -59,6 +60,17 @@ def verify_signature(public_key: bytes, signature: bytes, statement: bytes) -> b
     except (InvalidSignature, ValueError):
         return False
     return True
+
+
+def check_expiry(expires: int) -> None:
+    """Raises: ArgumentError unless `expires` is a plain int of Unix seconds, 0 … 2⁶⁴ − 1."""
+    if type(expires) is not int:
+        raise ArgumentError(
+            f"expires = {expires!r} is not a plain int",
+            why="it is signed and stored as whole Unix seconds",
+            fix="pass expires=int(time.time()) + so many seconds",
+        )
+    u64(expires)
 
 
 def _has_small_order(public_key: bytes) -> bool:
@@ -136,15 +148,17 @@ class CertificateAuthority:
     def issue(self, client_id: bytes, public_key: bytes, *, expires: int) -> Certificate:
         """A certificate for `client_id` (16 bytes) and `public_key` (32), valid before `expires`.
 
-        The caller has made sure that the client holds the key. Raises: ArgumentError for wrong
-        lengths, for a key of small order, or unless 0 ≤ expires < 2⁶⁴.
+        The caller has made sure that the client holds the key. Raises: ArgumentError unless they
+        are bytes of these lengths, for a key of small order, or unless 0 ≤ expires < 2⁶⁴.
         """
-        if len(client_id) != ID_BYTES or len(public_key) != KEY_BYTES:
+        if not (_are_bytes(client_id, ID_BYTES) and _are_bytes(public_key, KEY_BYTES)):
             raise ArgumentError(
                 "no certificate can be issued for this id and key",
-                why=f"they have {len(client_id)} and {len(public_key)} bytes",
-                fix=f"pass an id of {ID_BYTES} and an Ed25519 key of {KEY_BYTES} bytes",
+                why="one of them is of another type or length",
+                fix=f"pass an id of {ID_BYTES} bytes, like secrets.token_bytes({ID_BYTES}) or the "
+                f"start of a name's digest, and the {KEY_BYTES} bytes of an Ed25519 key",
             )
+        check_expiry(expires)
         if _has_small_order(public_key):
             raise ArgumentError(
                 "no certificate can be issued for this key",
@@ -204,6 +218,10 @@ class Identity:
         return f"Identity(id={self.id.hex()})"
 
 
+def _are_bytes(value: object, size: int) -> bool:
+    return isinstance(value, bytes) and len(value) == size
+
+
 def _signing_key(private: bytes) -> Ed25519PrivateKey:
     if len(private) != KEY_BYTES:
         raise ArgumentError(
@@ -223,7 +241,7 @@ class TrustStore:
     expiry and revocation are checked every time. A roster of 1,000 takes 115 ms when new and 0.5 ms
     when known. Threads may share a store, and warm it for a large roster.
     `remember_signatures`: for many clients in one process, which check the same signatures: each is
-    verified once. Raises: ArgumentError without roots, or for wrong lengths.
+    verified once. Raises: ArgumentError without roots, or unless all are bytes of these lengths.
     """
 
     def __init__(
@@ -237,12 +255,13 @@ class TrustStore:
         self._verified: dict[bytes, Certificate] = {}
         self._remember = remember_signatures
         self._genuine: set[tuple[bytes, bytes, bytes]] = set()
-        roots_fit = self._roots and all(len(root) == KEY_BYTES for root in self._roots)
-        if not roots_fit or any(len(client_id) != ID_BYTES for client_id in self._revoked):
+        roots_fit = self._roots and all(_are_bytes(root, KEY_BYTES) for root in self._roots)
+        if not roots_fit or not all(_are_bytes(name, ID_BYTES) for name in self._revoked):
             raise ArgumentError(
-                "a trust store needs roots of 32 bytes and revoked ids of 16",
-                why="there is no root" if not self._roots else "one has another length",
-                fix="pass CertificateAuthority.public_key of each trusted authority",
+                "a trust store needs lists of roots of 32 bytes and of revoked ids of 16",
+                why="one is of another type or length" if self._roots else "there is no root",
+                fix="pass [authority.public_key], with the key of each trusted authority, and "
+                "revoked=[id] if any is",
             )
 
     def verify(self, certificate: bytes, *, now: int) -> Certificate:

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedcore.entropy import Entropy, require_entropy
 from fedcore.errors import ArgumentError, AuthenticationError, MessageError
-from fedcore.secagg.identity import Certificate, Identity, TrustStore
+from fedcore.secagg.identity import Certificate, Identity, TrustStore, check_expiry
 from fedcore.secagg.prg import Prg
 from fedcore.secagg.transcript import digest, frame, statement, u32, u64
 
@@ -144,9 +144,9 @@ class Prekey:
     def generate(cls, entropy: Entropy, *, expires: int) -> Prekey:
         """A new prekey: pid, mask secret, channel secret and b are drawn in this order.
 
-        Raises: EntropyError; ArgumentError unless 0 ≤ expires < 2⁶⁴.
+        Raises: EntropyError; ArgumentError unless `expires` is a plain int, 0 … 2⁶⁴ − 1.
         """
-        u64(expires)
+        check_expiry(expires)
         draw = require_entropy(entropy).token
         pid, mask, channel = draw(PID_BYTES), draw(SECRET_BYTES), draw(SECRET_BYTES)
         return cls(pid, mask, channel, draw(SECRET_BYTES), expires)

@@ -16,7 +16,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from fedcore.errors import MessageError, SecAggError
+from fedcore.errors import ArgumentError, MessageError, SecAggError
 from fedcore.secagg.client import SecAggClient
 from fedcore.secagg.effects import Effect, Erase, Fail, NeedInput, Persist, Send
 from fedcore.secagg.identity import TrustStore
@@ -37,11 +37,27 @@ from fedcore.secagg.server import SecAggServer
 from fedcore.secagg.stages import Stage
 from fedcore.secagg.unmask import UnmaskPlan, accumulate, new_accumulator, unmask
 
-__all__ = ["ClientHost", "Disk", "Loopback", "LostAt", "ServerHost", "unmask_in_threads"]
+__all__ = [
+    "ClientHost",
+    "Disk",
+    "Loopback",
+    "LostAt",
+    "ServerHost",
+    "check_count",
+    "unmask_in_threads",
+]
 
 
 class LostAt(IntEnum):
-    """Where in a session a client falls silent for good."""
+    """Where in a session a client falls silent for good; its prekey is posted in any case.
+
+    SHARES: it never hears of the roster, and deals no shares of its secrets.
+    UPLOAD: it deals its shares, and never hears with whom to mask; nothing of its vector is sent.
+    UPLOADING: it sends its masked vector, but not the trailer that ends it; the vector is dropped.
+    CONFIRMATION: its vector has arrived and is in the sum; it never signs the set of survivors.
+    ANSWER: it signs that set as well, and never reveals the shares that unmask the sum; where
+    nobody signs it, in the profile SEMI_HONEST, CONFIRMATION is the same.
+    """
 
     SHARES = 1
     UPLOAD = 2
@@ -258,10 +274,15 @@ class Loopback:
 def unmask_in_threads(
     accumulator: npt.NDArray[np.uint64], plan: UnmaskPlan, *, threads: int
 ) -> None:
-    """Take the masks off the whole accumulator in place; each thread owns a range of it."""
-    if threads == 1:
-        return unmask(accumulator, plan)
+    """Take the masks off the whole accumulator in place; each thread owns a range of it.
+
+    Raises: ArgumentError unless `threads` is at least 1.
+    """
+    check_count("threads", threads, 1)
     chunks = -(-len(accumulator) // CHUNK_WORDS)
+    threads = min(threads, chunks)  # more would own nothing
+    if threads <= 1:
+        return unmask(accumulator, plan)
     edges = [CHUNK_WORDS * (chunks * i // threads) for i in range(threads + 1)]
     with ThreadPoolExecutor(threads) as pool:
         done = [
@@ -270,3 +291,15 @@ def unmask_in_threads(
         ]
         for future in done:
             future.result()
+
+
+def check_count(name: str, value: int, least: int, most: int | None = None) -> None:
+    """Raises: ArgumentError unless `value`, called `name`, is a plain int in that range."""
+    if type(value) is int and least <= value and (most is None or value <= most):
+        return
+    bounds = f"from {least} on" if most is None else f"from {least} to {most}"
+    raise ArgumentError(
+        f"{name} = {value!r} is out of range",
+        why=f"it is a whole number {bounds}",
+        fix=f"pass a plain int {bounds}",
+    )

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from numbers import Number
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fedcore.entropy import Entropy, SystemEntropy
-from fedcore.errors import PackingError
+from fedcore.errors import ArgumentError, PackingError, SecAggError
 from fedcore.secagg.client import SecAggClient
 from fedcore.secagg.config import SessionConfig
 from fedcore.secagg.identity import Certificate, CertificateAuthority, Identity, TrustStore
@@ -22,6 +23,7 @@ from fedcore.secagg.loopback import (
     Loopback,
     LostAt,
     ServerHost,
+    check_count,
     unmask_in_threads,
 )
 from fedcore.secagg.masking import frame_digests
@@ -63,9 +65,12 @@ class SessionResult:
 def default_layout(length: int, clients: int) -> Layout:
     """One block of so many integers: 32-bit slots for up to 64 clients, 21-bit slots beyond.
 
+    Raises: ArgumentError without clients; PackingError without integers.
+
     >>> default_layout(10, 14).blocks[0].limit
     153391689
     """
+    check_count("clients", clients, 1)
     bits = 32 if clients <= 64 else 21
     return Layout((Block(length, bits, (2 ** (bits - 1) - 1) // clients),))
 
@@ -74,10 +79,13 @@ def shards(clients: int, *, largest: int = LARGEST_SESSION) -> list[range]:
     """The positions of `clients` as the fewest sessions of at most `largest`, of nearly one size.
 
     The server sees the sum of each shard, so what is promised of a cohort holds for a shard.
+    Raises: ArgumentError without clients, or for a `largest` that no session may have.
 
     >>> shards(2500)
     [range(0, 833), range(833, 1666), range(1666, 2500)]
     """
+    check_count("clients", clients, 1)
+    check_count("largest", largest, 2, LARGEST_SESSION)
     count = -(-clients // largest)
     return [range(clients * i // count, clients * (i + 1) // count) for i in range(count)]
 
@@ -87,8 +95,8 @@ def run_session(
     *,
     dropouts: Mapping[int, LostAt] | None = None,
     profile: Profile = Profile.MALICIOUS,
-    gamma: Fraction = Fraction(1, 10),
-    delta: Fraction = Fraction(1, 10),
+    gamma: Fraction | int = Fraction(1, 10),
+    delta: Fraction | int = Fraction(1, 10),
     config: SessionConfig | None = None,
     largest: int = LARGEST_SESSION,
     threads: int = 1,
@@ -97,9 +105,10 @@ def run_session(
     """Aggregate the clients' integer vectors in one process, through the real protocol.
 
     `vectors`: for each client an array (d,), or one array for each block of `config`'s layout.
-    `dropouts`: at which point which client is lost. `config` overrides `profile`, `gamma` and
-    `delta`. More than `largest` clients are split into shards.
-    Raises: AbortError or another SecAggError if a session ends without a sum.
+    `dropouts`: at which point which client is lost, by its position. `config` overrides `profile`,
+    `gamma` and `delta`. More than `largest` clients are split into shards.
+    Raises: PackingError, ParameterError or ArgumentError for what cannot be a session, before it
+    begins; AbortError or another SecAggError if one ends without a sum.
 
     >>> vectors = np.array([[1, -2], [10, 20], [100, 200], [1000, 2000], [5, 5]])
     >>> result = run_session(vectors, delta=Fraction(1, 5), dropouts={4: LostAt.UPLOAD})
@@ -107,6 +116,8 @@ def run_session(
     (array([1111, 2218]), (0, 1, 2, 3))
     """
     blocks = _blocks_of(vectors)
+    check_count("threads", threads, 1)
+    _check_dropouts(dropouts, len(blocks))
     parts = shards(len(blocks), largest=largest)
     config = config or SessionConfig(
         task=bytes(32),
@@ -116,15 +127,22 @@ def run_session(
         delta=delta,
         sigma=100 if profile is Profile.MALICIOUS else 40,
     )
+    for size in sorted({len(part) for part in parts}):
+        config.parameters(size)
     for position, vector in enumerate(blocks):
         _check_vector(position, vector, config.layout)
     results = []
-    for part in parts:
+    for number, part in enumerate(parts, 1):
         lost = {i - part.start: at for i, at in (dropouts or {}).items() if i in part}
         loopback, ids = make_loopback(
             config, blocks[part.start : part.stop], dropouts=lost, entropy=entropy
         )
-        results.append(_aggregate(loopback, ids, part.start, threads=threads))
+        try:
+            results.append(_aggregate(loopback, ids, part.start, threads=threads))
+        except SecAggError as error:
+            if len(parts) == 1:
+                raise
+            raise _of_shard(error, f"shard {number} of {len(parts)}", part) from error
     return SessionResult(
         totals=tuple(
             np.sum(totals, axis=0)
@@ -148,9 +166,11 @@ def make_loopback(
 ) -> tuple[Loopback, list[bytes]]:
     """Certified clients and a server, connected, with nothing sent yet; and the clients' ids.
 
-    `policy`: of every client, with the registrar's root put into it; by default one that takes
-    any configuration.
+    `dropouts`: at which point which client is lost, by its position in `blocks`. `policy`: of every
+    client, with the registrar's root put into it; by default one that takes any configuration.
+    Raises: ArgumentError for drop-outs that would lose nobody.
     """
+    _check_dropouts(dropouts, len(blocks))
     entropy = entropy or SystemEntropy()
     authority = CertificateAuthority.generate(entropy)
     trust = TrustStore([authority.public_key], remember_signatures=True)
@@ -170,11 +190,42 @@ def make_loopback(
     return Loopback(host, hosts), list(hosts)
 
 
+def _check_dropouts(dropouts: Mapping[int, LostAt] | None, clients: int) -> None:
+    if dropouts is None:
+        return
+    if not isinstance(dropouts, Mapping):
+        raise ArgumentError(
+            f"dropouts is a {type(dropouts).__name__}",
+            why="it says of each lost client where it is lost",
+            fix="pass a mapping such as {4: LostAt.UPLOAD}",
+        )
+    for position, at in dropouts.items():
+        whole = isinstance(position, int | np.integer) and not isinstance(position, bool)
+        if not whole or not 0 <= position < clients:
+            raise ArgumentError(
+                f"client {position!r} cannot be lost: there is none",
+                why=f"the clients are called by their positions, 0 to {clients - 1}",
+                fix="use the position of a vector as the key",
+            )
+        if not isinstance(at, LostAt):
+            raise ArgumentError(
+                f"client {position} cannot be lost at {at!r}",
+                why="a client is lost at one of the points of LostAt",
+                fix=f"pass one of {', '.join(f'LostAt.{point.name}' for point in LostAt)}",
+            )
+
+
 def _blocks_of(
     vectors: Sequence[Sequence[IntegerSource] | npt.NDArray[np.integer]],
 ) -> list[list[IntegerSource]]:
     """The blocks of each client's vector; a plain list of integers is one block."""
-    if not isinstance(vectors, Sequence | np.ndarray) or not len(vectors):
+    if not _is_sequence(vectors):
+        raise PackingError(
+            f"an object of type {type(vectors).__name__} is no sequence of vectors",
+            why="the vectors are counted before the first is sent, and each is read twice",
+            fix="pass an array (clients, integers), or a list: list(vectors) if they are generated",
+        )
+    if not len(vectors):
         raise PackingError(
             "there are no vectors to add up",
             why="a session adds up one vector of each client",
@@ -183,17 +234,46 @@ def _blocks_of(
     return [_blocks_of_one(position, vector) for position, vector in enumerate(vectors)]
 
 
-def _blocks_of_one(position: int, vector: object) -> list[IntegerSource]:
+def _blocks_of_one(position: int, vector: Any) -> list[IntegerSource]:
     if isinstance(vector, np.ndarray):
-        return [vector]
-    if isinstance(vector, Sequence) and len(vector):
-        if isinstance(vector[0], Number):
-            return [np.array(vector)]
-        if all(hasattr(block, "__len__") for block in vector):
-            return list(vector)
-    raise _unfit(
-        position, f"an object of type {type(vector).__name__}", "it holds no arrays of integers"
-    )
+        blocks = [vector]
+    elif _is_sequence(vector) and len(vector):
+        blocks = [vector] if isinstance(vector[0], Number) else vector
+    elif _is_source(vector):
+        raise _unfit(
+            position,
+            f"an object of type {type(vector).__name__} is no list of blocks",
+            "each block of the layout has a source of its own",
+            "pass [source] for a client whose integers are one block",
+        )
+    else:
+        raise _no_integers(position, vector)
+    return [_block_of(position, block) for block in blocks]
+
+
+def _block_of(position: int, block: Any) -> IntegerSource:
+    if _is_sequence(block) and len(block) and isinstance(block[0], Number):
+        try:
+            block = np.asanyarray(block)
+        except ValueError as error:
+            raise _unfit(position, "a list is ragged", "a block has one axis") from error
+    if not (_is_sequence(block) or _is_source(block)):
+        raise _no_integers(position, block)
+    if not len(block):
+        raise _unfit(position, "a block has no integers", "a block holds at least one")
+    return block  # type: ignore[no-any-return]
+
+
+def _is_sequence(value: object) -> bool:
+    if isinstance(value, np.ndarray):
+        return value.ndim > 0
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _is_source(value: object) -> bool:
+    """Whether it may make slices when asked; what it makes is seen when it is packed."""
+    may = hasattr(value, "__len__") and hasattr(value, "__getitem__")
+    return may and not isinstance(value, Sequence | Mapping | np.ndarray)
 
 
 def _check_vector(position: int, vector: Sequence[IntegerSource], layout: Layout) -> None:
@@ -209,6 +289,24 @@ def _unfit(position: int, what: str, why: str, fix: str = "") -> PackingError:
         f"the vector of client {position} cannot be sent: {what}",
         why=why,
         fix=fix or "give one array of integers for each block of the layout",
+    )
+
+
+def _no_integers(position: int, found: object) -> PackingError:
+    return _unfit(
+        position, f"an object of type {type(found).__name__}", "it holds no arrays of integers"
+    )
+
+
+def _of_shard(error: SecAggError, shard: str, part: range) -> SecAggError:
+    """The same error, saying of which clients."""
+    return type(error)(
+        f"{shard} (clients {part[0]} to {part[-1]}): {error.what}",
+        why=error.why,
+        fix=error.fix,
+        where=error.where,
+        stage=error.stage,
+        culprit=error.culprit,
     )
 
 

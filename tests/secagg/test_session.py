@@ -8,15 +8,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedcore.errors import AbortError, PackingError, ParameterError
+from fedcore.entropy import SystemEntropy
+from fedcore.errors import AbortError, ArgumentError, PackingError, ParameterError, ShareError
+from fedcore.secagg.client import SecAggClient
 from fedcore.secagg.config import SessionConfig
 from fedcore.secagg.effects import NeedInput
-from fedcore.secagg.loopback import LostAt
+from fedcore.secagg.identity import Certificate, CertificateAuthority, Identity, TrustStore
+from fedcore.secagg.keys import Prekey
+from fedcore.secagg.loopback import LostAt, unmask_in_threads
 from fedcore.secagg.messages import MaskRequest, decode
 from fedcore.secagg.packing import Block, Layout
-from fedcore.secagg.params import Profile
-from fedcore.secagg.session import default_layout, make_loopback, run_session
+from fedcore.secagg.params import LARGEST_SESSION, Profile
+from fedcore.secagg.policy import Policy
+from fedcore.secagg.prg import Prg
+from fedcore.secagg.session import default_layout, make_loopback, run_session, shards
 from fedcore.secagg.stages import Stage
+from fedcore.secagg.unmask import UnmaskPlan
 
 VECTORS = np.arange(15).reshape(5, 3)
 
@@ -45,8 +52,9 @@ class Lazy:
         [[vector] for vector in VECTORS],
         [[Lazy(3 * i)] for i in range(5)],
         np.asfortranarray(VECTORS),
+        [[vector] for vector in VECTORS.tolist()],
     ],
-    ids=["array", "int8", "uint32", "lists", "list", "blocks", "lazy", "columns"],
+    ids=["array", "int8", "uint32", "lists", "list", "blocks", "lazy", "columns", "lists of lists"],
 )
 def test_integers_of_any_form_are_added_up(vectors: Any) -> None:
     result = run_session(vectors)
@@ -57,8 +65,13 @@ def test_integers_of_any_form_are_added_up(vectors: Any) -> None:
 @pytest.mark.parametrize(
     ("vectors", "what"),
     [
-        (None, "no vectors"),
-        (7, "no vectors"),
+        (None, "NoneType is no sequence"),
+        (7, "int is no sequence"),
+        (np.array(7), "ndarray is no sequence"),
+        ("abc", "str is no sequence"),
+        (set(), "set is no sequence"),
+        ((vector for vector in VECTORS), "generator is no sequence"),
+        (Lazy(0), "Lazy is no sequence"),
         ([], "no vectors"),
         (np.zeros((0, 3), int), "no vectors"),
         (np.arange(5), "client 0 .* int64"),
@@ -73,6 +86,20 @@ def test_integers_of_any_form_are_added_up(vectors: Any) -> None:
         (VECTORS.reshape(5, 3, 1), "client 0"),
         ([VECTORS[0], VECTORS[1] + 2**31, VECTORS[2]], "client 1 .* beyond its limit"),
         ([[object()]] * 3, "client 0"),
+        ([VECTORS[0], (x for x in VECTORS[1])], "client 1 .* generator"),
+        ([VECTORS[0], [x for x in "abc"]], "client 1 .* str"),
+        ([VECTORS[0], "abc"], "client 1 .* str"),
+        ([VECTORS[0], {0: VECTORS[1]}], "client 1 .* dict"),
+        ([VECTORS[0], [1, [2], 3]], "client 1 .* ragged"),
+        ([[1, 2, 3], [4, 5], [6, 7, 8]], "client 1 .* 2 integers"),
+        ([[1, 2, 3], [4, 5, 2**70], [6, 7, 8]], "client 1 .* dtype object"),
+        ([VECTORS[0], np.array(7)], "client 1 .* ndarray"),
+        ([VECTORS[0], [np.array(7)]], "client 1 .* ndarray"),
+        (np.zeros((5, 0), int), "client 0 .* no integers"),
+        ([VECTORS[0], np.zeros(0, int)], "client 1 .* no integers"),
+        ([VECTORS[0], [[]]], "client 1 .* no integers"),
+        (np.ma.masked_array(VECTORS, VECTORS == 4), "client 0 .* masked array"),
+        ([VECTORS[0], [np.ma.masked_array(VECTORS[1])]], "client 1 .* masked array"),
     ],
 )
 def test_what_cannot_be_added_up_is_refused_by_the_client_that_gives_it(
@@ -89,9 +116,123 @@ def test_the_value_that_is_out_of_range_is_not_told() -> None:
     assert "123456789" not in str(refused.value).replace(",", "")
 
 
-def test_one_client_makes_no_session() -> None:
-    with pytest.raises(ParameterError, match="n = 1"):
-        run_session(VECTORS[:1])
+@pytest.mark.parametrize("sources", [[Lazy(0), Lazy(3)], [[Lazy(0)], Lazy(3)]])
+def test_a_source_that_stands_alone_is_told_how_to_be_a_vector(sources: Any) -> None:
+    with pytest.raises(PackingError, match=r"client [01] .* Lazy") as refused:
+        run_session(sources)
+    assert "[source]" in refused.value.fix
+
+
+def test_who_lists_what_is_generated_has_a_sum() -> None:
+    vectors = (vector for vector in VECTORS)
+    with pytest.raises(PackingError) as refused:
+        run_session(vectors)  # type: ignore[arg-type]
+    assert "list(vectors)" in refused.value.fix
+    np.testing.assert_array_equal(run_session(list(vectors)).totals[0], VECTORS.sum(axis=0))
+
+
+@pytest.mark.parametrize("largest", [2, LARGEST_SESSION])
+def test_one_client_makes_no_session_and_no_shard(largest: int) -> None:
+    for clients in (1, 3) if largest == 2 else (1,):
+        with pytest.raises(ParameterError, match="n = 1") as refused:
+            run_session(VECTORS[:clients], largest=largest)
+        assert "needs two clients" in refused.value.fix
+        assert "several" not in refused.value.fix
+
+
+def test_the_fix_for_a_delta_that_three_clients_cannot_have_works() -> None:
+    with pytest.raises(ParameterError, match="cannot lose 1") as refused:
+        run_session(VECTORS[:3], delta=Fraction(1, 3))
+    assert refused.value.fix == "lower delta to 0"
+    np.testing.assert_array_equal(run_session(VECTORS[:3], delta=0).totals[0], VECTORS[:3].sum(0))
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, "2", None, True])
+def test_a_number_of_threads_is_a_plain_int_from_one_on(wrong: Any) -> None:
+    with pytest.raises(ArgumentError, match="threads"):
+        run_session(VECTORS, threads=wrong)
+    with pytest.raises(ArgumentError, match="threads"):
+        plan = UnmaskPlan(Prg.AES_128_CTR, ())
+        unmask_in_threads(np.zeros(3, np.uint64), plan, threads=wrong)
+
+
+def test_more_threads_than_there_is_work_for_change_nothing() -> None:
+    np.testing.assert_array_equal(
+        run_session(VECTORS, threads=10**12).totals[0], VECTORS.sum(axis=0)
+    )
+    unmask_in_threads(np.zeros(0, np.uint64), UnmaskPlan(Prg.AES_128_CTR, ()), threads=2)
+
+
+@pytest.mark.parametrize("wrong", [0, 1, -3, LARGEST_SESSION + 1, 2.0, None, True])
+def test_a_largest_shard_is_of_as_many_clients_as_a_session_may_have(wrong: Any) -> None:
+    with pytest.raises(ArgumentError, match="largest"):
+        shards(10, largest=wrong)
+    with pytest.raises(ArgumentError, match="largest"):
+        run_session(VECTORS, largest=wrong)
+
+
+@pytest.mark.parametrize("wrong", [0, -3, 2.0, None, True])
+def test_nobody_is_not_divided_into_shards_and_shares_no_slot(wrong: Any) -> None:
+    with pytest.raises(ArgumentError, match="clients"):
+        shards(wrong)
+    with pytest.raises(ArgumentError, match="clients"):
+        default_layout(10, wrong)
+
+
+@pytest.mark.parametrize(
+    ("dropouts", "what"),
+    [
+        ({1, 2}, "dropouts is a set"),
+        ([LostAt.UPLOAD], "dropouts is a list"),
+        (LostAt.UPLOAD, "dropouts is a LostAt"),
+        ({5: LostAt.UPLOAD}, "client 5"),
+        ({-1: LostAt.UPLOAD}, "client -1"),
+        ({1.0: LostAt.UPLOAD}, r"client 1\.0"),
+        ({"1": LostAt.UPLOAD}, "client '1'"),
+        ({True: LostAt.UPLOAD}, "client True"),
+        ({1: 2}, "at 2"),
+        ({1: None}, "at None"),
+        ({1: Stage.UPLOADS}, "at .*UPLOADS"),
+    ],
+)
+def test_dropouts_that_would_lose_nobody_are_refused(dropouts: Any, what: str) -> None:
+    config = SessionConfig(task=bytes(32), layout=default_layout(3, 5), delta=Fraction(1, 5))
+    for call in (
+        lambda: run_session(VECTORS, config=config, dropouts=dropouts),
+        lambda: make_loopback(config, [[vector] for vector in VECTORS], dropouts=dropouts),
+    ):
+        with pytest.raises(ArgumentError, match=what) as refused:
+            call()
+        assert refused.value.why and refused.value.fix
+
+
+def test_a_client_that_a_random_generator_chose_is_lost() -> None:
+    result = run_session(
+        VECTORS,
+        delta=Fraction(1, 5),
+        dropouts={np.int64(3): LostAt.UPLOAD, np.int64(0): LostAt.ANSWER},
+    )
+    assert result.survivors == (0, 1, 2, 4)
+
+
+@pytest.mark.parametrize("first", [0, 8, 16])
+def test_a_shard_that_ends_without_a_sum_names_itself_and_its_clients(first: int) -> None:
+    lost = {first + 1: LostAt.UPLOAD, first + 7: LostAt.SHARES}
+    with pytest.raises(AbortError) as ended:
+        run_session(np.ones((24, 3), int), delta=Fraction(1, 8), dropouts=lost, largest=8)
+    inner = ended.value.__cause__
+    assert type(inner) is AbortError
+    shard = f"shard {first // 8 + 1} of 3 (clients {first} to {first + 7}): "
+    assert ended.value.what == shard + inner.what
+    for told in ("code", "why", "fix", "stage", "culprit"):
+        assert getattr(ended.value, told) == getattr(inner, told)
+
+
+def test_a_session_that_is_the_only_one_is_no_shard() -> None:
+    lost = {1: LostAt.UPLOAD, 4: LostAt.UPLOAD}
+    with pytest.raises(AbortError) as ended:
+        run_session(VECTORS, delta=Fraction(1, 5), dropouts=lost)
+    assert "shard" not in ended.value.what
 
 
 def test_blocks_of_several_widths_come_back_apart() -> None:
@@ -155,3 +296,60 @@ def test_a_device_is_told_the_terms_that_it_agreed_to() -> None:
     loopback.close(Stage.SHARES)
     (terms,) = asked
     assert (terms.config, terms.round, terms.committed) == (config, 9, False)
+
+
+# --- who takes part -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("culprit", ["a client", 7, 1.5, bytearray(2)], ids=repr)
+def test_an_error_can_be_read_whatever_was_called_its_culprit(culprit: Any) -> None:
+    assert str(ShareError("shares differ", culprit=culprit)).endswith(f"Culprit: {culprit!r}")
+    assert str(ShareError("shares differ", culprit=b"\x0a\xff")).endswith("Culprit: 0aff")
+
+
+AUTHORITY = CertificateAuthority(bytes(range(32)))
+
+
+def certify(key: bytes) -> Certificate:
+    return AUTHORITY.issue(bytes(16), key, expires=2**40)
+
+
+@pytest.mark.parametrize(
+    ("roots", "revoked"),
+    [
+        (AUTHORITY.public_key, ()),
+        ([AUTHORITY.public_key.hex()[:32]], ()),
+        ([AUTHORITY.public_key], bytes(16)),
+        ([AUTHORITY.public_key], ["sixteen letters."]),
+        ([AUTHORITY], ()),
+    ],
+    ids=["one key", "text", "one id", "text id", "an authority"],
+)
+def test_a_trust_store_takes_lists_of_bytes_and_says_so(roots: Any, revoked: Any) -> None:
+    with pytest.raises(ArgumentError) as refused:
+        TrustStore(roots, revoked)
+    assert "[authority.public_key]" in refused.value.fix
+
+
+@pytest.mark.parametrize("client_id", ["alice", "sixteen letters.", 7, None, [0] * 16])
+def test_a_certificate_is_issued_for_an_id_of_bytes_only(client_id: Any) -> None:
+    key = Identity.generate(SystemEntropy(), certify=certify).certificate.key
+    with pytest.raises(ArgumentError, match="id and key") as refused:
+        AUTHORITY.issue(client_id, key, expires=2**40)
+    assert "16 bytes" in refused.value.fix
+    with pytest.raises(ArgumentError, match="id and key"):
+        AUTHORITY.issue(bytes(16), key.hex()[:32], expires=2**40)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("expires", [5.5, 5.0, "5", None, True, np.int64(5), -1, 2**64], ids=repr)
+def test_an_expiry_is_a_plain_int_of_seconds(expires: Any) -> None:
+    identity = Identity.generate(SystemEntropy(), certify=certify)
+    client = SecAggClient(identity, Policy(roots=(AUTHORITY.public_key,)))
+    for call in (
+        lambda: client.offer(1, expires=expires),
+        lambda: Prekey.generate(SystemEntropy(), expires=expires),
+        lambda: AUTHORITY.issue(bytes(16), identity.certificate.key, expires=expires),
+    ):
+        with pytest.raises(ArgumentError) as refused:
+            call()
+        assert refused.value.fix
