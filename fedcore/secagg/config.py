@@ -36,10 +36,10 @@ class SessionConfig:
 
     `task`: 32 bytes, the digest of the task. `layout`: the blocks of integers that each client
     sends. `gamma`: the share of the roster that may collude with the server; `delta`: the share
-    that may be lost, both exact; privacy fails with probability 2^-sigma, availability with 2^-eta. `beacon`:
-    the name of a public randomness beacon whose pulse seeds the ring, or "". `clipping_norm` and
-    `noise_multiplier`: what the privacy layer does to each vector, 0 if nothing is declared; a
-    client's policy may ask for them.
+    that may be lost, each a Fraction or 0; privacy fails with probability 2^-sigma, availability
+    with 2^-eta. `beacon`: the name of a public randomness beacon whose pulse seeds the ring, or "".
+    `clipping_norm` and `noise_multiplier`: what the privacy layer does to each vector, 0 if nothing
+    is declared; a client's policy may ask for them.
 
     Raises: ParameterError for a value out of range or of another type.
     """
