@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from threading import RLock
 
 from fedcore.entropy import Entropy, SystemEntropy, require_entropy
-from fedcore.errors import PolicyError, ReuseError, SecAggError, StageError
+from fedcore.errors import ParameterError, PolicyError, ReuseError, SecAggError, StageError
 from fedcore.secagg.effects import Effect, Erase, Fail, Persist, Send
+from fedcore.secagg.exclusive import exclusive
 from fedcore.secagg.identity import Identity, TrustStore
 from fedcore.secagg.keys import Channel, Prekey
 from fedcore.secagg.masking import frame_digests
@@ -30,7 +32,6 @@ from fedcore.secagg.messages import (
     UploadHeader,
     UploadTrailer,
     decode_as,
-    encode,
 )
 from fedcore.secagg.packing import IntegerSource
 from fedcore.secagg.participation import Participation, used_up
@@ -46,7 +47,7 @@ from fedcore.secagg.records import (
 )
 from fedcore.secagg.roster import RosterView, open_roster
 from fedcore.secagg.sharing import channels_of, deal
-from fedcore.secagg.transcript import survivor_digest, u64
+from fedcore.secagg.transcript import survivor_digest
 
 __all__ = ["SecAggClient"]
 
@@ -68,6 +69,7 @@ class SecAggClient:
         trust: TrustStore | None = None,
     ) -> None:
         self._identity, self._policy = identity, policy
+        self._lock = RLock()
         self._entropy = require_entropy(entropy or SystemEntropy())
         self._trust = trust or TrustStore(policy.roots, policy.revoked)
         self._prekeys: dict[bytes, Prekey] = {}
@@ -85,6 +87,7 @@ class SecAggClient:
         """The state of each open session, by its sid."""
         return {sid: session.stage for sid, session in self._sessions.items()}
 
+    @exclusive
     def offer(self, count: int, *, expires: int) -> list[Effect]:
         """Make `count` prekeys, each for one session, and post their bundles.
 
@@ -98,6 +101,7 @@ class SecAggClient:
             effects.append(self._posting(prekey))
         return effects
 
+    @exclusive
     def repost(self) -> list[Effect]:
         """Post the bundles of all unused prekeys again.
 
@@ -105,12 +109,14 @@ class SecAggClient:
         """
         return [self._posting(prekey) for prekey in self._prekeys.values()]
 
+    @exclusive
     def handle(self, message: Message, *, now: int) -> list[Effect]:
         """Take a message of the server; what follows, in binding order.
 
         `now`: Unix seconds, of the driver's clock; certificates and prekeys are checked by it.
         Raises: a SecAggError of the kind that says what is wrong; the state is as before.
         """
+        _check_time(now)
         match message:
             case Roster():
                 return self._join(message, now)
@@ -129,6 +135,7 @@ class SecAggClient:
                     fix="send it to a SecAggServer",
                 )
 
+    @exclusive
     def commit(self, sid: bytes, blocks: Sequence[IntegerSource]) -> list[Effect]:
         """Bind this session to one vector, given as an array of integers for each block.
 
@@ -147,19 +154,18 @@ class SecAggClient:
                 stage="R2",
             )
         digests = frame_digests(session.view.config.layout, blocks)
-        if session.frame_digests:
-            return [] if digests == session.frame_digests else self._fail_over_second_vector(sid)
         key = _release_key(session.view)
         charged = self._charged.get(key, frozenset())
-        self._check_attempts(charged, sid)
-        self._charged[key] = charged | {sid}
-        session.frame_digests = digests
-        return [
-            Persist(key, b"".join(sorted(self._charged[key]))),
-            Persist(step_key(sid, "masking"), digests),
-            *self._leave_spent_rounds(),
-        ]
+        if session.frame_digests and session.frame_digests != digests:
+            return self._fail_over_second_vector(sid)
+        records = session.records()
+        if not session.frame_digests:
+            self._check_attempts(charged - {sid})  # charged already if a crash came right after
+            charged, records = charged | {sid}, [Persist(step_key(sid, "masking"), digests)]
+            self._charged[key], session.frame_digests = charged, digests
+        return [Persist(key, b"".join(sorted(charged))), *records, *self._leave_spent_rounds()]
 
+    @exclusive
     def upload(
         self, sid: bytes, blocks: Sequence[IntegerSource]
     ) -> Iterator[UploadHeader | UploadChunk | UploadTrailer]:
@@ -170,6 +176,7 @@ class SecAggClient:
         """
         return self._session(sid, "R2").upload(blocks)
 
+    @exclusive
     def settle(self, sid: bytes) -> list[Effect]:
         """Forget what was revealed in a session whose sum is opened: nobody will ask again."""
         closed = self._closed.get(sid)
@@ -178,6 +185,7 @@ class SecAggClient:
         self._closed[sid] = replace(closed, answer=None)
         return [Persist(tombstone_key(sid), self._closed[sid].encode())]
 
+    @exclusive
     def abandon(self, sid: bytes) -> list[Effect]:
         """Leave a session for good; its secrets are erased. Of one unknown, nothing happens."""
         session = self._sessions.get(sid)
@@ -185,8 +193,10 @@ class SecAggClient:
             return []
         return self._close(sid, Tombstone(session.prekey.pid, session.prekey.expires))
 
+    @exclusive
     def expire(self, now: int) -> list[Effect]:
         """Drop what has outlived its prekey: prekeys, open sessions, memories of closed ones."""
+        _check_time(now)
         effects: list[Effect] = []
         for pid in [pid for pid, prekey in self._prekeys.items() if prekey.expires <= now]:
             del self._prekeys[pid]
@@ -195,16 +205,18 @@ class SecAggClient:
             if session.prekey.expires <= now:
                 effects += self.abandon(sid)
         for sid in [sid for sid, closed in self._closed.items() if closed.expires <= now]:
-            del self._closed[sid]
-            effects.append(Erase(tombstone_key(sid)))
+            # The prekey once more: were it still there, nothing but the tombstone would guard it.
+            effects += [Erase(prekey_key(self._closed.pop(sid).pid)), Erase(tombstone_key(sid))]
         return effects
 
+    @exclusive
     def restore(self, records: Mapping[str, bytes], *, now: int) -> list[Effect]:
         """Take up what a client before a crash had made durable; what is to be done again.
 
         `records`: every record persisted and not erased, by its key. A session whose records do
         not fit together, or not this client's policy, is closed and reported by a Fail.
         """
+        _check_time(now)
         stored = Stored.read(records)
         self._prekeys, self._sessions = stored.prekeys, {}
         self._closed, self._charged = stored.closed, stored.charged
@@ -218,7 +230,7 @@ class SecAggClient:
         return effects + [Send(done.answer) for done in self._closed.values() if done.answer]
 
     def _resume(self, sid: bytes, steps: Mapping[str, bytes]) -> list[Effect]:
-        if sid in self._closed or "shares" not in steps:  # closed, or nothing of it was ever sent
+        if sid in self._closed or steps.keys() <= {"roster"}:  # closed, or nothing was ever sent
             return _erased(sid)
         try:
             self._sessions[sid] = self._rebuilt(steps)
@@ -248,8 +260,8 @@ class SecAggClient:
         record = done.get("roster", b"")
         now, roster = int.from_bytes(record[:8], "little"), decode_as(record[8:], Roster)
         view, prekey = self._verified(roster, now)
-        shares = decode_as(done["shares"], Shares)
-        session = self._participation(roster, view, prekey, channels_of(view, prekey), shares)
+        shares = decode_as(done.get("shares", b""), Shares)
+        session = self._participation(roster, view, prekey, channels_of(view, prekey), shares, now)
         if "mask-request" in done:
             session.masking = session.accepted(decode_as(done["mask-request"], MaskRequest))
         session.frame_digests = done.get("masking", b"")
@@ -266,21 +278,22 @@ class SecAggClient:
         open_session = self._sessions.get(roster.sid)
         if open_session is not None:
             if open_session.roster == roster:
-                return [Send(open_session.shares)]
+                return [*open_session.records(), Send(open_session.shares)]
             raise used_up("another roster for a session that has one", "R1")
         if roster.sid in self._closed:
             raise used_up("a session that this client has closed", "R1")
         view, prekey = self._verified(roster, now)
-        self._check_attempts(self._charged.get(_release_key(view), frozenset()), view.sid)
+        charged = self._charged.get(_release_key(view), frozenset())
+        if view.sid in charged:
+            raise used_up("a session to which it gave a vector", "R1")
+        self._check_attempts(charged)
         channels = channels_of(view, prekey)
         shares = deal(view, prekey, channels, identity=self._identity, entropy=self._entropy)
-        self._sessions[view.sid] = self._participation(roster, view, prekey, channels, shares)
+        session = self._participation(roster, view, prekey, channels, shares, now)
+        effects = [*session.records(), Send(shares)]
+        self._sessions[view.sid] = session
         del self._prekeys[prekey.pid]
-        return [
-            Persist(step_key(view.sid, "roster"), u64(now) + encode(roster)),
-            Persist(step_key(view.sid, "shares"), encode(shares)),
-            Send(shares),
-        ]
+        return effects
 
     def _participation(
         self,
@@ -289,9 +302,18 @@ class SecAggClient:
         prekey: Prekey,
         channels: Mapping[int, Channel],
         shares: Shares,
+        joined: int,
     ) -> Participation:
         return Participation(
-            self._identity, self._policy, self._trust, roster, view, prekey, channels, shares
+            self._identity,
+            self._policy,
+            self._trust,
+            roster,
+            view,
+            prekey,
+            channels,
+            shares,
+            joined,
         )
 
     def _verified(self, roster: Roster, now: int) -> tuple[RosterView, Prekey]:
@@ -318,7 +340,7 @@ class SecAggClient:
         if closed is not None and closed.answer is not None:
             if closed.survivors_digest != survivor_digest(closed.context, request.survivors):
                 raise used_up("the secrets of a second set of survivors", "R4")
-            return [Send(closed.answer)]
+            return self._last_word(request.sid, closed)
         session = self._session(request.sid, "R4")
         context, survivors_digest, answer = session.answer(request)
         prekey = session.prekey
@@ -327,12 +349,16 @@ class SecAggClient:
 
     def _close(self, sid: bytes, tombstone: Tombstone) -> list[Effect]:
         """One record holds the tombstone and the last word, which is then sent; secrets go last."""
-        session = self._sessions.pop(sid)
+        effects = self._last_word(sid, tombstone)
         self._closed[sid] = tombstone
+        self._sessions.pop(sid).closed = True
+        return effects
+
+    def _last_word(self, sid: bytes, tombstone: Tombstone) -> list[Effect]:
         return [
             Persist(tombstone_key(sid), tombstone.encode()),
             *([] if tombstone.answer is None else [Send(tombstone.answer)]),
-            Erase(prekey_key(session.prekey.pid)),
+            Erase(prekey_key(tombstone.pid)),
             *_erased(sid),
         ]
 
@@ -349,8 +375,8 @@ class SecAggClient:
             stage=stage,
         )
 
-    def _check_attempts(self, charged: frozenset[bytes], sid: bytes) -> None:
-        if len(charged | {sid}) > self._policy.attempts:
+    def _check_attempts(self, charged: frozenset[bytes]) -> None:
+        if len(charged) >= self._policy.attempts:
             raise PolicyError(
                 "another session asks for a vector of the same round",
                 why=f"one vector is one release, and this policy allows {self._policy.attempts}",
@@ -375,6 +401,15 @@ class SecAggClient:
             stage="R2",
         )
         return [*self.abandon(sid), Fail(error)]
+
+
+def _check_time(now: int) -> None:
+    if type(now) is not int or not 0 <= now < 2**64:
+        raise ParameterError(
+            f"{now!r} is no time",
+            why="certificates and prekeys expire at whole Unix seconds",
+            fix="pass int(time.time())",
+        )
 
 
 def _erased(sid: bytes) -> list[Effect]:

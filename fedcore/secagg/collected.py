@@ -5,6 +5,7 @@ The driver's records hold the same, one a message or frozen set, and give it bac
 
 from __future__ import annotations
 
+import struct
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from fedcore.errors import MessageError
 from fedcore.secagg.assembly import SessionRoster
 from fedcore.secagg.messages import (
     AbortReason,
@@ -141,6 +143,17 @@ class Collected:
 
         Raises: MessageError if they are damaged.
         """
+        try:
+            return cls._read(records)
+        except (KeyError, ValueError, IndexError, struct.error) as error:
+            raise MessageError(
+                "the records of a session are damaged",
+                why=f"one of them is missing or is not what its name says: {error}",
+                fix="restore the server's records from where they were written last",
+            ) from error
+
+    @classmethod
+    def _read(cls, records: Mapping[str, bytes]) -> Collected:
         roster = SessionRoster.decode(records["roster"])
         found = cls(roster, records["model"])
         for key in sorted(records):

@@ -20,7 +20,7 @@ from fedcore.secagg.packing import IntegerSource, Layout, pack, to_wire
 from fedcore.secagg.prg import Prg, Stream, apply_streams
 from fedcore.secagg.roster import RosterView
 
-__all__ = ["FRAME_DIGEST_BYTES", "frame_digests", "mask_streams", "masked_frames"]
+__all__ = ["FRAME_DIGEST_BYTES", "check_blocks", "frame_digests", "mask_streams", "masked_frames"]
 
 FRAME_DIGEST_BYTES = 32
 
@@ -30,6 +30,12 @@ def frame_digests(layout: Layout, blocks: Sequence[IntegerSource]) -> bytes:
 
     Raises: PackingError if a block does not fit the layout.
     """
+    check_blocks(layout, blocks)
+    return b"".join(hashlib.sha256(words.data).digest() for words in _packed(layout, blocks))
+
+
+def check_blocks(layout: Layout, blocks: Sequence[IntegerSource]) -> None:
+    """Raises: PackingError unless there are as many blocks as the layout has."""
     if len(blocks) != len(layout.blocks):
         raise PackingError(
             f"the vector has {len(blocks)} blocks",
@@ -37,7 +43,6 @@ def frame_digests(layout: Layout, blocks: Sequence[IntegerSource]) -> bytes:
             fix="give one array of integers for each block",
             stage="R2",
         )
-    return b"".join(hashlib.sha256(words.data).digest() for words in _packed(layout, blocks))
 
 
 def mask_streams(

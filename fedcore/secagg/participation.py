@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +17,7 @@ from fedcore.errors import ConsistencyError, MessageError, ReuseError, StageErro
 from fedcore.secagg.effects import Effect, NeedInput, Persist, Send
 from fedcore.secagg.identity import Identity, TrustStore
 from fedcore.secagg.keys import Channel, Prekey
-from fedcore.secagg.masking import mask_streams, masked_frames
+from fedcore.secagg.masking import check_blocks, mask_streams, masked_frames
 from fedcore.secagg.messages import (
     Complaint,
     Confirmation,
@@ -43,7 +45,9 @@ from fedcore.secagg.revealing import (
 )
 from fedcore.secagg.roster import RosterView
 from fedcore.secagg.sharing import CIPHERTEXT_BYTES, HeldShare, receive
-from fedcore.secagg.transcript import context_digest, members_of, survivor_digest
+from fedcore.secagg.transcript import context_digest, members_of, survivor_digest, u64
+
+_M = TypeVar("_M")
 
 __all__ = ["Masking", "Participation", "used_up"]
 
@@ -64,7 +68,10 @@ class Masking:
 
 @dataclass(repr=False)
 class Participation:
-    """The state of one session: roster and shares, then masking, then committed, then confirmed."""
+    """The state of one session: roster and shares, then masking, then committed, then confirmed.
+
+    `joined`: Unix seconds at which the roster was verified.
+    """
 
     identity: Identity
     policy: Policy
@@ -74,9 +81,11 @@ class Participation:
     prekey: Prekey
     channels: Mapping[int, Channel]
     shares: Shares
+    joined: int
     masking: Masking | None = None
     frame_digests: bytes = b""
     confirmation: Confirmation | None = None
+    closed: bool = False
 
     @property
     def stage(self) -> str:
@@ -86,6 +95,20 @@ class Participation:
         if self.masking is None:
             return "shared"
         return "committed" if self.frame_digests else "masking"
+
+    def records(self) -> list[Effect]:
+        """All that this session has promised so far.
+
+        What is sent again is persisted again before it: the first time may have failed.
+        """
+        values = {"roster": u64(self.joined) + encode(self.roster), "shares": encode(self.shares)}
+        if self.masking is not None:
+            values["mask-request"] = encode(self.masking.request)
+        if self.frame_digests:
+            values["masking"] = self.frame_digests
+        if self.confirmation is not None:
+            values["confirmation"] = encode(self.confirmation)
+        return [Persist(step_key(self.view.sid, step), value) for step, value in values.items()]
 
     def pending(self) -> list[Effect]:
         """What this client does again after a crash, or when its last messages were lost."""
@@ -111,7 +134,7 @@ class Participation:
         if self.masking is not None:
             if self.masking.request != request:
                 raise used_up("another set of uploaders, or another model", "R2")
-            return [] if self.confirmation else self.pending()
+            return [] if self.confirmation else [*self.records(), *self.pending()]
         self.masking = self.accepted(request)
         key = step_key(request.sid, "mask-request")
         return [Persist(key, encode(request)), *self.pending()]
@@ -153,9 +176,10 @@ class Participation:
         """Header, masked chunks and trailer. Raises: StageError, ReuseError."""
         masking, view = self._masked("R2"), self.view
         layout = view.config.layout
+        check_blocks(layout, blocks)
         signature = self.identity.sign(header_statement(masking.context, view.index))
-        yield UploadHeader(view.sid, masking.context, layout.upload_bytes, signature)
-        yield from masked_frames(
+        header = UploadHeader(view.sid, masking.context, layout.upload_bytes, signature)
+        frames = masked_frames(
             view.sid,
             layout,
             blocks,
@@ -163,6 +187,13 @@ class Participation:
             mask_streams(view, self.prekey, masking.uploaders),
             prg=view.config.prg,
         )
+        return self._while_open(chain([header], frames))
+
+    def _while_open(self, messages: Iterator[_M]) -> Iterator[_M]:
+        for message in messages:
+            if self.closed:
+                raise used_up("more of an upload to a session that it has closed", "R2")
+            yield message
 
     def confirm(self, message: Survivors) -> list[Effect]:
         """Sign the one set whose sum this client lets be opened.
@@ -182,7 +213,7 @@ class Participation:
         if self.confirmation is not None:
             if self.confirmation.digest != survivors_digest:
                 raise used_up("a second set of survivors", "R3")
-            return [Send(self.confirmation)]
+            return [*self.records(), Send(self.confirmation)]
         survivors = view.check_survivors(message.survivors, masking.uploaders, stage="R3")
         check_headers(view, message, masking.context, survivors, trust=self.trust)
         signature = self.identity.sign(confirmation_statement(survivors_digest))

@@ -9,6 +9,7 @@ from fedcore.secagg.assembly import SessionRoster
 from fedcore.secagg.config import SessionConfig
 from fedcore.secagg.identity import TrustStore
 from fedcore.secagg.messages import Advertise, Limits
+from fedcore.secagg.params import LARGEST_SESSION
 
 __all__ = ["Postings"]
 
@@ -53,7 +54,8 @@ class Postings:
     def take(self, client_id: bytes, message: Advertise) -> None:
         """Keep a client's bundle; again the same one changes nothing.
 
-        Raises: AuthenticationError, ReuseError, MessageError, each naming the client.
+        Raises: AuthenticationError, ReuseError, MessageError, each naming the client; PackingError
+        or ParameterError if it would be one too many for the session.
         """
         certificate = check_advertisement(client_id, message, trust=self._trust, now=self._now)
         if self._messages.get(client_id, message) != message:
@@ -72,8 +74,21 @@ class Postings:
                 stage=_STAGE,
                 culprit=client_id,
             )
+        self._check_room(client_id)
         self._messages[client_id] = message
         self._key_holders[certificate.key] = client_id
+
+    def _check_room(self, client_id: bytes) -> None:
+        """With one client too many no roster can be frozen, and nobody can be sent away."""
+        count = len(self._messages.keys() | {client_id})
+        self.config.layout.check_budget(count)
+        if count > LARGEST_SESSION:
+            raise ParameterError(
+                f"the session is full with {LARGEST_SESSION} clients",
+                why="each client reads the whole roster",
+                fix="let this client take part in another session, and add up the sums",
+                stage=_STAGE,
+            )
 
     def roster(self, pulse: bytes) -> SessionRoster:
         """The roster of all who posted, with the beacon's `pulse` if the terms name a beacon.

@@ -7,7 +7,9 @@ a server that restarts tells the same set again.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from threading import RLock
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +32,7 @@ from fedcore.secagg.assembly import SessionRoster
 from fedcore.secagg.collected import BOXES, Collected
 from fedcore.secagg.config import SessionConfig
 from fedcore.secagg.effects import Effect, Fail, Persist, Send
+from fedcore.secagg.exclusive import exclusive
 from fedcore.secagg.identity import TrustStore
 from fedcore.secagg.messages import (
     Abort,
@@ -76,7 +79,7 @@ class SecAggServer:
         now: int,
         entropy: Entropy | None = None,
     ) -> None:
-        self._trust = trust
+        self._lock, self._trust = RLock(), trust
         self._state: Postings | Collected = Postings(
             config,
             model_digest=model_digest,
@@ -100,7 +103,7 @@ class SecAggServer:
         if "roster" not in records:
             raise _out_of_order("there is no session to restore", Stage.PREKEYS)
         server = cls.__new__(cls)  # there are no postings any more to begin with
-        server._trust, server._plan = trust, None
+        server._lock, server._trust, server._plan = RLock(), trust, None
         server._state = Collected.from_records(records)
         return server, server._sends()
 
@@ -182,16 +185,17 @@ class SecAggServer:
         if isinstance(self._state, Postings):
             return {}
         roster = self._state.roster
-        accused = [accused for _, accused in self._state.complaints]
+        complaints = Counter(accused for _, accused in self._state.complaints)
         found = {
-            roster.certificates[j].id: f"{accused.count(j)} neighbours cannot use its shares"
-            for j in sorted(set(accused))
-            if accused.count(j) > roster.parameters.corrupt
+            roster.certificates[j].id: f"{count} neighbours cannot use its shares"
+            for j, count in sorted(complaints.items())
+            if count > roster.parameters.corrupt
         }
         for client_id in self._plan.culprits if self._plan else ():
             found[client_id] = "the shares that it dealt contradict each other"
         return found
 
+    @exclusive
     def handle(self, client_id: bytes, message: Message) -> list[Effect]:
         """Take a message of the client that the transport has authenticated as `client_id`.
 
@@ -200,10 +204,7 @@ class SecAggServer:
         as before.
         """
         if isinstance(message, Advertise):
-            if not isinstance(self._state, Postings):
-                raise _out_of_order("the roster is frozen", self.stage)
-            self._state.take(client_id, message)
-            return []
+            return self._take_posting(client_id, message)
         collected, i = self._frozen, self._index(client_id)
         if isinstance(message, Complaint):
             return self._take_complaint(i, message)
@@ -224,6 +225,7 @@ class SecAggServer:
                 collected.opening.check(i, message)
         return self._keep(i, message)
 
+    @exclusive
     def takes(self, client_id: bytes, chunk: UploadChunk) -> bool:
         """Whether a chunk belongs into the driver's spool: not if that upload is complete already.
 
@@ -247,6 +249,7 @@ class SecAggServer:
             )
         return True
 
+    @exclusive
     def finish_upload(
         self, client_id: bytes, trailer: UploadTrailer, *, received: bytes, length: int
     ) -> list[Effect]:
@@ -273,12 +276,14 @@ class SecAggServer:
             )
         return self._keep(i, trailer)
 
+    @exclusive
     def resend(self, client_id: bytes) -> list[Effect]:
         """What this client should act on by now: for one that reconnects, or after a restart."""
         i = self._index(client_id)
         asked = client_id in self.pending or self.stage is Stage.ABORTED
         return [Send(self._due(i), client_id)] if asked else []
 
+    @exclusive
     def close(self, stage: Stage, *, pulse: bytes = b"") -> list[Effect]:
         """End a stage with what has arrived; the driver owns time.
 
@@ -317,6 +322,7 @@ class SecAggServer:
                 record = Persist("opened", b"")
         return [record, *self._sends()]
 
+    @exclusive
     def abort(self) -> list[Effect]:
         """End the session; nothing of it may be used again.
 
@@ -332,6 +338,7 @@ class SecAggServer:
         )
         return self._abort(AbortReason.CANCELLED, error)
 
+    @exclusive
     def plan(self) -> UnmaskPlan:
         """What takes the masks off the accumulator; the same after a restart.
 
@@ -390,10 +397,19 @@ class SecAggServer:
         self._frozen.of(type(message))[i] = message
         return [Persist(f"{_NAMES[type(message)]}/{i}", encode(message))]
 
+    def _take_posting(self, client_id: bytes, message: Advertise) -> list[Effect]:
+        if isinstance(self._state, Postings):
+            self._state.take(client_id, message)
+            return []
+        if message not in self._state.roster.members:
+            raise _out_of_order("the roster is frozen", self.stage)
+        return self.resend(client_id)
+
     def _take_complaint(self, i: int, complaint: Complaint) -> list[Effect]:
         collected = self._frozen
-        if collected.uploaders is None or not collected.uploaders[i]:
-            raise _out_of_order("there is nothing to complain about yet", self.stage)
+        open_stages = (Stage.UPLOADS, Stage.CONFIRMATIONS, Stage.ANSWERS)
+        if self.stage not in open_stages or not invited(collected, Stage.UPLOADS)[i]:
+            raise _out_of_order("this is no time to complain", self.stage)
         check_complaint(collected.roster, i, complaint, trust=self._trust)
         if (i, complaint.accused) in collected.complaints:
             return []

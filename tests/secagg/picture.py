@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from fractions import Fraction
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from fedcore.secagg.identity import Certificate, Identity, TrustStore
 from fedcore.secagg.keys import Channel, Prekey, PrekeyBundle
 from fedcore.secagg.params import Parameters
 from fedcore.secagg.policy import Policy
+from fedcore.secagg.postings import Postings
 from fedcore.secagg.server import SecAggServer
 from fedcore.secagg.sharing import HeldShare
 
@@ -29,7 +31,7 @@ _VALUES = (
     *(HeldShare, Parameters, Policy, SessionConfig),
 )
 # What serves many machines, or never changes.
-_OUTSIDE = (Identity, TrustStore, SeededEntropy, SystemEntropy)
+_OUTSIDE = (Identity, TrustStore, SeededEntropy, SystemEntropy, type(RLock()))
 
 
 def picture(value: Any) -> Any:
@@ -49,7 +51,7 @@ def picture(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         fields = [getattr(value, field.name) for field in dataclasses.fields(value)]
         return [type(value).__name__, *map(picture, fields)]
-    if isinstance(value, SecAggClient | SecAggServer):
+    if isinstance(value, SecAggClient | SecAggServer | Postings):
         return {name: picture(one) for name, one in vars(value).items()}
     assert isinstance(value, _OUTSIDE), f"{type(value).__name__} is new: say how it is pictured"
     return type(value).__name__

@@ -164,7 +164,7 @@ class Storm:
     def at_client(self, client_id: bytes, awaited: int) -> None:
         """A client takes nothing but another model, damaged shares, an end, or what it took."""
         host = self.loopback.hosts[client_id]
-        profile = self.loopback.server.server._config.profile
+        profile = self.loopback.server.server.roster.config.profile
         free = (MaskRequest, Abort) + ((UnmaskRequest,) if profile is Profile.SEMI_HONEST else ())
         stages = ",".join(host.client.stages.values()) or f"{host.client.prekeys_left} prekeys"
         self.seen.add(stages)
@@ -319,7 +319,7 @@ def remember_who_was_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         try:
             return honest(self, client_id, message)
         except SecAggError:
-            self._advertised[client_id] = message
+            vars(self).setdefault("_refused", {})[client_id] = message
             raise
 
     monkeypatch.setattr(SecAggServer, "handle", handle)
@@ -330,7 +330,7 @@ def stumble_over_a_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def handle(self: SecAggServer, client_id: bytes, message: Any) -> Any:
         if not isinstance(message, Advertise):
-            _ = self._advertised[client_id]
+            _ = dict.fromkeys(self.advertised)[client_id]
         return honest(self, client_id, message)
 
     monkeypatch.setattr(SecAggServer, "handle", handle)
