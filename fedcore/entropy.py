@@ -28,6 +28,8 @@ class SystemEntropy:
     32
     """
 
+    __slots__ = ()
+
     def token(self, size: int) -> bytes:
         return os.urandom(size)
 
@@ -61,7 +63,7 @@ def require_entropy(source: Entropy) -> Entropy:
 
     Raises: EntropyError.
     """
-    if type(source) not in (SystemEntropy, SeededEntropy):
+    if not (type(source) is SystemEntropy or type(source) is SeededEntropy):
         raise EntropyError(
             f"{type(source).__name__} is not a source of secrets",
             why="only the operating system's generator is known to be unpredictable",

@@ -12,7 +12,14 @@ from dataclasses import replace
 from threading import RLock
 
 from fedcore.entropy import Entropy, SystemEntropy, require_entropy
-from fedcore.errors import ParameterError, PolicyError, ReuseError, SecAggError, StageError
+from fedcore.errors import (
+    ArgumentError,
+    ParameterError,
+    PolicyError,
+    ReuseError,
+    SecAggError,
+    StageError,
+)
 from fedcore.secagg.effects import Effect, Erase, Fail, Persist, Send
 from fedcore.secagg.exclusive import exclusive
 from fedcore.secagg.identity import Identity, TrustStore
@@ -55,9 +62,11 @@ __all__ = ["SecAggClient"]
 class SecAggClient:
     """One device's part in secure aggregation, over any number of sessions.
 
-    `trust`: a store of certificates to share with other clients of this process; by default one
-    of its own with the policy's roots. `entropy` is the operating system's generator; a seeded one
-    is refused outside tests.
+    `trust`: a store of certificates to share with other clients of this process, no laxer than the
+    policy; by default one of its own. `entropy` is the operating system's generator; a seeded one
+    is refused outside tests. One object for one disk, and one call at a time: calls that overlap
+    raise StageError. After a `Persist` that failed, make a new client and `restore` it.
+    Raises: ArgumentError, EntropyError.
     """
 
     def __init__(
@@ -72,6 +81,12 @@ class SecAggClient:
         self._lock = RLock()
         self._entropy = require_entropy(entropy or SystemEntropy())
         self._trust = trust or TrustStore(policy.roots, policy.revoked)
+        if not self._trust.keeps(policy.roots, policy.revoked):
+            raise ArgumentError(
+                "the store of certificates accepts more than the policy does",
+                why="it has other roots, or has not revoked all that the policy revokes",
+                fix="pass TrustStore(policy.roots, policy.revoked), or none",
+            )
         self._prekeys: dict[bytes, Prekey] = {}
         self._sessions: dict[bytes, Participation] = {}
         self._closed: dict[bytes, Tombstone] = {}

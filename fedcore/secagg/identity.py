@@ -264,6 +264,10 @@ class TrustStore:
                 "revoked=[id] if any is",
             )
 
+    def keeps(self, roots: Iterable[bytes], revoked: Iterable[bytes]) -> bool:
+        """Whether it accepts no certificate that a store of these roots and ids would refuse."""
+        return set(self._roots) <= set(roots) and self._revoked >= set(revoked)
+
     def verify(self, certificate: bytes, *, now: int) -> Certificate:
         """The certificate in these 120 bytes, once it is known to hold at `now` (Unix seconds).
 

@@ -29,8 +29,8 @@ class Policy:
     infinite and 0 ask for none. `slot_bits` are the widths accepted, smallest and largest.
     `attempts`: at how many sessions of one round the client may give a vector. `tasks` and
     `models`: the digests of those it works on, None for any. `beacon(name, pulse, roster)`:
-    whether the pulse is that beacon's, and was issued after the roster with that digest; None: no
-    beacon is trusted.
+    whether the pulse is that beacon's, was issued after the roster with that digest was published,
+    and no other roster of the task's round was published for it; None: no beacon is trusted.
     """
 
     roots: tuple[bytes, ...]

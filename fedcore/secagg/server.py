@@ -65,7 +65,9 @@ class SecAggServer:
     `model_digest`: of the model that the clients will train, 32 bytes. `now`: Unix seconds at which
     certificates must be valid; pass the planned end of the session, for every client refuses a
     roster with a certificate that has expired on its way to it. `trust`: whose certificates count;
-    it may serve many sessions.
+    it may serve many sessions. One call at a time: calls that overlap raise StageError. After a
+    `Persist` that failed, `restore` the session.
+    Raises: ParameterError for terms that no message can carry.
     """
 
     def __init__(

@@ -129,6 +129,7 @@ def run_session(
     )
     for size in sorted({len(part) for part in parts}):
         config.parameters(size)
+    _check_total(config.layout, len(blocks))
     for position, vector in enumerate(blocks):
         _check_vector(position, vector, config.layout)
     results = []
@@ -173,8 +174,8 @@ def make_loopback(
     _check_dropouts(dropouts, len(blocks))
     entropy = entropy or SystemEntropy()
     authority = CertificateAuthority.generate(entropy)
-    trust = TrustStore([authority.public_key], remember_signatures=True)
     policy = replace(policy or _LENIENT, roots=(authority.public_key,))
+    trust = TrustStore(policy.roots, policy.revoked, remember_signatures=True)
     server = SecAggServer(
         config, model_digest=model_digest, round=round, trust=trust, now=_NOW, entropy=entropy
     )
@@ -274,6 +275,17 @@ def _is_source(value: object) -> bool:
     """Whether it may make slices when asked; what it makes is seen when it is packed."""
     may = hasattr(value, "__len__") and hasattr(value, "__getitem__")
     return may and not isinstance(value, Sequence | Mapping | np.ndarray)
+
+
+def _check_total(layout: Layout, clients: int) -> None:
+    """The shards' sums are added up beyond their slots, in 64 bits."""
+    for block in layout.blocks:
+        if not block.wraps and clients * block.limit >= 2**63:
+            raise PackingError(
+                f"the sum of {clients} clients may not fit into 64 bits",
+                why=f"each of them may give as much as {block.limit}",
+                fix="lower the limit of the block",
+            )
 
 
 def _check_vector(position: int, vector: Sequence[IntegerSource], layout: Layout) -> None:

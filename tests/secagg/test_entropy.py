@@ -75,3 +75,24 @@ def test_a_lookalike_that_isinstance_would_believe_is_refused() -> None:
     assert isinstance(source, SystemEntropy)
     with pytest.raises(EntropyError, match="Disguised"):
         require_entropy(source)
+
+
+def test_the_generator_of_the_system_cannot_be_replaced_in_an_instance() -> None:
+    source = SystemEntropy()
+    with pytest.raises(AttributeError):
+        source.token = bytes  # type: ignore[method-assign, assignment]
+
+
+def test_a_class_that_claims_to_equal_the_generator_is_none() -> None:
+    class Claims(type):
+        def __eq__(cls, other: object) -> bool:
+            return True
+
+        __hash__ = type.__hash__
+
+    class Weak(metaclass=Claims):
+        def token(self, size: int) -> bytes:
+            return bytes(size)
+
+    with pytest.raises(EntropyError):
+        require_entropy(Weak())

@@ -353,3 +353,12 @@ def test_an_expiry_is_a_plain_int_of_seconds(expires: Any) -> None:
         with pytest.raises(ArgumentError) as refused:
             call()
         assert refused.value.fix
+
+
+def test_sums_of_shards_that_may_not_fit_into_64_bits_are_refused() -> None:
+    layout = Layout((Block(1, 64, 2**61),))
+    config = SessionConfig(task=bytes(32), layout=layout)
+    vectors = np.full((9, 1), 2**61)
+    with pytest.raises(PackingError, match="9 clients may not fit"):
+        run_session(vectors, config=config, largest=3)
+    assert run_session(vectors[:3], config=config).totals[0].tolist() == [3 * 2**61]

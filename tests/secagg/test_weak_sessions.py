@@ -11,6 +11,7 @@ import pytest
 
 from fedcore.entropy import SystemEntropy
 from fedcore.errors import (
+    ArgumentError,
     AuthenticationError,
     ConsistencyError,
     MessageError,
@@ -24,7 +25,7 @@ from fedcore.errors import (
 from fedcore.secagg.client import SecAggClient
 from fedcore.secagg.config import SessionConfig
 from fedcore.secagg.effects import Send
-from fedcore.secagg.identity import CertificateAuthority, Identity
+from fedcore.secagg.identity import CertificateAuthority, Identity, TrustStore
 from fedcore.secagg.loopback import Disk
 from fedcore.secagg.messages import Abort, AbortReason, Advertise, Confirmation, Roster, encode
 from fedcore.secagg.packing import Block, Layout
@@ -512,3 +513,19 @@ def test_a_message_of_one_session_under_the_name_of_another_is_refused() -> None
         session.assert_sum(ALL)
     for a, b in ((one, other), (other, one)):
         assert a.known.of(Confirmation)[0].digest != b.known.of(Confirmation)[0].digest
+
+
+@pytest.mark.parametrize("laxer", ["another root", "one more root", "nobody revoked"])
+def test_a_store_that_accepts_more_than_the_policy_serves_no_client(laxer: str) -> None:
+    world = World()
+    policy = replace(world.policy, revoked=frozenset({world.ids[3]}))
+    other = CertificateAuthority.generate(SystemEntropy()).public_key
+    trust = {
+        "another root": TrustStore([other], policy.revoked),
+        "one more root": TrustStore([*policy.roots, other], policy.revoked),
+        "nobody revoked": TrustStore(policy.roots),
+    }[laxer]
+    with pytest.raises(ArgumentError, match="accepts more"):
+        SecAggClient(world.identities[0], policy, trust=trust)
+    stricter = TrustStore(policy.roots, {*policy.revoked, world.ids[5]})
+    SecAggClient(world.identities[0], policy, trust=stricter)
