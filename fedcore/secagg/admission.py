@@ -6,16 +6,26 @@ from fedcore.errors import AuthenticationError, ConsistencyError, MessageError
 from fedcore.secagg.assembly import SessionRoster
 from fedcore.secagg.identity import Certificate, TrustStore
 from fedcore.secagg.keys import PrekeyBundle
-from fedcore.secagg.messages import Advertise, Complaint, Confirmation, Shares, UploadHeader
+from fedcore.secagg.messages import (
+    Advertise,
+    Complaint,
+    Confirmation,
+    Shares,
+    UploadChunk,
+    UploadHeader,
+    UploadTrailer,
+)
 from fedcore.secagg.revealing import confirmation_statement, header_statement
 from fedcore.secagg.sharing import HASH_BYTES, complaint_statement, shares_statement
 
 __all__ = [
     "check_advertisement",
+    "check_chunk",
     "check_complaint",
     "check_confirmation",
     "check_header",
     "check_shares",
+    "check_upload",
 ]
 
 
@@ -71,6 +81,36 @@ def check_header(
             culprit=roster.certificates[i].id,
         )
     _check_signature(roster, i, message.signature, header_statement(context, i), "R2", trust)
+
+
+def check_chunk(
+    roster: SessionRoster, i: int, chunk: UploadChunk, header: UploadHeader | None
+) -> None:
+    """A chunk follows its header, and lies within the upload that it announced."""
+    inside = header is not None and chunk.offset + len(chunk.data) <= header.length
+    if chunk.sid != roster.sid or not inside:
+        raise _misfit(roster, i, "R2", "it is a chunk of another session, of none, or too long")
+
+
+def check_upload(
+    roster: SessionRoster,
+    i: int,
+    trailer: UploadTrailer,
+    header: UploadHeader | None,
+    *,
+    received: bytes,
+    length: int,
+) -> None:
+    """What was received is of the length that the header announced, and of the trailer's digest."""
+    announced = header and (header.sid, header.length)
+    if announced != (trailer.sid, length) or trailer.digest != received:
+        raise MessageError(
+            f"the upload of client {i} is not what it announced",
+            why="its session, digest or length differs, or no header came before it",
+            fix="discard the spool, and let the client send the upload again",
+            stage="R2",
+            culprit=roster.certificates[i].id,
+        )
 
 
 def check_confirmation(

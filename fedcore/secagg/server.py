@@ -17,16 +17,17 @@ import numpy.typing as npt
 from fedcore.entropy import Entropy, SystemEntropy, require_entropy
 from fedcore.errors import (
     AbortError,
-    MessageError,
     ReuseError,
     SecAggError,
     StageError,
 )
 from fedcore.secagg.admission import (
+    check_chunk,
     check_complaint,
     check_confirmation,
     check_header,
     check_shares,
+    check_upload,
 )
 from fedcore.secagg.assembly import SessionRoster
 from fedcore.secagg.collected import BOXES, Collected
@@ -239,16 +240,7 @@ class SecAggServer:
             return False
         if self.stage is not Stage.UPLOADS or not invited(collected, Stage.UPLOADS)[i]:
             raise _out_of_order(f"no upload of client {i} is awaited", self.stage)
-        header = collected.of(UploadHeader).get(i)
-        inside = header is not None and chunk.offset + len(chunk.data) <= header.length
-        if chunk.sid != collected.roster.sid or not inside:
-            raise MessageError(
-                f"a chunk of client {i} belongs to no upload",
-                why="it is of another session, beyond the upload's end, or no header came before",
-                fix="discard it; the client sends header, chunks and trailer in this order",
-                stage=self.stage.value,
-                culprit=client_id,
-            )
+        check_chunk(collected.roster, i, chunk, collected.of(UploadHeader).get(i))
         return True
 
     @exclusive
@@ -267,15 +259,7 @@ class SecAggServer:
             return self._acknowledge(client_id, trailer)
         self._require_awaited(i, trailer)
         header = self._frozen.of(UploadHeader).get(i)
-        announced = header and (header.sid, header.length)
-        if announced != (trailer.sid, length) or trailer.digest != received:
-            raise MessageError(
-                f"the upload of client {i} is not what it announced",
-                why="its session, digest or length differs, or no header came before it",
-                fix="discard the spool, and let the client send the upload again",
-                stage=self.stage.value,
-                culprit=client_id,
-            )
+        check_upload(self._frozen.roster, i, trailer, header, received=received, length=length)
         return self._keep(i, trailer)
 
     @exclusive
