@@ -14,6 +14,7 @@ from threading import RLock
 from fedcore.entropy import Entropy, SystemEntropy, require_entropy
 from fedcore.errors import (
     ArgumentError,
+    MessageError,
     ParameterError,
     PolicyError,
     ReuseError,
@@ -112,8 +113,7 @@ class SecAggClient:
         for _ in range(count):
             prekey = Prekey.generate(self._entropy, expires=expires)
             self._prekeys[prekey.pid] = prekey
-            effects.append(Persist(prekey_key(prekey.pid), prekey.encode()))
-            effects.append(self._posting(prekey))
+            effects += self._posting(prekey)
         return effects
 
     @exclusive
@@ -122,7 +122,7 @@ class SecAggClient:
 
         After a restart: the program may have stopped between a prekey's record and its posting.
         """
-        return [self._posting(prekey) for prekey in self._prekeys.values()]
+        return [effect for prekey in self._prekeys.values() for effect in self._posting(prekey)]
 
     @exclusive
     def handle(self, message: Message, *, now: int) -> list[Effect]:
@@ -175,8 +175,10 @@ class SecAggClient:
             return self._fail_over_second_vector(sid)
         records = session.records()
         if not session.frame_digests:
-            self._check_attempts(charged - {sid})  # charged already if a crash came right after
-            charged, records = charged | {sid}, [Persist(step_key(sid, "masking"), digests)]
+            records = [Persist(step_key(sid, "masking"), digests)]
+        if sid not in charged or not session.frame_digests:  # of the two, one may have been lost
+            self._check_attempts(charged - {sid})
+            charged |= {sid}
             self._charged[key], session.frame_digests = charged, digests
         return [Persist(key, b"".join(sorted(charged))), *records, *self._leave_spent_rounds()]
 
@@ -272,10 +274,16 @@ class SecAggClient:
         return [Erase(prekey_key(pid)) for pid in pids if self._prekeys.pop(pid, None)]
 
     def _rebuilt(self, done: Mapping[str, bytes]) -> Participation:
-        record = done.get("roster", b"")
+        if done.keys() != set(STEPS[: len(done)]):
+            raise MessageError(
+                "the records of a session have a gap",
+                why="each step is written after all before it; one of them is missing",
+                fix="restore the client's records from where they were written last",
+            )
+        record = done["roster"]
         now, roster = int.from_bytes(record[:8], "little"), decode_as(record[8:], Roster)
         view, prekey = self._verified(roster, now)
-        shares = decode_as(done.get("shares", b""), Shares)
+        shares = decode_as(done["shares"], Shares)
         session = self._participation(roster, view, prekey, channels_of(view, prekey), shares, now)
         if "mask-request" in done:
             session.masking = session.accepted(decode_as(done["mask-request"], MaskRequest))
@@ -285,9 +293,10 @@ class SecAggClient:
         del self._prekeys[prekey.pid]
         return session
 
-    def _posting(self, prekey: Prekey) -> Send:
+    def _posting(self, prekey: Prekey) -> list[Effect]:
         certificate = self._identity.certificate.encode()
-        return Send(Advertise(certificate, prekey.bundle(self._identity).encode()))
+        message = Advertise(certificate, prekey.bundle(self._identity).encode())
+        return [Persist(prekey_key(prekey.pid), prekey.encode()), Send(message)]
 
     def _join(self, roster: Roster, now: int) -> list[Effect]:
         open_session = self._sessions.get(roster.sid)
@@ -302,6 +311,9 @@ class SecAggClient:
         if view.sid in charged:
             raise used_up("a session to which it gave a vector", "R1")
         self._check_attempts(charged)
+        # The policy's beacon, asked while the roster was verified, may have called this client.
+        if self._prekeys.get(prekey.pid) is not prekey or view.sid in self._sessions:
+            raise used_up("a roster while it took up another one", "R1")
         channels = channels_of(view, prekey)
         shares = deal(view, prekey, channels, identity=self._identity, entropy=self._entropy)
         session = self._participation(roster, view, prekey, channels, shares, now)

@@ -22,6 +22,7 @@ __all__ = [
 ]
 
 STEPS: Final = ("roster", "shares", "mask-request", "masking", "confirmation")
+_SID_BYTES = 32
 _TOMBSTONE = struct.Struct("<16sQ32s32s")
 
 
@@ -97,10 +98,7 @@ class Stored:
             closed={
                 _name(rest): Tombstone.decode(value) for rest, value in _of(records, "tombstone")
             },
-            charged={
-                f"release/{rest}": frozenset(value[i : i + 32] for i in range(0, len(value), 32))
-                for rest, value in _of(records, "release")
-            },
+            charged={f"release/{rest}": _charges(value) for rest, value in _of(records, "release")},
         )
         for rest, value in _of(records, "session"):
             sid, _, step = rest.partition("/")
@@ -114,6 +112,16 @@ def _of(records: Mapping[str, bytes], kind: str) -> Iterator[tuple[str, bytes]]:
         head, _, rest = key.partition("/")
         if head == kind:
             yield rest, records[key]
+
+
+def _charges(value: bytes) -> frozenset[bytes]:
+    if not value or len(value) % _SID_BYTES:
+        raise MessageError(
+            f"the record of a round's sessions has {len(value)} bytes",
+            why=f"it names one session or more, with {_SID_BYTES} bytes each",
+            fix="restore the client's records from where they were written last",
+        )
+    return frozenset(value[i : i + _SID_BYTES] for i in range(0, len(value), _SID_BYTES))
 
 
 def _name(text: str) -> bytes:
