@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 from fedcore.errors import MessageError
 from fedcore.secagg.assembly import SessionRoster
+from fedcore.secagg.effects import Effect, Persist
 from fedcore.secagg.messages import (
     AbortReason,
     Complaint,
@@ -31,6 +33,7 @@ from fedcore.secagg.messages import (
     UploadTrailer,
     decode_as,
 )
+from fedcore.secagg.params import Profile
 from fedcore.secagg.reconstruction import Opening
 from fedcore.secagg.sharing import CIPHERTEXT_BYTES, HASH_BYTES
 from fedcore.secagg.transcript import bitmap_of, context_digest, members_of, survivor_digest
@@ -45,6 +48,7 @@ BOXES: Mapping[str, type[Message]] = {
     "answer": UnmaskAnswer,
 }
 _M = TypeVar("_M", bound=Message)
+_DIGEST_BYTES = 32
 
 
 @dataclass
@@ -137,6 +141,20 @@ class Collected:
         signatures = b"".join(confirmations[i].signature for i in signers)
         return UnmaskRequest(self.roster.sid, bitmap_of(self.survivors), signers, signatures)
 
+    def latest(self) -> list[Effect]:
+        """What was frozen last, to be durable before anybody is told, also when told again."""
+        if self.aborted is not None:
+            return [Persist("aborted", self.aborted.to_bytes(2, "little"))]
+        if self.opened:
+            return [Persist("opened", b"")]
+        if self.signers is not None:
+            return [Persist("signers", np.array(self.signers, "<u2").tobytes())]
+        if self.survivors is not None:
+            return [Persist("survivors", bitmap_of(self.survivors))]
+        if self.uploaders is not None:
+            return [Persist("uploaders", bitmap_of(self.uploaders))]
+        return [Persist("model", self.model_digest), Persist("roster", self.roster.encode())]
+
     @classmethod
     def from_records(cls, records: Mapping[str, bytes]) -> Collected:
         """What a server before a crash had made durable; `records` hold a roster.
@@ -172,4 +190,28 @@ class Collected:
         if "aborted" in records:
             found.aborted = AbortReason(int.from_bytes(records["aborted"], "little"))
         found.opened = "opened" in records
+        found._check()
         return found
+
+    def _check(self) -> None:
+        """Raises: ValueError, IndexError unless each set rests on messages and the set before."""
+        n, malicious = self.roster.n, self.roster.config.profile is Profile.MALICIOUS
+        if len(self.model_digest) != _DIGEST_BYTES:
+            raise ValueError("a model's digest has 32 bytes")
+        for i in {i for box in self.boxes.values() for i in box} | set(chain(*self.complaints)):
+            _ = self.roster.certificates[i]
+        signers = None if self.signers is None else np.zeros(n, bool)
+        if signers is not None:
+            signers[list(self.signers or ())] = True
+        before: npt.NDArray[np.bool_] | None = np.ones(n, bool)
+        for frozen, kinds in (
+            (self.uploaders, (Shares,)),
+            (self.survivors, (UploadHeader, UploadTrailer)),
+            (signers, (Confirmation,)),
+        ):
+            there = np.logical_and.reduce([self.senders(kind) for kind in kinds])
+            if frozen is not None and (before is None or (frozen & ~(before & there)).any()):
+                raise ValueError("a frozen set names a client whose message is not there")
+            before = frozen
+        if self.opened and (self.signers if malicious else self.survivors) is None:
+            raise ValueError("a sum is opened whose set is not there")

@@ -51,7 +51,6 @@ from fedcore.secagg.messages import (
 )
 from fedcore.secagg.postings import Postings
 from fedcore.secagg.stages import LAST, STAGES, Stage, invited, obstacle, stage_of
-from fedcore.secagg.transcript import bitmap_of
 from fedcore.secagg.unmask import UnmaskPlan
 
 __all__ = ["SecAggServer"]
@@ -267,7 +266,7 @@ class SecAggServer:
         """What this client should act on by now: for one that reconnects, or after a restart."""
         i = self._index(client_id)
         asked = client_id in self.pending or self.stage is Stage.ABORTED
-        return [Send(self._due(i), client_id)] if asked else []
+        return [*self._frozen.latest(), Send(self._due(i), client_id)] if asked else []
 
     @exclusive
     def close(self, stage: Stage, *, pulse: bytes = b"") -> list[Effect]:
@@ -281,32 +280,26 @@ class SecAggServer:
         if stage is not self.stage or stage in (Stage.OPENED, Stage.ABORTED):
             raise _out_of_order(f"stage {stage.name} cannot be closed", self.stage)
         if isinstance(self._state, Postings):
-            collected = Collected(self._state.roster(pulse), self._state.model_digest)
-            record = Persist("roster", collected.roster.encode())
-            self._state = collected
-            return [Persist("model", collected.model_digest), record, *self._sends()]
+            self._state = Collected(self._state.roster(pulse), self._state.model_digest)
+            return [*self._state.latest(), *self._sends()]
         collected = self._state
         if stage is not Stage.ANSWERS and (why := obstacle(collected, stage)) is not None:
             return self._abort(*why)
         match stage:
             case Stage.SHARES:
                 collected.uploaders = collected.senders(Shares)
-                record = Persist("uploaders", bitmap_of(collected.uploaders))
             case Stage.UPLOADS:
                 collected.survivors = collected.senders(UploadTrailer)
-                record = Persist("survivors", bitmap_of(collected.survivors))
             case Stage.CONFIRMATIONS:
                 quorum = collected.roster.parameters.quorum
                 collected.signers = tuple(sorted(collected.of(Confirmation))[:quorum])
-                record = Persist("signers", np.array(collected.signers, "<u2").tobytes())
             case _:
                 try:
                     self._plan = collected.opening.plan(collected.of(UnmaskAnswer))
                 except SecAggError as error:
                     return self._abort(AbortReason.CANNOT_UNMASK, error)
                 collected.opened = True
-                record = Persist("opened", b"")
-        return [record, *self._sends()]
+        return [*collected.latest(), *self._sends()]
 
     @exclusive
     def abort(self) -> list[Effect]:
@@ -377,7 +370,9 @@ class SecAggServer:
             raise _out_of_order(f"a {name} of client {i} is not awaited", self.stage)
 
     def _acknowledge(self, client_id: bytes, message: Message) -> list[Effect]:
-        return [] if STAGES[type(message)] is self.stage else self.resend(client_id)
+        """Persist it again: the first time may have failed."""
+        kept = self._keep(self._index(client_id), message)
+        return kept if STAGES[type(message)] is self.stage else [*kept, *self.resend(client_id)]
 
     def _keep(self, i: int, message: Message) -> list[Effect]:
         self._frozen.of(type(message))[i] = message
@@ -397,10 +392,8 @@ class SecAggServer:
         if self.stage not in open_stages or not invited(collected, Stage.UPLOADS)[i]:
             raise _out_of_order("this is no time to complain", self.stage)
         check_complaint(collected.roster, i, complaint, trust=self._trust)
-        if (i, complaint.accused) in collected.complaints:
-            return []
-        collected.complaints[i, complaint.accused] = complaint
-        return [Persist(f"complaint/{i}/{complaint.accused}", encode(complaint))]
+        kept = collected.complaints.setdefault((i, complaint.accused), complaint)
+        return [Persist(f"complaint/{i}/{complaint.accused}", encode(kept))]
 
     def _sends(self) -> list[Effect]:
         """What each client should act on now."""
@@ -424,7 +417,7 @@ class SecAggServer:
 
     def _abort(self, reason: AbortReason, error: SecAggError) -> list[Effect]:
         self._frozen.aborted = reason
-        return [Persist("aborted", reason.to_bytes(2, "little")), *self._sends(), Fail(error)]
+        return [*self._frozen.latest(), *self._sends(), Fail(error)]
 
 
 def _out_of_order(what: str, stage: Stage) -> StageError:
