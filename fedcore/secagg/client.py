@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from threading import RLock
+from threading import Lock
 
 from fedcore.entropy import Entropy, SystemEntropy, require_entropy
 from fedcore.errors import (
     ArgumentError,
     MessageError,
     ParameterError,
-    PolicyError,
     ReuseError,
     SecAggError,
     StageError,
 )
+from fedcore.secagg.charges import Charges
 from fedcore.secagg.effects import Effect, Erase, Fail, Persist, Send
 from fedcore.secagg.exclusive import exclusive
 from fedcore.secagg.identity import Identity, TrustStore
@@ -49,7 +49,6 @@ from fedcore.secagg.records import (
     Stored,
     Tombstone,
     prekey_key,
-    release_key,
     step_key,
     tombstone_key,
 )
@@ -79,7 +78,7 @@ class SecAggClient:
         trust: TrustStore | None = None,
     ) -> None:
         self._identity, self._policy = identity, policy
-        self._lock = RLock()
+        self._lock = Lock()
         self._entropy = require_entropy(entropy or SystemEntropy())
         self._trust = trust or TrustStore(policy.roots, policy.revoked)
         if not self._trust.keeps(policy.roots, policy.revoked):
@@ -91,7 +90,7 @@ class SecAggClient:
         self._prekeys: dict[bytes, Prekey] = {}
         self._sessions: dict[bytes, Participation] = {}
         self._closed: dict[bytes, Tombstone] = {}
-        self._charged: dict[str, frozenset[bytes]] = {}
+        self._charges = Charges(policy.attempts)
 
     @property
     def prekeys_left(self) -> int:
@@ -109,6 +108,12 @@ class SecAggClient:
 
         `expires`: Unix seconds.
         """
+        if type(count) is not int or count < 0:
+            raise ArgumentError(
+                f"{count!r} prekeys cannot be made",
+                why="they are counted in whole numbers",
+                fix="offer 16 to 64 at a time",
+            )
         effects: list[Effect] = []
         for _ in range(count):
             prekey = Prekey.generate(self._entropy, expires=expires)
@@ -142,7 +147,7 @@ class SecAggClient:
             case UnmaskRequest():
                 return self._answer(message)
             case Abort():
-                return self.abandon(message.sid)
+                return self._leave(message.sid)
             case _:
                 raise StageError(
                     f"a client takes no {type(message).__name__}",
@@ -168,19 +173,16 @@ class SecAggClient:
                 fix="wait for NeedInput",
                 stage="R2",
             )
-        digests = frame_digests(session.view.config.layout, blocks)
-        key = _release_key(session.view)
-        charged = self._charged.get(key, frozenset())
+        view, digests = session.view, frame_digests(session.view.config.layout, blocks)
         if session.frame_digests and session.frame_digests != digests:
             return self._fail_over_second_vector(sid)
+        self._charges.check(view)
         records = session.records()
         if not session.frame_digests:
             records = [Persist(step_key(sid, "masking"), digests)]
-        if sid not in charged or not session.frame_digests:  # of the two, one may have been lost
-            self._check_attempts(charged - {sid})
-            charged |= {sid}
-            self._charged[key], session.frame_digests = charged, digests
-        return [Persist(key, b"".join(sorted(charged))), *records, *self._leave_spent_rounds()]
+        self._charges.charge(view)
+        session.frame_digests = digests
+        return [self._charges.record(view), *records, *self._leave_spent_rounds()]
 
     @exclusive
     def upload(
@@ -205,6 +207,9 @@ class SecAggClient:
     @exclusive
     def abandon(self, sid: bytes) -> list[Effect]:
         """Leave a session for good; its secrets are erased. Of one unknown, nothing happens."""
+        return self._leave(sid)
+
+    def _leave(self, sid: bytes) -> list[Effect]:
         session = self._sessions.get(sid)
         if session is None:
             return []
@@ -214,13 +219,16 @@ class SecAggClient:
     def expire(self, now: int) -> list[Effect]:
         """Drop what has outlived its prekey: prekeys, open sessions, memories of closed ones."""
         _check_time(now)
+        return self._drop_expired(now)
+
+    def _drop_expired(self, now: int) -> list[Effect]:
         effects: list[Effect] = []
         for pid in [pid for pid, prekey in self._prekeys.items() if prekey.expires <= now]:
             del self._prekeys[pid]
             effects.append(Erase(prekey_key(pid)))
         for sid, session in list(self._sessions.items()):
             if session.prekey.expires <= now:
-                effects += self.abandon(sid)
+                effects += self._leave(sid)
         for sid in [sid for sid, closed in self._closed.items() if closed.expires <= now]:
             # The prekey once more: were it still there, nothing but the tombstone would guard it.
             effects += [Erase(prekey_key(self._closed.pop(sid).pid)), Erase(tombstone_key(sid))]
@@ -236,12 +244,13 @@ class SecAggClient:
         _check_time(now)
         stored = Stored.read(records)
         self._prekeys, self._sessions = stored.prekeys, {}
-        self._closed, self._charged = stored.closed, stored.charged
+        self._closed = stored.closed
+        self._charges = Charges(self._policy.attempts, stored.charged)
         effects = self._burn(closed.pid for closed in self._closed.values())
         for sid, steps in stored.steps.items():
             effects += self._resume(sid, steps)
         effects += self._leave_spent_rounds()
-        effects += self.expire(now)
+        effects += self._drop_expired(now)
         for session in self._sessions.values():
             effects += session.pending()
         return effects + [Send(done.answer) for done in self._closed.values() if done.answer]
@@ -307,13 +316,9 @@ class SecAggClient:
         if roster.sid in self._closed:
             raise used_up("a session that this client has closed", "R1")
         view, prekey = self._verified(roster, now)
-        charged = self._charged.get(_release_key(view), frozenset())
-        if view.sid in charged:
+        if view.sid in self._charges.of(view):
             raise used_up("a session to which it gave a vector", "R1")
-        self._check_attempts(charged)
-        # The policy's beacon, asked while the roster was verified, may have called this client.
-        if self._prekeys.get(prekey.pid) is not prekey or view.sid in self._sessions:
-            raise used_up("a roster while it took up another one", "R1")
+        self._charges.check(view)
         channels = channels_of(view, prekey)
         shares = deal(view, prekey, channels, identity=self._identity, entropy=self._entropy)
         session = self._participation(roster, view, prekey, channels, shares, now)
@@ -402,23 +407,11 @@ class SecAggClient:
             stage=stage,
         )
 
-    def _check_attempts(self, charged: frozenset[bytes]) -> None:
-        if len(charged) >= self._policy.attempts:
-            raise PolicyError(
-                "another session asks for a vector of the same round",
-                why=f"one vector is one release, and this policy allows {self._policy.attempts}",
-                fix="go on with the next round, or let the device's owner allow more attempts",
-                stage="R1",
-            )
-
     def _leave_spent_rounds(self) -> list[Effect]:
         """Close the sessions that would ask for a vector which their round may not get."""
-        effects: list[Effect] = []
-        for sid, session in list(self._sessions.items()):
-            charged = self._charged.get(_release_key(session.view), frozenset())
-            if sid not in charged and len(charged) >= self._policy.attempts:
-                effects += self.abandon(sid)
-        return effects
+        sessions = list(self._sessions.items())
+        spent = [sid for sid, session in sessions if self._charges.is_spent(session.view)]
+        return [effect for sid in spent for effect in self._leave(sid)]
 
     def _fail_over_second_vector(self, sid: bytes) -> list[Effect]:
         error = ReuseError(
@@ -427,7 +420,7 @@ class SecAggClient:
             fix="act as a client that was lost; the next session has new masks",
             stage="R2",
         )
-        return [*self.abandon(sid), Fail(error)]
+        return [*self._leave(sid), Fail(error)]
 
 
 def _check_time(now: int) -> None:
@@ -441,7 +434,3 @@ def _check_time(now: int) -> None:
 
 def _erased(sid: bytes) -> list[Effect]:
     return [Erase(step_key(sid, step)) for step in STEPS]
-
-
-def _release_key(view: RosterView) -> str:
-    return release_key(view.config.task, view.round)

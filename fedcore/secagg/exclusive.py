@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from threading import RLock
+from threading import Lock
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from fedcore.errors import StageError
@@ -18,17 +18,17 @@ _R = TypeVar("_R")
 class Exclusive(Protocol):
     """What has the lock under which `exclusive` methods run."""
 
-    _lock: RLock
+    _lock: Lock
 
 
 _E = TypeVar("_E", bound=Exclusive)
 
 
 def exclusive(method: Callable[Concatenate[_E, _P], _R]) -> Callable[Concatenate[_E, _P], _R]:
-    """The method, refused with StageError while another thread is in one of the same object.
+    """The method, refused with StageError while another call of the same object is not done.
 
-    Refused rather than delayed: a driver whose calls overlap also performs their effects in no
-    certain order.
+    Be it another thread's, or one from within, as of a policy's callback. Refused rather than
+    delayed: a driver whose calls overlap also performs their effects in no certain order.
     """
 
     @wraps(method)

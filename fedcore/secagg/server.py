@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from threading import RLock
+from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
@@ -81,7 +81,7 @@ class SecAggServer:
         now: int,
         entropy: Entropy | None = None,
     ) -> None:
-        self._lock, self._trust = RLock(), trust
+        self._lock, self._trust = Lock(), trust
         self._state: Postings | Collected = Postings(
             config,
             model_digest=model_digest,
@@ -105,7 +105,7 @@ class SecAggServer:
         if "roster" not in records:
             raise _out_of_order("there is no session to restore", Stage.PREKEYS)
         server = cls.__new__(cls)  # there are no postings any more to begin with
-        server._lock, server._trust, server._plan = RLock(), trust, None
+        server._lock, server._trust, server._plan = Lock(), trust, None
         server._state = Collected.from_records(records)
         return server, server._sends()
 
@@ -264,6 +264,9 @@ class SecAggServer:
     @exclusive
     def resend(self, client_id: bytes) -> list[Effect]:
         """What this client should act on by now: for one that reconnects, or after a restart."""
+        return self._resend(client_id)
+
+    def _resend(self, client_id: bytes) -> list[Effect]:
         i = self._index(client_id)
         asked = client_id in self.pending or self.stage is Stage.ABORTED
         return [*self._frozen.latest(), Send(self._due(i), client_id)] if asked else []
@@ -372,7 +375,7 @@ class SecAggServer:
     def _acknowledge(self, client_id: bytes, message: Message) -> list[Effect]:
         """Persist it again: the first time may have failed."""
         kept = self._keep(self._index(client_id), message)
-        return kept if STAGES[type(message)] is self.stage else [*kept, *self.resend(client_id)]
+        return kept if STAGES[type(message)] is self.stage else [*kept, *self._resend(client_id)]
 
     def _keep(self, i: int, message: Message) -> list[Effect]:
         self._frozen.of(type(message))[i] = message
@@ -384,7 +387,7 @@ class SecAggServer:
             return []
         if message not in self._state.roster.members:
             raise _out_of_order("the roster is frozen", self.stage)
-        return self.resend(client_id)
+        return self._resend(client_id)
 
     def _take_complaint(self, i: int, complaint: Complaint) -> list[Effect]:
         collected = self._frozen

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from fractions import Fraction
-from threading import RLock
+from threading import Lock
 from typing import Any
 
 import numpy as np
 
 from fedcore.entropy import SeededEntropy, SystemEntropy
+from fedcore.secagg.charges import Charges
 from fedcore.secagg.client import SecAggClient
 from fedcore.secagg.codec import Record
 from fedcore.secagg.config import SessionConfig
@@ -31,7 +32,7 @@ _VALUES = (
     *(HeldShare, Parameters, Policy, SessionConfig),
 )
 # What serves many machines, or never changes.
-_OUTSIDE = (Identity, TrustStore, SeededEntropy, SystemEntropy, type(RLock()))
+_OUTSIDE = (Identity, TrustStore, SeededEntropy, SystemEntropy, type(Lock()))
 
 
 def picture(value: Any) -> Any:
@@ -51,7 +52,7 @@ def picture(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         fields = [getattr(value, field.name) for field in dataclasses.fields(value)]
         return [type(value).__name__, *map(picture, fields)]
-    if isinstance(value, SecAggClient | SecAggServer | Postings):
+    if isinstance(value, SecAggClient | SecAggServer | Postings | Charges):
         return {name: picture(one) for name, one in vars(value).items()}
     assert isinstance(value, _OUTSIDE), f"{type(value).__name__} is new: say how it is pictured"
     return type(value).__name__

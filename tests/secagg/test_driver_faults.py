@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
+import fedcore.secagg.charges as charges_module
 import fedcore.secagg.client as client_module
 from fedcore.errors import PolicyError, SecAggError
 from fedcore.secagg.config import SessionConfig
@@ -230,7 +232,12 @@ def test_an_interrupt_within_a_commitment_leaves_nothing_unsaid(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Who pressed the keys tries again: wherever it hit, all is durable before an upload."""
-    for name in ("frame_digests", "Persist", "release_key"):
+    for module, name in (
+        (client_module, "frame_digests"),
+        (client_module, "Persist"),
+        (charges_module, "release_key"),
+        (charges_module, "Persist"),
+    ):
         for hit in range(3):
             world = World(N)
             host = watched(world, Disk())
@@ -238,7 +245,7 @@ def test_an_interrupt_within_a_commitment_leaves_nothing_unsaid(
             session.deal()
             session.known.uploaders = members(N, EVERYONE)
             write_down(host, host.client.handle(session.mask_request(0), now=NOW))
-            _interrupt(monkeypatch, name, hit)
+            _interrupt(monkeypatch, module, name, hit)
             with suppress(KeyboardInterrupt):
                 host.client.commit(session.sid, host.blocks)
             monkeypatch.undo()
@@ -248,15 +255,15 @@ def test_an_interrupt_within_a_commitment_leaves_nothing_unsaid(
             assert host.client.stages[session.sid] == "committed"
 
 
-def _interrupt(monkeypatch: pytest.MonkeyPatch, name: str, hit: int) -> None:
-    honest, calls = getattr(client_module, name), iter(range(99))
+def _interrupt(monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, hit: int) -> None:
+    honest, calls = getattr(module, name), iter(range(99))
 
     def interrupted(*args: Any, **options: Any) -> Any:
         if next(calls) == hit:
             raise KeyboardInterrupt
         return honest(*args, **options)
 
-    monkeypatch.setattr(client_module, name, interrupted)
+    monkeypatch.setattr(module, name, interrupted)
 
 
 def test_a_driver_that_awaits_its_disk_sends_nothing_before_it_is_durable() -> None:
