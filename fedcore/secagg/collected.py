@@ -36,7 +36,7 @@ from fedcore.secagg.messages import (
 from fedcore.secagg.params import Profile
 from fedcore.secagg.reconstruction import Opening
 from fedcore.secagg.sharing import CIPHERTEXT_BYTES, HASH_BYTES
-from fedcore.secagg.transcript import bitmap_of, context_digest, members_of, survivor_digest
+from fedcore.secagg.transcript import bitmap_of, context_digest, entry, members_of, survivor_digest
 
 __all__ = ["BOXES", "Collected"]
 
@@ -112,8 +112,8 @@ class Collected:
         ciphertexts, hashes = [], []
         for j in roster.neighbours_in(i, self.uploaders):
             place = bisect_left(roster.neighbours[j], i)
-            ciphertexts.append(shares[j].ciphertexts[CIPHERTEXT_BYTES * place :][:CIPHERTEXT_BYTES])
-            hashes.append(shares[j].hashes[HASH_BYTES * place :][:HASH_BYTES])
+            ciphertexts.append(entry(shares[j].ciphertexts, CIPHERTEXT_BYTES, place))
+            hashes.append(entry(shares[j].hashes, HASH_BYTES, place))
         return MaskRequest(
             roster.sid,
             self.model_digest,

@@ -44,6 +44,13 @@ _CACHED: Final = 65_536
 _PRIME: Final = 2**255 - 19
 _Y8: Final = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
 _SMALL_ORDER: Final = frozenset({0, 1, _PRIME - 1, _Y8, _PRIME - _Y8})
+# With either sign, and also as y + p where that fits into 255 bits: OpenSSL reads it all.
+_SMALL_ORDER_KEYS: Final = frozenset(
+    (y + carry + sign).to_bytes(32, "little")
+    for y in _SMALL_ORDER
+    for carry in ((0, _PRIME) if y + _PRIME < 2**255 else (0,))
+    for sign in (0, 2**255)
+)
 
 
 def verify_signature(public_key: bytes, signature: bytes, statement: bytes) -> bool:
@@ -53,10 +60,22 @@ def verify_signature(public_key: bytes, signature: bytes, statement: bytes) -> b
     nothing. Takes 106 µs, all but 2 of them in OpenSSL, which has no verification in batches but
     lets go of the GIL: two threads verify up to 1.9 times as many (2-core server processor).
     """
+    key = _verification_key(public_key)
+    return key is not None and _is_signed(key, signature, statement)
+
+
+def _verification_key(public_key: bytes) -> Ed25519PublicKey | None:
     if _has_small_order(public_key):
-        return False
+        return None
     try:
-        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, statement)
+        return Ed25519PublicKey.from_public_bytes(public_key)
+    except ValueError:
+        return None
+
+
+def _is_signed(key: Ed25519PublicKey, signature: bytes, statement: bytes) -> bool:
+    try:
+        key.verify(signature, statement)
     except (InvalidSignature, ValueError):
         return False
     return True
@@ -74,8 +93,7 @@ def check_expiry(expires: int) -> None:
 
 
 def _has_small_order(public_key: bytes) -> bool:
-    y = int.from_bytes(public_key, "little") & (2**255 - 1)
-    return y % _PRIME in _SMALL_ORDER
+    return public_key in _SMALL_ORDER_KEYS
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +281,8 @@ class TrustStore:
                 fix="pass [authority.public_key], with the key of each trusted authority, and "
                 "revoked=[id] if any is",
             )
+        # Parsed once: of a roster of 1,000 new certificates this saves 2 ms of 110.
+        self._root_keys = tuple(map(_verification_key, self._roots))
 
     def keeps(self, roots: Iterable[bytes], revoked: Iterable[bytes]) -> bool:
         """Whether it accepts no certificate that a store of these roots and ids would refuse."""
@@ -296,7 +316,7 @@ class TrustStore:
     def _verify_anew(self, data: bytes) -> Certificate:
         found = Certificate.decode(data)
         signed = found.statement()
-        if not any(verify_signature(root, found.signature, signed) for root in self._roots):
+        if not any(key and _is_signed(key, found.signature, signed) for key in self._root_keys):
             raise _refused(found, "no trusted authority has signed it as it stands")
         if len(self._verified) >= _CACHED:
             self._verified.clear()  # one step, so that threads need no lock

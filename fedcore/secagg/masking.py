@@ -19,6 +19,7 @@ from fedcore.secagg.messages import UploadChunk, UploadTrailer
 from fedcore.secagg.packing import IntegerSource, Layout, pack, to_wire
 from fedcore.secagg.prg import Prg, Stream, apply_streams
 from fedcore.secagg.roster import RosterView
+from fedcore.secagg.transcript import entry
 
 __all__ = ["FRAME_DIGEST_BYTES", "check_blocks", "frame_digests", "mask_streams", "masked_frames"]
 
@@ -77,7 +78,7 @@ def masked_frames(
     for place, (frame, words) in enumerate(
         zip(layout.frames(), _packed(layout, blocks), strict=True)
     ):
-        committed = digests[FRAME_DIGEST_BYTES * place :][:FRAME_DIGEST_BYTES]
+        committed = entry(digests, FRAME_DIGEST_BYTES, place)
         if hashlib.sha256(words.data).digest() != committed:
             raise ReuseError(
                 "the vector is not the one that was committed",

@@ -24,7 +24,7 @@ from fedcore.secagg.messages import Shares, UnmaskAnswer
 from fedcore.secagg.prg import Stream
 from fedcore.secagg.shamir import SHARE_BYTES
 from fedcore.secagg.sharing import HASH_BYTES
-from fedcore.secagg.transcript import members_of
+from fedcore.secagg.transcript import entry, members_of
 from fedcore.secagg.unmask import UnmaskPlan
 
 __all__ = ["Opening"]
@@ -63,13 +63,13 @@ class Opening:
             raise _unlike(f"client {i} reveals a b that its prekey does not commit to", culprit)
         revealed = self.revealed(i, answer)
         for place, (j, half) in enumerate(revealed.items()):
-            other = answer.other_hashes[HASH_BYTES * place :][:HASH_BYTES]
+            other = entry(answer.other_hashes, HASH_BYTES, place)
             if self.survivors[j]:
                 hashes = half_hash("b", roster.sid, j, i, half), other
             else:
                 hashes = other, half_hash("sk", roster.sid, j, i, half)
             position = bisect_left(roster.neighbours[j], i)
-            dealt = self.shares[j].hashes[HASH_BYTES * position :][:HASH_BYTES]
+            dealt = entry(self.shares[j].hashes, HASH_BYTES, position)
             if share_hash_of_halves(*hashes) != dealt:
                 raise _unlike(f"client {i} reveals a share that {j} did not deal", culprit)
         try:
@@ -80,7 +80,7 @@ class Opening:
     def revealed(self, i: int, answer: UnmaskAnswer) -> dict[int, bytes]:
         """The half shares (36 bytes) in client i's answer, by the index of who dealt them."""
         return {
-            j: answer.shares[SHARE_BYTES * place :][:SHARE_BYTES]
+            j: entry(answer.shares, SHARE_BYTES, place)
             for place, j in enumerate(self._dealers(i, answer))
         }
 

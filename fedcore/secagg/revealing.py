@@ -18,7 +18,7 @@ from fedcore.secagg.messages import Survivors, UnmaskAnswer, UnmaskRequest
 from fedcore.secagg.params import Profile
 from fedcore.secagg.roster import RosterView
 from fedcore.secagg.sharing import HeldShare
-from fedcore.secagg.transcript import bitmap_of, statement, u32
+from fedcore.secagg.transcript import bitmap_of, entry, statement, u32
 
 __all__ = [
     "SIGNATURE_BYTES",
@@ -63,7 +63,7 @@ def check_headers(
             stage="R3",
         )
     for place, j in enumerate(neighbours):
-        signature = message.signatures[SIGNATURE_BYTES * place :][:SIGNATURE_BYTES]
+        signature = entry(message.signatures, SIGNATURE_BYTES, place)
         key = view.certificates[j].key
         if not trust.verify_signature(key, signature, header_statement(context, j)):
             raise AuthenticationError(
@@ -87,12 +87,13 @@ def check_quorum(
     signers = request.signers
     if len(signers) < needed or (not malicious and signers):
         raise _no_quorum(f"{len(signers)} clients confirmed the set, {needed} are needed")
+    signed = confirmation_statement(survivors_digest)
     for place, j in enumerate(signers):
         if j >= view.parameters.n:
             raise _no_quorum(f"signer {j} is not in the roster of {view.parameters.n}")
-        signature = request.signatures[SIGNATURE_BYTES * place :][:SIGNATURE_BYTES]
+        signature = entry(request.signatures, SIGNATURE_BYTES, place)
         key = view.certificates[j].key
-        if not trust.verify_signature(key, signature, confirmation_statement(survivors_digest)):
+        if not trust.verify_signature(key, signature, signed):
             raise _no_quorum(f"the confirmation of client {j} is not valid")
 
 

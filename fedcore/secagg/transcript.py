@@ -22,6 +22,7 @@ __all__ = [
     "bitmap_of",
     "context_digest",
     "digest",
+    "entry",
     "frame",
     "leaf_digest",
     "members_of",
@@ -93,6 +94,15 @@ def digest(tag: str, *parts: bytes) -> bytes:
 def statement(tag: str, *parts: bytes) -> bytes:
     """The 32 bytes that a signature over `parts` signs (protocol §1): no digest of data is one."""
     return digest("sign/" + tag, *parts)
+
+
+def entry(data: bytes, size: int, place: int) -> bytes:
+    """The entry at `place` of a list whose entries have `size` bytes each.
+
+    >>> entry(b"aabbcc", 2, 1)
+    b'bb'
+    """
+    return data[size * place : size * (place + 1)]
 
 
 def path_depth(n: int) -> int:

@@ -127,7 +127,7 @@ def test_a_revoked_client_is_refused():
 def test_a_known_certificate_costs_no_signature(monkeypatch):
     trusted = store()
     trusted.verify(ENCODED, now=NOW)
-    monkeypatch.setattr(module, "verify_signature", lambda *_: False)
+    monkeypatch.setattr(module, "_is_signed", lambda *_: False)
     assert trusted.verify(ENCODED, now=NOW) == ALICE.certificate
     assert trusted.verify_roster(ENCODED, now=NOW) == [ALICE.certificate]
     with pytest.raises(AuthenticationError):
