@@ -13,6 +13,7 @@ from threading import Lock
 
 from fedcore.entropy import Entropy, SystemEntropy, require_entropy
 from fedcore.errors import (
+    AbortError,
     ArgumentError,
     MessageError,
     ParameterError,
@@ -147,7 +148,7 @@ class SecAggClient:
             case UnmaskRequest():
                 return self._answer(message)
             case Abort():
-                return self._leave(message.sid)
+                return self._hear_of_end(message)
             case _:
                 raise StageError(
                     f"a client takes no {type(message).__name__}",
@@ -412,6 +413,16 @@ class SecAggClient:
         sessions = list(self._sessions.items())
         spent = [sid for sid, session in sessions if self._charges.is_spent(session.view)]
         return [effect for sid in spent for effect in self._leave(sid)]
+
+    def _hear_of_end(self, message: Abort) -> list[Effect]:
+        if message.sid not in self._sessions:
+            return []
+        error = AbortError(
+            "the server ended the session",
+            why=f"it gives the reason {message.reason.name}",
+            fix="wait for the next session; nothing of this one is used again",
+        )
+        return [*self._leave(message.sid), Fail(error)]
 
     def _fail_over_second_vector(self, sid: bytes) -> list[Effect]:
         error = ReuseError(

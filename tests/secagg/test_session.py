@@ -16,7 +16,7 @@ from fedcore.secagg.effects import NeedInput
 from fedcore.secagg.identity import Certificate, CertificateAuthority, Identity, TrustStore
 from fedcore.secagg.keys import Prekey
 from fedcore.secagg.loopback import LostAt, unmask_in_threads
-from fedcore.secagg.messages import MaskRequest, decode
+from fedcore.secagg.messages import Abort, AbortReason, MaskRequest, decode
 from fedcore.secagg.packing import Block, Layout
 from fedcore.secagg.params import LARGEST_SESSION, Profile
 from fedcore.secagg.policy import Policy
@@ -362,3 +362,17 @@ def test_sums_of_shards_that_may_not_fit_into_64_bits_are_refused() -> None:
     with pytest.raises(PackingError, match="9 clients may not fit"):
         run_session(vectors, config=config, largest=3)
     assert run_session(vectors[:3], config=config).totals[0].tolist() == [3 * 2**61]
+
+
+def test_a_client_is_told_once_that_the_server_ended_its_session() -> None:
+    config = SessionConfig(task=bytes(32), layout=default_layout(3, 5))
+    loopback, ids = make_loopback(config, [[vector] for vector in VECTORS])
+    for client_id, host in loopback.hosts.items():
+        loopback.to_server(client_id, host.offer(1, expires=2**40))
+    loopback.close(Stage.PREKEYS)
+    loopback.to_clients(loopback.server.perform(loopback.server.server.abort()))
+    device, sid = loopback.hosts[ids[0]], loopback.server.server.roster.sid
+    assert isinstance(device.failure, AbortError) and "CANCELLED" in device.failure.why
+    assert not device.client.stages and device.client.prekeys_left == 0
+    assert device.client.handle(Abort(sid, AbortReason.CANCELLED), now=0) == []
+    assert device.client.handle(Abort(bytes(32), AbortReason.CANCELLED), now=0) == []
