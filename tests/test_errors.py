@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fedcore import errors
-from fedcore.errors import FedcoreError, ShapeError, registry, user_line
+from fedcore.errors import FedcoreError, ShapeError, ShareError, registry, user_line
 
 CLASSES = [
     item
@@ -113,3 +114,9 @@ def test_user_line_without_source_still_gives_file_and_line() -> None:
     namespace = {"user_line": user_line}
     exec(compile("\n\nfound = user_line()", "<typed at a prompt>", "exec"), namespace)
     assert namespace["found"] == "<typed at a prompt>:3"
+
+
+@pytest.mark.parametrize("culprit", ["a client", 7, 1.5, bytearray(2)], ids=repr)
+def test_an_error_can_be_read_whatever_was_called_its_culprit(culprit: Any) -> None:
+    assert str(ShareError("shares differ", culprit=culprit)).endswith(f"Culprit: {culprit!r}")
+    assert str(ShareError("shares differ", culprit=b"\x0a\xff")).endswith("Culprit: 0aff")

@@ -198,8 +198,9 @@ class Collected:
         n, malicious = self.roster.n, self.roster.config.profile is Profile.MALICIOUS
         if len(self.model_digest) != _DIGEST_BYTES:
             raise ValueError("a model's digest has 32 bytes")
-        for i in {i for box in self.boxes.values() for i in box} | set(chain(*self.complaints)):
-            _ = self.roster.certificates[i]
+        indices = {i for box in self.boxes.values() for i in box} | set(chain(*self.complaints))
+        if indices - set(range(n)):
+            raise ValueError("a message is that of a client outside the roster")
         signers = None if self.signers is None else np.zeros(n, bool)
         if signers is not None:
             signers[list(self.signers or ())] = True

@@ -26,7 +26,6 @@ __all__ = [
     "SHARE_BYTES",
     "agreeing",
     "combine",
-    "parse_share",
     "parse_shares",
     "share",
     "weights",
@@ -157,17 +156,6 @@ def agreeing(
     locator = solution[threshold + errors :]
     values = _reduced(_reduced(powers[:, : errors + 1] * locator).sum(axis=1))
     return np.flatnonzero(values)
-
-
-def parse_share(data: bytes) -> npt.NDArray[np.uint32]:
-    """The limbs of the share of one secret from its 36 bytes: shape (9,), uint32.
-
-    Raises: ShareError if the length is another, or a limb is p or more.
-
-    >>> parse_share(bytes(32) + (5).to_bytes(4, "little"))
-    array([0, 0, 0, 0, 0, 0, 0, 0, 5], dtype=uint32)
-    """
-    return parse_shares([data]).reshape(LIMBS)
 
 
 def parse_shares(data: Sequence[bytes]) -> npt.NDArray[np.uint32]:

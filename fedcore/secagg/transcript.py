@@ -32,18 +32,12 @@ __all__ = [
     "session_id",
     "statement",
     "survivor_digest",
-    "u16",
     "u32",
     "u64",
 ]
 
 _DOMAIN: Final = "fedcore/secagg/v1/"
 _DIGEST: Final = 32
-
-
-def u16(value: int) -> bytes:
-    """2 bytes, little-endian. Raises: ArgumentError outside 0 … 2¹⁶ − 1."""
-    return _unsigned(value, 2)
 
 
 def u32(value: int) -> bytes:

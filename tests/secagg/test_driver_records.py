@@ -248,3 +248,11 @@ def test_a_set_whose_messages_are_missing_is_no_session_to_restore() -> None:
             continue
         with pytest.raises(MessageError, match="damaged"):
             SecAggServer.restore({k: v for k, v in records.items() if k != key}, trust=world.trust)
+
+
+@pytest.mark.parametrize("index", [-1, N])
+def test_a_message_of_nobody_in_the_roster_is_no_session_to_restore(index: int) -> None:
+    world = World(N)
+    records = dict(play(world, until=Stage.UPLOADS).loopback.server.disk)
+    with pytest.raises(MessageError, match="damaged"):
+        SecAggServer.restore(records | {f"shares/{index}": records["shares/0"]}, trust=world.trust)

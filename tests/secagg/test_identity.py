@@ -1,6 +1,7 @@
 import hashlib
 import struct
 
+import numpy as np
 import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -9,6 +10,7 @@ from hypothesis import given, strategies as st
 from fedcore.entropy import SeededEntropy, SystemEntropy
 from fedcore.errors import ArgumentError, AuthenticationError, EntropyError, MessageError
 from fedcore.secagg import identity as module
+from fedcore.secagg.client import SecAggClient
 from fedcore.secagg.identity import (
     CERTIFICATE_BYTES,
     Certificate,
@@ -17,6 +19,8 @@ from fedcore.secagg.identity import (
     TrustStore,
     verify_signature,
 )
+from fedcore.secagg.keys import Prekey
+from fedcore.secagg.policy import Policy
 
 NOW, EXPIRES = 1_900_000_000, 2_000_000_000
 AUTHORITY = CertificateAuthority(bytes(range(32)))
@@ -353,3 +357,44 @@ def test_a_repr_shows_no_secret():
             assert secret.hex() not in text
             assert repr(secret)[2:-1] not in text
     assert repr(ALICE) == f"Identity(id={client_id(1).hex()})"
+
+
+@pytest.mark.parametrize(
+    ("roots", "revoked"),
+    [
+        (AUTHORITY.public_key, ()),
+        ([AUTHORITY.public_key.hex()[:32]], ()),
+        ([AUTHORITY.public_key], bytes(16)),
+        ([AUTHORITY.public_key], ["sixteen letters."]),
+        ([AUTHORITY], ()),
+    ],
+    ids=["one key", "text", "one id", "text id", "an authority"],
+)
+def test_a_trust_store_takes_lists_of_bytes_and_says_so(roots, revoked):
+    with pytest.raises(ArgumentError) as refused:
+        TrustStore(roots, revoked)
+    assert "[authority.public_key]" in refused.value.fix
+
+
+@pytest.mark.parametrize("name", ["alice", "sixteen letters.", 7, None, [0] * 16])
+def test_a_certificate_is_issued_for_an_id_of_bytes_only(name):
+    key = make(3).certificate.key
+    with pytest.raises(ArgumentError, match="id and key") as refused:
+        AUTHORITY.issue(name, key, expires=2**40)
+    assert "16 bytes" in refused.value.fix
+    with pytest.raises(ArgumentError, match="id and key"):
+        AUTHORITY.issue(bytes(16), key.hex()[:32], expires=2**40)
+
+
+@pytest.mark.parametrize("expires", [5.5, 5.0, "5", None, True, np.int64(5), -1, 2**64], ids=repr)
+def test_an_expiry_is_a_plain_int_of_seconds(expires):
+    identity = make(3)
+    client = SecAggClient(identity, Policy(roots=(AUTHORITY.public_key,)))
+    for call in (
+        lambda: client.offer(1, expires=expires),
+        lambda: Prekey.generate(SystemEntropy(), expires=expires),
+        lambda: AUTHORITY.issue(bytes(16), identity.certificate.key, expires=expires),
+    ):
+        with pytest.raises(ArgumentError) as refused:
+            call()
+        assert refused.value.fix

@@ -8,18 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedcore.entropy import SystemEntropy
-from fedcore.errors import AbortError, ArgumentError, PackingError, ParameterError, ShareError
-from fedcore.secagg.client import SecAggClient
+from fedcore.errors import AbortError, ArgumentError, PackingError, ParameterError
 from fedcore.secagg.config import SessionConfig
 from fedcore.secagg.effects import NeedInput
-from fedcore.secagg.identity import Certificate, CertificateAuthority, Identity, TrustStore
-from fedcore.secagg.keys import Prekey
 from fedcore.secagg.loopback import LostAt, unmask_in_threads
 from fedcore.secagg.messages import Abort, AbortReason, MaskRequest, decode
 from fedcore.secagg.packing import Block, Layout
 from fedcore.secagg.params import LARGEST_SESSION, Profile
-from fedcore.secagg.policy import Policy
 from fedcore.secagg.prg import Prg
 from fedcore.secagg.session import default_layout, make_loopback, run_session, shards
 from fedcore.secagg.stages import Stage
@@ -296,63 +291,6 @@ def test_a_device_is_told_the_terms_that_it_agreed_to() -> None:
     loopback.close(Stage.SHARES)
     (terms,) = asked
     assert (terms.config, terms.round, terms.committed) == (config, 9, False)
-
-
-# --- who takes part -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("culprit", ["a client", 7, 1.5, bytearray(2)], ids=repr)
-def test_an_error_can_be_read_whatever_was_called_its_culprit(culprit: Any) -> None:
-    assert str(ShareError("shares differ", culprit=culprit)).endswith(f"Culprit: {culprit!r}")
-    assert str(ShareError("shares differ", culprit=b"\x0a\xff")).endswith("Culprit: 0aff")
-
-
-AUTHORITY = CertificateAuthority(bytes(range(32)))
-
-
-def certify(key: bytes) -> Certificate:
-    return AUTHORITY.issue(bytes(16), key, expires=2**40)
-
-
-@pytest.mark.parametrize(
-    ("roots", "revoked"),
-    [
-        (AUTHORITY.public_key, ()),
-        ([AUTHORITY.public_key.hex()[:32]], ()),
-        ([AUTHORITY.public_key], bytes(16)),
-        ([AUTHORITY.public_key], ["sixteen letters."]),
-        ([AUTHORITY], ()),
-    ],
-    ids=["one key", "text", "one id", "text id", "an authority"],
-)
-def test_a_trust_store_takes_lists_of_bytes_and_says_so(roots: Any, revoked: Any) -> None:
-    with pytest.raises(ArgumentError) as refused:
-        TrustStore(roots, revoked)
-    assert "[authority.public_key]" in refused.value.fix
-
-
-@pytest.mark.parametrize("client_id", ["alice", "sixteen letters.", 7, None, [0] * 16])
-def test_a_certificate_is_issued_for_an_id_of_bytes_only(client_id: Any) -> None:
-    key = Identity.generate(SystemEntropy(), certify=certify).certificate.key
-    with pytest.raises(ArgumentError, match="id and key") as refused:
-        AUTHORITY.issue(client_id, key, expires=2**40)
-    assert "16 bytes" in refused.value.fix
-    with pytest.raises(ArgumentError, match="id and key"):
-        AUTHORITY.issue(bytes(16), key.hex()[:32], expires=2**40)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("expires", [5.5, 5.0, "5", None, True, np.int64(5), -1, 2**64], ids=repr)
-def test_an_expiry_is_a_plain_int_of_seconds(expires: Any) -> None:
-    identity = Identity.generate(SystemEntropy(), certify=certify)
-    client = SecAggClient(identity, Policy(roots=(AUTHORITY.public_key,)))
-    for call in (
-        lambda: client.offer(1, expires=expires),
-        lambda: Prekey.generate(SystemEntropy(), expires=expires),
-        lambda: AUTHORITY.issue(bytes(16), identity.certificate.key, expires=expires),
-    ):
-        with pytest.raises(ArgumentError) as refused:
-            call()
-        assert refused.value.fix
 
 
 def test_sums_of_shards_that_may_not_fit_into_64_bits_are_refused() -> None:

@@ -17,7 +17,6 @@ from fedcore.secagg.shamir import (
     SHARE_BYTES,
     agreeing,
     combine,
-    parse_share,
     parse_shares,
     share,
     weights,
@@ -239,15 +238,12 @@ def test_shares_are_parsed_from_little_endian_words(rows: list[list[int]]) -> No
     assert parsed.dtype == np.uint32
     assert parsed.shape == (len(rows), LIMBS)
     assert parsed.tolist() == rows
-    assert [parse_share(one).tolist() for one in data] == rows
 
 
 @pytest.mark.parametrize("size", [0, SHARE_BYTES - 1, SHARE_BYTES + 1, 2 * SHARE_BYTES])
 def test_a_share_of_another_length_is_refused(size: int) -> None:
     with pytest.raises(ShareError, match=f"share 1 has {size} bytes"):
         parse_shares([bytes(SHARE_BYTES), bytes(size)])
-    with pytest.raises(ShareError):
-        parse_share(bytes(size))
 
 
 @pytest.mark.parametrize("limb", [PRIME, PRIME + 1, 2**32 - 1])
