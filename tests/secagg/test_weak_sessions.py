@@ -2,40 +2,32 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import fields, replace
 from fractions import Fraction
 from typing import Any
 
 import pytest
 
-from fedcore.entropy import SystemEntropy
 from fedcore.errors import (
-    ArgumentError,
     AuthenticationError,
     ConsistencyError,
     MessageError,
     PackingError,
     ParameterError,
     PolicyError,
-    ReuseError,
     SecAggError,
     StageError,
 )
-from fedcore.secagg.client import SecAggClient
 from fedcore.secagg.config import SessionConfig
-from fedcore.secagg.effects import Send
-from fedcore.secagg.identity import CertificateAuthority, Identity, TrustStore
-from fedcore.secagg.loopback import Disk
-from fedcore.secagg.messages import Abort, AbortReason, Advertise, Confirmation, Roster, encode
+from fedcore.secagg.messages import Roster, encode
 from fedcore.secagg.packing import Block, Layout
 from fedcore.secagg.params import Profile, parameters
 from fedcore.secagg.policy import Policy
 from fedcore.secagg.prg import Prg
 from fedcore.secagg.transcript import digest, roster_root, session_id
-from tests.secagg.adversary import CONFIG, EXPIRES, LAYOUT, NOW, POLICY, Session, World, members
+from tests.secagg.adversary import CONFIG, LAYOUT, POLICY, Session, World, members
+from tests.secagg.stories import ALL, finish
 
-ALL = range(8)
 SEMI_HONEST: dict[str, Any] = {"profile": Profile.SEMI_HONEST, "sigma": 40}
 WRAPPING = Layout((Block(6, 32, 1000, wraps=True), Block(2, 16, 100)))
 
@@ -106,16 +98,6 @@ def proposed(session: Session, seat: int, config: SessionConfig) -> Roster:
         config_digest=config.digest,
     )
     return replace(roster.message_for(seat), config=config.encoded, sid=sid)
-
-
-def finish(session: Session) -> None:
-    session.deal()
-    session.mask()
-    session.known.survivors = members(session.n, range(session.n))
-    if session.config.profile is Profile.MALICIOUS:
-        session.confirm()
-    session.answer()
-    session.assert_sum(range(session.n))
 
 
 # --- terms ----------------------------------------------------------------------------------------
@@ -210,7 +192,7 @@ def test_too_few_clients_are_refused() -> None:
     few = Session(world, replace(CONFIG, delta=Fraction(0)), seats=[0, 1, 2])
     few.refused(0, few.roster.message_for(0), PolicyError, stage="R1")
     enough = Session(world, replace(CONFIG, delta=Fraction(0)), seats=[0, 1, 2, 3])
-    finish(enough)
+    finish(enough, range(enough.n))
 
 
 def test_the_name_of_a_session_follows_from_its_terms() -> None:
@@ -235,115 +217,6 @@ def test_only_a_model_that_the_policy_lists_is_trained() -> None:
     crafted = replace(session.mask_request(0), model_digest=bytes(32))
     session.refused(0, crafted, PolicyError, stage="R2")
     finish(session)
-
-
-# --- members --------------------------------------------------------------------------------------
-
-
-def outside(world: World, **policy: Any) -> tuple[SecAggClient, Session]:
-    """Client 0 with a policy of its own, and a session with it and the others."""
-    client = SecAggClient(world.identities[0], replace(world.policy, **policy))
-    posted = [e.message for e in client.offer(1, expires=EXPIRES) if isinstance(e, Send)]
-    assert isinstance(posted[0], Advertise)
-    adverts = [posted[0], *[world.prekey(i) for i in range(1, 8)]]
-    return client, Session(world, adverts=adverts)
-
-
-def test_members_of_an_unknown_registrar_are_refused() -> None:
-    world = World()
-    other = CertificateAuthority.generate(SystemEntropy())
-    client, session = outside(world, roots=(other.public_key,))
-    with pytest.raises(AuthenticationError):
-        client.handle(session.roster.message_for(0), now=NOW)
-
-
-def test_revoked_members_are_refused() -> None:
-    world = World()
-    client, session = outside(world, revoked=frozenset({world.ids[4]}))
-    with pytest.raises(AuthenticationError) as caught:
-        client.handle(session.roster.message_for(0), now=NOW)
-    assert caught.value.culprit == world.ids[4]
-    client, session = outside(world)
-    assert client.handle(session.roster.message_for(0), now=NOW)
-
-
-def test_members_that_the_server_made_up_are_refused() -> None:
-    world = World(corrupt=[7])
-    registrar = CertificateAuthority.generate(SystemEntropy())
-    sybil = Identity.generate(
-        SystemEntropy(),
-        certify=lambda key: registrar.issue(world.ids[7], key, expires=EXPIRES),
-    )
-    adverts = [world.prekey(i) for i in range(7)]
-    session = Session(world, adverts=[*adverts, world.forged_prekey(7, identity=sybil)])
-    error = session.refused(0, session.roster.message_for(0), AuthenticationError)
-    assert error.culprit == world.ids[7]
-    finish(Session(world, adverts=[*adverts, world.prekey(7)]))
-
-
-def test_a_certificate_that_expires_now_is_refused() -> None:
-    world = World(corrupt=[7])
-    adverts = [world.prekey(i) for i in range(7)]
-    for expires, valid in ((NOW, False), (NOW + 1, True)):
-        identity = world.certified(world.ids[7], expires=expires)
-        session = Session(world, adverts=[*adverts, world.forged_prekey(7, identity=identity)])
-        if valid:
-            session.deal(range(7))
-        else:
-            error = session.refused(0, session.roster.message_for(0), AuthenticationError)
-            assert error.culprit == world.ids[7]
-
-
-def test_two_members_with_one_key_are_refused() -> None:
-    world = World(corrupt=[6, 7])
-    key = world.identities[6]
-    twin = Identity.restore(
-        key.private_bytes(),
-        world.authority.issue(world.ids[7], key.certificate.key, expires=EXPIRES),
-    )
-    adverts = [world.prekey(i) for i in range(7)]
-    session = Session(world, adverts=[*adverts, world.forged_prekey(7, identity=twin)])
-    session.refused(0, session.roster.message_for(0), AuthenticationError)
-    finish(Session(world, adverts=[*adverts, world.prekey(7)]))
-
-
-def test_one_member_twice_is_refused() -> None:
-    world = World(corrupt=[7])
-    adverts = [world.prekey(i) for i in range(8)]
-    session = Session(world, adverts=adverts)
-    roster = session.roster.message_for(0)
-    twice = roster.certificates[:120] * 2 + roster.certificates[240:]
-    session.refused(0, replace(roster, certificates=twice), MessageError)
-    swapped = roster.certificates[120:240] + roster.certificates[:120] + roster.certificates[240:]
-    session.refused(0, replace(roster, certificates=swapped), MessageError)
-    finish(session)
-
-
-P = 2**255 - 19
-LOW_ORDER = [
-    0,
-    1,
-    P - 1,
-    P,
-    P + 1,
-    325606250916557431795983626356110631294008115727848805560023387167927233504,
-    39382357235489614581723060781553021112529911719440698176882885853963445705823,
-]
-
-
-@pytest.mark.parametrize("field", ["mask_key", "channel_key"])
-@pytest.mark.parametrize("top_bit", [0, 1])
-def test_keys_of_low_order_are_refused(field: str, top_bit: int) -> None:
-    world = World(corrupt=[7])
-    adverts = [world.prekey(i) for i in range(7)]
-    for u in LOW_ORDER:
-        key = (u | top_bit << 255).to_bytes(32, "little")
-        forged = {"mask_key": world.forged_prekey(7, mask_key=key)}
-        forged["channel_key"] = world.forged_prekey(7, channel_key=key)
-        session = Session(world, adverts=[*adverts, forged[field]])
-        error = session.refused(0, session.roster.message_for(0), AuthenticationError)
-        assert error.culprit == world.ids[7]
-    finish(Session(world, adverts=[*adverts, world.prekey(7)]))
 
 
 # --- beacons --------------------------------------------------------------------------------------
@@ -416,116 +289,3 @@ def test_a_malicious_session_cannot_be_ended_like_a_semi_honest_one() -> None:
     session.refused(0, bare, AuthenticationError, stage="R4")
     session.answer()
     session.assert_sum(ALL)
-
-
-# --- several sessions -----------------------------------------------------------------------------
-
-
-def begun(world: World, **terms: Any) -> Session:
-    session = Session(world, **terms)
-    session.deal()
-    return session
-
-
-def test_a_round_gets_one_vector() -> None:
-    world = World()
-    begun(world)
-    first = begun(world, attempt=1)  # sessions that got no vector cost nothing
-    first.mask()
-    second = Session(world, attempt=2)
-    second.refused(0, second.roster.message_for(0), PolicyError, stage="R1")
-    for i in ALL:
-        world.restart(i)
-    second.refused(0, second.roster.message_for(0), PolicyError, stage="R1")
-    first.send(0, Abort(first.sid, AbortReason.CANCELLED))  # whoever aborts may have the vector
-    second.refused(0, second.roster.message_for(0), PolicyError, stage="R1")
-    finish(Session(world, round=1))
-
-
-@pytest.mark.parametrize("asked", [False, True], ids=["not asked yet", "asked"])
-def test_of_two_open_sessions_of_a_round_one_gets_the_vector(asked: bool) -> None:
-    """The other can get none any more: it is closed, and no crash in between keeps it open."""
-    world = World()
-    one, other = begun(world), begun(world, attempt=1)
-    other.known.uploaders = members(8, ALL)
-    request = other.mask_request(0)
-    if asked:  # both wait for a vector
-        world.client(0).handle(request, now=NOW)
-    before = dict(world.hosts[0].disk)
-    one.mask()
-    other.refused(0, request, ReuseError, stage="R2")
-    assert set(world.client(0).stages) == {one.sid}
-    charged = {key: value for key, value in world.hosts[0].disk.items() if "tomb" not in key}
-    world.hosts[0].disk = Disk(before | charged)
-    world.restart(0)
-    other.refused(0, request, ReuseError, stage="R2")
-    assert not other.uploads
-    one.known.survivors = members(8, ALL)
-    one.confirm()
-    one.answer()
-    one.assert_sum(ALL)
-
-
-def test_further_attempts_are_for_the_policy_to_allow() -> None:
-    world = World(policy=replace(POLICY, attempts=2))
-    for attempt in (0, 1):
-        begun(world, attempt=attempt).mask()
-    third = Session(world, attempt=2)
-    third.refused(0, third.roster.message_for(0), PolicyError, stage="R1")
-    world.monitor.check()
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_two_sessions_at_once_do_not_touch_each_other(seed: int) -> None:
-    world = World()
-    sessions = [Session(world, round=round) for round in (0, 1)]
-    draw = random.Random(seed)
-    for step in ("deal", "mask", "confirm", "answer"):
-        for session in sessions:
-            if step == "mask":
-                session.known.uploaders = members(8, ALL)
-            if step == "confirm":
-                session.known.survivors = members(8, ALL)
-        turns = [(session, seat) for session in sessions for seat in ALL]
-        draw.shuffle(turns)
-        for session, seat in turns:
-            getattr(session, step)([seat])
-    for session in sessions:
-        session.assert_sum(ALL)
-
-
-def test_a_message_of_one_session_under_the_name_of_another_is_refused() -> None:
-    world = World()
-    one, other = begun(world), begun(world, round=1)
-    for session in (one, other):
-        session.mask()
-        session.known.survivors = members(8, ALL)
-    told = replace(one.survivors(0, ALL), sid=other.sid)
-    other.refused(0, told, AuthenticationError, stage="R3")
-    masked = replace(one.mask_request(0), sid=other.sid)
-    other.refused(0, masked, ReuseError, stage="R2")
-    one.confirm()
-    other.confirm()
-    shown = replace(one.unmask_request(ALL), sid=other.sid)
-    other.refused(0, shown, AuthenticationError, stage="R4")
-    for session in (one, other):
-        session.answer()
-        session.assert_sum(ALL)
-    for a, b in ((one, other), (other, one)):
-        assert a.known.of(Confirmation)[0].digest != b.known.of(Confirmation)[0].digest
-
-
-@pytest.mark.parametrize("laxer", ["another root", "one more root", "nobody revoked"])
-def test_a_store_that_accepts_more_than_the_policy_serves_no_client(laxer: str) -> None:
-    world = World()
-    policy = replace(world.policy, revoked=frozenset({world.ids[3]}))
-    other = CertificateAuthority.generate(SystemEntropy()).public_key
-    trust = {
-        "another root": TrustStore([other], policy.revoked),
-        "one more root": TrustStore([*policy.roots, other], policy.revoked),
-        "nobody revoked": TrustStore(policy.roots),
-    }[laxer]
-    with pytest.raises(ArgumentError, match="accepts more"):
-        SecAggClient(world.identities[0], policy, trust=trust)
-    stricter = TrustStore(policy.roots, {*policy.revoked, world.ids[5]})
-    SecAggClient(world.identities[0], policy, trust=stricter)
