@@ -51,7 +51,7 @@ lint: $(VENV)/.installed-dev ## style, types and import directions
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-cache
 
 .PHONY: format
 format: $(VENV)/.installed-dev ## rewrite the sources in the house format

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from threading import Lock
 
 from fedcore.entropy import Entropy, SystemEntropy, require_entropy
 from fedcore.errors import (
@@ -23,7 +22,7 @@ from fedcore.errors import (
 )
 from fedcore.secagg.charges import Charges
 from fedcore.secagg.effects import Effect, Erase, Fail, Persist, Send
-from fedcore.secagg.exclusive import exclusive
+from fedcore.secagg.exclusive import Lock, exclusive
 from fedcore.secagg.identity import Identity, TrustStore
 from fedcore.secagg.keys import Channel, Prekey
 from fedcore.secagg.masking import frame_digests

@@ -9,7 +9,7 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from fedcore.errors import StageError
 
-__all__ = ["Exclusive", "exclusive"]
+__all__ = ["Exclusive", "Lock", "exclusive"]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")

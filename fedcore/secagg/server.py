@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +32,7 @@ from fedcore.secagg.assembly import SessionRoster
 from fedcore.secagg.collected import BOXES, Collected
 from fedcore.secagg.config import SessionConfig
 from fedcore.secagg.effects import Effect, Fail, Persist, Send
-from fedcore.secagg.exclusive import exclusive
+from fedcore.secagg.exclusive import Lock, exclusive
 from fedcore.secagg.identity import TrustStore
 from fedcore.secagg.messages import (
     Abort,
