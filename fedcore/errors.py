@@ -17,18 +17,29 @@ FedcoreError
 ├── DatasetError        FED-1203  a dataset's parts do not fit together, or it is empty
 ├── CheckpointError     FED-1204  a checkpoint does not fit the model
 ├── DivergenceError     FED-1301  training has left the region where its loss is finite
-└── SecAggError         FED-1400  a secure aggregation cannot go on
-    ├── ParameterError       FED-1401  no degree and threshold give the protection that is asked for
-    ├── PolicyError          FED-1402  a session is weaker than the client's policy allows
-    ├── MessageError         FED-1403  a message is malformed, truncated, oversized or not canonical
-    ├── StageError           FED-1404  a message comes out of order, or belongs to no open session
-    ├── AuthenticationError  FED-1405  a certificate, signature, key or quorum is not valid
-    ├── ConsistencyError     FED-1406  the server's sets or digests contradict each other
-    ├── ReuseError           FED-1407  what may happen once was asked for a second time
-    ├── ShareError           FED-1408  shares of a secret do not rebuild it
-    ├── PackingError         FED-1409  integers do not fit into the slots of a word
-    ├── AbortError           FED-1410  a session ended without a sum
-    └── EntropyError         FED-1411  a source of randomness may not be used here
+├── SecAggError         FED-1400  a secure aggregation cannot go on
+│   ├── ParameterError       FED-1401  no degree and threshold give the protection that is asked for
+│   ├── PolicyError          FED-1402  a session is weaker than the client's policy allows
+│   ├── MessageError         FED-1403  a message is malformed, truncated, oversized or not canonical
+│   ├── StageError           FED-1404  a message comes out of order, or belongs to no open session
+│   ├── AuthenticationError  FED-1405  a certificate, signature, key or quorum is not valid
+│   ├── ConsistencyError     FED-1406  the server's sets or digests contradict each other
+│   ├── ReuseError           FED-1407  what may happen once was asked for a second time
+│   ├── ShareError           FED-1408  shares of a secret do not rebuild it
+│   ├── PackingError         FED-1409  integers do not fit into the slots of a word
+│   ├── AbortError           FED-1410  a session ended without a sum
+│   └── EntropyError         FED-1411  a source of randomness may not be used here
+└── PrivacyError        FED-1500  a guarantee of differential privacy would not hold
+    ├── PlanError            FED-1501  a plan, or a step of it, would void its own guarantee
+    ├── BudgetError          FED-1502  the privacy budget does not pay for another release
+    ├── AccountantError      FED-1503  no accountant can state, or two contradict, what was spent
+    ├── NormError            FED-1504  an update lies outside the ball that its noise was made for
+    ├── SurvivorsError       FED-1505  fewer shares of noise arrived than the guarantee needs
+    ├── ParticipationError   FED-1506  a person would take part more often than the plan allows
+    ├── ReservationError     FED-1507  a release was not reserved, was spent, or is another's
+    ├── LedgerError          FED-1508  a ledger is not a ledger, or its chain is broken
+    ├── RollbackError        FED-1509  a ledger is older than what was released from it
+    └── LedgerBusyError      FED-1510  another process holds the ledger
 """
 
 from __future__ import annotations
@@ -40,9 +51,11 @@ from typing import ClassVar
 
 __all__ = [
     "AbortError",
+    "AccountantError",
     "ArgumentError",
     "AuthenticationError",
     "AxisError",
+    "BudgetError",
     "CapacityError",
     "CheckpointError",
     "ConsistencyError",
@@ -55,16 +68,25 @@ __all__ = [
     "EntropyError",
     "FedcoreError",
     "InstallError",
+    "LedgerBusyError",
+    "LedgerError",
     "MessageError",
     "MutationError",
+    "NormError",
     "PackingError",
     "ParameterError",
+    "ParticipationError",
+    "PlanError",
     "PolicyError",
+    "PrivacyError",
+    "ReservationError",
     "ReuseError",
+    "RollbackError",
     "SecAggError",
     "ShapeError",
     "ShareError",
     "StageError",
+    "SurvivorsError",
     "TraceError",
     "TreeError",
     "TruncatedFileError",
@@ -309,6 +331,72 @@ class EntropyError(SecAggError):
     """A source of randomness may not be used here."""
 
     code = "FED-1411"
+
+
+class PrivacyError(FedcoreError, RuntimeError):
+    """A guarantee of differential privacy would not hold."""
+
+    code = "FED-1500"
+
+
+class PlanError(PrivacyError, ValueError):
+    """A privacy plan, or a step that is to follow it, would void its own guarantee."""
+
+    code = "FED-1501"
+
+
+class BudgetError(PrivacyError):
+    """The privacy budget does not pay for another release."""
+
+    code = "FED-1502"
+
+
+class AccountantError(PrivacyError, ArithmeticError):
+    """No accountant can state what was spent, or two of them contradict each other."""
+
+    code = "FED-1503"
+
+
+class NormError(PrivacyError, ValueError):
+    """An update lies outside the ball that its noise was made for."""
+
+    code = "FED-1504"
+
+
+class SurvivorsError(PrivacyError):
+    """Fewer shares of noise arrived than the guarantee needs."""
+
+    code = "FED-1505"
+
+
+class ParticipationError(PrivacyError):
+    """A person would take part sooner again, or more often, than the plan allows."""
+
+    code = "FED-1506"
+
+
+class ReservationError(PrivacyError):
+    """A release was not reserved in the ledger, was spent already, or is another round's."""
+
+    code = "FED-1507"
+
+
+class LedgerError(PrivacyError, ValueError):
+    """A privacy ledger is not one, or its chain of records is broken."""
+
+    code = "FED-1508"
+
+
+class RollbackError(LedgerError):
+    """A privacy ledger is older than what was released from it."""
+
+    code = "FED-1509"
+
+
+class LedgerBusyError(LedgerError):
+    """Another process, or another object of this one, holds the privacy ledger."""
+
+    code = "FED-1510"
 
 
 def registry() -> dict[str, type[FedcoreError]]:

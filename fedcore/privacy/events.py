@@ -1,0 +1,273 @@
+"""What a release costs, as data: immutable trees of numbers that accountants and ledgers read.
+
+An event says what was done, never what it costs; the accountants know that. Noise multipliers and
+variances are exact fractions, sampling rates are multiples of 2^-32, as they are drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from fractions import Fraction
+from typing import Any, TypeAlias
+
+from fedcore.errors import LedgerError, PlanError
+
+__all__ = [
+    "RATE_UNIT",
+    "Event",
+    "FixedSizeEvent",
+    "GaussianEvent",
+    "PoissonEvent",
+    "RepeatedEvent",
+    "SharesEvent",
+    "SkellamEvent",
+    "TruncatedPoissonEvent",
+    "event_from_json",
+    "event_to_json",
+]
+
+RATE_UNIT = 2**32
+"""A sampling rate is an integer of these parts."""
+
+
+@dataclass(frozen=True)
+class GaussianEvent:
+    """The Gaussian mechanism, also rounded to integers afterwards, which costs the same.
+
+    `noise_multiplier`: standard deviation of the noise, in clipping norms.
+    """
+
+    noise_multiplier: Fraction
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "noise_multiplier")
+
+
+@dataclass(frozen=True)
+class SharesEvent:
+    """A sum with `shares` independent discrete Gaussians of variance `local_variance` each.
+
+    `squared_sensitivity`: the largest squared L2 norm of one contribution; like the variance in
+    squared grid steps. Shares beyond those counted only add noise.
+    """
+
+    shares: int
+    local_variance: Fraction
+    squared_sensitivity: Fraction
+    dimension: int
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "shares", "local_variance", "squared_sensitivity", "dimension")
+
+    @property
+    def squared_noise_multiplier(self) -> Fraction:
+        """Variance of the whole noise, in squared sensitivities."""
+        return self.shares * self.local_variance / self.squared_sensitivity
+
+
+@dataclass(frozen=True)
+class SkellamEvent:
+    """A sum with symmetric Skellam noise of `variance` in all, in squared grid steps.
+
+    `squared_sensitivity`: the largest squared L2 norm of one contribution, in squared grid steps.
+    """
+
+    variance: Fraction
+    squared_sensitivity: Fraction
+    dimension: int
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "variance", "squared_sensitivity", "dimension")
+
+
+AdditiveEvent: TypeAlias = GaussianEvent | SharesEvent | SkellamEvent
+
+
+@dataclass(frozen=True)
+class PoissonEvent:
+    """`event` on a sample that each unit joins by a coin of its own, `rate` · 2^-32 likely."""
+
+    rate: int
+    event: AdditiveEvent
+
+    def __post_init__(self) -> None:
+        _require_rate(self.rate)
+
+
+@dataclass(frozen=True)
+class TruncatedPoissonEvent:
+    """`event` on a Poisson sample cut to a uniform subset of `limit` units if it is larger.
+
+    `population`: the public number of units.
+    """
+
+    rate: int
+    limit: int
+    population: int
+    event: GaussianEvent
+
+    def __post_init__(self) -> None:
+        _require_rate(self.rate)
+        _require_positive(self, "limit", "population")
+        if self.limit > self.population:
+            raise PlanError(
+                f"a sample cut to {self.limit} of {self.population} units is never cut",
+                why="the limit lies above the population",
+                fix="take a PoissonEvent",
+            )
+
+
+@dataclass(frozen=True)
+class FixedSizeEvent:
+    """`event` on a uniform sample of `size` of `population` units, without replacement.
+
+    `event.noise_multiplier` counts in clipping norms; neighbours (one unit replaced) differ by two.
+    """
+
+    size: int
+    population: int
+    event: GaussianEvent
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "size", "population")
+        if self.size > self.population:
+            raise PlanError(
+                f"a sample of {self.size} of {self.population} units cannot be drawn",
+                why="it is drawn without replacement",
+                fix=f"take size <= {self.population}",
+            )
+
+
+@dataclass(frozen=True)
+class RepeatedEvent:
+    """`event`, `count` times, each chosen in knowledge of the outcomes before."""
+
+    count: int
+    event: Event
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "count")
+
+
+Event: TypeAlias = (
+    GaussianEvent
+    | SharesEvent
+    | SkellamEvent
+    | PoissonEvent
+    | TruncatedPoissonEvent
+    | FixedSizeEvent
+    | RepeatedEvent
+)
+
+_KINDS: Mapping[str, type[Any]] = {
+    "gaussian": GaussianEvent,
+    "shares": SharesEvent,
+    "skellam": SkellamEvent,
+    "poisson": PoissonEvent,
+    "truncated-poisson": TruncatedPoissonEvent,
+    "fixed-size": FixedSizeEvent,
+    "repeated": RepeatedEvent,
+}
+_NAMES = {cls: kind for kind, cls in _KINDS.items()}
+_FRACTIONS = {"noise_multiplier", "local_variance", "variance", "squared_sensitivity"}
+_WITHIN: Mapping[type[Any], tuple[type[Any], ...]] = {
+    PoissonEvent: (GaussianEvent, SharesEvent, SkellamEvent),
+    TruncatedPoissonEvent: (GaussianEvent,),
+    FixedSizeEvent: (GaussianEvent,),
+    RepeatedEvent: tuple(_KINDS.values()),
+}
+_DEEPEST = 4
+
+
+def event_to_json(event: Event) -> dict[str, Any]:
+    """The event as JSON values; fractions as "numerator/denominator".
+
+    >>> event_to_json(RepeatedEvent(count=3, event=GaussianEvent(Fraction(3, 2))))
+    {'kind': 'repeated', 'count': 3, 'event': {'kind': 'gaussian', 'noise_multiplier': '3/2'}}
+    """
+    found: dict[str, Any] = {"kind": _NAMES[type(event)]}
+    for field in fields(event):
+        value = getattr(event, field.name)
+        if field.name == "event":
+            found["event"] = event_to_json(value)
+        elif isinstance(value, Fraction):
+            found[field.name] = f"{value.numerator}/{value.denominator}"
+        else:
+            found[field.name] = value
+    return found
+
+
+def event_from_json(data: object) -> Event:
+    """The event that `event_to_json` wrote; nothing else is accepted.
+
+    Raises: LedgerError for unknown kinds and fields, wrong types, numbers that are not in their
+    one canonical form, and trees deeper than any plan makes.
+    """
+    return _parse(data, _DEEPEST)
+
+
+def _parse(data: object, depth: int) -> Event:
+    if not isinstance(data, dict) or depth == 0:
+        raise _malformed("it is not an object, or nested too deep")
+    cls = _KINDS.get(data.get("kind", "")) if isinstance(data.get("kind"), str) else None
+    if cls is None:
+        raise _malformed(f"its kind is none of {', '.join(_KINDS)}")
+    names = [field.name for field in fields(cls)]
+    if set(data) != {"kind", *names}:
+        raise _malformed(f"its fields are not kind, {', '.join(names)}")
+    values: dict[str, Any] = {}
+    for name in names:
+        value = data[name]
+        if name == "event":
+            value = _parse(value, depth - 1)
+            if not isinstance(value, _WITHIN[cls]):
+                raise _malformed(f"a {_NAMES[type(value)]} event stands inside {data['kind']}")
+        elif name in _FRACTIONS:
+            value = _fraction(value)
+        elif type(value) is not int:
+            raise _malformed(f"{name} is not an integer")
+        values[name] = value
+    try:
+        event: Event = cls(**values)
+    except PlanError as error:
+        raise _malformed(error.what) from error
+    return event
+
+
+def _fraction(text: object) -> Fraction:
+    top, _, bottom = text.partition("/") if isinstance(text, str) else ("", "", "")
+    if len(top) + len(bottom) < 4000 and top.isdecimal() and bottom.isdecimal() and int(bottom):
+        found = Fraction(int(top), int(bottom))
+        if text == f"{found.numerator}/{found.denominator}":
+            return found
+    raise _malformed("a fraction is not in lowest terms, as 3/2")
+
+
+def _malformed(why: str) -> LedgerError:
+    return LedgerError(
+        "a record holds an event that cannot be read",
+        why=why,
+        fix="restore the ledger from where it was written; do not edit it",
+    )
+
+
+def _require_positive(event: object, *names: str) -> None:
+    for name in names:
+        value = getattr(event, name)
+        wanted = Fraction if name in _FRACTIONS else int
+        if type(value) is not wanted or value <= 0:
+            raise PlanError(
+                f"{type(event).__name__}: {name} = {value!r}",
+                why=f"it has to be a positive {wanted.__name__}, so that nothing is rounded",
+                fix=f"pass {name}={wanted.__name__}(…)",
+            )
+
+
+def _require_rate(rate: object) -> None:
+    if type(rate) is not int or not 1 <= rate <= RATE_UNIT:
+        raise PlanError(
+            f"a sampling rate of {rate!r} parts is none",
+            why="a rate is an integer of 1 … 2^32 parts of 2^-32, as it is drawn",
+            fix="pass rate=round(q * 2**32)",
+        )
