@@ -6,15 +6,15 @@ variances are exact fractions, sampling rates are multiples of 2^-32, as they ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-from fedcore.errors import LedgerError, PlanError
+from fedcore.errors import PlanError
 
 __all__ = [
     "RATE_UNIT",
+    "AdditiveEvent",
     "Event",
     "FixedSizeEvent",
     "GaussianEvent",
@@ -23,8 +23,6 @@ __all__ = [
     "SharesEvent",
     "SkellamEvent",
     "TruncatedPoissonEvent",
-    "event_from_json",
-    "event_to_json",
 ]
 
 RATE_UNIT = 2**32
@@ -160,96 +158,7 @@ Event: TypeAlias = (
     | RepeatedEvent
 )
 
-_KINDS: Mapping[str, type[Any]] = {
-    "gaussian": GaussianEvent,
-    "shares": SharesEvent,
-    "skellam": SkellamEvent,
-    "poisson": PoissonEvent,
-    "truncated-poisson": TruncatedPoissonEvent,
-    "fixed-size": FixedSizeEvent,
-    "repeated": RepeatedEvent,
-}
-_NAMES = {cls: kind for kind, cls in _KINDS.items()}
 _FRACTIONS = {"noise_multiplier", "local_variance", "variance", "squared_sensitivity"}
-_WITHIN: Mapping[type[Any], tuple[type[Any], ...]] = {
-    PoissonEvent: (GaussianEvent, SharesEvent, SkellamEvent),
-    TruncatedPoissonEvent: (GaussianEvent,),
-    FixedSizeEvent: (GaussianEvent,),
-    RepeatedEvent: tuple(_KINDS.values()),
-}
-_DEEPEST = 4
-
-
-def event_to_json(event: Event) -> dict[str, Any]:
-    """The event as JSON values; fractions as "numerator/denominator".
-
-    >>> event_to_json(RepeatedEvent(count=3, event=GaussianEvent(Fraction(3, 2))))
-    {'kind': 'repeated', 'count': 3, 'event': {'kind': 'gaussian', 'noise_multiplier': '3/2'}}
-    """
-    found: dict[str, Any] = {"kind": _NAMES[type(event)]}
-    for field in fields(event):
-        value = getattr(event, field.name)
-        if field.name == "event":
-            found["event"] = event_to_json(value)
-        elif isinstance(value, Fraction):
-            found[field.name] = f"{value.numerator}/{value.denominator}"
-        else:
-            found[field.name] = value
-    return found
-
-
-def event_from_json(data: object) -> Event:
-    """The event that `event_to_json` wrote; nothing else is accepted.
-
-    Raises: LedgerError for unknown kinds and fields, wrong types, numbers that are not in their
-    one canonical form, and trees deeper than any plan makes.
-    """
-    return _parse(data, _DEEPEST)
-
-
-def _parse(data: object, depth: int) -> Event:
-    if not isinstance(data, dict) or depth == 0:
-        raise _malformed("it is not an object, or nested too deep")
-    cls = _KINDS.get(data.get("kind", "")) if isinstance(data.get("kind"), str) else None
-    if cls is None:
-        raise _malformed(f"its kind is none of {', '.join(_KINDS)}")
-    names = [field.name for field in fields(cls)]
-    if set(data) != {"kind", *names}:
-        raise _malformed(f"its fields are not kind, {', '.join(names)}")
-    values: dict[str, Any] = {}
-    for name in names:
-        value = data[name]
-        if name == "event":
-            value = _parse(value, depth - 1)
-            if not isinstance(value, _WITHIN[cls]):
-                raise _malformed(f"a {_NAMES[type(value)]} event stands inside {data['kind']}")
-        elif name in _FRACTIONS:
-            value = _fraction(value)
-        elif type(value) is not int:
-            raise _malformed(f"{name} is not an integer")
-        values[name] = value
-    try:
-        event: Event = cls(**values)
-    except PlanError as error:
-        raise _malformed(error.what) from error
-    return event
-
-
-def _fraction(text: object) -> Fraction:
-    top, _, bottom = text.partition("/") if isinstance(text, str) else ("", "", "")
-    if len(top) + len(bottom) < 4000 and top.isdecimal() and bottom.isdecimal() and int(bottom):
-        found = Fraction(int(top), int(bottom))
-        if text == f"{found.numerator}/{found.denominator}":
-            return found
-    raise _malformed("a fraction is not in lowest terms, as 3/2")
-
-
-def _malformed(why: str) -> LedgerError:
-    return LedgerError(
-        "a record holds an event that cannot be read",
-        why=why,
-        fix="restore the ledger from where it was written; do not edit it",
-    )
 
 
 def _require_positive(event: object, *names: str) -> None:
