@@ -78,7 +78,11 @@ def _read_union(data: object, choices: tuple[Any, ...], depth: int) -> Any:
     """Records are told apart by their kind, other types by their JSON type."""
     if data is None and NoneType in choices:
         return None
-    records = {choice.__name__: choice for choice in choices if is_dataclass(choice)}
+    records = {
+        choice.__name__: choice
+        for choice in choices
+        if isinstance(choice, type) and is_dataclass(choice)
+    }
     if isinstance(data, dict) and records:
         kind = data.get("kind")
         if not isinstance(kind, str) or kind not in records:

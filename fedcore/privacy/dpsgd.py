@@ -1,0 +1,188 @@
+"""Records are protected one by one: noisy steps over sums of clipped per-example gradients.
+
+Who holds records takes `steps` noisy steps for one reservation and publishes the result of the last
+alone, or what it made of all of them: a model, its moments. Where many hold records, each adds its
+sum and its share of the noise to a step that all take together.
+Source: Abadi et al., "Deep Learning with Differential Privacy", 2016, algorithm 1.
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcore.entropy import Entropy
+from fedcore.errors import DtypeError, PlanError, ReservationError, ShapeError
+from fedcore.privacy.clipping import Flat, PerLayer
+from fedcore.privacy.csprng import Stream
+from fedcore.privacy.ledger import Receipt, Reservation
+from fedcore.privacy.noise import CentralNoise
+from fedcore.privacy.plan import Grade, PrivacyPlan
+from fedcore.privacy.quantise import decode, quantise_rows
+from fedcore.privacy.sampler import rounded_gaussian
+from fedcore.privacy.sampling import Poisson
+from fedcore.privacy.units import Unit
+from fedcore.privacy.values import IntSum
+
+__all__ = ["NoisySteps", "RecordSum", "draw_records"]
+
+
+def draw_records(plan: PrivacyPlan, records: int, *, stream: Stream) -> NDArray[np.int64]:
+    """Which of a holder's `records` join a step: (k,), ascending, by the plan's sampling.
+
+    The list is secret: its length alone tells how much data there is.
+    Raises: PlanError unless the plan protects records and samples them by Poisson.
+    """
+    _require_records(plan)
+    if not isinstance(plan.sampling, Poisson):
+        raise PlanError(
+            f"records are to be drawn by {type(plan.sampling).__name__} sampling",
+            why="a holder who knows only its own records can only toss a coin for each",
+            fix="plan with Poisson sampling, or with Uncontrolled and take all records",
+        )
+    return plan.sampling.draw(records, stream=stream)
+
+
+@final
+class RecordSum:
+    """The sum of one step's clipped gradients on the integer grid, gathered batch by batch.
+
+    Of nothing, which Poisson sampling can draw, it is zero. Raises: PlanError.
+    """
+
+    def __init__(self, plan: PrivacyPlan) -> None:
+        _require_records(plan)
+        self.plan = plan
+        self._exact = np.zeros(plan.dimension, np.int64)
+        self._float = np.zeros(plan.dimension if plan.grade is Grade.SUM else 0)
+
+    def add(self, gradients: NDArray[np.floating]) -> None:
+        """Adds per-example gradients (B, D), each clipped and truncated by itself.
+
+        Raises: PlanError under Grade.SUM; ShapeError, DtypeError.
+        """
+        if self.plan.grade is not Grade.EXACT:
+            raise _other_grade("gradients one by one", "add_clipped")
+        rule = self.plan.clipping
+        assert isinstance(rule, Flat | PerLayer)
+        self._exact += quantise_rows(gradients, clipping=rule, grid_steps=self.plan.grid)
+
+    def add_clipped(self, total: NDArray[np.float64]) -> None:
+        """Adds a sum (D,) of gradients that were clipped to the plan's norm, computed in float64.
+
+        Its sensitivity rests on whoever clipped, as `fedcore.clipped_sum` does in float64.
+        Raises: PlanError under Grade.EXACT; ShapeError, DtypeError.
+        """
+        if self.plan.grade is not Grade.SUM:
+            raise _other_grade("a clipped sum", "add")
+        if total.dtype != np.float64:
+            raise DtypeError(
+                f"a clipped sum is given in {total.dtype}",
+                why="rounding of narrower floats is not in the declared sensitivity",
+                fix="compute gradients and their sum in float64",
+            )
+        if total.shape != self._float.shape:
+            raise ShapeError(
+                f"a clipped sum has shape {total.shape}, planned for {self._float.shape}",
+                why="the dimension of a release is public and fixed",
+                fix="sum gradients of the model that the plan was made for",
+            )
+        self._float += total
+
+    def total(self) -> IntSum:
+        """What was added, as a sum for a mechanism or for `ShareAdder`."""
+        if self.plan.grade is Grade.EXACT:
+            return IntSum(self._exact, self.plan.grid)
+        scale = self.plan.grid / float(self.plan.clipping_norm)
+        return IntSum(np.trunc(self._float * scale).astype(np.int64), self.plan.grid)
+
+
+@final
+class NoisySteps:
+    """The noisy steps of one reservation, for who holds the records and adds the noise alone.
+
+    Draw, sum, `step`: at most `plan.steps` times; then `release` what came of them.
+    Raises: PlanError, ReservationError.
+    """
+
+    def __init__(
+        self, plan: PrivacyPlan, reservation: Reservation, *, entropy: Entropy | None = None
+    ) -> None:
+        _require_records(plan)
+        if not isinstance(plan.noise, CentralNoise):
+            raise PlanError(
+                f"noisy steps are planned with {type(plan.noise).__name__}",
+                why="here one holder adds all of the noise",
+                fix="plan with CentralNoise, or let every holder use ShareAdder",
+            )
+        if reservation.plan_digest != plan.digest:
+            raise ReservationError(
+                "a reservation for another plan",
+                why="the ledger was charged for other noise than would be added",
+                fix="reserve from the ledger that this plan opened",
+            )
+        self.plan, self.taken = plan, 0
+        self._reservation = reservation
+        self._stream = Stream(entropy)
+        self._drawn = False
+
+    def draw(self, records: int) -> NDArray[np.int64]:
+        """Which of the holder's records join the next step: (k,), ascending, secret.
+
+        Raises: ReservationError after the last step.
+        """
+        if self.taken == self.plan.steps:
+            raise ReservationError(
+                f"step {self.taken + 1} of {self.plan.steps}",
+                why="the reservation pays for so many steps",
+                fix="release, and reserve again",
+            )
+        self._reservation.mark_drawn()
+        drawn = draw_records(self.plan, records, stream=self._stream)
+        self._drawn = True
+        return drawn
+
+    def step(self, total: IntSum) -> NDArray[np.float32]:
+        """The noisy mean gradient (D,), for the optimiser: private once the ledger releases.
+
+        Raises: PlanError if nothing was drawn for it.
+        """
+        if not self._drawn:
+            raise PlanError(
+                "a noisy step whose records were not drawn for it",
+                why="the ledger was charged for a sampling that was not done",
+                fix="call draw() before each step",
+            )
+        self._drawn = False
+        self.taken += 1
+        noisy = rounded_gaussian(self.plan.variance, self.plan.dimension, stream=self._stream)
+        noisy += total.vector
+        return decode(
+            noisy,
+            clipping_norm=self.plan.clipping_norm,
+            grid_steps=self.plan.grid,
+            denominator=self.plan.denominator,
+        )
+
+    def release(self, payload: bytes) -> Receipt:
+        """Makes durable what came of the steps, `payload`, before anybody sees it."""
+        return self._reservation.release(payload)
+
+
+def _require_records(plan: PrivacyPlan) -> None:
+    if plan.unit is not Unit.RECORD:
+        raise PlanError(
+            f"per-example gradients under a plan that protects one {plan.unit.value}",
+            why="clipping each example does not bound what a client contributes",
+            fix="plan with unit=Unit.RECORD, or quantise the whole update",
+        )
+
+
+def _other_grade(what: str, method: str) -> PlanError:
+    return PlanError(
+        f"a sum of records is given {what}",
+        why="the plan declares the other grade, whose sensitivity differs",
+        fix=f"call {method}(), or plan with the other Grade",
+    )

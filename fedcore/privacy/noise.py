@@ -1,0 +1,142 @@
+"""Who adds the noise, and how much of it: one integer variance, whoever draws it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TypeAlias
+
+from fedcore.errors import PlanError
+from fedcore.privacy.banded import Strategy
+
+__all__ = ["BandedNoise", "CentralNoise", "Noise", "NoiseShares", "SimulatedNoise"]
+
+LEAST_LOCAL_VARIANCE = 9
+"""A share's standard deviation is at least 3 grid steps: its sum is then Gaussian to 1e-37."""
+
+_TAILS = 12
+"""Standard deviations of the noise that a slot has room for."""
+
+
+@dataclass(frozen=True)
+class CentralNoise:
+    """Whoever holds the sum adds rounded Gaussian noise to it, and is trusted to."""
+
+    def describe(self) -> str:
+        """The trust assumption in words."""
+        return "whoever adds up is trusted: it sees the exact sum and adds rounded Gaussian noise"
+
+
+@dataclass(frozen=True)
+class NoiseShares:
+    """Every client adds a share of discrete Gaussian noise, so that the sum may be seen.
+
+    `clients`: the most that a sum is over. `survivors`: the fewest that a sum is accepted from
+    (`minimum_survivors` of secure aggregation). `corrupt`: of these, how many may have added
+    nothing, or told others what. The shares suffice for survivors - corrupt clients; more only add
+    noise. `slot_bits`: of a slot of secure aggregation. `limit`: the largest magnitude of one
+    coordinate of one client's sum, in grid steps; None: the norm of one contribution.
+
+    Raises: PlanError.
+    """
+
+    clients: int
+    survivors: int
+    corrupt: int
+    slot_bits: int = 32
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("clients", "survivors", "corrupt", "slot_bits"):
+            if type(value := getattr(self, name)) is not int or value < 0:
+                raise PlanError(
+                    f"noise shares: {name} = {value!r}",
+                    why="it counts clients, or bits",
+                    fix=f"pass a plain int as {name}",
+                )
+        if not 0 <= self.corrupt < self.survivors <= self.clients:
+            raise PlanError(
+                f"noise shares of {self.survivors} survivors of {self.clients} clients, "
+                f"{self.corrupt} of them corrupt, do not add up",
+                why="at least one honest client has to survive to add noise",
+                fix="keep corrupt < survivors <= clients",
+            )
+        if not 2 <= self.slot_bits <= 64 or (
+            self.limit is not None and (type(self.limit) is not int or self.limit < 1)
+        ):
+            raise PlanError(
+                f"noise shares: slots of {self.slot_bits} bits, limit {self.limit!r}",
+                why="a slot has 2 … 64 bits, and a limit is a positive int or None",
+                fix="leave slot_bits at 32 and limit at None",
+            )
+
+    @property
+    def counted(self) -> int:
+        """How many shares the guarantee counts on."""
+        return self.survivors - self.corrupt
+
+    def local_variance(self, variance: Fraction) -> Fraction:
+        """The variance of one share, if the counted ones are to have `variance` together."""
+        return variance / self.counted
+
+    def client_limit(self, grid_steps: int) -> int:
+        """The largest magnitude of one coordinate of what one client adds, before noise."""
+        return grid_steps if self.limit is None else self.limit
+
+    def check(self, variance: Fraction, grid_steps: int) -> None:
+        """That the noise is fine enough for its accountant, and fits beside the signal.
+
+        Raises: PlanError.
+        """
+        local = self.local_variance(variance)
+        if local < LEAST_LOCAL_VARIANCE:
+            raise PlanError(
+                f"a share of noise has a standard deviation of {float(local) ** 0.5:.3g} grid "
+                f"steps, less than 3",
+                why="sums of so coarse shares are not near enough to a Gaussian",
+                fix="take more grid_steps",
+            )
+        room = 2 ** (self.slot_bits - 1) - self.clients * self.client_limit(grid_steps)
+        if room <= 0 or room * room <= _TAILS**2 * self.clients * local:
+            raise PlanError(
+                f"{self.clients} clients of up to {self.client_limit(grid_steps)} grid steps and "
+                f"their noise do not fit into {self.slot_bits} bits",
+                why=f"signal and {_TAILS} standard deviations of noise have to fit",
+                fix="take fewer grid_steps, a smaller limit, or wider slots",
+            )
+
+    def describe(self) -> str:
+        """The trust assumption in words."""
+        return (
+            f"nobody is trusted with a sum: each of at least {self.survivors} clients adds its "
+            f"share of discrete Gaussian noise before secure aggregation, and up to "
+            f"{self.corrupt} of them may collude with the server"
+        )
+
+
+@dataclass(frozen=True)
+class BandedNoise:
+    """Whoever holds the sums adds noise that partly cancels between rounds, and is trusted to."""
+
+    strategy: Strategy
+
+    def describe(self) -> str:
+        """The trust assumption in words."""
+        return (
+            f"whoever adds up is trusted: it keeps the last {self.strategy.bands - 1} exact sums "
+            f"and adds rounded Gaussian noise to their banded combination"
+        )
+
+
+@dataclass(frozen=True)
+class SimulatedNoise:
+    """Floating-point noise from a seed, for studies of speed: NOT PRIVATE."""
+
+    seed: int
+
+    def describe(self) -> str:
+        """The trust assumption in words."""
+        return "NOT PRIVATE: floating-point noise from a known seed"
+
+
+Noise: TypeAlias = CentralNoise | NoiseShares | BandedNoise | SimulatedNoise
