@@ -10,14 +10,16 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from fractions import Fraction
 from functools import cached_property
 from typing import Any, TypeAlias
 
 from fedcore.errors import PlanError
+from fedcore.privacy.accounting import Accountant
 from fedcore.privacy.adaptive import Adaptive
+from fedcore.privacy.calibration import noise_multiplier
 from fedcore.privacy.clipping import Flat, PerLayer
 from fedcore.privacy.codec import from_json, to_json
 from fedcore.privacy.events import (
@@ -189,6 +191,30 @@ class PrivacyPlan:
         if isinstance(self.sampling, Uncontrolled) and not isinstance(self.noise, BandedNoise):
             reservations = min(reservations, self.sampling.maximum_participations)
         return {self.event: reservations} if reservations else {}
+
+    @property
+    def reservations(self) -> int:
+        """How many entries of the ledger the planned rounds take."""
+        return -(-self.rounds // self.rounds_a_reservation)
+
+    def calibrated(self, *, accountant: Accountant = "rdp") -> PrivacyPlan:
+        """This plan with the least noise with which its rounds stay within `epsilon`.
+
+        `accountant`: the ledger's. "pld" needs less noise, the extra `dp`, and seconds.
+        Raises: AccountantError, InstallError; PlanError if so much noise does not fit the plan.
+        """
+
+        def spend(noise_multiplier: Fraction) -> Mapping[Event, int]:
+            return replace(self, noise_multiplier=noise_multiplier).spend(self.reservations)
+
+        found = noise_multiplier(
+            self.epsilon,
+            spend,
+            adjacency=self.adjacency,
+            delta=self.failure,
+            accountant=accountant,
+        )
+        return replace(self, noise_multiplier=found)
 
     def weight(self, examples: int) -> Fraction:
         """By what a clipped contribution of so many examples is multiplied.
