@@ -1,0 +1,318 @@
+"""What is spent is written down first: a durable ledger that a crash can only make dearer.
+
+A round is reserved before anybody is selected and counts as spent from then on, whatever happens;
+its result is durable before anybody sees it, and is then served again for nothing. A process that
+dies in between has spent the round, and the next one reserves it anew.
+
+A ledger cannot tell that it was replaced by an older copy of itself: whoever restores a backup of
+the whole folder gets its budget back. So every checkpoint of the training carries `Ledger.head`,
+is kept elsewhere, and is passed to `Ledger.open`, which refuses a ledger that does not hold it.
+What is kept in the ledger's own folder proves nothing of the kind.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn, SupportsIndex, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcore.errors import BudgetError, LedgerError, PlanError, ReservationError
+from fedcore.privacy.events import Event
+from fedcore.privacy.ledger_file import LedgerFile
+from fedcore.privacy.ledger_history import History
+from fedcore.privacy.ledger_journal import Journal, read_payload, require_current, rolled_back
+from fedcore.privacy.ledger_records import VERSION, Chain, Close, Head, Migrate, Open, Reserve
+from fedcore.privacy.participation import Participations, Seal
+from fedcore.privacy.plan import PrivacyPlan
+from fedcore.privacy.rdp import compose, epsilon
+from fedcore.privacy.reservation import Receipt, Reservation, not_copyable
+from fedcore.privacy.sampling import Uncontrolled
+from fedcore.privacy.verification import Verification, verify
+
+__all__ = ["Head", "Ledger", "Receipt", "Reservation", "Verification", "verify"]
+
+_EMPTY = Chain(records=(), digests=(), tail=0, end=0, unended=False, torn=False)
+
+
+@final
+class Ledger:
+    """The budget of one population under one plan at a time; one process may hold it open.
+
+    `create` or `open` it, best in a `with` statement. After an error of the disk it refuses to go
+    on until it is opened again. Not for forked processes.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    @classmethod
+    def create(
+        cls,
+        directory: str | os.PathLike[str],
+        plan: PrivacyPlan,
+        *,
+        accountant: str = "rdp",
+        order: int | None = None,
+        participation_key: bytes | None = None,
+    ) -> Ledger:
+        """A new ledger in a folder that holds none, open.
+
+        `accountant`: "rdp", the Rényi filter, or "pld", privacy loss distributions, which need the
+        extra `dp`, spend less, and hold for schedules that are fixed beforehand. `order`: the Rényi
+        order that counts; rounds may then cost other events than the plan's, chosen by what was
+        released before. `participation_key`: 32 bytes, for a plan that bounds participations.
+        Raises: PlanError, AccountantError, LedgerError, InstallError.
+        """
+        folder = Path(directory)
+        seal = None if participation_key is None else Seal(participation_key)
+        _require_key(plan, seal is not None)
+        planned = plan.spend(-(-plan.rounds // plan.rounds_a_reservation))
+        record = Open(
+            version=VERSION,
+            software=_software(),
+            accountant=accountant,
+            order=order,
+            later_order=order or epsilon(compose(planned, plan.adjacency), plan.failure)[1],
+            key_check=seal.check if seal else "",
+            plan=plan,
+        )
+        trial = History()
+        if why := trial.refusal(record):
+            raise PlanError(
+                "a ledger cannot be created with these terms",
+                why=why,
+                fix='pass accountant="rdp" or "pld", and order=None or one of rdp.ORDERS',
+            )
+        trial.add(record, 0)
+        trial.epsilon({plan.event: 1})  # an accountant that cannot state it says so now
+        file = LedgerFile.create(folder)
+        try:
+            journal = Journal(folder, file, _EMPTY, seal)
+            journal.write(record)
+        except BaseException:
+            file.close()
+            raise
+        return cls(journal)
+
+    @classmethod
+    def open(
+        cls,
+        directory: str | os.PathLike[str],
+        *,
+        checkpoint: Head | None,
+        plan: PrivacyPlan | None = None,
+        participation_key: bytes | None = None,
+    ) -> Ledger:
+        """The ledger in a folder. What was reserved and not released stays spent.
+
+        `checkpoint`: the head that the newest checkpoint carries; None only where there is none
+        yet, for nothing else tells an old copy. `plan`: what the ledger has to follow now.
+        Raises: RollbackError if the ledger does not hold the checkpoint's record; LedgerBusyError;
+        LedgerError; PlanError for another plan.
+        """
+        folder = Path(directory)
+        seal = None if participation_key is None else Seal(participation_key)
+        try:
+            file, chain = LedgerFile.open(folder)
+        except LedgerError as error:
+            if checkpoint is not None and isinstance(error.__cause__, FileNotFoundError):
+                raise rolled_back("it is gone") from error
+            raise
+        try:
+            require_current(folder, chain, checkpoint)
+            if not chain.records:
+                raise LedgerError(
+                    f"the ledger in {folder.name} is empty",
+                    why="its creation was interrupted, or it was emptied",
+                    fix="create it again if nothing was ever released from it",
+                )
+            ledger = cls(Journal(folder, file, chain, seal))
+            if plan is not None and plan.digest != ledger.plan.digest:
+                raise PlanError(
+                    "the ledger follows another plan",
+                    why="its budget was stated for that plan's noise, sampling and unit",
+                    fix="open it without a plan, and migrate() it to the new one",
+                )
+        except BaseException:
+            file.close()
+            raise
+        return ledger
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise not_copyable("a ledger")
+
+    def close(self) -> None:
+        """Let go of the ledger; it can be opened again. What is reserved and not released is spent.
+
+        In a forked process this leaves the parent's ledger open.
+        """
+        self._journal.file.close()
+
+    def finish(self) -> Head:
+        """End the ledger for good: nothing is reserved from it any more."""
+        with self._journal.lock:
+            self._journal.require_usable()
+            return self._journal.write(Close())
+
+    @property
+    def directory(self) -> Path:
+        """The folder that holds the ledger and its payloads."""
+        return self._journal.folder
+
+    @property
+    def head(self) -> Head:
+        """The last record, for the next checkpoint."""
+        head = self._journal.file.head
+        assert head is not None
+        return head
+
+    @property
+    def history(self) -> History:
+        """What the records amount to; for reading."""
+        return self._journal.history
+
+    @property
+    def plan(self) -> PrivacyPlan:
+        """The plan that holds now."""
+        return self.history.plan
+
+    @property
+    def spent(self) -> Mapping[Event, int]:
+        """All that was spent, as events that compose."""
+        with self._journal.lock:
+            return self.history.spend()
+
+    @property
+    def participations(self) -> Participations:
+        """How many units took part under the present plan, how often, and at most."""
+        with self._journal.lock:
+            return self._journal.table.summary()
+
+    def epsilon(self, delta: float | None = None) -> float:
+        """What was spent, at `delta` (default: the plan's)."""
+        with self._journal.lock:
+            return self.history.epsilon(delta=delta)
+
+    def remaining_rounds(self) -> int:
+        """How many rounds further reservations can pay for, if none of them is spent in vain."""
+        with self._journal.lock:
+            plan, history = self.plan, self.history
+            if history.closed:
+                return 0
+            left = plan.rounds - len(history.segment.rounds)
+            low, high = 0, -(-left // plan.rounds_a_reservation) + 1
+            while high - low > 1:
+                middle = (low + high) // 2
+                fits = history.epsilon({plan.event: middle}) <= plan.epsilon
+                low, high = (middle, high) if fits else (low, middle)
+            return min(left, low * plan.rounds_a_reservation)
+
+    def reserve(self, round: int, event: Event | None = None) -> Reservation:
+        """Pay for a round, before anybody is selected for it; from here on it is spent.
+
+        An earlier reservation can be used no longer. `event`: the plan's; another one only in a
+        ledger with a fixed Rényi order.
+        Raises: BudgetError if the budget does not pay for it; nothing is spent then. PlanError for
+        another event or round than planned; ReservationError for a released round; LedgerError.
+        """
+        with self._journal.lock:
+            self._journal.require_usable()
+            history, plan = self.history, self.plan
+            record = Reserve(round, plan.event if event is None else event)
+            if why := history.refusal(record):
+                kind = ReservationError if round in history.segment.rounds else PlanError
+                raise kind(
+                    f"round {round!r} cannot be reserved",
+                    why=why,
+                    fix="follow the plan, or migrate() the ledger to another one",
+                )
+            after = history.epsilon_with(record.event)
+            if not after <= plan.epsilon:
+                raise BudgetError(
+                    f"round {round} is not paid for",
+                    why=f"with it epsilon is {after:.6g} at delta = {plan.failure:.3g}; "
+                    f"the budget is {plan.epsilon:.6g}",
+                    fix="stop here: what was released before is the result",
+                )
+            self._journal.write(record)
+            assert history.current is not None
+            return Reservation(self._journal, history.current, plan)
+
+    def released(self, round: int) -> bytes | None:
+        """The payload of a round that was released under the present plan, for nothing; else None.
+
+        Raises: LedgerError if it is damaged or gone.
+        """
+        with self._journal.lock:
+            self._journal.require_usable()
+            seq = self.history.segment.rounds.get(round)
+            if seq is None:
+                return None
+            payload = read_payload(self.directory, self.history, seq)
+            if payload is None:
+                raise LedgerError(
+                    f"the payload of round {round} is gone, or is not what was released",
+                    why="it was not drawn again, for that would be another release",
+                    fix="restore it from a backup, or go on from a later round",
+                )
+            return payload
+
+    def may_participate(self, units: Sequence[bytes]) -> NDArray[np.bool_]:
+        """Which of these may take part in the next release: (n,). For selecting among them."""
+        with self._journal.lock:
+            found = np.ones(len(units), bool)
+            found[self._journal.table.refused(self._journal.seal.names(units))] = False
+            return found
+
+    def migrate(self, plan: PrivacyPlan) -> Head:
+        """Go on under another plan, for the same unit; what was spent stays spent and composes.
+
+        From here on the Rényi filter counts, at the order that was settled when the ledger was
+        created: a plan that was changed after a look at releases is an adaptive choice. The new
+        plan's budget covers all that was spent.
+        Raises: PlanError; LedgerError.
+        """
+        with self._journal.lock:
+            self._journal.require_usable()
+            _require_key(plan, self._journal.keeps_names)
+            record = Migrate(plan)
+            if why := self.history.refusal(record):
+                raise PlanError(
+                    "the ledger cannot go on under this plan",
+                    why=why,
+                    fix="keep unit, adjacency and delta; another population has another ledger",
+                )
+            return self._journal.write(record)
+
+
+def _require_key(plan: PrivacyPlan, keeps_names: bool) -> None:
+    if isinstance(plan.sampling, Uncontrolled) and not keeps_names:
+        raise PlanError(
+            "a plan that bounds participations is to be kept without a participation key",
+            why="the ledger enforces the bounds, and keeps who took part under that key",
+            fix="create the ledger with participation_key=os.urandom(32), kept outside of it",
+        )
+
+
+def _software() -> str:
+    try:
+        return f"fedcore {version('fedcore-fl')}"
+    except PackageNotFoundError:
+        return "fedcore, not installed"

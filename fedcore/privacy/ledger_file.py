@@ -1,0 +1,275 @@
+"""A file that only grows: one writer, each line durable before the call that adds it returns.
+
+What may be lost with the power is the line being written, and nothing was done yet on its account.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+from fedcore.errors import LedgerBusyError, LedgerError
+from fedcore.privacy.ledger_records import Chain, Head, Record, encode, read_chain
+
+__all__ = ["LedgerFile", "payload_path", "read_file", "stored_payloads"]
+
+_NAME = "privacy.ledger"
+_MODE = 0o600
+_FLAGS = os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+
+
+class LedgerFile:
+    """The open file of a ledger, locked for this process.
+
+    After an error of the disk every call is refused: what reached it is known only by reading it
+    again. Raises: LedgerError; LedgerBusyError while another one is open.
+    """
+
+    def __init__(self, folder: Path, descriptor: int, chain: Chain) -> None:
+        self._folder, self._descriptor = folder, descriptor
+        self._size, self._head = chain.end, chain.head
+        self._owner = os.getpid()
+        self._usable = True
+
+    @classmethod
+    def create(cls, folder: Path) -> LedgerFile:
+        """A new and empty file, in a folder that is made if need be.
+
+        One without a whole record is left by a creation that was interrupted, and taken over.
+        """
+        if stored_payloads(folder):
+            raise LedgerError(
+                f"{folder.name} holds released payloads and is to get a new ledger",
+                why="what was spent on them would be forgotten",
+                fix="open the ledger that released them, or create one in an empty folder",
+            )
+        with _disk("create a ledger"):
+            if not folder.is_dir():
+                folder.mkdir(mode=0o700)
+                _sync_folder(folder.parent)
+            descriptor = os.open(folder / _NAME, os.O_RDWR | os.O_CREAT | _FLAGS, _MODE)
+        file, chain = cls._locked(folder, descriptor)
+        if chain.records:
+            file.close()
+            raise LedgerError(
+                f"{folder.name} already holds a ledger",
+                why="a second one would forget what the first has spent",
+                fix="open it, and migrate it to a changed plan",
+            )
+        return file
+
+    @classmethod
+    def open(cls, folder: Path) -> tuple[LedgerFile, Chain]:
+        """The file that is there, without a torn last line, and its records."""
+        with _disk("open a ledger"):
+            descriptor = os.open(folder / _NAME, os.O_RDWR | _FLAGS)
+        return cls._locked(folder, descriptor)
+
+    @classmethod
+    def _locked(cls, folder: Path, descriptor: int) -> tuple[LedgerFile, Chain]:
+        try:
+            _lock(descriptor, folder)
+            with _disk("recover a ledger"):
+                chain = _settled(descriptor)
+                _sync_folder(folder)
+            return cls(folder, descriptor, chain), chain
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    @property
+    def head(self) -> Head | None:
+        """The last record; None where there is none."""
+        return self._head
+
+    @property
+    def _next(self) -> int:
+        return 0 if self._head is None else self._head.seq + 1
+
+    def require_usable(self) -> None:
+        """Raises: LedgerError after a failure, when closed, and in a forked child."""
+        if os.getpid() != self._owner:
+            raise LedgerError(
+                "a forked process uses the ledger of its parent",
+                why="both would spend the same reservation",
+                fix="let the process that opened the ledger reserve and release",
+            )
+        if not self._usable:
+            raise LedgerError(
+                "the ledger is closed, or a write to it has failed",
+                why="what is on the disk is known only by reading it again",
+                fix="open the ledger again; what was reserved and not released is spent",
+            )
+
+    def fail(self) -> None:
+        """Refuse every further call."""
+        self._usable = False
+
+    def append(self, record: Record) -> Head:
+        """Add a record; when this returns, it is durable."""
+        line, head = encode(record, self._head)
+        with self._writing("write to the ledger"):
+            self._require_untouched()
+            _write(self._descriptor, line)
+            os.fsync(self._descriptor)
+        self._head, self._size = head, self._size + len(line)
+        return head
+
+    def store(self, payload: bytes) -> None:
+        """Keep the payload that the next record releases; when this returns, it is durable."""
+        with self._writing("store a payload"):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS
+            descriptor = os.open(payload_path(self._folder, self._next), flags, _MODE)
+            try:
+                _write(descriptor, payload)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            _sync_folder(self._folder)
+
+    def close(self) -> None:
+        """Let others open the ledger; a forked child only lets go of its copy."""
+        descriptor, self._descriptor, self._usable = self._descriptor, -1, False
+        if descriptor >= 0:
+            if os.getpid() == self._owner:
+                # For a forked child may still hold the descriptor, and with it the lock.
+                _locks().flock(descriptor, _locks().LOCK_UN)
+            os.close(descriptor)
+
+    @contextmanager
+    def _writing(self, what: str) -> Iterator[None]:
+        """Whatever stops a write half-way, an interrupt included, is the end of this object."""
+        self.require_usable()
+        self._usable = False
+        with _disk(what):
+            yield
+        self._usable = True
+
+    def _require_untouched(self) -> None:
+        """That the file is where it was, and as long: others may ignore the lock."""
+        here, there = os.fstat(self._descriptor), os.stat(self._folder / _NAME)
+        if (here.st_dev, here.st_ino, here.st_size) != (there.st_dev, there.st_ino, self._size):
+            raise LedgerError(
+                "the ledger was changed, moved or replaced while it was open",
+                why="one process alone may write to it",
+                fix="find out what touched the file; open the ledger again",
+            )
+
+
+def read_file(folder: Path) -> Chain:
+    """The records of a ledger that may be open elsewhere; without a lock, and for reading only."""
+    with _disk("read a ledger"):
+        return read_chain((folder / _NAME).read_bytes())
+
+
+def payload_path(folder: Path, seq: int) -> Path:
+    """Where the payload lies that record `seq` releases."""
+    return folder / f"release-{seq:08d}.bin"
+
+
+def stored_payloads(folder: Path) -> frozenset[int]:
+    """The records for which a payload lies in the folder, released or not."""
+    if not folder.is_dir():
+        return frozenset()
+    names = (path.name[8:-4] for path in folder.glob("release-*.bin"))
+    return frozenset(int(name) for name in names if name.isdecimal())
+
+
+def _settled(descriptor: int) -> Chain:
+    """Cuts off a torn line, and makes sure that the last whole one is on the disk.
+
+    It may be in memory alone: its process may have died before the fsync, or the fsync may have
+    failed, after which Linux takes the page for written. So it is written again, in place.
+    """
+    data = _read(descriptor)
+    chain = read_chain(data)
+    last = data[chain.tail : chain.end] + (b"\n" if chain.unended else b"")
+    os.ftruncate(descriptor, chain.end)
+    _write_at(descriptor, last, chain.tail)
+    os.fsync(descriptor)
+    locks = _locks()
+    locks.fcntl(descriptor, locks.F_SETFL, locks.fcntl(descriptor, locks.F_GETFL) | os.O_APPEND)
+    return replace(chain, end=chain.tail + len(last), unended=False, torn=False)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    """The lock belongs to the open file, so a second opener of the same process is refused too."""
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        raise LedgerError(
+            f"{_NAME} in {folder.name} is not a regular file",
+            why="nothing else keeps what is written to it",
+            fix="pass the folder that Ledger.create() made",
+        )
+    locks = _locks()
+    try:
+        locks.flock(descriptor, locks.LOCK_EX | locks.LOCK_NB)
+    except BlockingIOError:
+        raise LedgerBusyError(
+            f"the ledger in {folder.name} is open elsewhere",
+            why="two writers could spend one budget twice",
+            fix="close the other one, or wait for its process to end; verify() needs no lock",
+        ) from None
+
+
+def _locks() -> ModuleType:
+    try:
+        import fcntl
+    except ImportError:
+        raise LedgerError(
+            "this system has no file locks that the ledger can use",
+            why="two processes could spend one budget",
+            fix="keep the ledger on a POSIX system",
+        ) from None
+    return fcntl
+
+
+def _read(descriptor: int) -> bytes:
+    blocks, at = [], 0
+    while block := os.pread(descriptor, 2**20, at):
+        blocks.append(block)
+        at += len(block)
+    return b"".join(blocks)
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _write_at(descriptor: int, data: bytes, at: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, at)
+        view, at = view[written:], at + written
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _disk(what: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise LedgerError(
+            f"cannot {what}: there is none",
+            why=str(error.strerror),
+            fix="pass the folder that Ledger.create() made",
+        ) from error
+    except OSError as error:
+        raise LedgerError(
+            f"cannot {what}",
+            why=f"{error.strerror or type(error).__name__}; what was written so far stays charged",
+            fix="make room or repair the disk, then open the ledger again",
+        ) from error

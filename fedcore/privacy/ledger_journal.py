@@ -1,0 +1,147 @@
+"""A ledger's file and what it amounts to, kept in step: a record is durable first, then known."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from threading import RLock
+
+from fedcore.errors import LedgerError, ParticipationError, RollbackError
+from fedcore.privacy.ledger_file import LedgerFile, payload_path, stored_payloads
+from fedcore.privacy.ledger_history import History
+from fedcore.privacy.ledger_records import (
+    Chain,
+    Head,
+    Migrate,
+    Open,
+    Part,
+    Record,
+    Release,
+    Reserve,
+    Void,
+)
+from fedcore.privacy.participation import ParticipationTable, Seal
+from fedcore.privacy.plan import PrivacyPlan
+from fedcore.privacy.sampling import Uncontrolled
+
+__all__ = ["Journal", "read_payload", "require_current", "rolled_back"]
+
+
+class Journal:
+    """One writer's view of a ledger. Hold `lock` around what belongs together."""
+
+    def __init__(self, folder: Path, file: LedgerFile, chain: Chain, seal: Seal | None) -> None:
+        self.folder, self.file, self._seal = folder, file, seal
+        self.lock = RLock()
+        self.history = History()
+        self.table = ParticipationTable()
+        self._in_step = True
+        for seq, record in enumerate(chain.records):
+            if isinstance(record, Open) and record.key_check != (seal.check if seal else ""):
+                raise LedgerError(
+                    "the participation key is not the one that the ledger was created with",
+                    why="who took part could neither be read nor be bounded",
+                    fix="pass the same participation_key, or none if there was none",
+                )
+            self._take(record, seq, place=chain.digests[seq - 1] if seq else b"")
+
+    @property
+    def seal(self) -> Seal:
+        """What names are hashed and sealed with."""
+        if self._seal is None:
+            raise ParticipationError(
+                "a ledger without a participation key is asked who takes part",
+                why="it keeps no names",
+                fix="create the ledger with participation_key=os.urandom(32)",
+            )
+        return self._seal
+
+    @property
+    def keeps_names(self) -> bool:
+        """Whether there is a key."""
+        return self._seal is not None
+
+    def require_usable(self) -> None:
+        """Raises: LedgerError after a failure, when closed, and in a forked child."""
+        if not self._in_step:
+            self.file.fail()
+        self.file.require_usable()
+
+    def write(self, record: Record) -> Head:
+        """Add a record. Interrupted half-way, the ledger has to be opened again."""
+        place = self.file.head.digest if self.file.head else b""
+        self._in_step = False
+        head = self.file.append(record)
+        self._take(record, head.seq, place=place)
+        self._in_step = True
+        return head
+
+    def part(self, reservation: int, names: tuple[bytes, ...]) -> None:
+        """Record who takes part."""
+        place = self.file.head.digest if self.file.head else b""
+        self.write(Part(reservation, self.seal.close(names, place=place)))
+
+    def _take(self, record: Record, seq: int, *, place: bytes) -> None:
+        self.history.add(record, seq)
+        match record:
+            case Open(plan=plan) | Migrate(plan=plan):
+                self.table = _table(plan)
+            case Reserve() if self.history.plan.rounds_a_reservation > 1:
+                # Each matrix of rounds is charged for participations of its own.
+                self.table = _table(self.history.plan)
+            case Reserve():
+                self.table.begin()
+            case Part(sealed=sealed):
+                self.table.admit(self.seal.open(sealed, place=place))
+            case Release():
+                self.table.release()
+            case Void():
+                self.table.void()
+            case _:
+                pass
+
+
+def read_payload(folder: Path, history: History, seq: int) -> bytes | None:
+    """What record `seq` released; None where the file is gone or is not what was released."""
+    try:
+        payload = payload_path(folder, seq).read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise LedgerError(
+            "a released payload cannot be read",
+            why=error.strerror or type(error).__name__,
+            fix="repair the disk; the release stays charged either way",
+        ) from error
+    return payload if hashlib.sha256(payload).hexdigest() == history.payloads[seq] else None
+
+
+def require_current(folder: Path, chain: Chain, checkpoint: Head | None) -> None:
+    """Raises: RollbackError if the ledger lacks the checkpoint's record, or that of a payload."""
+    held = len(chain.digests)
+    if checkpoint is not None:
+        if checkpoint.seq >= held:
+            raise rolled_back(f"it has {held} records, and had {checkpoint.seq + 1}")
+        if chain.digests[checkpoint.seq] != checkpoint.digest:
+            raise rolled_back(f"its record {checkpoint.seq} is another one")
+    # A payload is stored just before the record that releases it.
+    if any(seq > held for seq in stored_payloads(folder)):
+        raise rolled_back("a payload lies in its folder that a later record released")
+
+
+def rolled_back(why: str) -> RollbackError:
+    """What to raise for a ledger that is older than what it has released."""
+    return RollbackError(
+        "the ledger is older than what was released from it",
+        why=f"{why}: what was spent since would be spent again",
+        fix="restore the newest ledger; where it is lost, take the whole budget as spent",
+    )
+
+
+def _table(plan: PrivacyPlan) -> ParticipationTable:
+    if isinstance(plan.sampling, Uncontrolled):
+        return ParticipationTable(
+            separation=plan.sampling.minimum_separation,
+            maximum=plan.sampling.maximum_participations,
+        )
+    return ParticipationTable()
