@@ -43,6 +43,8 @@ def test_update_and_count_together_have_the_noise_multiplier_asked_for(
 ) -> None:
     assume(z < 2 * count_noise)
     rule = Adaptive(1, 100, count_noise=count_noise)
+    exact = z**2 / (1 - (z / (2 * count_noise)) ** 2)
+    assert exact <= rule.update_noise(z) ** 2 <= exact * (1 + Fraction(1, 2**30))
     variance = (rule.update_noise(z) * grid) ** 2
     try:
         step = rule.count_step(z, grid)

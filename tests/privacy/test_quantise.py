@@ -170,6 +170,22 @@ def test_the_bound_rests_on_the_integers_and_not_on_the_measured_length(
     assert square_of(vector) <= grid**2
 
 
+@given(st.integers(1, 4), RULES, GRIDS, st.integers(0, 2**32))
+def test_the_bound_of_rows_rests_on_the_integers_too(
+    count: int, rule: Clipping, grid: int, seed: int
+) -> None:
+    row = np.random.default_rng(seed).standard_normal(SIZE)
+    for part, norm in rule.parts(SIZE):
+        row[part] *= 1.5 * float(norm) / np.linalg.norm(row[part])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_round_down", lambda square: 4 * float(square))
+        total = quantise_rows(np.tile(row, (count, 1)), clipping=rule, grid_steps=grid)
+    assert square_of(total) <= (count * grid) ** 2
+    exactly = np.array([[2.0**30, 1.0]])
+    found = quantise_rows(exactly, clipping_norm=2.0**30, grid_steps=2**30)
+    assert found.tolist() == [2**30 - 1, 0]
+
+
 @pytest.mark.parametrize("size", [1, BLOCK - 1, BLOCK, 2 * BLOCK + 3])
 def test_the_bits_depend_on_neither_layout_nor_threads(size: int) -> None:
     values = np.random.default_rng(size).standard_normal(size)
