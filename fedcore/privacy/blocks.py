@@ -90,16 +90,26 @@ class BlockTable:
         member, jitter, chance = bits
         found = (block + self.cells.first) << self.blocks.shift
         found += (member >> np.uint64(_WORD - self.blocks.shift)).view(np.int64)
-        y = np.abs(found + self.blocks.jitter * (jitter * 2.0**-_WORD - 0.5))
-        edge = self.edges[block]
-        exponent = (y - edge) * (y + edge) * float(-1 / (2 * self.blocks.sigma2))
-        surplus = np.exp(exponent) - self.assured[block] - chance * 2.0**-_WORD * self.rest[block]
+        surplus = self.surplus(found, block, jitter, chance)
         accepted = surplus > 0
         for i in np.flatnonzero(np.abs(surplus) <= self.margin):
             accepted[i] = self.accepts(
                 int(found[i]), int(block[i]), int(jitter[i]), int(chance[i]), stream=stream
             )
         return found, accepted
+
+    def surplus(
+        self,
+        x: npt.NDArray[np.int64],
+        block: npt.NDArray[np.int64],
+        jitter: npt.NDArray[np.uint64],
+        chance: npt.NDArray[np.uint64],
+    ) -> npt.NDArray[np.float64]:
+        """By how much the chance of accepting each x exceeds what is asked, within 2^-44."""
+        y = np.abs(x + self.blocks.jitter * (jitter * 2.0**-_WORD - 0.5))
+        edge = self.edges[block]
+        exponent = (y - edge) * (y + edge) * float(-1 / (2 * self.blocks.sigma2))
+        return np.exp(exponent) - (self.assured[block] + chance * 2.0**-_WORD * self.rest[block])
 
     def accepts(self, x: int, block: int, jitter: int, chance: int, *, stream: Stream) -> bool:
         """Whether x is accepted, for two uniform variables of which 64 bits are known.
@@ -113,8 +123,8 @@ class BlockTable:
         while True:
             low = x + blocks.jitter * (Fraction(jitter, 1 << bits) - Fraction(1, 2))
             high = low + Fraction(blocks.jitter, 1 << bits)
+            # Zero is a multiple of 2^-bits, hence never within: the ends are nearest and farthest.
             near, far = sorted((abs(low), abs(high)))
-            near = Fraction(0) if low < 0 < high else near
             least, _ = exp_interval((far**2 - edge**2) / (2 * blocks.sigma2), bits)
             _, most = exp_interval((near**2 - edge**2) / (2 * blocks.sigma2), bits)
             asked = (whole << bits) + chance * (mass - whole)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -79,6 +81,14 @@ def test_a_key_is_used_for_a_bounded_number_of_bytes(monkeypatch: pytest.MonkeyP
 
 def test_two_streams_share_nothing() -> None:
     assert not windows(Stream().bytes(4096), 16) & windows(Stream().bytes(4096), 16)
+
+
+def test_a_stream_cannot_be_duplicated() -> None:
+    for duplicate in (copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError):
+            duplicate(Stream())
+    stream = Stream()
+    assert not windows(stream.bytes(4096), 16) & windows(copy.copy(stream).bytes(4096), 16)
 
 
 def test_a_parent_and_its_forked_children_never_share_64_bytes() -> None:
