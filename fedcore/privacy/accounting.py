@@ -43,10 +43,10 @@ Accountant = Literal["best", "rdp", "pld"]
 MOST_BY_PLD = 200.0
 """Beyond this epsilon its grid of losses takes seconds, then more memory than there is."""
 
+TOO_WIDE = f"an epsilon beyond {MOST_BY_PLD:g} is too wide for its grid"
 UNRESOLVED = "delta is finer than distributions resolve"
 
 _INTERVAL = 1e-4
-_MOST_NOISE = 1e100
 _RDP_NAME = "fedcore RDP, orders 2 to 256"
 _RDP_VERSION = "1"
 
@@ -96,7 +96,7 @@ def account(
     if accountant != "rdp":
         reason = why_no_pld(spend, adjacency)
         if not reason and by_rdp > MOST_BY_PLD:
-            reason = f"an epsilon beyond {MOST_BY_PLD:g} is too wide for its grid"
+            reason = TOO_WIDE
         if not reason:
             try:
                 by_pld = pld_epsilon(spend, adjacency=adjacency, delta=delta)
@@ -293,8 +293,7 @@ def _translated(accounting: Any, event: Event, *, distance: int) -> Any:
     """The event for dp-accounting, its noise in `distance` clipping norms, rounded down."""
     match event:
         case GaussianEvent():
-            noise = rdp.below(event.noise_multiplier / distance)
-            return accounting.GaussianDpEvent(min(noise, _MOST_NOISE))
+            return accounting.GaussianDpEvent(rdp.below(event.noise_multiplier / distance))
         case PoissonEvent(event=GaussianEvent()):
             within = _translated(accounting, event.event, distance=distance)
             return accounting.PoissonSampledDpEvent(event.rate / RATE_UNIT, within)

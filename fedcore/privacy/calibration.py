@@ -15,6 +15,7 @@ from fedcore.errors import AccountantError, ArgumentError, InstallError
 from fedcore.privacy import rdp
 from fedcore.privacy.accounting import (
     MOST_BY_PLD,
+    TOO_WIDE,
     UNRESOLVED,
     Accountant,
     account,
@@ -83,7 +84,7 @@ def noise_multiplier(
     while enough > 1 and by_rdp(enough // 2) <= epsilon:
         enough //= 2
     if enough > 1:
-        enough = _nearest(by_rdp, enough, enough // 2, epsilon, closeness=0)
+        enough = _nearest(by_rdp, enough, enough // 2, epsilon, 0)
     if not _has_pld(accountant, spend(enough), epsilon, adjacency=adjacency, delta=delta):
         return enough * NOISE_STEP
 
@@ -100,6 +101,8 @@ def noise_multiplier(
         # Epsilon falls at least as fast as noise grows, so this much is too little, or just right.
         return max(enough // 2, min(enough - 1, math.floor(enough * (cost / epsilon))))
 
+    if accountant == "best" and coarse(enough) > epsilon:
+        return enough * NOISE_STEP
     while coarse(enough) > epsilon and enough <= _MOST_STEPS:
         enough *= 2
     less = lessened(coarse(enough))
@@ -111,7 +114,7 @@ def noise_multiplier(
     while fine(enough) > epsilon:
         enough += max(1, enough // 1000)
     if fine(enough) < epsilon * (1 - _LOOSE) and (less := lessened(fine(enough))):
-        enough = less if fine(less) <= epsilon else _nearest(fine, enough, less, epsilon)
+        enough = less if fine(less) <= epsilon else _nearest(fine, enough, less, epsilon, _LOOSE)
     return enough * NOISE_STEP
 
 
@@ -151,9 +154,11 @@ def rounds_within(
         ratio = min(2.0, (epsilon / cost) ** 2) if cost else 2.0
         return max(count + 1, math.ceil(count * ratio))
 
+    if accountant == "best" and coarse(filtered) > epsilon:
+        return filtered
     count = filtered
-    while count and coarse(count) > epsilon:
-        count -= max(1, count // 16)
+    while coarse(count) > epsilon:
+        count //= 2
     more = increased(coarse(count))
     while coarse(more) <= epsilon:
         count = more
@@ -165,12 +170,12 @@ def rounds_within(
     if fine(more) <= epsilon:
         count = more
     elif fine(count) < epsilon * (1 - _LOOSE):
-        count = _nearest(fine, count, more, epsilon)
+        count = _nearest(fine, count, more, epsilon, _LOOSE)
     return max(count, filtered) if accountant == "best" else count
 
 
 def _nearest(
-    cost: Callable[[int], float], fits: int, fails: int, budget: float, *, closeness: float = _CLOSE
+    cost: Callable[[int], float], fits: int, fails: int, budget: float, closeness: float = _CLOSE
 ) -> int:
     """A number from `fits` toward `fails` that costs `budget` but for `closeness`, or the last one.
 
@@ -201,7 +206,7 @@ def _has_pld(
         return False
     reason = why_no_pld(spend, adjacency)
     if epsilon > MOST_BY_PLD:
-        reason = f"an epsilon beyond {MOST_BY_PLD:g} is too wide for its grid"
+        reason = TOO_WIDE
     if reason:
         if accountant == "pld":
             raise no_pld(reason)

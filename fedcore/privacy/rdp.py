@@ -175,8 +175,7 @@ def _times(count: int, curve: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @functools.lru_cache(maxsize=1024)
 def _curve(event: Event, adjacency: Adjacency) -> NDArray[np.float64]:
-    with np.errstate(over="ignore"):
-        found = np.nextafter(_bound(event, adjacency) * (1 + _MARGIN), np.inf)
+    found = np.nextafter(_bound(event, adjacency) * (1 + _MARGIN), np.inf)
     found.setflags(write=False)
     return found
 
@@ -248,9 +247,9 @@ def _tau(shares: int, variance: Fraction) -> float:
     scale = 2 * math.pi**2 * below(variance) * (1 - 2.0**-50)
     terms = np.exp(-scale * (k / (k + 1)))
     left_out = shares - 1 - len(k)
-    rest = left_out * float(terms[-1]) if left_out else 0.0  # terms fall with k
-    # An exponent of -745 and less underflows; each is off by at most 745 · 2^-51.
-    return (10 * (float(terms.sum()) + rest)) * (1 + 1e-11) + shares * 1e-320
+    # Terms fall with k. Exponents below -745 underflow, others are off by at most 745 · 2^-51.
+    rest = left_out * float(terms[-1]) if left_out else 0.0
+    return 10 * (float(terms.sum()) + rest) * (1 + 1e-11) + shares * 1e-320
 
 
 def _skellam(event: SkellamEvent, distance: int) -> NDArray[np.float64]:
@@ -261,29 +260,22 @@ def _skellam(event: SkellamEvent, distance: int) -> NDArray[np.float64]:
     a = np.asarray(ORDERS, np.float64)
     squared = distance**2 * event.squared_sensitivity
     manhattan = min(math.sqrt(above(event.dimension * squared)), above(squared))
-    double = np.float64(above(1 / (2 * event.variance)))  # 1 / (2 mu)
-    with np.errstate(over="ignore", invalid="ignore"):
-        slope = a * above(squared / (2 * event.variance))
-        fine = ((2 * a - 1) * above(squared) + 6 * manhattan) * double**2
-        found = slope + np.minimum(fine, 3 * manhattan * double)
-    return np.where(np.isnan(found), np.inf, found)
+    double = above(1 / (2 * event.variance))  # 1 / (2 mu)
+    fine = ((2 * a - 1) * above(squared) + 6 * manhattan) * double**2
+    return a * above(squared / (2 * event.variance)) + np.minimum(fine, 3 * manhattan * double)
 
 
 def above(value: Fraction) -> float:
     """A float that is not below the non-negative `value`, at most two units in the last place."""
-    return math.nextafter(_float(value), math.inf)
+    try:
+        return math.nextafter(float(value), math.inf)
+    except OverflowError:
+        return math.inf
 
 
 def below(value: Fraction) -> float:
     """A float that is not above the positive `value`, at most two units in the last place."""
-    return math.nextafter(_float(value), 0)
-
-
-def _float(value: Fraction) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
+    return math.nextafter(float(value), 0)
 
 
 def _unproven(what: str, adjacency: Adjacency, proven: str) -> AccountantError:

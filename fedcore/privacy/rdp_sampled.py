@@ -19,8 +19,6 @@ from numpy.typing import NDArray
 __all__ = ["fixed_size", "poisson", "truncated_poisson"]
 
 _LARGEST = 256
-# Stands for infinity: it can be subtracted from itself.
-_HUGE = 1e300
 _DIGITS = 300
 
 
@@ -109,8 +107,8 @@ def truncated_poisson(
 
 def _from_excess(log_excess: NDArray[np.float64]) -> NDArray[np.float64]:
     """The curve whose exp((a-1) D_a) is 1 + exp(log_excess)."""
-    found = np.logaddexp(0, log_excess) / np.arange(1, _LARGEST)
-    return np.where(log_excess < _HUGE / 2, found, np.inf)
+    found: NDArray[np.float64] = np.logaddexp(0, log_excess) / np.arange(1, _LARGEST)
+    return found
 
 
 def _log_poisson(rate: float, curve: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -143,7 +141,6 @@ def _log_binomials() -> NDArray[np.float64]:
 
 def _log_expm1(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """Logarithm of exp(x) - 1 for x > 0, without overflow."""
-    x = np.minimum(x, _HUGE)
     found: NDArray[np.float64] = x + np.log(-np.expm1(-x))
     return found
 
@@ -157,7 +154,7 @@ def _log_ternary(share: float, noise_multiplier: Fraction) -> NDArray[np.float64
     moments = _log_central_moments(noise_multiplier / 2)
     j = np.arange(2, _LARGEST + 1)
     low, high = moments[j // 2], moments[(j + 1) // 2]
-    cap = np.minimum(j * (j - 1) * _ratio(1 / (2 * (noise_multiplier / 2) ** 2)), _HUGE)
+    cap = j * (j - 1) * float(2 / noise_multiplier**2)
     terms = np.full(_LARGEST + 1, -np.inf)
     terms[2:] = np.minimum(math.log(4) + (low + high) / 2, math.log(2) + cap)
     return _log_binomial_sum(math.log(share), 0, terms)
@@ -174,7 +171,7 @@ def _log_central_moments(spread: Fraction) -> NDArray[np.float64]:
         inverse = 1 / spread**2
         step = Decimal(inverse.numerator) / inverse.denominator
         if step > 10**9:  # The other bound is the smaller by far, and this one beyond any exponent.
-            return np.full(_LARGEST // 2 + 1, _HUGE)
+            return np.full(_LARGEST // 2 + 1, np.inf)
         ratio, power, row = step.exp(), Decimal(1), [Decimal(1)]
         for _ in range(_LARGEST):
             row.append(row[-1] * power)
@@ -197,7 +194,7 @@ def _log(value: Decimal) -> float:
 def _log_tail(trials: int, rate: float, least: int) -> float:
     """A bound from above on log P[Bin(trials, rate) >= least]."""
     if least > trials:
-        return -_HUGE
+        return -math.inf
     if least <= trials * rate:
         return 0.0
     factorials = math.lgamma(trials + 1)
@@ -213,10 +210,3 @@ def _log_tail(trials: int, rate: float, least: int) -> float:
         rest = float(terms[-1] * ratios[-1] / (1 - ratios[-1]))
     lost = 2.0**-48 * (factorials + 1) + 1e-11
     return min(0.0, first + math.log(float(terms.sum()) + rest) + lost)
-
-
-def _ratio(value: Fraction) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        return _HUGE
