@@ -235,11 +235,17 @@ class Ledger:
         with self._journal.lock:
             self._journal.require_usable()
             history, plan = self.history, self.plan
+            if type(round) is not int:
+                raise PlanError(
+                    f"round {round!r:.40} cannot be reserved",
+                    why="rounds are counted",
+                    fix="pass a plain int from 0 on",
+                )
             record = Reserve(round, plan.event if event is None else event)
             if why := history.refusal(record):
                 kind = ReservationError if round in history.segment.rounds else PlanError
                 raise kind(
-                    f"round {round!r} cannot be reserved",
+                    f"round {round} cannot be reserved",
                     why=why,
                     fix="follow the plan, or migrate() the ledger to another one",
                 )

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 from fedcore.errors import LedgerBusyError, LedgerError
-from fedcore.privacy.ledger_records import Chain, Head, Record, encode, read_chain
+from fedcore.privacy.ledger_records import Chain, Head, read_chain
 
 __all__ = ["LedgerFile", "payload_path", "read_file", "stored_payloads"]
 
@@ -110,15 +110,13 @@ class LedgerFile:
         """Refuse every further call."""
         self._usable = False
 
-    def append(self, record: Record) -> Head:
-        """Add a record; when this returns, it is durable."""
-        line, head = encode(record, self._head)
+    def append(self, line: bytes, head: Head) -> None:
+        """Add the line that makes `head`; when this returns, it is durable."""
         with self._writing("write to the ledger"):
             self._require_untouched()
             _write(self._descriptor, line)
             os.fsync(self._descriptor)
         self._head, self._size = head, self._size + len(line)
-        return head
 
     def store(self, payload: bytes) -> None:
         """Keep the payload that the next record releases; when this returns, it is durable."""

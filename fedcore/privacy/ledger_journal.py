@@ -19,6 +19,7 @@ from fedcore.privacy.ledger_records import (
     Release,
     Reserve,
     Void,
+    encode,
 )
 from fedcore.privacy.participation import ParticipationTable, Seal
 from fedcore.privacy.plan import PrivacyPlan
@@ -69,10 +70,11 @@ class Journal:
 
     def write(self, record: Record) -> Head:
         """Add a record. Interrupted half-way, the ledger has to be opened again."""
-        place = self.file.head.digest if self.file.head else b""
+        before = self.file.head
+        line, head = encode(record, before)
         self._in_step = False
-        head = self.file.append(record)
-        self._take(record, head.seq, place=place)
+        self.file.append(line, head)
+        self._take(record, head.seq, place=before.digest if before else b"")
         self._in_step = True
         return head
 

@@ -166,9 +166,14 @@ class Chain:
 
 
 def encode(record: Record, head: Head | None) -> tuple[bytes, Head]:
-    """The line that follows `head` (None: the first one), and the head that it makes."""
+    """The line that follows `head` (None: the first one), and the head that it makes.
+
+    Raises: LedgerError for a record that could not be read again.
+    """
     seq = 0 if head is None else head.seq + 1
-    text = _canonical({"record": to_json(record), "seq": seq})
+    data = to_json(record)
+    from_json(data, Record)
+    text = _canonical({"record": data, "seq": seq})
     digest = hashlib.sha256((_GENESIS if head is None else head.digest) + text).digest()
     return text + b" " + digest.hex().encode() + b"\n", Head(seq, digest)
 
