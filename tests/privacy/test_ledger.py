@@ -689,7 +689,6 @@ def banded(rounds: int) -> PrivacyPlan:
         sampling=Uncontrolled(2, 2),
         noise=BandedNoise(Strategy((1024, 512))),
         grid_steps=2**16,
-        grid_steps=2**16,
         noise_multiplier=Fraction(2),
         rounds=rounds,
         epsilon=10.0,
