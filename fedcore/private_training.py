@@ -22,14 +22,14 @@ from fedcore.autograd.replay import compile
 from fedcore.autograd.tape import grad
 from fedcore.data.dataset import Dataset
 from fedcore.entropy import Entropy
-from fedcore.errors import BudgetError, PlanError
+from fedcore.errors import ArgumentError, BudgetError, PlanError
 from fedcore.metrics import Metric
 from fedcore.nn.context import Context
 from fedcore.nn.module import Module
 from fedcore.nn.state import ravel_state
 from fedcore.optim.optimizer import Optimizer, State
 from fedcore.optim.schedules import Schedule
-from fedcore.privacy.dpsgd import NoisySteps, RecordSum
+from fedcore.privacy.dpsgd import NoisySteps, RecordSum, require_steps
 from fedcore.privacy.ledger import Ledger
 from fedcore.privacy.plan import Grade, PrivacyPlan
 from fedcore.privacy.values import IntSum
@@ -64,8 +64,8 @@ class RecordGradients(Generic[Model]):
     """Sums of clipped per-example gradients of a model, on the grid of a plan.
 
     `rebuild` makes a model of a flat theta (D,). `loss` is one of `fedcore.nn`, applied to one
-    example at a time. `chunk` examples are worked on at once. Raises: PlanError for a plan of
-    another dimension than theta's or a unit other than the record.
+    example at a time. `chunk` examples are worked on at once; in the exact grade the result has the
+    same bits for all of its values. Raises: PlanError for a unit other than the record.
     """
 
     def __init__(
@@ -80,7 +80,15 @@ class RecordGradients(Generic[Model]):
         self.plan = plan
         exact = plan.grade is Grade.EXACT
         fitting = _WORKING_SET // plan.dimension if exact else 512
-        self._chunk = chunk or min(512, max(8, fitting))
+        if chunk is not None and (type(chunk) is not int or chunk < 1):
+            raise ArgumentError(
+                f"gradients of {chunk!r} examples at once",
+                why="a sum is worked off in parts of so many",
+                fix="pass a positive int, or None",
+            )
+        # A product of one row is added up in another order than one of two or more, whose rows do
+        # not depend on where they stand: a record's bits are to depend on that record alone.
+        self._chunk = max(2, chunk or min(512, max(8, fitting)))
         self._dtype = np.float32 if exact else np.float64
 
         def of_one(theta: Tensor, x: Any, y: Any, weight: Any, key: Any) -> Tensor:
@@ -157,10 +165,12 @@ def fit_private(
     public: what is measured on it is shown. `seed` decides what layers draw; noise and sampling
     come from the operating system. `progress(round, values)` is called after each.
     Raises: PlanError if the model mixes examples (it keeps statistics of batches) or has not the
-    plan's dimension; BudgetError if not even one round is paid for.
+    plan's dimension, or the ledger follows another plan; BudgetError if not even one round is paid
+    for.
     """
     theta, rebuild = ravel(model)
     _check(theta.size, ravel_state(model)[0].size, plan, average)
+    _check_data(len(dataset), plan, ledger)
     gradients = RecordGradients(rebuild, loss=loss, plan=plan, chunk=chunk)
     run = _Run(theta.numpy().copy(), optimizer.init(theta), theta.numpy().astype(np.float32))
     history: dict[str, list[float]] = {}
@@ -263,6 +273,23 @@ def _check(parameters: int, state: int, plan: PrivacyPlan, average: float) -> No
             f"an average with the decay {average!r}",
             why="it is the weight of what was before",
             fix="take a number of at least 0 and below 1, like 0.99",
+        )
+
+
+def _check_data(records: int, plan: PrivacyPlan, ledger: Ledger) -> None:
+    """What would fail later, when a round is reserved already."""
+    require_steps(plan)
+    if ledger.plan.digest != plan.digest:
+        raise PlanError(
+            "a ledger that follows another plan",
+            why="what it charges and has released belongs to that plan",
+            fix="create a ledger with this plan, or migrate() it",
+        )
+    if records > plan.population:
+        raise PlanError(
+            f"a data set of more records than the {plan.population} that were planned for",
+            why="delta and the rounding of sums were settled for so many",
+            fix="plan for a population that is a public upper bound",
         )
 
 

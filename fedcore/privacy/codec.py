@@ -13,12 +13,13 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from fedcore.errors import LedgerError, PrivacyError
+from fedcore.errors import FedcoreError, LedgerError
 
 __all__ = ["from_json", "to_json"]
 
 _DEEPEST = 6
-_LONGEST_INTEGER = 2000  # decimal digits: variances are exact, not endless
+_LARGEST_INTEGER = 2**63 - 1
+_LONGEST_INTEGER = 2000  # decimal digits of a fraction: variances are exact, not endless
 
 
 def to_json(value: Any) -> Any:
@@ -48,9 +49,13 @@ def to_json(value: Any) -> Any:
 def from_json(data: object, annotation: Any) -> Any:
     """The value of type `annotation` (a class or a union of them) that `to_json` wrote as `data`.
 
-    Raises: LedgerError for anything else, and for a record that refuses its own values.
+    Raises: LedgerError for anything else, and for a record that refuses its own values, or that
+    fills in what is missing.
     """
-    return _read(data, annotation, _DEEPEST)
+    found = _read(data, annotation, _DEEPEST)
+    if to_json(found) != data:
+        raise _malformed("a value that is chosen by default has to be written out")
+    return found
 
 
 def _read(data: object, annotation: Any, depth: int) -> Any:
@@ -65,6 +70,8 @@ def _read(data: object, annotation: Any, depth: int) -> Any:
     if isinstance(annotation, type) and is_dataclass(annotation):
         return _read_record(data, annotation, depth)
     if annotation in (int, str, bool, NoneType):
+        if type(data) is int and abs(data) > _LARGEST_INTEGER:
+            raise _malformed("an integer is larger than any that is counted")
         if type(data) is annotation:
             return data
     elif isinstance(data, str):
@@ -103,7 +110,7 @@ def _read_record(data: object, cls: Any, depth: int) -> Any:
     values = {name: _read(data[name], hint, depth - 1) for name, hint in hints.items()}
     try:
         return cls(**values)
-    except PrivacyError as error:
+    except FedcoreError as error:
         raise _malformed(error.what) from error
 
 

@@ -8,6 +8,7 @@ Source: Abadi et al., "Deep Learning with Differential Privacy", 2016, algorithm
 
 from __future__ import annotations
 
+import os
 from typing import final
 
 import numpy as np
@@ -18,6 +19,7 @@ from fedcore.errors import DtypeError, PlanError, ReservationError, ShapeError
 from fedcore.privacy.clipping import Flat, PerLayer
 from fedcore.privacy.csprng import Stream
 from fedcore.privacy.ledger import Receipt, Reservation
+from fedcore.privacy.mechanisms import require_sum
 from fedcore.privacy.noise import CentralNoise
 from fedcore.privacy.plan import Grade, PrivacyPlan
 from fedcore.privacy.quantise import decode, quantise_rows
@@ -26,23 +28,47 @@ from fedcore.privacy.sampling import Poisson
 from fedcore.privacy.units import Unit
 from fedcore.privacy.values import IntSum
 
-__all__ = ["NoisySteps", "RecordSum", "draw_records"]
+__all__ = ["NoisySteps", "RecordSum", "draw_records", "require_steps"]
 
 
 def draw_records(plan: PrivacyPlan, records: int, *, stream: Stream) -> NDArray[np.int64]:
     """Which of a holder's `records` join a step: (k,), ascending, by the plan's sampling.
 
     The list is secret: its length alone tells how much data there is.
-    Raises: PlanError unless the plan protects records and samples them by Poisson.
+    Raises: PlanError unless the plan protects records and samples them by Poisson, and if it counts
+    on fewer records than there are.
     """
     _require_records(plan)
     if not isinstance(plan.sampling, Poisson):
         raise PlanError(
             f"records are to be drawn by {type(plan.sampling).__name__} sampling",
             why="a holder who knows only its own records can only toss a coin for each",
-            fix="plan with Poisson sampling, or with Uncontrolled and take all records",
+            fix="plan with Poisson sampling, at the rate 2**32 if all records join",
+        )
+    if records > plan.population:
+        raise PlanError(
+            f"a holder has more records than the {plan.population} that were planned for",
+            why="delta and the rounding of sums were settled for so many",
+            fix="plan for a population that is a public upper bound",
         )
     return plan.sampling.draw(records, stream=stream)
+
+
+def require_steps(plan: PrivacyPlan) -> None:
+    """Raises: PlanError unless one holder can take the plan's noisy steps alone."""
+    _require_records(plan)
+    if not isinstance(plan.noise, CentralNoise):
+        raise PlanError(
+            f"noisy steps are planned with {type(plan.noise).__name__}",
+            why="here one holder adds all of the noise",
+            fix="plan with CentralNoise, or let every holder use ShareAdder",
+        )
+    if not isinstance(plan.sampling, Poisson):
+        raise PlanError(
+            f"noisy steps are planned with {type(plan.sampling).__name__} sampling",
+            why="a coin is tossed for each record anew at every step",
+            fix="plan with Poisson sampling, at the rate 2**32 if all records join",
+        )
 
 
 @final
@@ -94,7 +120,7 @@ class RecordSum:
     def total(self) -> IntSum:
         """What was added, as a sum for a mechanism or for `ShareAdder`."""
         if self.plan.grade is Grade.EXACT:
-            return IntSum(self._exact, self.plan.grid)
+            return IntSum(self._exact.copy(), self.plan.grid)
         scale = self.plan.grid / float(self.plan.clipping_norm)
         return IntSum(np.trunc(self._float * scale).astype(np.int64), self.plan.grid)
 
@@ -110,13 +136,7 @@ class NoisySteps:
     def __init__(
         self, plan: PrivacyPlan, reservation: Reservation, *, entropy: Entropy | None = None
     ) -> None:
-        _require_records(plan)
-        if not isinstance(plan.noise, CentralNoise):
-            raise PlanError(
-                f"noisy steps are planned with {type(plan.noise).__name__}",
-                why="here one holder adds all of the noise",
-                fix="plan with CentralNoise, or let every holder use ShareAdder",
-            )
+        require_steps(plan)
         if reservation.plan_digest != plan.digest:
             raise ReservationError(
                 "a reservation for another plan",
@@ -127,28 +147,44 @@ class NoisySteps:
         self._reservation = reservation
         self._stream = Stream(entropy)
         self._drawn = False
+        self._owner = os.getpid()
 
     def draw(self, records: int) -> NDArray[np.int64]:
         """Which of the holder's records join the next step: (k,), ascending, secret.
 
-        Raises: ReservationError after the last step.
+        Once for each step: a second sample would be the choice between two.
+        Raises: ReservationError after the last step, or if the last draw was not used; PlanError.
         """
+        if self._drawn:
+            raise ReservationError(
+                "the records of a step are to be drawn a second time",
+                why="the sample would then be a choice between two",
+                fix="call step() with the sum over the records that were drawn",
+            )
         if self.taken == self.plan.steps:
             raise ReservationError(
                 f"step {self.taken + 1} of {self.plan.steps}",
                 why="the reservation pays for so many steps",
                 fix="release, and reserve again",
             )
-        self._reservation.mark_drawn()
         drawn = draw_records(self.plan, records, stream=self._stream)
+        self._reservation.mark_drawn()
         self._drawn = True
         return drawn
 
     def step(self, total: IntSum) -> NDArray[np.float32]:
         """The noisy mean gradient (D,), for the optimiser: private once the ledger releases.
 
-        Raises: PlanError if nothing was drawn for it.
+        Raises: PlanError if nothing was drawn for it, or `total` is no IntSum; ReservationError in
+        a forked process, which could add other noise; NormError, ShapeError.
         """
+        require_sum(self.plan, total)
+        if os.getpid() != self._owner:
+            raise ReservationError(
+                "a forked process is to take a noisy step that its parent drew",
+                why="one sum would be seen under two noises",
+                fix="let the process that reserved the round take its steps",
+            )
         if not self._drawn:
             raise PlanError(
                 "a noisy step whose records were not drawn for it",

@@ -28,6 +28,7 @@ from fedcore.privacy.noise import BandedNoise, CentralNoise, NoiseShares
 from fedcore.privacy.plan import PrivacyPlan
 from fedcore.privacy.quantise import decode
 from fedcore.privacy.sampler import discrete_gaussian, rounded_gaussian
+from fedcore.privacy.sampling import Poisson
 from fedcore.privacy.units import Unit
 from fedcore.privacy.values import IntSum, NoisySum
 
@@ -38,6 +39,7 @@ __all__ = [
     "ShareAdder",
     "SharedMechanism",
     "read_release",
+    "require_sum",
 ]
 
 _Terms = TypeVar("_Terms", CentralNoise, NoiseShares, BandedNoise)
@@ -87,13 +89,17 @@ class CentralMechanism:
         _require_noise(plan, CentralNoise)
         self.plan = plan
         self._stream = Stream(entropy)
-        self._prepared: dict[int, NDArray[np.int64]] = {}
+        self._prepared: tuple[Reservation, NDArray[np.int64]] | None = None
 
     def prepare(self, reservation: Reservation) -> None:
-        """Draws the round's noise before its sum is known, so that timing tells nothing of both."""
+        """Draws the round's noise before its sum is known, so that timing tells nothing of both.
+
+        What was prepared for another reservation is thrown away. Raises: ReservationError.
+        """
         _require_reserved(self.plan, reservation)
-        if reservation.seq not in self._prepared:
-            self._prepared[reservation.seq] = self._draw(reservation)
+        if self._prepared is None or self._prepared[0] is not reservation:
+            self._prepared = None
+            self._prepared = reservation, self._draw(reservation)
 
     def release(
         self, total: IntSum, reservation: Reservation, *, clipping: QuantileState | None = None
@@ -104,11 +110,12 @@ class CentralMechanism:
         Raises: ReservationError, ShapeError, NormError (a sum on another grid), LedgerError.
         """
         _require_reserved(self.plan, reservation)
-        _require_sum(self.plan, total)
+        require_sum(self.plan, total)
         _require_state(self.plan, clipping)
-        noise = self._prepared.pop(reservation.seq, None)
-        if noise is None:
-            noise = self._draw(reservation)
+        self.prepare(reservation)
+        assert self._prepared is not None
+        _, noise = self._prepared
+        self._prepared = None
         noise += total.vector
         return _publish(self.plan, noise, reservation, clipping)
 
@@ -137,10 +144,10 @@ class ShareAdder:
         Coordinates beyond the plan's limit are cut there, which moves no two sums further apart.
         Raises: ShapeError, NormError (a sum on another grid).
         """
-        _require_sum(self.plan, total)
+        require_sum(self.plan, total)
         variance = self._terms.local_variance(self.plan.variance)
         noise = discrete_gaussian(variance, self.plan.dimension, stream=self._stream)
-        limit = self._terms.client_limit(self.plan.grid)
+        limit = self._terms.client_limit(self.plan.contribution_norm)
         noise += np.clip(total.vector, -limit, limit)
         return noise
 
@@ -166,6 +173,12 @@ class SharedMechanism:
         round stays charged, for its noisy sum has been seen. ReservationError, ShapeError.
         """
         _require_reserved(self.plan, reservation)
+        if type(total) is not NoisySum:
+            raise PlanError(
+                f"a {type(total).__name__} is to be opened",
+                why="only a sum that holds the clients' noise is private already",
+                fix="pass NoisySum(the unmasked sum, shares=how many clients are in it)",
+            )
         _require_length(self.plan, total.vector)
         _require_state(self.plan, clipping)
         reservation.mark_drawn()
@@ -204,7 +217,7 @@ class BandedMechanism:
 
         Raises: ReservationError after the last round, ShapeError, NormError, LedgerError.
         """
-        _require_sum(self.plan, total)
+        require_sum(self.plan, total)
         if self._sums.steps == self.plan.rounds:
             raise ReservationError(
                 f"round {self.plan.rounds + 1} of a matrix of {self.plan.rounds}",
@@ -282,8 +295,9 @@ def _require_reserved(plan: PrivacyPlan, reservation: Reservation) -> None:
             why="the ledger was charged for other noise than would be added",
             fix="reserve from the ledger that this plan opened",
         )
-    # Records are drawn by whoever holds them, in `draw_records`.
-    if plan.unit is not Unit.RECORD and not reservation.sampled:
+    # Where a coin is tossed for each record, whoever holds it does so, in `draw_records`.
+    elsewhere = plan.unit is Unit.RECORD and isinstance(plan.sampling, Poisson)
+    if not elsewhere and not reservation.sampled:
         raise PlanError(
             "a release whose cohort was not drawn by the plan's sampling",
             why="the ledger was charged for a sampling that was not done",
@@ -291,7 +305,8 @@ def _require_reserved(plan: PrivacyPlan, reservation: Reservation) -> None:
         )
 
 
-def _require_sum(plan: PrivacyPlan, total: IntSum) -> None:
+def require_sum(plan: PrivacyPlan, total: IntSum) -> None:
+    """Raises: PlanError, NormError, ShapeError unless `total` is a sum on the plan's grid."""
     if type(total) is not IntSum:
         raise PlanError(
             f"a {type(total).__name__} is to be released",

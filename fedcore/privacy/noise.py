@@ -9,7 +9,19 @@ from typing import TypeAlias
 from fedcore.errors import PlanError
 from fedcore.privacy.banded import Strategy
 
-__all__ = ["BandedNoise", "CentralNoise", "Noise", "NoiseShares", "SimulatedNoise"]
+__all__ = [
+    "LARGEST_VARIANCE",
+    "LEAST_LOCAL_VARIANCE",
+    "LEAST_VARIANCE",
+    "BandedNoise",
+    "CentralNoise",
+    "Noise",
+    "NoiseShares",
+    "SimulatedNoise",
+]
+
+LEAST_VARIANCE, LARGEST_VARIANCE = Fraction(1, 4), Fraction(10**18)
+"""What `fedcore.privacy.sampler` draws, in squared grid steps."""
 
 LEAST_LOCAL_VARIANCE = 9
 """A share's standard deviation is at least 3 grid steps: its sum is then Gaussian to 1e-37."""
@@ -79,12 +91,15 @@ class NoiseShares:
         """The variance of one share, if the counted ones are to have `variance` together."""
         return variance / self.counted
 
-    def client_limit(self, grid_steps: int) -> int:
-        """The largest magnitude of one coordinate of what one client adds, before noise."""
-        return grid_steps if self.limit is None else self.limit
+    def client_limit(self, norm: int) -> int:
+        """The largest magnitude of one coordinate of what one client adds, before noise.
 
-    def check(self, variance: Fraction, grid_steps: int) -> None:
-        """That the noise is fine enough for its accountant, and fits beside the signal.
+        `norm`: the bound on one contribution, in grid steps, as in `check`.
+        """
+        return norm if self.limit is None else self.limit
+
+    def check(self, variance: Fraction, norm: int) -> None:
+        """That the noise can be drawn, suits its accountant, and fits beside the signal.
 
         Raises: PlanError.
         """
@@ -96,10 +111,17 @@ class NoiseShares:
                 why="sums of so coarse shares are not near enough to a Gaussian",
                 fix="take more grid_steps",
             )
-        room = 2 ** (self.slot_bits - 1) - self.clients * self.client_limit(grid_steps)
+        if local > LARGEST_VARIANCE:
+            raise PlanError(
+                f"a share of noise has a standard deviation of {float(local) ** 0.5:.3g} grid "
+                f"steps, more than 10^9",
+                why="the sampler draws no wider noise",
+                fix="take fewer grid_steps",
+            )
+        room = 2 ** (self.slot_bits - 1) - self.clients * self.client_limit(norm)
         if room <= 0 or room * room <= _TAILS**2 * self.clients * local:
             raise PlanError(
-                f"{self.clients} clients of up to {self.client_limit(grid_steps)} grid steps and "
+                f"{self.clients} clients of up to {self.client_limit(norm)} grid steps and "
                 f"their noise do not fit into {self.slot_bits} bits",
                 why=f"signal and {_TAILS} standard deviations of noise have to fit",
                 fix="take fewer grid_steps, a smaller limit, or wider slots",
@@ -120,6 +142,14 @@ class BandedNoise:
 
     strategy: Strategy
 
+    def __post_init__(self) -> None:
+        if type(self.strategy) is not Strategy:
+            raise PlanError(
+                f"banded noise of a {type(self.strategy).__name__}",
+                why="its coefficients belong to the plan",
+                fix="pass Strategy.design(…)",
+            )
+
     def describe(self) -> str:
         """The trust assumption in words."""
         return (
@@ -133,6 +163,14 @@ class SimulatedNoise:
     """Floating-point noise from a seed, for studies of speed: NOT PRIVATE."""
 
     seed: int
+
+    def __post_init__(self) -> None:
+        if type(self.seed) is not int or self.seed < 0:
+            raise PlanError(
+                f"simulated noise from the seed {self.seed!r}",
+                why="it names one stream of numbers, to everybody",
+                fix="pass a non-negative int",
+            )
 
     def describe(self) -> str:
         """The trust assumption in words."""

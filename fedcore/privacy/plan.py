@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from enum import Enum
 from fractions import Fraction
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -22,6 +22,7 @@ from fedcore.privacy.adaptive import Adaptive
 from fedcore.privacy.calibration import noise_multiplier
 from fedcore.privacy.clipping import Flat, PerLayer
 from fedcore.privacy.codec import from_json, to_json
+from fedcore.privacy.coherence import check, refused
 from fedcore.privacy.events import (
     AdditiveEvent,
     Event,
@@ -29,7 +30,14 @@ from fedcore.privacy.events import (
     RepeatedEvent,
     SharesEvent,
 )
-from fedcore.privacy.noise import BandedNoise, CentralNoise, Noise, NoiseShares
+from fedcore.privacy.grade import Grade
+from fedcore.privacy.noise import (
+    LARGEST_VARIANCE,
+    LEAST_VARIANCE,
+    BandedNoise,
+    Noise,
+    NoiseShares,
+)
 from fedcore.privacy.sampling import Sampling, Uncontrolled
 from fedcore.privacy.units import Adjacency, Unit
 
@@ -37,24 +45,13 @@ __all__ = ["Clipping", "Grade", "PrivacyPlan", "default_delta"]
 
 Clipping: TypeAlias = Flat | PerLayer | Adaptive
 
-_MOST_GRID_STEPS = 2**26
 _DOMAIN = b"fedcore privacy plan 1\0"
-
-
-class Grade(Enum):
-    """How records are put on the grid.
-
-    EXACT: each record's clipped gradient is truncated by itself, its norm checked in integers.
-    SUM: the sum of the clipped gradients, computed in float64, is truncated once; the declared
-    sensitivity grows by that rounding.
-    """
-
-    EXACT = "exact"
-    SUM = "sum-quantised"
 
 
 def default_delta(population: int) -> float:
     """N^-1.1: below 1 / N, at which a guarantee would allow to publish a unit outright.
+
+    A population of one has none that says anything.
 
     >>> f"{default_delta(10_000):.3g}"
     '3.98e-05'
@@ -69,9 +66,11 @@ class PrivacyPlan:
     `population`: the public number of units. `rounds`: how many are planned, of `steps` noisy steps
     each. `noise_multiplier`: standard deviation of the noise of a step in clipping norms, exact.
     `denominator`: what sums are divided by, declared and never counted. `dimension`: coordinates of
-    what is summed, metrics included. `grid_steps`: integer steps in a clipping norm (default 2^24,
-    2^20 under noise shares). `epsilon`: the budget, a hard stop. `delta`: default population^-1.1.
-    `largest_weight`: contributions count by min(n, largest_weight) / largest_weight; None: alike.
+    what is summed, metrics and the count of adaptive clipping included. `grid_steps`: integer steps
+    in a clipping norm (default 2^24, 2^20 under noise shares; fewer where the noise would be wider
+    than its sampler draws, as the banded one is). `epsilon`: the budget, a hard stop. `delta`:
+    default population^-1.1. `largest_weight`: contributions count by min(n, largest_weight) /
+    largest_weight; None: alike.
 
     Raises: PlanError where parts contradict each other, with the remedy.
     """
@@ -94,20 +93,12 @@ class PrivacyPlan:
     largest_weight: int | None = None
 
     def __post_init__(self) -> None:
-        shared = isinstance(self.noise, NoiseShares)
+        check(self)
+        object.__setattr__(self, "delta", float(self.failure))
+        object.__setattr__(self, "epsilon", float(self.epsilon))
         if self.grid_steps is None:
-            object.__setattr__(self, "grid_steps", 2**20 if shared else 2**24)
-        _check_numbers(self)
-        if self.delta is None:
-            object.__setattr__(self, "delta", default_delta(self.population))
-        _check_budget(self)
-        _check_relation(self)
-        if isinstance(self.noise, NoiseShares):
-            self.noise.check(self.variance, self.grid)
-        if isinstance(self.noise, BandedNoise):
-            _check_banded(self, self.noise)
-        _check_unit(self)
-        self.event  # noqa: B018  (sampling and noise that no accountant joins raise here)
+            object.__setattr__(self, "grid_steps", _default_grid(self))
+        _check_noise(self)
 
     @property
     def grid(self) -> int:
@@ -118,8 +109,7 @@ class PrivacyPlan:
     @property
     def failure(self) -> float:
         """δ, resolved."""
-        assert self.delta is not None
-        return self.delta
+        return default_delta(self.population) if self.delta is None else self.delta
 
     @property
     def clipping_norm(self) -> Fraction:
@@ -129,54 +119,27 @@ class PrivacyPlan:
     @cached_property
     def squared_sensitivity(self) -> Fraction:
         """The largest squared norm of one contribution on the grid, adaptive count included."""
-        base = Fraction(self.grid) ** 2
-        if isinstance(self.clipping, Adaptive):
-            return base + self.clipping.count_step(self.noise_multiplier, self.grid) ** 2
-        if self.grade is Grade.SUM:
-            # Sums in float64 of at most N + 1 terms, then one truncation of each coordinate.
-            rounding = Fraction((self.population + 1) ** 2, 2**52)
-            root = Fraction(math.isqrt(self.dimension) + 1)
-            return (self.grid * (1 + rounding) + root) ** 2
-        return base
+        return _squared_sensitivity(self, self.grid)
 
     @cached_property
     def contribution_norm(self) -> int:
         """What an `IntUpdate` is bounded by: the grid, under adaptive clipping the count too."""
-        if not isinstance(self.clipping, Adaptive):
-            return self.grid
-        return math.isqrt(math.ceil(self.squared_sensitivity) - 1) + 1
+        return _contribution_norm(self, self.grid)
 
     @cached_property
     def variance(self) -> Fraction:
         """Of the noise in one coordinate, in squared grid steps."""
-        squared = self.noise_multiplier**2
-        if isinstance(self.clipping, Adaptive):
-            return self.clipping.update_noise(self.noise_multiplier) ** 2 * self.grid**2
-        if isinstance(self.noise, BandedNoise):
-            assert isinstance(self.sampling, Uncontrolled)
-            squared *= self.noise.strategy.sensitivity2(
-                max_participations=self.sampling.maximum_participations,
-                minimum_separation=self.sampling.minimum_separation,
-            )
-        return squared * self.squared_sensitivity
+        return _variance(self, self.grid)
 
     @cached_property
     def noise_event(self) -> AdditiveEvent:
         """What a noisy step costs a unit that is known to be in it."""
-        if isinstance(self.noise, NoiseShares):
-            return SharesEvent(
-                shares=self.noise.counted,
-                local_variance=self.noise.local_variance(self.variance),
-                squared_sensitivity=self.squared_sensitivity,
-                dimension=self.dimension,
-            )
-        return GaussianEvent(self.noise_multiplier)
+        return _noise_event(self, self.noise_multiplier)
 
     @cached_property
     def event(self) -> Event:
         """What a round costs, or with banded noise the whole matrix of rounds."""
-        step = self.sampling.event(self.noise_event)
-        return step if self.steps == 1 else RepeatedEvent(self.steps, step)
+        return _event(self, self.noise_multiplier)
 
     @property
     def rounds_a_reservation(self) -> int:
@@ -188,9 +151,7 @@ class PrivacyPlan:
 
         Where nobody is sampled, a unit pays for the rounds that it may take part in.
         """
-        if isinstance(self.sampling, Uncontrolled) and not isinstance(self.noise, BandedNoise):
-            reservations = min(reservations, self.sampling.maximum_participations)
-        return {self.event: reservations} if reservations else {}
+        return _spend(self, self.event, reservations)
 
     @property
     def reservations(self) -> int:
@@ -205,7 +166,8 @@ class PrivacyPlan:
         """
 
         def spend(noise_multiplier: Fraction) -> Mapping[Event, int]:
-            return replace(self, noise_multiplier=noise_multiplier).spend(self.reservations)
+            # Not by a plan: on its way to the least noise a search passes through what fits none.
+            return _spend(self, _event(self, noise_multiplier), self.reservations)
 
         found = noise_multiplier(
             self.epsilon,
@@ -214,22 +176,31 @@ class PrivacyPlan:
             delta=self.failure,
             accountant=accountant,
         )
-        return replace(self, noise_multiplier=found)
+        grid = None if self.grid == _default_grid(self) else self.grid
+        return replace(self, noise_multiplier=found, grid_steps=grid)
 
     def weight(self, examples: int) -> Fraction:
         """By what a clipped contribution of so many examples is multiplied.
 
-        Raises: PlanError if the plan declares no bound, or for a negative number.
+        Raises: PlanError if the plan declares no bound, or for what is no number of examples.
         """
-        if self.largest_weight is None or examples < 0:
+        if self.largest_weight is None:
             raise PlanError(
-                f"a contribution is weighted by {examples} examples",
-                why="the plan bounds no weights, so one client could outweigh the noise"
-                if self.largest_weight is None
-                else "nothing has a negative number of examples",
+                "a contribution is to be weighted by its examples",
+                why="the plan bounds no weights, so one client could outweigh the noise",
                 fix="plan with largest_weight, or count every contribution alike",
             )
-        return Fraction(min(examples, self.largest_weight), self.largest_weight)
+        try:
+            counted = operator.index(examples)
+        except TypeError:
+            counted = -1
+        if counted < 0:
+            raise PlanError(
+                "a contribution is weighted by what is no number of examples",
+                why="weights are exact fractions of counts",
+                fix="pass how many examples there are, an int of at least 0",
+            )
+        return Fraction(min(counted, self.largest_weight), self.largest_weight)
 
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON values, exact."""
@@ -261,115 +232,88 @@ class PrivacyPlan:
         }
 
 
-def _check_numbers(plan: PrivacyPlan) -> None:
-    for name in ("population", "denominator", "dimension", "rounds", "steps", "grid_steps"):
-        if type(value := getattr(plan, name)) is not int or value < 1:
-            raise _refused(name, value, "it is a public count", f"pass a positive int as {name}")
-    if plan.grid > _MOST_GRID_STEPS:
-        raise _refused(
-            "grid_steps", plan.grid, "squares are exact up to 2^52", "take at most 2**26"
+def _squared_sensitivity(plan: PrivacyPlan, grid: int) -> Fraction:
+    if plan.grade is Grade.EXACT:
+        return Fraction(_contribution_norm(plan, grid) ** 2)
+    # Of neighbouring data, two sums in float64: of at most N + 2 roundings on each term's way, of N
+    # and N + 1 terms, with norms right to D 2^-53; and one truncation of each coordinate.
+    rounding = Fraction((plan.population + 2) ** 2 + plan.dimension, 2**52)
+    return (grid * (1 + rounding) + math.isqrt(plan.dimension) + 1) ** 2
+
+
+def _contribution_norm(plan: PrivacyPlan, grid: int) -> int:
+    if not isinstance(plan.clipping, Adaptive):
+        return grid
+    step = plan.clipping.count_step(plan.noise_multiplier, grid)
+    return math.isqrt(grid**2 + step**2 - 1) + 1
+
+
+def _variance(plan: PrivacyPlan, grid: int) -> Fraction:
+    squared = plan.noise_multiplier**2 * _squared_sensitivity(plan, grid)
+    if isinstance(plan.noise, BandedNoise):
+        assert isinstance(plan.sampling, Uncontrolled)
+        squared *= plan.noise.strategy.sensitivity2(
+            max_participations=plan.sampling.maximum_participations,
+            minimum_separation=plan.sampling.minimum_separation,
         )
-    if plan.largest_weight is not None and (
-        type(plan.largest_weight) is not int or plan.largest_weight < 1
+    return squared
+
+
+def _noise_event(plan: PrivacyPlan, noise_multiplier: Fraction) -> AdditiveEvent:
+    if isinstance(plan.noise, NoiseShares):
+        squared = plan.squared_sensitivity
+        return SharesEvent(
+            shares=plan.noise.counted,
+            local_variance=plan.noise.local_variance(noise_multiplier**2 * squared),
+            squared_sensitivity=squared,
+            dimension=plan.dimension,
+        )
+    return GaussianEvent(noise_multiplier)
+
+
+def _event(plan: PrivacyPlan, noise_multiplier: Fraction) -> Event:
+    step = plan.sampling.event(_noise_event(plan, noise_multiplier))
+    return step if plan.steps == 1 else RepeatedEvent(plan.steps, step)
+
+
+def _spend(plan: PrivacyPlan, event: Event, reservations: int) -> Mapping[Event, int]:
+    if isinstance(plan.sampling, Uncontrolled) and not isinstance(plan.noise, BandedNoise):
+        reservations = min(reservations, plan.sampling.maximum_participations)
+    return {event: reservations} if reservations else {}
+
+
+def _default_grid(plan: PrivacyPlan) -> int:
+    if isinstance(plan.noise, NoiseShares):
+        return 2**20
+    grid = 2**24
+    while grid > 1 and (
+        _variance(plan, grid) > LARGEST_VARIANCE
+        or plan.population * _contribution_norm(plan, grid) > _largest_sum(plan)
     ):
-        raise _refused(
-            "largest_weight",
-            plan.largest_weight,
-            "it bounds a number of examples",
-            "pass a positive int, or None",
-        )
-    if not isinstance(plan.noise_multiplier, Fraction) or plan.noise_multiplier <= 0:
-        raise _refused(
+        grid //= 2
+    return grid
+
+
+def _largest_sum(plan: PrivacyPlan) -> int:
+    return plan.noise.strategy.largest_sum if isinstance(plan.noise, BandedNoise) else 2**62
+
+
+def _check_noise(plan: PrivacyPlan) -> None:
+    variance = plan.variance
+    if isinstance(plan.noise, NoiseShares):
+        plan.noise.check(variance, plan.contribution_norm)
+    elif not LEAST_VARIANCE <= variance <= LARGEST_VARIANCE:
+        raise refused(
             "noise_multiplier",
             plan.noise_multiplier,
-            "without noise, or with noise that was rounded, nothing is guaranteed",
-            "pass a positive Fraction, like Fraction(11, 10)",
+            f"on this grid the noise has a variance of {float(variance):.3g}, of which the sampler "
+            f"draws 0.25 … 1e18",
+            "take more grid_steps if it is too small, fewer if it is too large",
         )
-
-
-def _check_budget(plan: PrivacyPlan) -> None:
-    for name in ("epsilon", "delta"):
-        value = getattr(plan, name)
-        if type(value) not in (float, int) or not 0 < value < math.inf:
-            raise _refused(name, value, "it bounds a probability", "pass a positive number")
-        object.__setattr__(plan, name, float(value))
-    if plan.failure * plan.population >= 1:
-        raise _refused(
-            "delta",
-            plan.delta,
-            f"publishing one of {plan.population} units outright would satisfy it",
-            f"take less than {1 / plan.population:.3g}, as {default_delta(plan.population):.3g}",
+    if plan.population * plan.contribution_norm > _largest_sum(plan):
+        raise refused(
+            "grid_steps",
+            plan.grid,
+            f"the sum of {plan.population} contributions could leave the integers",
+            "take fewer grid_steps",
         )
-
-
-def _check_relation(plan: PrivacyPlan) -> None:
-    if plan.adjacency not in plan.sampling.adjacencies:
-        allowed = " or ".join(sorted(item.name for item in plan.sampling.adjacencies))
-        raise _refused(
-            "adjacency",
-            plan.adjacency.name,
-            f"no accountant bounds {type(plan.sampling).__name__} sampling under it",
-            f"take {allowed}",
-        )
-    declared = getattr(plan.sampling, "population", plan.population)
-    if declared != plan.population:
-        raise _refused(
-            "population",
-            plan.population,
-            f"the sampling draws from {declared}",
-            "declare one population in both places",
-        )
-
-
-def _check_banded(plan: PrivacyPlan, noise: BandedNoise) -> None:
-    if not isinstance(plan.sampling, Uncontrolled):
-        raise _refused(
-            "noise",
-            "BandedNoise",
-            "its cost counts participations, which sampling leaves open",
-            "take Uncontrolled(minimum_separation, maximum_participations)",
-        )
-    if plan.adjacency is Adjacency.REPLACE_ONE or plan.steps != 1:
-        raise _refused(
-            "noise",
-            "BandedNoise",
-            "its sensitivity is known for one step a round and one unit more or less",
-            "take steps=1 and ADD_REMOVE or ZERO_OUT",
-        )
-    if noise.strategy.bands > plan.sampling.minimum_separation:
-        raise _refused(
-            "noise",
-            f"{noise.strategy.bands} bands",
-            f"a unit may return after {plan.sampling.minimum_separation} rounds, and its "
-            f"contributions would then add up",
-            "take no more bands than minimum_separation",
-        )
-
-
-def _check_unit(plan: PrivacyPlan) -> None:
-    adapts = isinstance(plan.clipping, Adaptive)
-    if plan.unit is Unit.RECORD and (adapts or plan.largest_weight is not None):
-        raise _refused(
-            "clipping" if adapts else "largest_weight",
-            plan.clipping if adapts else plan.largest_weight,
-            "records are clipped alike, by a norm that is fixed",
-            "take Flat or PerLayer clipping and no weights for unit=RECORD",
-        )
-    if plan.unit is not Unit.RECORD and (plan.grade is not Grade.EXACT or plan.steps != 1):
-        raise _refused(
-            "grade" if plan.grade is not Grade.EXACT else "steps",
-            plan.grade if plan.grade is not Grade.EXACT else plan.steps,
-            "a client sends one update a round, which is truncated by itself",
-            "take grade=Grade.EXACT and steps=1 unless unit=RECORD",
-        )
-    if adapts and not isinstance(plan.noise, CentralNoise | NoiseShares):
-        raise _refused(
-            "clipping",
-            "Adaptive",
-            "the count of unclipped updates needs noise of its own round",
-            "take CentralNoise or NoiseShares",
-        )
-
-
-def _refused(name: str, value: object, why: str, fix: str) -> PlanError:
-    return PlanError(f"a privacy plan with {name} = {value!r:.80}", why=why, fix=fix)

@@ -45,7 +45,8 @@ def rate_of(probability: Fraction | float) -> int:
     >>> rate_of(0.25) == 2**30
     True
     """
-    if isinstance(probability, bool) or not 0 < probability <= 1:
+    known = isinstance(probability, Fraction | float | int) and not isinstance(probability, bool)
+    if not known or not 0 < probability <= 1:
         raise PlanError(
             f"a sampling probability of {probability!r} is none",
             why="every unit joins a round by a coin of its own",

@@ -26,6 +26,8 @@ _LARGEST_EXACT = 2.0**53
 class IntUpdate:
     """One unit's contribution, int64 (D,), with a Euclidean norm of at most `grid_steps`.
 
+    It takes the vector over, which is read-only from then on; of a view it keeps a copy, since
+    whoever holds what it views could still change it.
     Raises: NormError if the norm is larger, computed in integers; ShapeError, DtypeError.
     """
 
@@ -34,6 +36,9 @@ class IntUpdate:
 
     def __post_init__(self) -> None:
         _require_vector(self.vector, type(self).__name__)
+        _require_count(self.grid_steps, type(self).__name__, "grid_steps")
+        if self.vector.base is not None:
+            object.__setattr__(self, "vector", self.vector.copy())
         if (found := squared_norm(self.vector)) > self.grid_steps**2:
             raise NormError(
                 f"an update has a norm of {math.sqrt(found):.6g} grid steps, not {self.grid_steps}",
@@ -60,6 +65,7 @@ class IntSum:
 
     def __post_init__(self) -> None:
         _require_vector(self.vector, type(self).__name__)
+        _require_count(self.grid_steps, type(self).__name__, "grid_steps")
 
     @classmethod
     def of(cls, updates: Iterable[IntUpdate], *, dimension: int, grid_steps: int) -> IntSum:
@@ -114,6 +120,7 @@ class NoisySum:
 
     def __post_init__(self) -> None:
         _require_vector(self.vector, type(self).__name__)
+        _require_count(self.shares, type(self).__name__, "shares")
 
     def __repr__(self) -> str:
         return f"NoisySum(<{self.vector.size} integers>, shares={self.shares})"
@@ -147,6 +154,15 @@ def _require_vector(vector: ArrayLike, name: str) -> None:
             f"{name} is given an array of shape {vector.shape}",
             why="it is one flat vector",
             fix="pass array.reshape(-1)",
+        )
+
+
+def _require_count(value: object, name: str, field: str) -> None:
+    if type(value) is not int or value < 1:
+        raise NormError(
+            f"{name} with {field} = {value!r}",
+            why="it states the bound that its noise is held against",
+            fix=f"pass {field} as a positive int",
         )
 
 

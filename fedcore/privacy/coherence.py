@@ -1,0 +1,198 @@
+"""What a plan says of itself has to agree with itself: every contradiction, and its remedy."""
+
+from __future__ import annotations
+
+import sys
+from fractions import Fraction
+from typing import TYPE_CHECKING, get_args
+
+from fedcore.errors import PlanError
+from fedcore.privacy.adaptive import Adaptive
+from fedcore.privacy.clipping import Flat, PerLayer
+from fedcore.privacy.events import AdditiveEvent, GaussianEvent, SharesEvent
+from fedcore.privacy.grade import Grade
+from fedcore.privacy.noise import BandedNoise, CentralNoise, Noise, NoiseShares
+from fedcore.privacy.sampling import Sampling, Uncontrolled
+from fedcore.privacy.units import Adjacency, Unit
+
+if TYPE_CHECKING:
+    from fedcore.privacy.plan import PrivacyPlan
+
+__all__ = ["check", "refused"]
+
+_MOST_GRID_STEPS = 2**26  # squares are exact up to 2^52
+_MOST = 2**36
+"""Of whatever is counted: the sum of so many contributions stays within 2^62."""
+
+
+def check(plan: PrivacyPlan) -> None:
+    """All that does not depend on how much noise there is on the grid. Raises: PlanError."""
+    _check_types(plan)
+    _check_numbers(plan)
+    _check_budget(plan)
+    _check_relation(plan)
+    if isinstance(plan.noise, BandedNoise):
+        _check_banded(plan, plan.noise)
+    _check_unit(plan)
+    _check_clipping(plan)
+    # Raises if no accountant joins the two.
+    plan.sampling.event(_kind_of(plan.noise))
+
+
+def refused(name: str, value: object, why: str, fix: str) -> PlanError:
+    """The error of a plan whose part `name` cannot be `value`."""
+    return PlanError(f"a privacy plan with {name} = {value!r:.80}", why=why, fix=fix)
+
+
+def _check_types(plan: PrivacyPlan) -> None:
+    # Exactly these: a subclass could draw another sample than its event states.
+    for name, kinds in {
+        "unit": (Unit,),
+        "adjacency": (Adjacency,),
+        "sampling": get_args(Sampling),
+        "clipping": (Flat, PerLayer, Adaptive),
+        "noise": get_args(Noise),
+        "grade": (Grade,),
+    }.items():
+        if type(value := getattr(plan, name)) not in kinds:
+            known = ", ".join(kind.__name__ for kind in kinds)
+            raise refused(name, value, "nobody knows what that costs", f"take one of {known}")
+
+
+def _check_numbers(plan: PrivacyPlan) -> None:
+    for name in ("population", "denominator", "dimension", "rounds", "steps"):
+        _check_count(name, getattr(plan, name), most=_MOST)
+    for name, most in {"grid_steps": _MOST_GRID_STEPS, "largest_weight": _MOST}.items():
+        if (value := getattr(plan, name)) is not None:
+            _check_count(name, value, most=most)
+    if type(plan.noise_multiplier) is not Fraction or plan.noise_multiplier <= 0:
+        raise refused(
+            "noise_multiplier",
+            plan.noise_multiplier,
+            "without noise, or with noise that was rounded, nothing is guaranteed",
+            "pass a positive Fraction, like Fraction(11, 10)",
+        )
+
+
+def _check_budget(plan: PrivacyPlan) -> None:
+    for name, value in {"epsilon": plan.epsilon, "delta": plan.failure}.items():
+        if type(value) not in (float, int) or not 0 < value <= sys.float_info.max:
+            raise refused(name, value, "it bounds a probability", "pass a positive number")
+    if plan.failure * plan.population >= 1:
+        raise refused(
+            "delta",
+            plan.failure,
+            f"publishing one of {plan.population} units outright would satisfy it",
+            f"take well below {1 / plan.population:.3g}, as the default for a population above 1",
+        )
+
+
+def _check_relation(plan: PrivacyPlan) -> None:
+    if plan.adjacency not in plan.sampling.adjacencies:
+        allowed = " or ".join(sorted(item.name for item in plan.sampling.adjacencies))
+        raise refused(
+            "adjacency",
+            plan.adjacency.name,
+            f"no accountant bounds {type(plan.sampling).__name__} sampling under it",
+            f"take {allowed}",
+        )
+    declared = getattr(plan.sampling, "population", plan.population)
+    if declared != plan.population:
+        raise refused(
+            "population",
+            plan.population,
+            f"the sampling draws from {declared}",
+            "declare one population in both places",
+        )
+
+
+def _check_banded(plan: PrivacyPlan, noise: BandedNoise) -> None:
+    if not isinstance(plan.sampling, Uncontrolled):
+        raise refused(
+            "noise",
+            "BandedNoise",
+            "its cost counts participations, which sampling leaves open",
+            "take Uncontrolled(minimum_separation, maximum_participations)",
+        )
+    if plan.adjacency is Adjacency.REPLACE_ONE or plan.steps != 1:
+        raise refused(
+            "noise",
+            "BandedNoise",
+            "its sensitivity is known for one step a round and one unit more or less",
+            "take steps=1 and ADD_REMOVE or ZERO_OUT",
+        )
+    returns = plan.sampling.maximum_participations > 1
+    if returns and noise.strategy.bands > plan.sampling.minimum_separation:
+        raise refused(
+            "noise",
+            f"{noise.strategy.bands} bands",
+            f"a unit may return after {plan.sampling.minimum_separation} rounds, and its "
+            f"contributions would then add up",
+            "take no more bands than minimum_separation",
+        )
+
+
+def _check_unit(plan: PrivacyPlan) -> None:
+    adapts = isinstance(plan.clipping, Adaptive)
+    if plan.unit is Unit.RECORD and (adapts or plan.largest_weight is not None):
+        raise refused(
+            "clipping" if adapts else "largest_weight",
+            plan.clipping if adapts else plan.largest_weight,
+            "records are clipped alike, by a norm that is fixed",
+            "take Flat or PerLayer clipping and no weights for unit=RECORD",
+        )
+    if plan.unit is not Unit.RECORD and (plan.grade is not Grade.EXACT or plan.steps != 1):
+        raise refused(
+            "grade" if plan.grade is not Grade.EXACT else "steps",
+            plan.grade if plan.grade is not Grade.EXACT else plan.steps,
+            "a client sends one update a round, which is truncated by itself",
+            "take grade=Grade.EXACT and steps=1 unless unit=RECORD",
+        )
+    if adapts and not isinstance(plan.noise, CentralNoise | NoiseShares):
+        raise refused(
+            "clipping",
+            "Adaptive",
+            "the count of unclipped updates needs noise of its own round",
+            "take CentralNoise or NoiseShares",
+        )
+
+
+def _check_clipping(plan: PrivacyPlan) -> None:
+    rule = plan.clipping
+    if isinstance(rule, Adaptive) and (rule.denominator != plan.denominator or plan.dimension < 2):
+        raise refused(
+            "clipping",
+            rule,
+            f"it counts and averages over {rule.denominator}, the plan over {plan.denominator}"
+            if rule.denominator != plan.denominator
+            else "the count takes one coordinate, which leaves none for an update",
+            "declare one denominator in both places, and the count in the dimension",
+        )
+    if isinstance(rule, PerLayer) and (
+        sum(rule.sizes) != plan.dimension or plan.grade is not Grade.EXACT
+    ):
+        raise refused(
+            "clipping",
+            rule,
+            f"its parts have {sum(rule.sizes)} coordinates, the plan {plan.dimension}"
+            if sum(rule.sizes) != plan.dimension
+            else "a sum of gradients was clipped as a whole, by one norm",
+            "pass the sizes of all that is summed, and grade=Grade.EXACT",
+        )
+
+
+def _check_count(name: str, value: object, *, most: int) -> None:
+    if type(value) is not int or value < 1:
+        raise refused(name, value, "it is a public count", f"pass a positive int as {name}")
+    if value > most:
+        raise refused(
+            name,
+            f"about 2^{value.bit_length()}",
+            "sums of integers would no longer be exact",
+            f"take at most 2^{most.bit_length() - 1}",
+        )
+
+
+def _kind_of(noise: Noise) -> AdditiveEvent:
+    one = Fraction(1)
+    return SharesEvent(1, one, one, 1) if isinstance(noise, NoiseShares) else GaussianEvent(one)
