@@ -31,6 +31,9 @@ other roundings, and an error of the exponential of up to 16 units in its last p
 
 _WORD = 64
 
+_PIECE = 8192
+"""Unsure draws at a time: 30 ns each, 44 in pieces of 2048, 62 of 16,384 (busy machine)."""
+
 
 @dataclass(frozen=True, eq=False)
 class BlockTable:
@@ -52,11 +55,28 @@ class BlockTable:
 
     def add(self, x: npt.NDArray[np.int64], *, stream: Stream) -> None:
         """Adds an independent draw to each entry of `x`, shape (n,), in place."""
+        unsure, words = self._add_sure(x, stream)
+        rejected = []
+        for start in range(0, unsure.size, _PIECE):
+            at = unsure[start : start + _PIECE]
+            found, accepted = self._propose(words[start : start + _PIECE], stream)
+            x[at[accepted]] += found[accepted]
+            rejected.append(at[~accepted])
+        if rejected:
+            again = np.concatenate(rejected)
+            fresh = np.zeros(again.size, np.int64)
+            self.add(fresh, stream=stream)
+            x[again] += fresh
+
+    def _add_sure(
+        self, x: npt.NDArray[np.int64], stream: Stream
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.uint16]]:
+        """Adds what whole cells settle, 0 elsewhere; the places of the others, and their words."""
         words = np.empty(min(CHUNK, x.size), np.uint16)
         drawn = np.empty(words.size, self.guide.dtype)
         members = np.empty(words.size, f"u{self.guide.itemsize}")
         unused = 8 * members.itemsize - self.blocks.shift
-        unsure, beyond = [], []
+        unsure, beyond = [np.empty(0, np.intp)], [np.empty(0, np.uint16)]
         for start in range(0, x.size, CHUNK):
             part = x[start : start + CHUNK]
             some, outcomes, inner = words[: part.size], drawn[: part.size], members[: part.size]
@@ -70,15 +90,7 @@ class BlockTable:
             part += outcomes
             unsure.append(late + start)
             beyond.append(some[late])
-        if unsure:
-            # All at once: each call takes microseconds for however few words.
-            at = np.concatenate(unsure)
-            found, accepted = self._propose(np.concatenate(beyond), stream)
-            x[at[accepted]] += found[accepted]
-            if (again := at[~accepted]).size:
-                fresh = np.zeros(again.size, np.int64)
-                self.add(fresh, stream=stream)
-                x[again] += fresh
+        return np.concatenate(unsure), np.concatenate(beyond)
 
     def _propose(
         self, words: npt.NDArray[np.uint16], stream: Stream
