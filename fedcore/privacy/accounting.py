@@ -154,7 +154,7 @@ def pld_epsilon(
     if reason := why_no_pld(spend, adjacency):
         raise no_pld(reason)
     accounting = _dp_accounting()
-    from dp_accounting import pld  # type: ignore[import-untyped]
+    from dp_accounting import pld
 
     accountant = pld.PLDAccountant(
         _relation(accounting, adjacency), value_discretization_interval=interval
