@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TypeAlias
+from typing import TypeAlias, get_args
 
 from fedcore.errors import PlanError
 
@@ -91,6 +91,7 @@ class PoissonEvent:
 
     def __post_init__(self) -> None:
         _require_rate(self.rate)
+        _require_event(self.event, get_args(AdditiveEvent))
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ class TruncatedPoissonEvent:
     def __post_init__(self) -> None:
         _require_rate(self.rate)
         _require_positive(self, "limit", "population")
+        _require_event(self.event, (GaussianEvent,))
         if self.limit > self.population:
             raise PlanError(
                 f"a sample cut to {self.limit} of {self.population} units is never cut",
@@ -129,6 +131,7 @@ class FixedSizeEvent:
 
     def __post_init__(self) -> None:
         _require_positive(self, "size", "population")
+        _require_event(self.event, (GaussianEvent,))
         if self.size > self.population:
             raise PlanError(
                 f"a sample of {self.size} of {self.population} units cannot be drawn",
@@ -146,6 +149,7 @@ class RepeatedEvent:
 
     def __post_init__(self) -> None:
         _require_positive(self, "count")
+        _require_event(self.event, get_args(Event))
 
 
 Event: TypeAlias = (
@@ -171,6 +175,15 @@ def _require_positive(event: object, *names: str) -> None:
                 why=f"it has to be a positive {wanted.__name__}, so that nothing is rounded",
                 fix=f"pass {name}={wanted.__name__}(…)",
             )
+
+
+def _require_event(event: object, kinds: tuple[type, ...]) -> None:
+    if type(event) not in kinds:
+        raise PlanError(
+            f"an event is made of a {type(event).__name__}",
+            why="accountants know sampling of noise alone, and repetition of what they know",
+            fix=f"pass one of {', '.join(kind.__name__ for kind in kinds)}",
+        )
 
 
 def _require_rate(rate: object) -> None:

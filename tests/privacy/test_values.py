@@ -1,0 +1,108 @@
+"""Sums of checked integers are of their own types, and show themselves to nobody."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+from hypothesis.extra import numpy as hnp
+
+from fedcore.errors import DtypeError, NormError, PrivacyError, ShapeError
+from fedcore.privacy.values import IntSum, IntUpdate, NoisySum, squared_norm
+
+VECTORS = hnp.arrays(np.int64, st.integers(0, 6))
+KINDS: dict[str, Any] = {"IntUpdate": IntUpdate, "IntSum": IntSum, "NoisySum": NoisySum}
+
+
+@given(VECTORS | hnp.arrays(np.int64, 3, elements=st.integers(-(2**26), 2**26)))
+def test_squared_norms_are_those_of_python_integers(vector: Any) -> None:
+    assert squared_norm(vector) == sum(int(value) ** 2 for value in vector)
+
+
+@given(hnp.arrays(np.int64, 4, elements=st.integers(-100, 100)), st.integers(1, 200))
+def test_an_update_is_never_longer_than_it_says(vector: Any, grid: int) -> None:
+    fits = sum(int(value) ** 2 for value in vector) <= grid**2
+    try:
+        update = IntUpdate(vector, grid)
+    except NormError as error:
+        assert not fits and error.code == "FED-1504" and error.why and error.fix
+    else:
+        assert fits and np.array_equal(update.vector, vector)
+
+
+def test_an_update_one_step_too_long_is_refused_at_every_scale() -> None:
+    for grid in (1, 2**24, 2**26, 2**31 - 1, 2**40):
+        IntUpdate(np.array([grid, 0]), grid)
+        with pytest.raises(NormError):
+            IntUpdate(np.array([grid, 1]), grid)
+    with pytest.raises(NormError):
+        IntUpdate(np.array([-(2**63)]), 2**40)
+
+
+def test_a_checked_update_does_not_change_with_what_it_was_made_of() -> None:
+    whole = np.array([3, 4, 0])
+    update = IntUpdate(whole[:2], 5)
+    whole[0] = 1000
+    assert update.vector.tolist() == [3, 4]
+    with pytest.raises(ValueError, match="read-only"):
+        update.vector[0] = 1000
+
+
+@pytest.mark.parametrize("kind", KINDS.values())
+@pytest.mark.parametrize("wrong", [0, -5, 1.5, True, None, np.int64(5)])
+def test_bounds_and_counts_are_positive_integers(kind: Any, wrong: Any) -> None:
+    with pytest.raises(NormError):
+        kind(np.array([1]), wrong)
+
+
+@pytest.mark.parametrize("kind", KINDS.values())
+def test_only_flat_vectors_of_int64_are_taken(kind: Any) -> None:
+    for array in ([1, 2], np.zeros(2), np.zeros(2, np.int32), np.zeros(2, ">i8"), None):
+        with pytest.raises(DtypeError):
+            kind(array, 5)
+    for shaped in (np.zeros((2, 2), np.int64), np.array(1)):
+        with pytest.raises(ShapeError):
+            kind(shaped, 5)
+
+
+@pytest.mark.parametrize("kind", KINDS.values())
+def test_nothing_prints_what_it_holds(kind: Any) -> None:
+    shown = repr(kind(np.array([4711, 4712]), 10_000))
+    assert "471" not in shown and "2 integers" in shown
+
+
+@pytest.mark.parametrize("kind", [IntSum, NoisySum])
+def test_a_sum_is_no_array(kind: Any) -> None:
+    total = kind(np.array([1, 2]), 5)
+    for read in (np.asarray, np.sum, lambda value: np.zeros(2) + value):
+        with pytest.raises(PrivacyError, match="before its release"):
+            read(total)
+
+
+@given(st.lists(hnp.arrays(np.int64, 3, elements=st.integers(-5, 5)), max_size=5), st.randoms())
+def test_a_sum_is_that_of_its_updates_in_every_order(vectors: Any, random: Any) -> None:
+    updates = [IntUpdate(vector, 9) for vector in vectors]
+    expected = np.sum(vectors, axis=0) if vectors else np.zeros(3)
+    random.shuffle(updates)
+    found = IntSum.of(iter(updates), dimension=3, grid_steps=9)
+    assert found.vector.dtype == np.int64 and np.array_equal(found.vector, expected)
+
+
+def test_a_client_that_sends_zeros_changes_nothing() -> None:
+    update, zero = IntUpdate(np.array([3, 4]), 5), IntUpdate(np.array([0, 0]), 5)
+    alone = IntSum.of([update], dimension=2, grid_steps=5)
+    both = IntSum.of([zero, update, zero], dimension=2, grid_steps=5)
+    assert np.array_equal(alone.vector, both.vector)
+
+
+def test_only_updates_of_one_grid_and_length_add_up() -> None:
+    for wrong, error in [
+        (np.array([1, 2]), DtypeError),
+        (IntSum(np.array([1, 2]), 5), DtypeError),
+        (IntUpdate(np.array([1, 2]), 6), NormError),
+        (IntUpdate(np.array([1, 2, 3]), 5), ShapeError),
+    ]:
+        with pytest.raises(error):
+            IntSum.of([wrong], dimension=2, grid_steps=5)  # type: ignore[list-item]
