@@ -4,10 +4,10 @@ A round is reserved before anybody is selected and counts as spent from then on,
 its result is durable before anybody sees it, and is then served again for nothing. A process that
 dies in between has spent the round, and the next one reserves it anew.
 
-A ledger cannot tell that it was replaced by an older copy of itself: whoever restores a backup of
-the whole folder gets its budget back. So every checkpoint of the training carries `Ledger.head`,
-is kept elsewhere, and is passed to `Ledger.open`, which refuses a ledger that does not hold it.
-What is kept in the ledger's own folder proves nothing of the kind.
+A ledger cannot tell that it was replaced by an older copy of itself, or that a copy is spent beside
+it: whoever restores a backup of the whole folder gets its budget back. So every checkpoint of the
+training carries `Ledger.head`, is kept elsewhere, and is passed to `Ledger.open`, which refuses a
+ledger that does not hold it. What is kept in the ledger's own folder proves nothing of the kind.
 """
 
 from __future__ import annotations

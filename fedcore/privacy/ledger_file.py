@@ -31,7 +31,7 @@ class LedgerFile:
     """
 
     def __init__(self, folder: Path, descriptor: int, chain: Chain) -> None:
-        self._folder, self._descriptor = folder, descriptor
+        self._folder, self._path, self._descriptor = folder, folder / _NAME, descriptor
         self._size, self._head = chain.end, chain.head
         self._owner = os.getpid()
         self._usable = True
@@ -51,7 +51,8 @@ class LedgerFile:
         with _disk("create a ledger"):
             if not folder.is_dir():
                 folder.mkdir(mode=0o700)
-                _sync_folder(folder.parent)
+            # Always: who made the folder may have stopped before its name was durable.
+            _sync_folder(folder.parent)
             descriptor = os.open(folder / _NAME, os.O_RDWR | os.O_CREAT | _FLAGS, _MODE)
         file, chain = cls._locked(folder, descriptor)
         if chain.records:
@@ -150,7 +151,7 @@ class LedgerFile:
 
     def _require_untouched(self) -> None:
         """That the file is where it was, and as long: others may ignore the lock."""
-        here, there = os.fstat(self._descriptor), os.stat(self._folder / _NAME)
+        here, there = os.fstat(self._descriptor), os.stat(self._path)
         if (here.st_dev, here.st_ino, here.st_size) != (there.st_dev, there.st_ino, self._size):
             raise LedgerError(
                 "the ledger was changed, moved or replaced while it was open",

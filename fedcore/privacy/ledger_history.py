@@ -57,20 +57,29 @@ class Segment:
     """The time of one plan.
 
     `counts`: how often each event was reserved and not voided; `tries`: how often each round was.
-    `rounds`: by round, the record that released it.
+    `rounds`: by round, the record that released it; `known`: those, and what was reserved.
     """
 
     plan: PrivacyPlan
     counts: dict[Event, int] = field(default_factory=dict)
     tries: dict[int, int] = field(default_factory=dict)
     rounds: dict[int, int] = field(default_factory=dict)
+    known: set[int] = field(default_factory=set)
 
     def count(self, entry: Entry, change: int) -> None:
         """Count a reservation, or count it no longer."""
         self.counts[entry.event] = self.counts.get(entry.event, 0) + change
         self.tries[entry.round] = self.tries.get(entry.round, 0) + change
-        if not self.tries[entry.round]:
-            del self.tries[entry.round]
+        if self.tries[entry.round] or entry.round in self.rounds:
+            self.known.add(entry.round)
+        else:
+            self.known.discard(entry.round)
+
+    def release(self, entry: Entry, seq: int) -> None:
+        """Note that a record has released the entry's next round."""
+        self.rounds[entry.next_round] = seq
+        self.known.add(entry.next_round)
+        entry.released.append(seq)
 
     def spend(self, more: Mapping[Event, int]) -> dict[Event, int]:
         """What was reserved and not voided, and `more`, as events that compose.
@@ -178,8 +187,7 @@ class History:
                 self.reservations += 1
             case Release(payload=payload):
                 assert self.current is not None
-                self.segment.rounds[self.current.next_round] = seq
-                self.current.released.append(seq)
+                self.segment.release(self.current, seq)
                 self.payloads[seq] = payload
             case Void():
                 assert self.current is not None
@@ -209,14 +217,14 @@ class History:
 
     def refusal_to_reserve(self, record: Reserve) -> str:
         """Why this round may not be reserved, budget aside."""
-        plan, rounds = self.plan, self.segment.tries.keys() | self.segment.rounds.keys()
+        plan, known = self.plan, self.segment.known
         if record.round < 0:
             return "rounds are counted from 0 on"
         if record.round in self.segment.rounds:
             return f"round {record.round} was released, and is served again for nothing"
         if record.event != plan.event and self.order is None:
             return "the plan costs another event, and the ledger has no fixed Rényi order"
-        if record.round not in rounds and len(rounds) == plan.rounds:
+        if record.round not in known and len(known) >= plan.rounds:
             return f"the plan has {plan.rounds} rounds, and as many were reserved"
         return ""
 
@@ -239,6 +247,8 @@ class History:
             return f"all that reservation {entry.seq} paid for was released"
         if entry.next_round in self.segment.rounds:
             return f"round {entry.next_round} was released before"
+        if isinstance(record, Release) and len(self.segment.rounds) >= self.plan.rounds:
+            return f"the plan has {self.plan.rounds} rounds, and as many were released"
         return ""
 
 

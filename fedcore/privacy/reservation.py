@@ -155,9 +155,10 @@ class Reservation:
                     "noise was drawn for it, so something may have been seen",
                     "let it stand; the next reservation runs the round again",
                 )
-            self._over = (
-                True  # before the record: if writing it fails, it may be there all the same
-            )
+            if not isinstance(reason, str):
+                raise self._refused("its reason is not a text", "say why in words")
+            # Before the record: should writing it fail, it may be there all the same.
+            self._over = True
             self._journal.write(Void(self.seq, reason))
 
     def release(self, payload: bytes) -> Receipt:

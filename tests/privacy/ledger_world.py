@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -163,17 +164,18 @@ class Disk:
         """What the descriptor was opened as."""
         return self._paths[descriptor]
 
-    def lose_power(self, folder: Path, *, keep: Callable[[Path, bytes, bytes], bytes]) -> None:
-        """Leave of each file `keep(path, synced, written)`; none if that and its name are lost."""
+    def lose_power(self, folder: Path, *, but: Mapping[str, bytes] = MappingProxyType({})) -> None:
+        """Leave what is synced, under names that are, and files of `but` with these contents."""
         for path in list(folder.iterdir()):
-            written, synced = path.read_bytes(), self.synced.get(path, b"")
-            left = synced if written == synced else keep(path, synced, written)
-            if path not in self.entries and not left:
-                path.unlink()
+            if path.name in but:
+                path.write_bytes(but[path.name])
+            elif path in self.entries:
+                path.write_bytes(self.synced.get(path, b""))
             else:
-                path.write_bytes(left)
-                self.synced[path] = left
-                self.entries.add(path)
+                path.unlink()
+                continue
+            self.entries.add(path)
+            self.synced[path] = path.read_bytes()
 
     def copy(self, folder: Path, target: Path) -> None:
         """A twin of the folder and of what is known of it."""
@@ -190,7 +192,9 @@ class Disk:
                 raise Killed
 
             def perform() -> Any:
-                found = self._sync(args[0]) if name == "fsync" else real(*args, **kwargs)
+                if name == "fsync":
+                    return self.sync(self._paths[args[0]])
+                found = real(*args, **kwargs)
                 if name == "open":
                     self._paths[found] = Path(args[0])
                 return found
@@ -200,8 +204,8 @@ class Disk:
 
         return call
 
-    def _sync(self, descriptor: int) -> None:
-        path = self._paths[descriptor]
+    def sync(self, path: Path) -> None:
+        """What the file, or the folder's list of names, is now survives."""
         if path.is_dir():
             self.entries |= set(path.iterdir())
         else:

@@ -18,7 +18,7 @@ from fedcore.privacy import accounting
 from fedcore.privacy.accounting import account
 from fedcore.privacy.banded import Strategy
 from fedcore.privacy.certificate import _often, _up, certificate, format_certificate
-from fedcore.privacy.events import GaussianEvent
+from fedcore.privacy.events import Event, GaussianEvent
 from fedcore.privacy.ledger import Head, Ledger
 from fedcore.privacy.noise import BandedNoise, NoiseShares, SimulatedNoise
 from fedcore.privacy.plan import PrivacyPlan
@@ -92,7 +92,7 @@ def test_who_knows_the_participants_is_told_what_sampling_no_longer_saves(tmp_pa
     data = certificate(tmp_path / "central")
     most = data["participations"]["most"]
     assert 1 < most < 20
-    known = {GaussianEvent(Fraction(1)): most}
+    known: dict[Event, int] = {GaussianEvent(Fraction(1)): most}
     found = account(known, adjacency=plan.adjacency, delta=0.99 * DELTA)
     assert against(data) == {
         "readers": data["epsilon"],

@@ -79,6 +79,7 @@ def test_a_process_killed_at_any_call_of_the_disk_has_paid_for_what_it_drew(
             run(folder, world)  # checks the oracle when it opens, and when it is done
         assert sorted(world.published) == [0, 1, 2]
         assert verify(folder, checkpoint=world.checkpoint).released == 3
+        assert folder in disk.entries  # as its parent lists it, whoever made it
 
 
 def test_a_process_killed_again_while_it_recovers_has_paid_too(disk: Disk, tmp_path: Path) -> None:
@@ -150,7 +151,7 @@ def tails(synced: bytes, written: bytes, step: int) -> Iterator[bytes]:
     """What a power cut may leave of a file: with more or less of the end, or zeros in its place."""
     yield synced
     yield written
-    if written.startswith(synced):
+    if written.startswith(synced) and written != synced:
         tail = written[len(synced) :]
         for size in {*range(0, len(tail), step), 1, len(tail) - 1}:
             yield synced + tail[:size]
@@ -166,26 +167,39 @@ def test_a_power_cut_loses_nothing_that_was_acted_upon(
         folder, world = tmp_path / f"{number}", World()
         with disk.process(at(number, killed_after)), pytest.raises(Killed):
             run(folder, world)
+        assert folder in disk.entries or not world.draws
         if not folder.is_dir():
             continue
-        changed = {
-            path: (disk.synced.get(path, b""), path.read_bytes()) for path in folder.iterdir()
-        }
-        for path, (synced, written) in changed.items():
-            if synced == written:
-                continue
-            for left in tails(synced, written, step):
-                twin = tmp_path / f"{number}-{states}"
-                disk.copy(folder, twin)
-                kept = {twin / path.name: left}
-                disk.lose_power(twin, keep=lambda at, synced, _, kept=kept: kept.get(at, synced))
-                copy = World(
-                    world.plan, world.draws.copy(), dict(world.published), world.checkpoint
-                )
-                with disk.process():
-                    run(twin, copy)
-                states += 1
+        left: list[dict[str, bytes]] = [{}]
+        for path in folder.iterdir():
+            synced, written = disk.synced.get(path, b""), path.read_bytes()
+            if synced != written or path not in disk.entries:
+                left += [{path.name: data} for data in tails(synced, written, step)]
+        for but in left:
+            twin = tmp_path / f"{number}-{states}"
+            disk.copy(folder, twin)
+            disk.lose_power(twin, but=but)
+            copy = World(world.plan, world.draws.copy(), dict(world.published), world.checkpoint)
+            with disk.process():
+                run(twin, copy)
+            states += 1
     assert states > 150
+
+
+def test_what_a_new_process_has_read_survives_a_power_cut(disk: Disk, tmp_path: Path) -> None:
+    for number in range(10, calls_of_a_run(disk, tmp_path / "whole") + 1):
+        folder, world = tmp_path / f"{number}", World()
+        with disk.process(at(number, killed_after)), pytest.raises(Killed):
+            run(folder, world)
+        with disk.process(), open_or_create(folder, world) as ledger:
+            for round_ in range(world.plan.rounds):
+                if (payload := ledger.released(round_)) is not None:
+                    world.published[round_] = payload
+            world.checkpoint = ledger.head
+        disk.lose_power(folder)
+        with disk.process():
+            run(folder, world)
+        assert sorted(world.published) == [0, 1, 2]
 
 
 def test_a_record_that_was_never_synced_is_synced_before_it_is_relied_on(
@@ -219,7 +233,7 @@ def test_a_record_that_was_never_synced_is_synced_before_it_is_relied_on(
         ledger.close()
     with disk.process(), Ledger.open(folder, checkpoint=None, participation_key=KEY) as again:
         assert again.released(0) == b"payload"
-        disk.lose_power(folder, keep=lambda path, synced, written: synced)
+        disk.lose_power(folder)
         assert again.released(0) == b"payload"
 
 
