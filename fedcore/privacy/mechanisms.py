@@ -299,9 +299,9 @@ def _require_reserved(plan: PrivacyPlan, reservation: Reservation) -> None:
     elsewhere = plan.unit is Unit.RECORD and isinstance(plan.sampling, Poisson)
     if not elsewhere and not reservation.sampled:
         raise PlanError(
-            "a release whose cohort was not drawn by the plan's sampling",
-            why="the ledger was charged for a sampling that was not done",
-            fix="draw the cohort with reservation.select() before the round",
+            "a release whose cohort was not drawn by the plan's sampling, or was released before",
+            why="the ledger was charged for one sample and what comes of it",
+            fix="reserve each round, and draw its cohort with reservation.select()",
         )
 
 
