@@ -1,4 +1,4 @@
-"""The demo's claims: averaging beats training alone, the server needs sums alone, a run repeats."""
+"""The demo's claims: private training beats training alone, and a ledger proves what it spent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from fedcore.checkpoint import load_checkpoint
-from fedcore.secagg import LostAt, run_session
+from fedcore.privacy import IntSum, Ledger, NoiseShares, ShareAdder, Unit, verify
+from fedcore.secagg import LostAt
 
 pytest.importorskip("sklearn", reason="the demo's images come with scikit-learn")
 
@@ -32,24 +33,51 @@ def accuracy(output: str, row: str) -> float:
     return float(found.group(1))
 
 
-def test_the_federation_beats_its_clients_and_repeats_to_the_bit(
+def test_the_private_federation_beats_its_clients_and_proves_what_it_spent(
     demo: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    models = []
-    for name in ("first", "second"):
-        demo.main(["--rounds", "15", "--out", str(tmp_path / name)])
-        models.append(load_checkpoint(tmp_path / name / "model.safetensors", finite=True).arrays)
+    demo.main(["--rounds", "20", "--out", str(tmp_path)])
     output = capsys.readouterr().out
-    assert output.count("round 15/15") == 2
-    assert output.count("designed for a malicious server; argument unreviewed") == 2
+    assert output.count("round 20/20") == 1
+    assert "designed for a malicious server; argument unreviewed" in output
     assert (
-        len(re.findall(r"lost 2: writer \d+ \w+ its \w+, writer \d+ \w+ its \w+\n", output)) == 30
+        len(re.findall(r"lost 2: writer \d+ \w+ its \w+, writer \d+ \w+ its \w+\n", output)) == 20
     )
-    federated = accuracy(output, "federated, images stay apart")
-    assert federated > 85 and federated > accuracy(output, "each block alone, mean") + 10
+    private = accuracy(output, "federated and private")
+    # Twenty runs gave 84.2 to 87.8.
+    assert private > 80
+    assert accuracy(output, "federated, without privacy") > 85
+    assert accuracy(output, "each block alone, mean") < 80
     assert accuracy(output, "centralised, images pooled") > 90
-    for path, value in models[0].items():
-        np.testing.assert_array_equal(value, models[1][path])
+    assert "0.0001)-differential privacy for one record" in output
+
+    found = verify(tmp_path / "1" / "ledger")
+    assert found.reservations == found.released == 20
+    assert 2.9 < found.epsilon <= 3.0
+    released = Ledger.open(tmp_path / "1" / "ledger", checkpoint=found.head)
+    with released:
+        assert released.plan.unit is Unit.RECORD
+        assert isinstance(released.plan.noise, NoiseShares)
+        assert released.remaining_rounds() == 0
+
+
+def test_a_second_run_has_a_ledger_and_noise_of_its_own(demo: ModuleType, tmp_path: Path) -> None:
+    models = []
+    for name in ("1", "2"):
+        demo.main(["--rounds", "1", "--out", str(tmp_path)])
+        path = tmp_path / name / "model.safetensors"
+        models.append(load_checkpoint(path, finite=True).arrays)
+    assert all((models[0][path] != models[1][path]).mean() > 0.9 for path in models[0])
+
+
+def test_what_a_client_sends_is_its_sum_under_noise_of_the_planned_size(demo: ModuleType) -> None:
+    plan = demo.make_plan(1437, 14, 4810, rounds=20)
+    silent = ShareAdder(plan).add(IntSum(np.zeros(plan.dimension, np.int64), plan.grid))
+    variance = float(plan.noise.local_variance(plan.variance))
+    assert np.mean(silent.astype(float) ** 2) == pytest.approx(variance, rel=0.2)
+    # Eleven shares suffice: the fewest survivors less who may collude.
+    assert plan.noise.counted == 11
+    assert 11 * variance == pytest.approx((float(plan.noise_multiplier) * plan.grid) ** 2)
 
 
 def test_a_run_loses_clients_in_every_stage_and_other_ones_every_time(demo: ModuleType) -> None:
@@ -58,23 +86,3 @@ def test_a_run_loses_clients_in_every_stage_and_other_ones_every_time(demo: Modu
     assert {at for lost in losses for at in lost.values()} == set(LostAt) == set(demo.PLACES)
     assert len({tuple(lost) for lost in losses}) > 30
     assert demo.draw_losses(3, 14) == losses[3]
-
-
-def test_the_sums_give_the_survivors_mean_to_the_precision_of_float32(demo: ModuleType) -> None:
-    draw = np.random.default_rng(5)
-    start = draw.normal(0, 0.2, 300).astype(np.float32)
-    ends = start + draw.normal(0, 0.05, (14, 300)).astype(np.float32)
-    images = draw.integers(100, 105, 14)
-    config = demo.make_config(300, 14)
-    limit = config.layout.blocks[0].limit
-    reports = [
-        demo.report(start, end, int(n), limit=limit) for end, n in zip(ends, images, strict=True)
-    ]
-    lost = {3: LostAt.UPLOADING, 9: LostAt.ANSWER}
-    model, length = demo.aggregate(start, run_session(reports, config=config, dropouts=lost))
-    kept = np.arange(14) != 3  # who is lost after its upload is in the sum
-    weights = images[kept] / images[kept].sum()
-    # Half a unit in the last place of float32, and half a step of the integers a client.
-    np.testing.assert_allclose(model, weights @ ends[kept].astype(float), rtol=6e-8, atol=5e-9)
-    expected = weights @ np.linalg.norm((ends - start)[kept], axis=1)
-    assert length == pytest.approx(expected, abs=1e-6)
