@@ -9,13 +9,13 @@ Source: Abadi et al., "Deep Learning with Differential Privacy", 2016, algorithm
 from __future__ import annotations
 
 import os
-from typing import final
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedcore.entropy import Entropy
-from fedcore.errors import DtypeError, PlanError, ReservationError, ShapeError
+from fedcore.errors import DtypeError, NormError, PlanError, ReservationError, ShapeError
 from fedcore.privacy.clipping import Flat, PerLayer
 from fedcore.privacy.csprng import Stream
 from fedcore.privacy.ledger import Receipt, Reservation
@@ -93,13 +93,16 @@ class RecordSum:
             raise _other_grade("gradients one by one", "add_clipped")
         rule = self.plan.clipping
         assert isinstance(rule, Flat | PerLayer)
-        self._exact += quantise_rows(gradients, clipping=rule, grid_steps=self.plan.grid)
+        found = quantise_rows(gradients, clipping=rule, grid_steps=self.plan.grid)
+        self._require_length(found, "gradients of each")
+        self._exact += found
 
     def add_clipped(self, total: NDArray[np.float64]) -> None:
         """Adds a sum (D,) of gradients that were clipped to the plan's norm, computed in float64.
 
         Its sensitivity rests on whoever clipped, as `fedcore.clipped_sum` does in float64.
-        Raises: PlanError under Grade.EXACT; ShapeError, DtypeError.
+        Raises: PlanError under Grade.EXACT; ShapeError, DtypeError; NormError for a sum that no
+        clipped gradients have.
         """
         if self.plan.grade is not Grade.SUM:
             raise _other_grade("a clipped sum", "add")
@@ -109,11 +112,13 @@ class RecordSum:
                 why="rounding of narrower floats is not in the declared sensitivity",
                 fix="compute gradients and their sum in float64",
             )
-        if total.shape != self._float.shape:
-            raise ShapeError(
-                f"a clipped sum has shape {total.shape}, planned for {self._float.shape}",
-                why="the dimension of a release is public and fixed",
-                fix="sum gradients of the model that the plan was made for",
+        self._require_length(total, "a clipped sum of")
+        limit = (self.plan.population + 1) * float(self.plan.clipping_norm) * (1 + 2.0**-20)
+        if not np.abs(total).max() <= limit:  # NaN fails too
+            raise NormError(
+                "a clipped sum has a coordinate that its gradients cannot add up to",
+                why="they were not clipped to the plan's norm, or one of them was not finite",
+                fix="sum gradients by fedcore.clipped_sum with the plan's clipping norm",
             )
         self._float += total
 
@@ -123,6 +128,14 @@ class RecordSum:
             return IntSum(self._exact.copy(), self.plan.grid)
         scale = self.plan.grid / float(self.plan.clipping_norm)
         return IntSum(np.trunc(self._float * scale).astype(np.int64), self.plan.grid)
+
+    def _require_length(self, vector: NDArray[Any], what: str) -> None:
+        if vector.shape != (self.plan.dimension,):
+            raise ShapeError(
+                f"{what} shape {vector.shape}, planned for ({self.plan.dimension},)",
+                why="the dimension of a release is public and fixed",
+                fix="sum gradients of the model that the plan was made for",
+            )
 
 
 @final
