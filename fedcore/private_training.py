@@ -91,10 +91,12 @@ class RecordGradients(Generic[Model]):
         self._chunk = max(2, chunk or min(512, max(8, fitting)))
         self._dtype = np.float32 if exact else np.float64
 
+        whole = np.ones(1, self._dtype)
+
         def of_one(theta: Tensor, x: Any, y: Any, weight: Any, key: Any) -> Tensor:
             model = rebuild(theta)
             prediction = model(tensor(x)[None], ctx=Context(model, training=True, key=key))
-            value = loss(prediction, tensor(y)[None], weight=tensor(np.ones(1, np.float32)))
+            value = loss(prediction, tensor(y)[None], weight=tensor(whole))
             return tensor(weight * value)
 
         axes = (0, 0, 0, None)

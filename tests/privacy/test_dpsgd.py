@@ -160,7 +160,7 @@ WRONG: dict[str, tuple[type[FedcoreError], Callable[[], object]]] = {
     "a sum in float32": (
         DtypeError,
         lambda: RecordSum(plans.record(grade=Grade.SUM)).add_clipped(
-            np.zeros(6, np.float32)  # type: ignore[arg-type]
+            np.zeros(6, np.float32)
         ),
     ),
     "a sum of another length": (
@@ -178,7 +178,7 @@ WRONG: dict[str, tuple[type[FedcoreError], Callable[[], object]]] = {
     "a row for rows": (ShapeError, lambda: RecordSum(plans.record()).add(np.zeros(6))),
     "integers for rows": (
         DtypeError,
-        lambda: RecordSum(plans.record()).add(np.zeros((2, 6), int)),  # type: ignore[arg-type]
+        lambda: RecordSum(plans.record()).add(np.zeros((2, 6), int)),
     ),
 }
 
