@@ -166,7 +166,10 @@ class Ledger:
         self._journal.file.close()
 
     def finish(self) -> Head:
-        """End the ledger for good: nothing is reserved from it any more."""
+        """End the ledger for good: nothing is reserved from it any more.
+
+        Raises: LedgerError, also where it was finished before.
+        """
         with self._journal.lock:
             self._journal.require_usable()
             return self._journal.write(Close())
@@ -235,13 +238,13 @@ class Ledger:
         with self._journal.lock:
             self._journal.require_usable()
             history, plan = self.history, self.plan
-            if type(round) is not int:
-                raise PlanError(
-                    f"round {round!r:.40} cannot be reserved",
-                    why="rounds are counted",
-                    fix="pass a plain int from 0 on",
-                )
             record = Reserve(round, plan.event if event is None else event)
+            if type(round) is not int or not isinstance(record.event, Event):
+                raise PlanError(
+                    f"round {round!r:.40} of a {type(record.event).__name__} cannot be reserved",
+                    why="rounds are counted, and accountants read events alone",
+                    fix="pass a plain int from 0 on, and an event of fedcore.privacy.events",
+                )
             if why := history.refusal(record):
                 kind = ReservationError if round in history.segment.rounds else PlanError
                 raise kind(

@@ -168,12 +168,7 @@ class History:
 
     def add(self, record: Record, seq: int) -> None:
         """Take the record in."""
-        if why := self.refusal(record):
-            raise LedgerError(
-                f"record {seq} of the ledger, a {type(record).__name__}, cannot stand there",
-                why=why,
-                fix="restore the ledger from where it was written; do not edit it",
-            )
+        self.check(record, f"record {seq}")
         match record:
             case Open(plan=plan):
                 self.opened = record
@@ -196,6 +191,15 @@ class History:
                 self.current = None
             case Close():
                 self.closed = True
+
+    def check(self, record: Record, name: str) -> None:
+        """Raises: LedgerError if this record, called `name`, may not follow."""
+        if why := self.refusal(record):
+            raise LedgerError(
+                f"{name} of the ledger, a {type(record).__name__}, cannot stand there",
+                why=why,
+                fix="restore the ledger from where it was written; do not edit it",
+            )
 
     def refusal(self, record: Record) -> str:
         """Why this record may not follow, or ""."""

@@ -69,7 +69,8 @@ class Journal:
         self.file.require_usable()
 
     def write(self, record: Record) -> Head:
-        """Add a record. Interrupted half-way, the ledger has to be opened again."""
+        """Add a record that may follow. Interrupted, the ledger has to be opened again."""
+        self.history.check(record, "the next record")
         before = self.file.head
         line, head = encode(record, before)
         self._in_step = False

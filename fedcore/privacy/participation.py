@@ -48,7 +48,13 @@ class Seal:
         """Tells this key from others, and nothing else of it."""
 
     def names(self, units: Sequence[bytes]) -> tuple[bytes, ...]:
-        """The keyed hash of each unit's name."""
+        """The keyed hash of each unit's name. Raises: ArgumentError for one that is not bytes."""
+        if not all(isinstance(unit, bytes) for unit in units):
+            raise ArgumentError(
+                "a unit's name is not bytes",
+                why="it is hashed as it stands, so it must have one form",
+                fix="pass what names the unit in every round, as bytes",
+            )
         return tuple(hmac.digest(self._names, unit, "sha256")[:_NAME_BYTES] for unit in units)
 
     def close(self, names: Sequence[bytes], *, place: bytes) -> str:

@@ -18,7 +18,7 @@ from fedcore.privacy.csprng import Stream
 from fedcore.privacy.events import Event
 from fedcore.privacy.ledger_history import Entry
 from fedcore.privacy.ledger_journal import Journal
-from fedcore.privacy.ledger_records import Head, Release, Void
+from fedcore.privacy.ledger_records import Head, Part, Release, Void
 from fedcore.privacy.plan import PrivacyPlan
 from fedcore.privacy.sampling import Uncontrolled
 
@@ -119,6 +119,8 @@ class Reservation:
         Raises: ParticipationError, which tells how many may not and never who; ReservationError.
         """
         with self._step("take part in"):
+            if why := self._journal.history.refusal(Part(self.seq, "")):
+                raise self._refused(why, "reserve the next round")
             names = self._journal.seal.names(units)
             self._journal.table.check(names)
             self._journal.part(self.seq, names)

@@ -18,6 +18,7 @@ import pytest
 
 from fedcore.entropy import SeededEntropy
 from fedcore.errors import (
+    ArgumentError,
     BudgetError,
     FedcoreError,
     LedgerBusyError,
@@ -562,7 +563,10 @@ def test_a_changed_plan_composes_with_what_was_spent_at_an_order_settled_before(
 def test_a_finished_ledger_pays_for_nothing_more(tmp_path: Path) -> None:
     with Ledger.create(tmp_path, plan_of()) as ledger:
         release(ledger, 0)
-        ledger.finish()
+        head = ledger.finish()
+        with pytest.raises(LedgerError, match="for good"):
+            ledger.finish()
+        assert ledger.head == head
         assert ledger.remaining_rounds() == 0
         with pytest.raises(PlanError):
             ledger.reserve(1)
@@ -684,6 +688,19 @@ def test_one_reservation_pays_for_a_matrix_of_rounds_until_a_crash(tmp_path: Pat
     assert verify(tmp_path).released == 4
 
 
+def test_a_matrix_ends_where_a_round_was_released_before(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path, banded(rounds=4), participation_key=KEY) as ledger:
+        for first in (2, 1):
+            reservation = ledger.reserve(first)
+            reservation.participate([b"unit"])
+            reservation.mark_drawn()
+            reservation.release(b"payload")
+        assert reservation.round == 2
+        with pytest.raises(ReservationError, match="released before"):
+            reservation.participate([b"another"])
+    assert verify(tmp_path).released == 2
+
+
 def banded(rounds: int) -> PrivacyPlan:
     return plan_of(
         sampling=Uncontrolled(2, 2),
@@ -693,6 +710,27 @@ def banded(rounds: int) -> PrivacyPlan:
         rounds=rounds,
         epsilon=10.0,
     )
+
+
+def test_what_could_not_be_read_is_not_written(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path, plan_of(), participation_key=KEY) as ledger:
+        reservation = ledger.reserve(0)
+        head = ledger.head
+        for round_ in (True, 1.0, "1", 2**80, np.int64(1)):
+            with pytest.raises(FedcoreError):
+                ledger.reserve(round_)  # type: ignore[arg-type]
+        with pytest.raises(PlanError):
+            ledger.reserve(1, "nothing")  # type: ignore[arg-type]
+        with pytest.raises(ReservationError):
+            reservation.void(3)  # type: ignore[arg-type]
+        with pytest.raises(ArgumentError):
+            reservation.participate(["a text"])  # type: ignore[list-item]
+        reservation.mark_drawn()
+        with pytest.raises(ReservationError):
+            reservation.release("a text")  # type: ignore[arg-type]
+        assert ledger.head == head
+        reservation.release(b"payload")
+    assert verify(tmp_path).released == 1
 
 
 def test_a_payload_is_never_written_over(tmp_path: Path) -> None:

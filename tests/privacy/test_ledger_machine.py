@@ -25,7 +25,7 @@ from tests.privacy.ledger_world import KEY, bounded, plan_of
 
 ROUNDS, BUDGET = 6, 8
 SEPARATION, MAXIMUM = 2, 3
-NAMES = [b"a", b"b", b"c"]
+names = st.lists(st.sampled_from([b"a", b"b", b"c"]), unique=True, min_size=1)
 
 
 def _cost_of(count: int) -> float:
@@ -71,8 +71,20 @@ class Machine(RuleBasedStateMachine):
         self.reserved[round_] += 1
         self.visits.append((len(self.payloads), set(), False))
 
+    @rule(round_=st.integers(0, ROUNDS), names=names, then=st.sampled_from(["release", "void", ""]))
+    def run(self, round_: int, names: list[bytes], then: str) -> None:
+        """A round as most are."""
+        self.reserve(round_)
+        if self.reservation is None:
+            return
+        self.participate(names)
+        if then != "void" and (self.named or self.plan is Machine.plan):
+            self.draw()
+        if then:
+            getattr(self, then)()
+
     @precondition(lambda self: self.reservation)
-    @rule(names=st.lists(st.sampled_from(NAMES), unique=True))
+    @rule(names=names)
     def participate(self, names: list[bytes]) -> None:
         assert self.reservation
         allowed = [self.may(name) for name in names]
@@ -188,4 +200,4 @@ def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 TestSampled = Machine.TestCase
 TestBounded = BoundedMachine.TestCase
-TestSampled.settings = TestBounded.settings = settings(stateful_step_count=30, max_examples=30)
+TestSampled.settings = TestBounded.settings = settings(stateful_step_count=20, max_examples=40)

@@ -103,3 +103,5 @@ def test_one_name_twice_is_one_too_many() -> None:
     with pytest.raises(ParticipationError):
         table.admit([b"a", b"a"])
     assert table.summary().units == 0
+    table.admit([b"a"])
+    assert table.refused([b"a", b"b"]) == [0]
