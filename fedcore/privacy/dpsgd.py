@@ -19,10 +19,10 @@ from fedcore.errors import DtypeError, NormError, PlanError, ReservationError, S
 from fedcore.privacy.clipping import Flat, PerLayer
 from fedcore.privacy.csprng import Stream
 from fedcore.privacy.ledger import Receipt, Reservation
-from fedcore.privacy.mechanisms import require_sum
 from fedcore.privacy.noise import CentralNoise
 from fedcore.privacy.plan import Grade, PrivacyPlan
 from fedcore.privacy.quantise import decode, quantise_rows
+from fedcore.privacy.release import require_sum
 from fedcore.privacy.sampler import rounded_gaussian
 from fedcore.privacy.sampling import Poisson
 from fedcore.privacy.units import Unit
