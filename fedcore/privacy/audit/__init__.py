@@ -1,7 +1,8 @@
 """Audits: what an auditor, or an attacker, can find out about a run, held against what it claims.
 
 Each takes plain arrays and returns a `Finding`, which is figures and a `Verdict`. `noise_fit`
-tests the noise of a round without clients; `canary_fit` and `one_run` measure epsilon with clients
+tests the noise of a round without clients; `replay` runs a round again for data that differ in one
+unit, and takes a function that runs it; `canary_fit` and `one_run` measure epsilon with clients
 that nobody is; `membership` and `inversion` are attacks that must fail.
 
 >>> import numpy as np
@@ -21,6 +22,7 @@ from fedcore.privacy.audit.one_run import (
     guessing_p_value,
     one_run,
 )
+from fedcore.privacy.audit.replay import Replay, Round, Trace, hostile_updates, replay
 from fedcore.privacy.audit.verdict import Finding, Outcome, Verdict
 
 __all__ = [
@@ -32,13 +34,18 @@ __all__ = [
     "NoiseFit",
     "OneRun",
     "Outcome",
+    "Replay",
+    "Round",
+    "Trace",
     "Verdict",
     "canary_fit",
     "epsilon_lower_bound",
     "guessing_p_value",
+    "hostile_updates",
     "inversion",
     "lira_scores",
     "membership",
     "noise_fit",
     "one_run",
+    "replay",
 ]
