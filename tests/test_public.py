@@ -18,12 +18,13 @@ import numpy as np
 import pytest
 
 import fedcore as fc
-from fedcore import nn, optim, secagg
+from fedcore import nn, optim, privacy, secagg
+from fedcore.privacy import audit
 from fedcore.errors import ArgumentError
 from fedcore.tensor.primitive import Primitive
 from fedcore.tensor.registry import operations
 
-SURFACES = (fc, fc.random, nn, nn.init, optim, secagg)
+SURFACES = (fc, fc.random, nn, nn.init, optim, privacy, audit, secagg)
 INTERNAL = {  # what the core calls by name, or what a method, an operator or a layer stands for
     "align_rank",
     "assemble",

@@ -35,6 +35,7 @@ __all__ = [
     "account",
     "pld_epsilon",
     "reference_rdp_epsilon",
+    "require_accountant",
     "why_no_pld",
 ]
 
@@ -271,7 +272,7 @@ def _leaf(event: Event, count: int) -> tuple[tuple[int, Event], int]:
 
 def _require_agreement(by_rdp: float, by_pld: float) -> None:
     # Measured over q .001-1, z .6-8, 1-30,000 rounds, delta 1e-10-1e-3: PLD lies below RDP always,
-    # and RDP below 1.1 (2 PLD + 2). An accountant that forgets a round or a factor leaves this.
+    # and RDP below 2 PLD + 2. An accountant that forgets a factor leaves this.
     if by_pld > by_rdp + 0.01 or by_rdp > 2 * by_pld + 2:
         raise AccountantError(
             f"two accountants contradict each other: RDP {by_rdp:.6g}, PLD {by_pld:.6g}",
@@ -354,5 +355,5 @@ def _not_installed(what: str) -> InstallError:
     return InstallError(
         what,
         why="privacy loss distributions are its work, and only these versions were checked",
-        fix="pip install 'fedcore[dp]'; without it, account by RDP",
+        fix="install the extra 'dp', in a checkout pip install -e '.[dp]'; or account by RDP",
     )
