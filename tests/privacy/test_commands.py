@@ -157,7 +157,7 @@ def test_the_rounds_that_are_found_are_all_that_the_budget_pays_for(fed: Fed) ->
 def test_a_budget_that_ends_early_is_said_to_and_fails_nothing(fed: Fed) -> None:
     terms = [*CENTRAL, "--noise", 1, "--epsilon", 2, "--rounds", 1000]
     code, out, err = fed("plan", *terms)
-    assert code == 0 and err == "the budget ends after 879 of 1000 rounds\n"
+    assert code == 0 and err == "the budget ends after 879 of 1000 rounds, by RDP\n"
     assert "rounds          1000 planned; the budget pays for 879, by RDP\n" in out
     plan, data = planned(fed, *terms)
     assert data["rounds"] == {"planned": 1000, "affordable": 879} and data["found"] is None
@@ -251,6 +251,7 @@ plan            fd681afc04024bc2547497a1fa718d28335de61232141efc3b5ebb87308b2d63
 
 def test_a_figure_is_never_rounded_in_our_favour(fed: Fed) -> None:
     _, out, _ = fed("plan", *CENTRAL, "--rounds", 1000, "--epsilon", 2)
+    assert ", found by RDP\n" in out
     _, data = planned(fed, *CENTRAL, "--rounds", 1000, "--epsilon", 2)
     shown = re.search(r"by RDP +([0-9.]+)", out)
     assert shown is not None

@@ -180,7 +180,8 @@ class _Answer:
         return rows(entries)
 
     def _mark(self, name: str) -> str:
-        return f", found by {self.accountant.upper()}" if name == self.found else ""
+        by = "the better of both" if self.accountant == "best" else self.accountant.upper()
+        return f", found by {by}" if name == self.found else ""
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -196,7 +197,10 @@ def _run(options: argparse.Namespace) -> int:
         write_new(options.out, text + "\n")
         console.progress(f"wrote the plan to {options.out}")
     if answer.affordable < plan.rounds:
-        console.progress(f"the budget ends after {answer.affordable} of {plan.rounds} rounds")
+        console.progress(
+            f"the budget ends after {answer.affordable} of {plan.rounds} rounds, "
+            f"by {answer.ledger.upper()}"
+        )
     console.show(answer.to_json(), answer.to_text())
     return ExitCode.OK
 
