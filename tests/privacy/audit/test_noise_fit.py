@@ -11,10 +11,13 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, strategies as st
 
+from fedcore.entropy import SeededEntropy
 from fedcore.errors import ArgumentError, DtypeError, ShapeError
+from fedcore.privacy import Stream
 from fedcore.privacy.audit import NoiseFit, Outcome, noise_fit
 from fedcore.privacy.audit.noise_fit import Kind
 from fedcore.privacy.audit.windows import repeated_windows
+from fedcore.privacy.sampler import discrete_gaussian, rounded_gaussian
 
 Integers = npt.NDArray[np.int64]
 SIGMAS = [0.5, 1.0, 3.0, 20.0, 64.0, 65.0, 1000.0, 2.0**20, 1e9]
@@ -47,6 +50,15 @@ def test_sound_rounded_noise_passes(sigma: float) -> None:
 @pytest.mark.parametrize("sigma", [0.5, 0.8, 2.0, 20.0, 70.0, 300.0])
 def test_sound_discrete_noise_passes(sigma: float) -> None:
     assert fitted(discrete(sigma, 300_000, seed=2), sigma, "discrete").verdict.passed
+
+
+@pytest.mark.parametrize("sigma2", [Fraction(1, 4), Fraction(7, 3), 10**4, 2**40, 10**18])
+def test_the_noise_of_this_package_passes(sigma2: Fraction | int) -> None:
+    stream = Stream(SeededEntropy(b"fit"))
+    for draw, kind in ((rounded_gaussian, "rounded"), (discrete_gaussian, "discrete")):
+        rounds = np.stack([draw(Fraction(sigma2), 100_000, stream=stream) for _ in range(2)])
+        found = noise_fit(rounds, Fraction(sigma2), kind=kind)
+        assert found.verdict.passed, found
 
 
 def test_the_p_values_of_sound_noise_are_uniform() -> None:
