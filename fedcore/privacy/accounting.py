@@ -33,6 +33,7 @@ __all__ = [
     "Accountant",
     "Epsilon",
     "account",
+    "no_pld",
     "pld_epsilon",
     "reference_rdp_epsilon",
     "require_accountant",

@@ -216,16 +216,7 @@ class Ledger:
     def remaining_rounds(self) -> int:
         """How many rounds further reservations can pay for, if none of them is spent in vain."""
         with self._journal.lock:
-            plan, history = self.plan, self.history
-            if history.closed:
-                return 0
-            left = plan.rounds - len(history.segment.rounds)
-            low, high = 0, -(-left // plan.rounds_a_reservation) + 1
-            while high - low > 1:
-                middle = (low + high) // 2
-                fits = history.epsilon({plan.event: middle}) <= plan.epsilon
-                low, high = (middle, high) if fits else (low, middle)
-            return min(left, low * plan.rounds_a_reservation)
+            return self.history.remaining_rounds()
 
     def reserve(self, round: int, event: Event | None = None) -> Reservation:
         """Pay for a round, before anybody is selected for it; from here on it is spent.

@@ -166,6 +166,17 @@ class History:
                         return found
         return self.epsilon({event: 1})
 
+    def remaining_rounds(self) -> int:
+        """How many rounds further reservations can pay for, if none of them is spent in vain."""
+        plan = self.plan
+        left = 0 if self.closed else plan.rounds - len(self.segment.rounds)
+        low, high = 0, -(-left // plan.rounds_a_reservation) + 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            fits = self.epsilon({plan.event: middle}) <= plan.epsilon
+            low, high = (middle, high) if fits else (low, middle)
+        return min(left, low * plan.rounds_a_reservation)
+
     def add(self, record: Record, seq: int) -> None:
         """Take the record in."""
         self.check(record, f"record {seq}")

@@ -40,7 +40,7 @@ def _run(options: argparse.Namespace) -> int:
     history, head, torn = read_history(folder)
     took_part = _participations(folder, options.participation_key)
     plan, statement = history.plan, history.plan.statement()
-    epsilon, left = history.epsilon(), _rounds_left(history)
+    epsilon, left = history.epsilon(), history.remaining_rounds()
     current = history.current
     pending = (
         current.next_round
@@ -123,18 +123,6 @@ def _told(took_part: Participations | None, history: History) -> str:
         f"{took_part.total} of {took_part.units} units, at most {took_part.most} of one of them, "
         f"under the present plan"
     )
-
-
-def _rounds_left(history: History) -> int:
-    """As `Ledger.remaining_rounds`, of a ledger that is not open."""
-    plan = history.plan
-    left = 0 if history.closed else plan.rounds - len(history.segment.rounds)
-    low, high = 0, -(-left // plan.rounds_a_reservation) + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        fits = history.epsilon({plan.event: middle}) <= plan.epsilon
-        low, high = (middle, high) if fits else (low, middle)
-    return min(left, low * plan.rounds_a_reservation)
 
 
 def _segment(segment: Segment) -> Json:
