@@ -40,6 +40,7 @@ from fedcore.privacy.calibration import noise_multiplier, rounds_within
 from fedcore.privacy.certificate import certificate, format_certificate
 from fedcore.privacy.clipping import Flat, PerLayer
 from fedcore.privacy.compact import CompactTerms, compress, expand
+from fedcore.privacy.compact_mechanism import CompactAdder, CompactMechanism
 from fedcore.privacy.csprng import Stream
 from fedcore.privacy.dpsgd import NoisySteps, RecordSum, draw_records
 from fedcore.privacy.events import (
@@ -62,7 +63,13 @@ from fedcore.privacy.mechanisms import (
     SharedMechanism,
     read_release,
 )
-from fedcore.privacy.noise import BandedNoise, CentralNoise, NoiseShares, SimulatedNoise
+from fedcore.privacy.noise import (
+    BandedNoise,
+    CentralNoise,
+    CompactShares,
+    NoiseShares,
+    SimulatedNoise,
+)
 from fedcore.privacy.plan import PrivacyPlan, default_delta
 from fedcore.privacy.quantise import quantise, quantise_rows
 from fedcore.privacy.rotation import Rotation
@@ -80,6 +87,9 @@ __all__ = [
     "BandedStream",
     "CentralMechanism",
     "CentralNoise",
+    "CompactAdder",
+    "CompactMechanism",
+    "CompactShares",
     "CompactTerms",
     "Epsilon",
     "Event",

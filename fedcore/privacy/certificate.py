@@ -28,7 +28,7 @@ from fedcore.privacy.events import (
 from fedcore.privacy.ledger import Ledger
 from fedcore.privacy.ledger_history import History
 from fedcore.privacy.ledger_records import Head
-from fedcore.privacy.noise import NoiseShares, SimulatedNoise
+from fedcore.privacy.noise import CompactShares, NoiseShares, SimulatedNoise
 from fedcore.privacy.plan import PrivacyPlan
 from fedcore.privacy.rdp import compose, epsilon
 from fedcore.privacy.sampling import Uncontrolled
@@ -197,7 +197,7 @@ def _adversaries(
             without = account(known, adjacency=plan.adjacency, delta=delta).value
         else:
             without = epsilon(compose(known, plan.adjacency), delta, order=history.order)[0]
-    shared = isinstance(plan.noise, NoiseShares)
+    shared = isinstance(plan.noise, NoiseShares | CompactShares)
     return [
         {
             "name": "readers",

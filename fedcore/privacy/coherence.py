@@ -9,9 +9,15 @@ from typing import TYPE_CHECKING, get_args
 from fedcore.errors import PlanError
 from fedcore.privacy.adaptive import Adaptive
 from fedcore.privacy.clipping import Flat, PerLayer
-from fedcore.privacy.events import AdditiveEvent, GaussianEvent, SharesEvent
+from fedcore.privacy.events import AdditiveEvent, GaussianEvent, SharesEvent, SkellamEvent
 from fedcore.privacy.grade import Grade
-from fedcore.privacy.noise import BandedNoise, CentralNoise, Noise, NoiseShares
+from fedcore.privacy.noise import (
+    BandedNoise,
+    CentralNoise,
+    CompactShares,
+    Noise,
+    NoiseShares,
+)
 from fedcore.privacy.sampling import Sampling, Uncontrolled
 from fedcore.privacy.units import Adjacency, Unit
 
@@ -148,6 +154,13 @@ def _check_unit(plan: PrivacyPlan) -> None:
             "a client sends one update a round, which is truncated by itself",
             "take grade=Grade.EXACT and steps=1 unless unit=RECORD",
         )
+    if plan.unit is Unit.RECORD and isinstance(plan.noise, CompactShares):
+        raise refused(
+            "noise",
+            "CompactShares",
+            "a client's update is rotated and rounded as a whole, not record by record",
+            "take NoiseShares for unit=RECORD",
+        )
     if adapts and not isinstance(plan.noise, CentralNoise | NoiseShares):
         raise refused(
             "clipping",
@@ -195,4 +208,6 @@ def _check_count(name: str, value: object, *, most: int) -> None:
 
 def _kind_of(noise: Noise) -> AdditiveEvent:
     one = Fraction(1)
-    return SharesEvent(1, one, one, 1) if isinstance(noise, NoiseShares) else GaussianEvent(one)
+    if isinstance(noise, NoiseShares):
+        return SharesEvent(1, one, one, 1)
+    return SkellamEvent(one, one, 1) if isinstance(noise, CompactShares) else GaussianEvent(one)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TypeAlias
 
 from fedcore.errors import PlanError
 from fedcore.privacy.banded import Strategy
+from fedcore.privacy.compact import SLOT_BITS, CompactTerms
 
 __all__ = [
     "LARGEST_VARIANCE",
@@ -15,6 +16,7 @@ __all__ = [
     "LEAST_VARIANCE",
     "BandedNoise",
     "CentralNoise",
+    "CompactShares",
     "Noise",
     "NoiseShares",
     "SimulatedNoise",
@@ -59,20 +61,7 @@ class NoiseShares:
     limit: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("clients", "survivors", "corrupt", "slot_bits"):
-            if type(value := getattr(self, name)) is not int or value < 0:
-                raise PlanError(
-                    f"noise shares: {name} = {value!r}",
-                    why="it counts clients, or bits",
-                    fix=f"pass a plain int as {name}",
-                )
-        if not 0 <= self.corrupt < self.survivors <= self.clients:
-            raise PlanError(
-                f"noise shares of {self.survivors} survivors of {self.clients} clients, "
-                f"{self.corrupt} of them corrupt, do not add up",
-                why="at least one honest client has to survive to add noise",
-                fix="keep corrupt < survivors <= clients",
-            )
+        _check_cohort(self, "clients", "survivors", "corrupt", "slot_bits")
         if not 2 <= self.slot_bits <= 64 or (
             self.limit is not None and (type(self.limit) is not int or self.limit < 1)
         ):
@@ -137,6 +126,72 @@ class NoiseShares:
 
 
 @dataclass(frozen=True)
+class CompactShares:
+    """Every client adds a share of Skellam noise to a rotated update in narrow slots.
+
+    `clients`, `survivors`, `corrupt`: as of `NoiseShares`. `slot_bits`: 16 or 21; None: as the plan
+    finds fitting, which fills it in. The server tops the noise up to `clients` shares, so that a
+    release does not tell by its noise how many took part.
+
+    Raises: PlanError.
+    """
+
+    clients: int
+    survivors: int
+    corrupt: int
+    slot_bits: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_cohort(self, "clients", "survivors", "corrupt")
+        if self.slot_bits is not None and (
+            type(self.slot_bits) is not int or self.slot_bits not in SLOT_BITS
+        ):
+            raise PlanError(
+                f"compact shares: slots of {self.slot_bits!r} bits",
+                why="three or four slots share a word, and in fewer bits noise crowds out the "
+                "signal",
+                fix="take 16 or 21, or leave it to the plan",
+            )
+
+    @property
+    def counted(self) -> int:
+        """How many shares the guarantee counts on."""
+        return self.survivors - self.corrupt
+
+    def terms(self, *, dimension: int, noise_multiplier: Fraction) -> CompactTerms:
+        """What all clients of a round agree on, for updates of `dimension` coordinates.
+
+        Raises: PlanError if signal and noise find no room in the slots.
+        """
+        if self.slot_bits is None:
+            return CompactTerms.fitting(
+                dimension=dimension,
+                clients=self.clients,
+                counted=self.counted,
+                noise_multiplier=noise_multiplier,
+            )
+        return CompactTerms(
+            dimension=dimension,
+            clients=self.clients,
+            counted=self.counted,
+            noise_multiplier=noise_multiplier,
+            slot_bits=self.slot_bits,
+        )
+
+    def fitted(self, terms: CompactTerms) -> CompactShares:
+        """These shares in the slots of `terms`."""
+        return replace(self, slot_bits=terms.slot_bits)
+
+    def describe(self) -> str:
+        """The trust assumption in words."""
+        return (
+            f"nobody is trusted with a sum: each of at least {self.survivors} clients adds its "
+            f"share of Skellam noise before secure aggregation, and up to {self.corrupt} of them "
+            f"may collude with the server"
+        )
+
+
+@dataclass(frozen=True)
 class BandedNoise:
     """Whoever holds the sums adds noise that partly cancels between rounds, and is trusted to."""
 
@@ -177,4 +232,22 @@ class SimulatedNoise:
         return "NOT PRIVATE: floating-point noise from a known seed"
 
 
-Noise: TypeAlias = CentralNoise | NoiseShares | BandedNoise | SimulatedNoise
+Noise: TypeAlias = CentralNoise | NoiseShares | CompactShares | BandedNoise | SimulatedNoise
+
+
+def _check_cohort(noise: NoiseShares | CompactShares, *counts: str) -> None:
+    kind = "noise shares" if isinstance(noise, NoiseShares) else "compact shares"
+    for name in counts:
+        if type(value := getattr(noise, name)) is not int or value < 0:
+            raise PlanError(
+                f"{kind}: {name} = {value!r}",
+                why="it counts clients, or bits",
+                fix=f"pass a plain int as {name}",
+            )
+    if not 0 <= noise.corrupt < noise.survivors <= noise.clients:
+        raise PlanError(
+            f"{kind} of {noise.survivors} survivors of {noise.clients} clients, "
+            f"{noise.corrupt} of them corrupt, do not add up",
+            why="at least one honest client has to survive to add noise",
+            fix="keep corrupt < survivors <= clients",
+        )

@@ -23,6 +23,7 @@ from fedcore.privacy.calibration import noise_multiplier
 from fedcore.privacy.clipping import Flat, PerLayer
 from fedcore.privacy.codec import from_json, to_json
 from fedcore.privacy.coherence import check, refused
+from fedcore.privacy.compact import CompactTerms
 from fedcore.privacy.events import (
     AdditiveEvent,
     Event,
@@ -35,6 +36,7 @@ from fedcore.privacy.noise import (
     LARGEST_VARIANCE,
     LEAST_VARIANCE,
     BandedNoise,
+    CompactShares,
     Noise,
     NoiseShares,
 )
@@ -96,6 +98,8 @@ class PrivacyPlan:
         check(self)
         object.__setattr__(self, "delta", float(self.failure))
         object.__setattr__(self, "epsilon", float(self.epsilon))
+        if isinstance(self.noise, CompactShares):
+            object.__setattr__(self, "noise", self.noise.fitted(self.compact_terms))
         if self.grid_steps is None:
             object.__setattr__(self, "grid_steps", _default_grid(self))
         _check_noise(self)
@@ -117,13 +121,31 @@ class PrivacyPlan:
         return self.clipping.norm
 
     @cached_property
+    def compact_terms(self) -> CompactTerms:
+        """What clients of the compact mode agree on. Raises: PlanError under other noise."""
+        if not isinstance(self.noise, CompactShares):
+            raise refused(
+                "noise", self.noise, "it is not of the compact mode", "plan with CompactShares"
+            )
+        return self.noise.terms(dimension=self.dimension, noise_multiplier=self.noise_multiplier)
+
+    @property
+    def wire_dimension(self) -> int:
+        """Coordinates of what a client sends: rotated updates are padded."""
+        compact = isinstance(self.noise, CompactShares)
+        return self.compact_terms.padded if compact else self.dimension
+
+    @cached_property
     def squared_sensitivity(self) -> Fraction:
         """The largest squared norm of one contribution on the grid, adaptive count included."""
         return _squared_sensitivity(self, self.grid)
 
     @cached_property
     def contribution_norm(self) -> int:
-        """What an `IntUpdate` is bounded by: the grid, under adaptive clipping the count too."""
+        """What an `IntUpdate` is bounded by: the grid, under adaptive clipping the count too.
+
+        In the compact mode, the radius within which updates are rounded.
+        """
         return _contribution_norm(self, self.grid)
 
     @cached_property
@@ -134,12 +156,12 @@ class PrivacyPlan:
     @cached_property
     def noise_event(self) -> AdditiveEvent:
         """What a noisy step costs a unit that is known to be in it."""
-        return _noise_event(self, self.noise_multiplier)
+        return _noise_event(self, self.noise, self.noise_multiplier)
 
     @cached_property
     def event(self) -> Event:
         """What a round costs, or with banded noise the whole matrix of rounds."""
-        return _event(self, self.noise_multiplier)
+        return _event(self, self.noise, self.noise_multiplier)
 
     @property
     def rounds_a_reservation(self) -> int:
@@ -164,10 +186,11 @@ class PrivacyPlan:
         `accountant`: the ledger's. "pld" needs less noise, the extra `dp`, and seconds.
         Raises: AccountantError, InstallError; PlanError if so much noise does not fit the plan.
         """
+        noise = _unfitted(self)
 
         def spend(noise_multiplier: Fraction) -> Mapping[Event, int]:
             # Not by a plan: on its way to the least noise a search passes through what fits none.
-            return _spend(self, _event(self, noise_multiplier), self.reservations)
+            return _spend(self, _event(self, noise, noise_multiplier), self.reservations)
 
         found = noise_multiplier(
             self.epsilon,
@@ -177,7 +200,7 @@ class PrivacyPlan:
             accountant=accountant,
         )
         grid = None if self.grid == _default_grid(self) else self.grid
-        return replace(self, noise_multiplier=found, grid_steps=grid)
+        return replace(self, noise=noise, noise_multiplier=found, grid_steps=grid)
 
     def weight(self, examples: int) -> Fraction:
         """By what a clipped contribution of so many examples is multiplied.
@@ -228,8 +251,17 @@ class PrivacyPlan:
             "sampling": self.sampling.describe(),
             "trust": self.noise.describe(),
             "clipping": self.clipping.describe(),
-            "quantisation": f"{self.grade.value}, {self.grid} grid steps in a clipping norm",
+            "quantisation": self._quantisation(),
         }
+
+    def _quantisation(self) -> str:
+        steps = f"{self.grid} grid steps in a clipping norm"
+        if not isinstance(self.noise, CompactShares):
+            return f"{self.grade.value}, {steps}"
+        return (
+            f"compact, in {self.noise.slot_bits} bits: rotated and rounded at random, {steps}; the "
+            f"guarantee counts with the {self.contribution_norm} that rounding may make of it"
+        )
 
 
 def _squared_sensitivity(plan: PrivacyPlan, grid: int) -> Fraction:
@@ -242,6 +274,8 @@ def _squared_sensitivity(plan: PrivacyPlan, grid: int) -> Fraction:
 
 
 def _contribution_norm(plan: PrivacyPlan, grid: int) -> int:
+    if isinstance(plan.noise, CompactShares):
+        return plan.compact_terms.radius
     if not isinstance(plan.clipping, Adaptive):
         return grid
     step = plan.clipping.count_step(plan.noise_multiplier, grid)
@@ -259,21 +293,37 @@ def _variance(plan: PrivacyPlan, grid: int) -> Fraction:
     return squared
 
 
-def _noise_event(plan: PrivacyPlan, noise_multiplier: Fraction) -> AdditiveEvent:
-    if isinstance(plan.noise, NoiseShares):
+def _noise_event(plan: PrivacyPlan, noise: Noise, noise_multiplier: Fraction) -> AdditiveEvent:
+    if isinstance(noise, NoiseShares):
         squared = plan.squared_sensitivity
         return SharesEvent(
-            shares=plan.noise.counted,
-            local_variance=plan.noise.local_variance(noise_multiplier**2 * squared),
+            shares=noise.counted,
+            local_variance=noise.local_variance(noise_multiplier**2 * squared),
             squared_sensitivity=squared,
             dimension=plan.dimension,
         )
+    if isinstance(noise, CompactShares):
+        try:
+            return noise.terms(dimension=plan.dimension, noise_multiplier=noise_multiplier).event
+        except PlanError:
+            # Of no plan, only of a search that passes through it: Skellam noise costs no less.
+            return GaussianEvent(noise_multiplier)
     return GaussianEvent(noise_multiplier)
 
 
-def _event(plan: PrivacyPlan, noise_multiplier: Fraction) -> Event:
-    step = plan.sampling.event(_noise_event(plan, noise_multiplier))
+def _event(plan: PrivacyPlan, noise: Noise, noise_multiplier: Fraction) -> Event:
+    step = plan.sampling.event(_noise_event(plan, noise, noise_multiplier))
     return step if plan.steps == 1 else RepeatedEvent(plan.steps, step)
+
+
+def _unfitted(plan: PrivacyPlan) -> Noise:
+    """The plan's noise, in slots of a width that is to be chosen anew if it was chosen before."""
+    if isinstance(plan.noise, CompactShares):
+        free = replace(plan.noise, slot_bits=None)
+        terms = free.terms(dimension=plan.dimension, noise_multiplier=plan.noise_multiplier)
+        if free.fitted(terms) == plan.noise:
+            return free
+    return plan.noise
 
 
 def _spend(plan: PrivacyPlan, event: Event, reservations: int) -> Mapping[Event, int]:
@@ -285,6 +335,8 @@ def _spend(plan: PrivacyPlan, event: Event, reservations: int) -> Mapping[Event,
 def _default_grid(plan: PrivacyPlan) -> int:
     if isinstance(plan.noise, NoiseShares):
         return 2**20
+    if isinstance(plan.noise, CompactShares):
+        return plan.compact_terms.grid_steps
     grid = 2**24
     while grid > 1 and (
         _variance(plan, grid) > LARGEST_VARIANCE
@@ -299,6 +351,15 @@ def _largest_sum(plan: PrivacyPlan) -> int:
 
 
 def _check_noise(plan: PrivacyPlan) -> None:
+    if isinstance(plan.noise, CompactShares):
+        if plan.grid != plan.compact_terms.grid_steps:
+            raise refused(
+                "grid_steps",
+                plan.grid,
+                f"the slots have room for {plan.compact_terms.grid_steps} beside the noise",
+                "pass grid_steps=None in the compact mode: it follows from noise and dimension",
+            )
+        return  # sums may leave their slots, and the terms have looked at the noise
     variance = plan.variance
     if isinstance(plan.noise, NoiseShares):
         plan.noise.check(variance, plan.contribution_norm)

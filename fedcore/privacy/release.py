@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 from fedcore.errors import NormError, PlanError, ReservationError, ShapeError, SurvivorsError
 from fedcore.privacy.adaptive import Adaptive, QuantileState
 from fedcore.privacy.ledger import Receipt, Reservation
-from fedcore.privacy.noise import BandedNoise, CentralNoise, NoiseShares
+from fedcore.privacy.noise import (
+    BandedNoise,
+    CentralNoise,
+    CompactShares,
+    NoiseShares,
+    SimulatedNoise,
+)
 from fedcore.privacy.plan import PrivacyPlan
 from fedcore.privacy.sampling import Poisson
 from fedcore.privacy.units import Unit
@@ -31,7 +37,7 @@ __all__ = [
     "require_survivors",
 ]
 
-_Terms = TypeVar("_Terms", CentralNoise, NoiseShares, BandedNoise)
+_Terms = TypeVar("_Terms", CentralNoise, NoiseShares, CompactShares, BandedNoise, SimulatedNoise)
 _PASS = object()
 
 
@@ -159,10 +165,10 @@ def require_noisy(plan: PrivacyPlan, total: NoisySum) -> None:
             why="only a sum that holds the clients' noise is private already",
             fix="pass NoisySum(the unmasked sum, shares=how many clients are in it)",
         )
-    _require_length(total.vector, plan.dimension)
+    _require_length(total.vector, plan.wire_dimension)
 
 
-def require_survivors(terms: NoiseShares, total: NoisySum) -> None:
+def require_survivors(terms: NoiseShares | CompactShares, total: NoisySum) -> None:
     """Raises: SurvivorsError for a sum over fewer clients than it counts on, or more than planned.
 
     To be asked once the sum is charged, for it has been seen.

@@ -8,12 +8,12 @@ from typing import Any
 from fedcore.privacy.adaptive import Adaptive
 from fedcore.privacy.banded import Strategy
 from fedcore.privacy.clipping import Flat
-from fedcore.privacy.noise import BandedNoise, CentralNoise, NoiseShares
+from fedcore.privacy.noise import BandedNoise, CentralNoise, CompactShares, NoiseShares
 from fedcore.privacy.plan import PrivacyPlan
 from fedcore.privacy.sampling import Poisson, Uncontrolled
 from fedcore.privacy.units import Adjacency, Unit
 
-__all__ = ["adaptive", "banded", "client", "record", "shared"]
+__all__ = ["adaptive", "banded", "client", "compact", "record", "shared"]
 
 
 def client(**changes: Any) -> PrivacyPlan:
@@ -42,6 +42,11 @@ def record(**changes: Any) -> PrivacyPlan:
 def shared(**changes: Any) -> PrivacyPlan:
     """Clients that each add a share of the noise."""
     return client(**{"noise": NoiseShares(clients=5, survivors=4, corrupt=1)} | changes)
+
+
+def compact(**changes: Any) -> PrivacyPlan:
+    """Clients that each add a share of Skellam noise, in narrow slots."""
+    return client(**{"noise": CompactShares(clients=5, survivors=4, corrupt=1)} | changes)
 
 
 def adaptive(**changes: Any) -> PrivacyPlan:

@@ -29,7 +29,13 @@ from fedcore.privacy.events import (
     TruncatedPoissonEvent,
 )
 from fedcore.privacy.ledger_records import Migrate, encode, read_chain
-from fedcore.privacy.noise import BandedNoise, CentralNoise, NoiseShares, SimulatedNoise
+from fedcore.privacy.noise import (
+    BandedNoise,
+    CentralNoise,
+    CompactShares,
+    NoiseShares,
+    SimulatedNoise,
+)
 from fedcore.privacy.plan import Grade, PrivacyPlan, default_delta
 from fedcore.privacy.rdp import compose, epsilon
 from fedcore.privacy.sampler import rounded_gaussian
@@ -43,6 +49,7 @@ MAKERS = {
     "shared": plans.shared,
     "adaptive": plans.adaptive,
     "banded": plans.banded,
+    "compact": plans.compact,
 }
 
 
@@ -153,6 +160,37 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
             "noise_multiplier": Fraction(1, 2**20),
         },
         "grid_steps",
+    ),
+    "compact shares of records": ("compact", {"unit": Unit.RECORD}, "noise"),
+    "compact shares of a norm that adapts": (
+        "compact",
+        {"clipping": Adaptive(1, 50), "dimension": 7},
+        "clipping",
+    ),
+    "compact shares on a truncated sample": (
+        "compact",
+        {"sampling": TruncatedPoisson(2**31, 60, 100), "adjacency": Adjacency.ZERO_OUT},
+        "SkellamEvent",
+    ),
+    "compact shares on a sample of fixed size": (
+        "compact",
+        {"sampling": FixedSize(10, 100), "adjacency": Adjacency.REPLACE_ONE},
+        "SkellamEvent",
+    ),
+    "compact shares under replacement, sampled": (
+        "compact",
+        {"adjacency": Adjacency.REPLACE_ONE},
+        "adjacency",
+    ),
+    "compact shares on a grid of one's own": ("compact", {"grid_steps": 100}, "grid_steps"),
+    "compact shares without room": (
+        "compact",
+        {
+            "noise": CompactShares(4000, 3000, 10, slot_bits=16),
+            "noise_multiplier": Fraction(100),
+            "dimension": 2**20,
+        },
+        "16 bits",
     ),
     "records clipped adaptively": ("adaptive", {"unit": Unit.RECORD}, "clipping"),
     "records with weights": ("record", {"largest_weight": 10}, "largest_weight"),

@@ -1,0 +1,143 @@
+"""The compact mode as a plan drives it: two bytes a coordinate leave a client, a mean is released.
+
+The rotation of a round follows from the plan's digest and the round's number, so that all clients
+and the server know it without a word. It is public, and protects nobody.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from fractions import Fraction
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcore.entropy import Entropy
+from fedcore.errors import PlanError
+from fedcore.privacy.adaptive import Adaptive
+from fedcore.privacy.compact import compress, expand
+from fedcore.privacy.csprng import Stream
+from fedcore.privacy.ledger import Reservation
+from fedcore.privacy.noise import CompactShares
+from fedcore.privacy.plan import PrivacyPlan
+from fedcore.privacy.release import (
+    PrivateMean,
+    publish,
+    require_noise,
+    require_noisy,
+    require_reserved,
+    require_survivors,
+)
+from fedcore.privacy.rotation import Rotation
+from fedcore.privacy.skellam import LARGEST_VARIANCE, skellam
+from fedcore.privacy.values import NoisySum
+
+__all__ = ["CompactAdder", "CompactMechanism", "rotation_of"]
+
+_DOMAIN = b"fedcore privacy compact round 1\0"
+
+
+@final
+class CompactAdder:
+    """A client's part under `CompactShares`: its update, compressed, and its share of the noise.
+
+    What leaves the device goes into secure aggregation, in a block of `plan.wire_dimension`
+    integers of `plan.noise.slot_bits` bits that wraps. A client adds noise anew for every round,
+    and for every attempt at one.
+    Raises: PlanError for a plan with other noise.
+    """
+
+    def __init__(self, plan: PrivacyPlan, *, entropy: Entropy | None = None) -> None:
+        require_noise(plan, CompactShares)
+        self.plan = plan
+        self._stream = Stream(entropy)
+
+    def add(
+        self, update: NDArray[np.floating[Any]], *, round: int, weight: Fraction | int = 1
+    ) -> NDArray[np.int64]:
+        """`update` (D,), clipped, rotated and rounded, with a share of noise: int64 (padded,).
+
+        `round`: that of the reservation, which fixes the rotation. `weight`: in 0 … 1, applied
+        after clipping, as `plan.weight` gives it. An update that is not finite counts as zeros.
+        Of 10^6 coordinates this takes 52 ms of one core in slots of 16 bits, 79 ms in 21.
+        Raises: DtypeError, ShapeError for no vector of D floats; PlanError for another round or
+        weight than one may have.
+        """
+        clipping, terms = self.plan.clipping, self.plan.compact_terms
+        assert not isinstance(clipping, Adaptive)
+        rotation = rotation_of(self.plan, round)
+        if type(weight) not in (Fraction, int) or not 0 <= weight <= 1:
+            raise PlanError(
+                f"a contribution is weighted by {weight!r:.80}",
+                why="above 1 it could outweigh the noise, and rounded it is not exact",
+                fix="pass plan.weight(examples), or leave it out",
+            )
+        if weight != 1:
+            # Weighted, a clipped vector is inside the ball, where a second cut changes nothing.
+            update = clipping.clip(update) * float(weight)
+        sent = compress(
+            update, clipping=clipping, terms=terms, rotation=rotation, stream=self._stream
+        )
+        noise = skellam(terms.local_variance, terms.padded, stream=self._stream)
+        noise += sent.vector
+        return noise
+
+
+@final
+class CompactMechanism:
+    """The server's part under `CompactShares`: it opens a sum that is private already.
+
+    Before it publishes, it adds the shares that are missing to `plan.noise.clients`: else the width
+    of the noise would tell readers how many took part, and with it whether one of them did, which
+    sampling and `Adjacency.ADD_REMOVE` promise to hide. Against the server itself they do nothing.
+    Raises: PlanError for a plan with other noise.
+    """
+
+    def __init__(self, plan: PrivacyPlan, *, entropy: Entropy | None = None) -> None:
+        self._noise = require_noise(plan, CompactShares)
+        self.plan = plan
+        self._stream = Stream(entropy)
+
+    def release(self, total: NoisySum, reservation: Reservation) -> PrivateMean:
+        """The mean under the plan, once it is charged and durable.
+
+        `total`: (padded,), modulo 2^slot_bits, of what clients made by `CompactAdder.add`.
+        Raises: SurvivorsError if fewer clients added noise than the guarantee counts on; then the
+        round stays charged, for its noisy sum has been seen. ReservationError, ShapeError.
+        """
+        require_reserved(self.plan, reservation)
+        require_noisy(self.plan, total)
+        reservation.mark_drawn()
+        require_survivors(self._noise, total)
+        mean = expand(
+            total.vector + self._missing(self._noise.clients - total.shares),
+            clipping_norm=self.plan.clipping_norm,
+            terms=self.plan.compact_terms,
+            rotation=rotation_of(self.plan, reservation.round),
+            denominator=self.plan.denominator,
+        )
+        return publish(mean, reservation)
+
+    def _missing(self, shares: int) -> NDArray[np.int64]:
+        """So many shares of noise in one draw, or in as few as the sampler's range allows."""
+        terms = self.plan.compact_terms
+        noise = np.zeros(terms.padded, np.int64)
+        at_once = int(LARGEST_VARIANCE / terms.local_variance)
+        while shares:
+            drawn = min(shares, at_once)
+            noise += skellam(terms.local_variance * drawn, terms.padded, stream=self._stream)
+            shares -= drawn
+        return noise
+
+
+def rotation_of(plan: PrivacyPlan, round: int) -> Rotation:
+    """The public rotation of a round: the same for whoever knows the plan. Raises: PlanError."""
+    if type(round) is not int or not 0 <= round < 2**63:
+        raise PlanError(
+            f"an update for round {round!r:.40}",
+            why="the round decides how all its updates are rotated",
+            fix="pass the number of the round that was reserved, a plain int from 0 on",
+        )
+    seed = hashlib.sha256(_DOMAIN + plan.digest + round.to_bytes(8, "little")).digest()
+    return Rotation(plan.dimension, seed)
