@@ -395,7 +395,8 @@ def test_a_sum_that_leaves_its_slots_comes_back_centred() -> None:
     plan = plans.shared(dimension=4)
     near = np.array([2**31 - 1, -(2**31), 2**31 - 1, -5], np.int64)
     sent = [near, near, -near, -near, np.array([1, 2, 3, 4], np.int64)]
-    layout = Layout((Block(4, plan.noise.slot_bits, 2**20, wraps=True),))  # type: ignore[union-attr]
+    assert isinstance(plan.noise, NoiseShares)
+    layout = Layout((Block(4, plan.noise.slot_bits, 2**20, wraps=True),))
     config = SessionConfig(task=bytes(32), layout=layout, delta=Fraction(1, 4))
     result = run_session(sent, config=config, entropy=SeededEntropy(b"session"))
     assert result.totals[0].tolist() == [1, 2, 3, 4]
