@@ -30,6 +30,9 @@ from fedcore.privacy.events import (
 from fedcore.privacy.units import Adjacency
 
 __all__ = [
+    "MOST_BY_PLD",
+    "TOO_WIDE",
+    "UNRESOLVED",
     "Accountant",
     "Epsilon",
     "account",

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -505,9 +506,12 @@ def test_a_round_is_refused_by_its_own_cost_however_few_costs_are_computed(
     def pld_epsilon(spend: Mapping[Event, int], *, adjacency: Adjacency, delta: float) -> float:
         (count,) = spend.values()
         counts.append(count)
-        return count / 100 + fitting / 1e9  # so that no two tests share a cache
+        return count / 100
 
-    monkeypatch.setattr(ledger_history, "pld_epsilon", pld_epsilon)
+    cached = lru_cache(
+        lambda spend, adjacency, delta: pld_epsilon(dict(spend), adjacency=adjacency, delta=delta)
+    )
+    monkeypatch.setattr(ledger_history, "_by_distributions", cached)
     plan = plan_of(rounds=64, epsilon=fitting / 100 + 0.001)
     with Ledger.create(tmp_path, plan, accountant="pld") as ledger:
         for round_ in range(fitting):
