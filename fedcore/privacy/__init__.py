@@ -75,6 +75,7 @@ from fedcore.privacy.quantise import quantise, quantise_rows
 from fedcore.privacy.rotation import Rotation
 from fedcore.privacy.sampler import discrete_gaussian, rounded_gaussian
 from fedcore.privacy.sampling import FixedSize, Poisson, TruncatedPoisson, Uncontrolled, rate_of
+from fedcore.privacy.simulated import SimulatedMean, SimulatedMechanism
 from fedcore.privacy.skellam import skellam
 from fedcore.privacy.units import Adjacency, Unit
 from fedcore.privacy.values import IntSum, IntUpdate, NoisySum
@@ -119,6 +120,8 @@ __all__ = [
     "ShareAdder",
     "SharedMechanism",
     "SharesEvent",
+    "SimulatedMean",
+    "SimulatedMechanism",
     "SimulatedNoise",
     "SkellamEvent",
     "Strategy",

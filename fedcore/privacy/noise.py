@@ -220,11 +220,11 @@ class SimulatedNoise:
     seed: int
 
     def __post_init__(self) -> None:
-        if type(self.seed) is not int or self.seed < 0:
+        if type(self.seed) is not int or not 0 <= self.seed < 2**63:
             raise PlanError(
-                f"simulated noise from the seed {self.seed!r}",
+                f"simulated noise from the seed {self.seed!r:.80}",
                 why="it names one stream of numbers, to everybody",
-                fix="pass a non-negative int",
+                fix="pass an int of 0 … 2^63 - 1",
             )
 
     def describe(self) -> str:

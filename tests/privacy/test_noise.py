@@ -28,6 +28,7 @@ REFUSED: dict[str, Any] = {
     "a strategy that is a list": lambda: BandedNoise([3, 2]),  # type: ignore[arg-type]
     "a seed that is a word": lambda: SimulatedNoise("x"),  # type: ignore[arg-type]
     "a seed below zero": lambda: SimulatedNoise(-1),
+    "a seed that no ledger keeps": lambda: SimulatedNoise(2**63),
     "shares too coarse": lambda: NoiseShares(5, 4, 1).check(Fraction(26), 2),
     "shares too wide": lambda: NoiseShares(2, 1, 0, 64).check(Fraction(10**18 + 1), 2),
     "a signal that overflows": lambda: NoiseShares(4, 4, 0, 8).check(Fraction(36), 32),
