@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -35,8 +36,8 @@ from fedcore.privacy import (
     Flat,
     IntSum,
     Ledger,
-    Poisson,
     PrivacyPlan,
+    Uncontrolled,
     Unit,
     quantise,
 )
@@ -58,12 +59,12 @@ class WriterTerms:
     average: float = 0.8
 
     def plan(self, writers: int) -> PrivacyPlan:
-        """No amplification: who took part is known to be everybody."""
+        """No amplification, and nothing to keep secret: everybody takes part in every round."""
         return PrivacyPlan(
             unit=Unit.CLIENT,
             adjacency=Adjacency.ADD_REMOVE,
             population=writers,
-            sampling=Poisson(2**32),
+            sampling=Uncontrolled(minimum_separation=1, maximum_participations=self.rounds),
             clipping=Flat(self.clipping_norm),
             noise=CentralNoise(),
             noise_multiplier=Fraction(1),
@@ -89,19 +90,17 @@ def train_writers(people: Sequence[Dataset], test: Dataset, terms: WriterTerms) 
     mechanism = CentralMechanism(plan)
     gradient = _gradient(rebuild)
     padded = _padded(people)
+    names = [f"writer {index}".encode() for index in range(len(people))]
     with (
         TemporaryDirectory() as folder,
-        Ledger.create(folder, plan, accountant="pld") as ledger,
+        Ledger.create(folder, plan, accountant="pld", participation_key=os.urandom(32)) as ledger,
     ):
         for index in range(plan.rounds):
             reservation = ledger.reserve(index)
+            reservation.participate(names)
             updates = (
-                quantise(
-                    gradient(theta, *padded[i]).numpy(),
-                    clipping=clipping,
-                    grid_steps=plan.grid,
-                )
-                for i in reservation.select()
+                quantise(gradient(theta, *person).numpy(), clipping=clipping, grid_steps=plan.grid)
+                for person in padded
             )
             total = IntSum.of(updates, dimension=plan.dimension, grid_steps=plan.grid)
             noisy = fc.tensor(mechanism.release(total, reservation).vector)
