@@ -32,7 +32,7 @@ from fedcore.privacy.noise import CompactShares, NoiseShares, SimulatedNoise
 from fedcore.privacy.plan import PrivacyPlan
 from fedcore.privacy.rdp import compose, epsilon
 from fedcore.privacy.sampling import Uncontrolled
-from fedcore.privacy.units import Adjacency
+from fedcore.privacy.units import Adjacency, Unit
 from fedcore.privacy.verification import read_history
 
 __all__ = ["VERSION", "certificate", "format_certificate"]
@@ -96,9 +96,7 @@ def certificate(
         "events": [{"event": to_json(event), "count": count} for event, count in spent.items()],
         "accountant": _accountant(history, found),
         "not_covered": list(_NOT_COVERED),
-        "float_noise": any(
-            isinstance(segment.plan.noise, SimulatedNoise) for segment in history.segments
-        ),
+        "float_noise": _float_noise(history),
         "simulated": None if trained_on in (None, plan.population) else {"population": trained_on},
         "plans": [
             {
@@ -117,7 +115,11 @@ def format_certificate(data: Mapping[str, Any]) -> str:
     accountant, rounds, statement = data["accountant"], data["rounds"], data["statement"]
     lines = []
     if data["float_noise"]:
-        lines += ["NOT PRIVATE: the noise is floating-point noise from a known seed.", ""]
+        lines += [
+            "NOT PRIVATE: the noise is floating-point noise from a known seed; the figures are "
+            "those of a run with exact noise.",
+            "",
+        ]
     if data["simulated"] is not None:
         lines += [
             f"SIMULATED: {data['simulated']['population']} units stood in for the population; "
@@ -136,10 +138,11 @@ def format_certificate(data: Mapping[str, Any]) -> str:
         "budget": f"epsilon {data['budget']:.6g}",
         **{name: text for name, text in statement.items() if name not in ("unit", "adjacency")},
         "secret": data["secret"],
-        "noise": f"{float(Fraction(data['noise_multiplier'])):.6g} clipping norms",
+        "noise": f"{float(Fraction(data['noise_multiplier'])):.6g} times what one unit can move",
         "rounds": f"{rounds['planned']} planned, {rounds['reserved'] - rounds['voided']} paid for, "
         f"{rounds['released']} released",
-        "accountant": f"{accountant['name']} {accountant['version']}; {accountant['check']}",
+        "accountant": f"{accountant['name']}, version {accountant['version']}; "
+        f"{accountant['check']}",
     }
     if data["gaussian"] is not None:
         entries["also"] = f"{_up(data['gaussian']['mu'])}-GDP, {_up(data['gaussian']['rho'])}-zCDP"
@@ -164,6 +167,11 @@ def format_certificate(data: Mapping[str, Any]) -> str:
 def _secret(plan: PrivacyPlan) -> str:
     if isinstance(plan.sampling, Uncontrolled):
         return "nothing: who takes part may be known to anybody"
+    if plan.unit is Unit.RECORD:
+        return (
+            "which records joined a step, drawn and kept by their holder: whoever learns it is to "
+            "be counted as the adversary who knows the participants"
+        )
     return (
         "who took part in which round: whoever learns it, as the server that selects, is to be "
         "counted as the adversary who knows the participants"
@@ -197,8 +205,7 @@ def _adversaries(
             without = account(known, adjacency=plan.adjacency, delta=delta).value
         else:
             without = epsilon(compose(known, plan.adjacency), delta, order=history.order)[0]
-    shared = isinstance(plan.noise, NoiseShares | CompactShares)
-    return [
+    found = [
         {
             "name": "readers",
             "sees": "all that was released, and not who took part",
@@ -210,14 +217,37 @@ def _adversaries(
             "a unit takes part in composes, without amplification by sampling",
             "epsilon": without,
         },
-        {
-            "name": "the server",
-            "sees": "noisy sums under secure aggregation, and who took part when"
-            if shared
-            else "the exact sums, for it adds the noise, and is trusted to forget them",
-            "epsilon": without if shared else None,
-        },
+        _server(history, value, without),
     ]
+    if _float_noise(history):
+        for adversary in found:
+            adversary["epsilon"] = None
+    return found
+
+
+def _server(history: History, value: float, without: float) -> dict[str, Any]:
+    # What it saw under an earlier plan it has not forgotten.
+    shared = all(
+        isinstance(segment.plan.noise, NoiseShares | CompactShares) for segment in history.segments
+    )
+    against: float | None = value
+    if history.plan.unit is Unit.RECORD:
+        sees = (
+            "noisy sums under secure aggregation, and not which records joined a step"
+            if shared
+            else "what readers see, for the holder adds the noise"
+        )
+    elif shared:
+        sees = "noisy sums under secure aggregation, and who took part when"
+        against = without
+    else:
+        sees = "the exact sums, for it adds the noise, and is trusted to forget them"
+        against = None
+    return {"name": "the server", "sees": sees, "epsilon": against}
+
+
+def _float_noise(history: History) -> bool:
+    return any(isinstance(segment.plan.noise, SimulatedNoise) for segment in history.segments)
 
 
 def _known(history: History) -> dict[Event, int]:

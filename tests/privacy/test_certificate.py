@@ -20,11 +20,11 @@ from fedcore.privacy.banded import Strategy
 from fedcore.privacy.certificate import _often, _up, certificate, format_certificate
 from fedcore.privacy.events import Event, GaussianEvent
 from fedcore.privacy.ledger import Head, Ledger
-from fedcore.privacy.noise import BandedNoise, NoiseShares, SimulatedNoise
+from fedcore.privacy.noise import BandedNoise, CentralNoise, NoiseShares, SimulatedNoise
 from fedcore.privacy.plan import PrivacyPlan
 from fedcore.privacy.rdp import compose, epsilon
 from fedcore.privacy.sampling import FixedSize, Poisson, Uncontrolled, rate_of
-from fedcore.privacy.units import Adjacency
+from fedcore.privacy.units import Adjacency, Unit
 from tests.privacy.ledger_world import KEY, bounded, plan_of
 
 DELTA = 1e-5
@@ -117,6 +117,40 @@ def test_under_secure_aggregation_both_numbers_are_printed(tmp_path: Path) -> No
         assert _up(value) in text
 
 
+def test_a_server_learns_nothing_of_the_records_that_their_holders_draw(tmp_path: Path) -> None:
+    """Noisy sums are what readers see; by whom they are drawn decides, not who adds them up."""
+    options: dict[str, Any] = {"unit": Unit.RECORD, "rounds": 5, "epsilon": 4.0}
+    for name, noise in (("central", CentralNoise()), ("shares", SHARES)):
+        plan = plan_of(noise=noise, grid_steps=2**16, steps=2, **options)
+        with Ledger.create(tmp_path / name, plan) as ledger:
+            for round_ in range(5):
+                ledger.reserve(round_)
+            data = certificate(ledger)
+        found = against(data)
+        known = found["who knows participants"]
+        assert found["the server"] == found["readers"] == data["epsilon"]
+        assert known is not None and known > 2 * data["epsilon"]
+        text = " ".join(format_certificate(data).split())
+        assert "drawn and kept by their holder" in text
+        assert "as the server that selects" not in text and "the exact sums" not in text
+        assert "noisy sums" in text if name == "shares" else "the holder adds the noise" in text
+
+
+def test_where_noise_protects_nobody_nobody_is_said_to_be_protected_from(tmp_path: Path) -> None:
+    for name, unit in (("clients", Unit.CLIENT), ("records", Unit.RECORD)):
+        spend(tmp_path / name, plan_of(noise=SimulatedNoise(seed=1), unit=unit), 1)
+        data = certificate(tmp_path / name)
+        assert set(against(data).values()) == {None}
+        assert format_certificate(data).count("no protection") == 3
+
+
+def test_the_accountants_version_is_told_from_its_name(tmp_path: Path) -> None:
+    spend(tmp_path, plan_of(noise=SHARES, grid_steps=2**16), 1)
+    data = certificate(tmp_path)
+    said = f"{data['accountant']['name']}, version {data['accountant']['version']};"
+    assert said in " ".join(format_certificate(data).split())
+
+
 def test_without_sampling_there_is_one_number_for_all(tmp_path: Path) -> None:
     plan = bounded(1, 2)
     spend(tmp_path, plan, 2)
@@ -190,6 +224,15 @@ def test_a_change_of_plan_is_in_the_certificate(tmp_path: Path) -> None:
         data = certificate(ledger)
         assert data["epsilon"] == ledger.epsilon()
     assert [plan["epsilon"] for plan in data["plans"]] == [2.0, 4.0]
+
+
+def test_a_server_that_saw_exact_sums_under_an_earlier_plan_has_seen_them(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path, plan_of()) as ledger:
+        ledger.reserve(0)
+        ledger.migrate(plan_of(noise=SHARES, grid_steps=2**16, epsilon=4.0))
+        ledger.reserve(0)
+        data = certificate(ledger)
+    assert against(data)["the server"] is None
 
 
 def test_of_nothing_spent_nothing_is_lost(tmp_path: Path) -> None:
