@@ -89,7 +89,8 @@ def _check_budget(plan: PrivacyPlan) -> None:
             "delta",
             plan.failure,
             f"publishing one of {plan.population} units outright would satisfy it",
-            f"take well below {1 / plan.population:.3g}, as the default for a population above 1",
+            f"take well below {1 / plan.population:.3g}, or above one unit delta=None, the default "
+            f"for this population; a changed plan keeps the delta that it had",
         )
 
 

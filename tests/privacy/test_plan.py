@@ -556,6 +556,14 @@ def test_the_default_delta_is_below_one_over_the_population() -> None:
         assert default_delta(population) < 1 / population
 
 
+def test_a_delta_that_was_filled_in_is_refused_for_more_units_with_the_way_to_renew_it() -> None:
+    plan = plans.client(sampling=Poisson(2**31))
+    with pytest.raises(PlanError) as found:
+        replace(plan, population=10**6)
+    assert "delta=None" in found.value.fix
+    assert replace(plan, population=10**6, delta=None).delta == default_delta(10**6)
+
+
 @pytest.mark.parametrize("maker", MAKERS.values())
 @pytest.mark.parametrize("budget", [0.3, 3.0, 30.0])
 def test_a_calibrated_plan_stays_within_its_budget_and_wastes_little(
