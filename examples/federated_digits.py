@@ -206,7 +206,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     train = make_trainer(rebuild)
     plan = make_plan(len(pooled), len(clients), theta.size, rounds=options.rounds)
     folder = new_folder(options.out)
-    folder.mkdir(parents=True)
     with Ledger.create(folder / "ledger", plan) as ledger:
         private = PrivateFederation(clients, plan, ledger, theta, rebuild)
         terms = private.config.parameters(len(clients))

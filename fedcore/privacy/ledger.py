@@ -61,7 +61,7 @@ class Ledger:
         order: int | None = None,
         participation_key: bytes | None = None,
     ) -> Ledger:
-        """A new ledger in a folder that holds none, open.
+        """A new ledger in a folder that holds none, open. Folders that are missing are made.
 
         `accountant`: "rdp", the Rényi filter, or "pld", privacy loss distributions, which need the
         extra `dp`, spend less, and hold for schedules that are fixed beforehand. `order`: the Rényi

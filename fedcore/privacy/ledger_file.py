@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -38,7 +38,7 @@ class LedgerFile:
 
     @classmethod
     def create(cls, folder: Path) -> LedgerFile:
-        """A new and empty file, in a folder that is made if need be.
+        """A new and empty file, in a folder that is made if need be, with those above it.
 
         One without a whole record is left by a creation that was interrupted, and taken over.
         """
@@ -49,10 +49,7 @@ class LedgerFile:
                 fix="open the ledger that released them, or create one in an empty folder",
             )
         with _disk("create a ledger"):
-            if not folder.is_dir():
-                folder.mkdir(mode=0o700)
-            # Always: who made the folder may have stopped before its name was durable.
-            _sync_folder(folder.parent)
+            _make_folder(folder)
             descriptor = os.open(folder / _NAME, os.O_RDWR | os.O_CREAT | _FLAGS, _MODE)
         file, chain = cls._locked(folder, descriptor)
         if chain.records:
@@ -246,6 +243,22 @@ def _write_at(descriptor: int, data: bytes, at: int) -> None:
     while view:
         written = os.pwrite(descriptor, view, at)
         view, at = view[written:], at + written
+
+
+def _make_folder(folder: Path) -> None:
+    """Makes what is missing of the folder and those above it; each name is durable before the next.
+
+    Who made the one that is there may have stopped before that, but in a folder that it could read.
+    """
+    there, missing = folder, []
+    while not there.is_dir():
+        missing.append(there)
+        there = there.parent
+    with suppress(PermissionError):
+        _sync_folder(there.parent)
+    for path in reversed(missing):
+        path.mkdir(mode=0o700)
+        _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:

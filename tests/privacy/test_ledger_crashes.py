@@ -22,6 +22,7 @@ from tests.privacy.ledger_world import (
     Killed,
     World,
     open_or_create,
+    plan_of,
     run,
 )
 
@@ -80,6 +81,23 @@ def test_a_process_killed_at_any_call_of_the_disk_has_paid_for_what_it_drew(
         assert sorted(world.published) == [0, 1, 2]
         assert verify(folder, checkpoint=world.checkpoint).released == 3
         assert folder in disk.entries  # as its parent lists it, whoever made it
+
+
+@pytest.mark.parametrize("kill", [killed_before, killed_after])
+def test_folders_above_a_new_ledger_are_found_after_a_power_cut_too(
+    disk: Disk, tmp_path: Path, kill: Callable[..., Any]
+) -> None:
+    whole = tmp_path / "whole" / "runs" / "ledger"
+    with disk.process():
+        Ledger.create(whole, plan_of(), participation_key=KEY).close()
+    for number in range(1, len(disk.calls) + 1):
+        folder = tmp_path / f"{number}" / "runs" / "ledger"
+        with disk.process(at(number, kill)), pytest.raises(Killed):
+            Ledger.create(folder, plan_of(), participation_key=KEY).close()
+        with disk.process():
+            run(folder, World())
+        assert {folder, *folder.parents[:2]} <= disk.entries
+        assert folder.parent.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_process_killed_again_while_it_recovers_has_paid_too(disk: Disk, tmp_path: Path) -> None:
