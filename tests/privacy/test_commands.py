@@ -33,7 +33,7 @@ from fedcore.privacy.certificate import certificate, format_certificate
 from fedcore.privacy.commands import files
 from fedcore.privacy.commands.layout import upward
 from fedcore.privacy.ledger import Ledger
-from fedcore.privacy.noise import SimulatedNoise
+from fedcore.privacy.noise import CompactShares, SimulatedNoise
 from fedcore.privacy.plan import PrivacyPlan
 from fedcore.privacy.sampling import FixedSize, Poisson, TruncatedPoisson, Uncontrolled
 from fedcore.privacy.units import Adjacency, Unit
@@ -249,6 +249,22 @@ plan            fd681afc04024bc2547497a1fa718d28335de61232141efc3b5ebb87308b2d63
     )
 
 
+def test_a_compact_plan_says_what_is_sent(fed: Fed, tmp_path: Path) -> None:
+    terms = [*SHARES, "--compact", "--rounds", "100", "--epsilon", "4", "--clipping-norm", "1"]
+    plan, data = planned(fed, *terms)
+    assert plan.noise == CompactShares(150, 80, 10, slot_bits=16) and data["epsilon"] <= 4
+    code, out, _ = fed("plan", *terms, "--out", tmp_path / "plan.json")
+    assert code == 0
+    for words in (
+        f"times {plan.contribution_norm} grid steps",
+        f"1000 coordinates, sent as {plan.wire_dimension} integers of 16 bits",
+        "Skellam noise of",
+        "dp-accounting has no distribution for Skellam noise",
+    ):
+        assert words in out
+    assert fed("plan", "--plan", tmp_path / "plan.json")[0] == 0
+
+
 def test_a_figure_is_never_rounded_in_our_favour(fed: Fed) -> None:
     _, out, _ = fed("plan", *CENTRAL, "--rounds", 1000, "--epsilon", 2)
     assert ", found by RDP\n" in out
@@ -309,6 +325,7 @@ def test_without_the_extra_a_plan_says_why_there_is_no_second_figure(
         ),
         ("{poisson} {two} --noise-by clients", "FED-1109", "--clients, --survivors, --corrupt"),
         ("{poisson} {two} --clients 9", "FED-1109", "--clients beside noise by the server"),
+        ("{poisson} {two} --compact", "FED-1109", "--compact beside noise by the server"),
         ("{poisson} {two} --out never.json", "FED-1109", "--dimension, --clipping-norm missing"),
         ("{poisson} {two} --plan never.json", "FED-1109", "beside --plan"),
         ("--plan never.json", "FED-1109", "never.json cannot be read"),

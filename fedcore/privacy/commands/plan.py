@@ -21,7 +21,7 @@ from fedcore.privacy.codec import to_json
 from fedcore.privacy.commands.arguments import fraction
 from fedcore.privacy.commands.files import read_json, write_new
 from fedcore.privacy.commands.layout import describe, rows, upward
-from fedcore.privacy.noise import CentralNoise, Noise, NoiseShares
+from fedcore.privacy.noise import CentralNoise, CompactShares, Noise, NoiseShares
 from fedcore.privacy.plan import PrivacyPlan
 from fedcore.privacy.sampling import (
     FixedSize,
@@ -103,6 +103,12 @@ def add_plan(verbs: argparse._SubParsersAction[Parser]) -> None:
     )
     how.add_argument("--survivors", type=int, metavar="U", help="fewest clients in a sum")
     how.add_argument("--corrupt", type=int, metavar="X", help="of these, how many may add no noise")
+    how.add_argument(
+        "--compact",
+        action="store_const",
+        const=True,
+        help="send 16 or 21 bits a coordinate, not 32 (noise by clients)",
+    )
     how.add_argument("--dimension", type=int, metavar="D", help="coordinates of what is summed")
     how.add_argument("--clipping-norm", type=fraction, metavar="C")
     how.add_argument("--grid-steps", type=int, metavar="S", help="in a clipping norm")
@@ -162,15 +168,19 @@ class _Answer:
         if self.affordable >= plan.rounds:
             pays = "the budget pays for all of them"
         by_pld = f"none: {cost.without_pld}" if cost.pld is None else upward(cost.pld)
+        unit, wire = "clipping norms", ""
+        if isinstance(plan.noise, CompactShares):
+            unit = f"times {plan.contribution_norm} grid steps"
+            wire = f", sent as {plan.wire_dimension} integers of {plan.noise.slot_bits} bits"
         entries = [
-            ("noise", f"{shown} clipping norms{exact}{self._mark('noise')}"),
+            ("noise", f"{shown} {unit}{exact}{self._mark('noise')}"),
             ("epsilon", f"{upward(cost.value)} at delta {plan.failure:.6g}"),
             ("  by RDP", f"{upward(cost.rdp)}, at order {cost.order}"),
             ("  by PLD", by_pld),
             ("budget", f"epsilon {upward(plan.epsilon)}{self._mark('epsilon')}"),
             ("rounds", f"{plan.rounds} planned{self._mark('rounds')}; {pays}"),
             ("a round", describe(plan.event)),
-            ("its sum", f"{plan.dimension} coordinates, divided by {plan.denominator}"),
+            ("its sum", f"{plan.dimension} coordinates{wire}, divided by {plan.denominator}"),
             ("unit", f"{statement.pop('unit')} of {plan.population}; {statement.pop('adjacency')}"),
             *statement.items(),
             ("ledger", f'Ledger.create(…, plan, accountant="{self.ledger}")'),
@@ -298,9 +308,8 @@ def _sampling(options: argparse.Namespace) -> tuple[Sampling, int, Adjacency]:
 def _noise(options: argparse.Namespace) -> Noise:
     if options.noise_by != "clients":
         return CentralNoise()
-    return NoiseShares(
-        clients=options.clients, survivors=options.survivors, corrupt=options.corrupt
-    )
+    kind = CompactShares if options.compact else NoiseShares
+    return kind(clients=options.clients, survivors=options.survivors, corrupt=options.corrupt)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -338,7 +347,7 @@ def _check(options: argparse.Namespace) -> None:
     if options.noise_by == "clients":
         _require(options, *_SHARES, "dimension", because="where clients add the noise")
     else:
-        _refuse(options, _SHARES, "noise by the server")
+        _refuse(options, (*_SHARES, "compact"), "noise by the server")
     if options.out is not None:
         _require(options, "dimension", "clipping_norm", because="in a plan that is written down")
 
