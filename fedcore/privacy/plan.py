@@ -71,9 +71,9 @@ class PrivacyPlan:
     what is summed, metrics and the count of adaptive clipping included. `grid_steps`: integer steps
     in a clipping norm (default 2^24, 2^20 under noise shares; fewer where the noise would be wider
     than its sampler draws, as the banded one is). In the compact mode the grid follows from the
-    noise, which counts in the radius that rounding may reach, a little above the clipping norm. `epsilon`: the budget, a hard stop. `delta`:
-    default population^-1.1. `largest_weight`: contributions count by min(n, largest_weight) /
-    largest_weight; None: alike.
+    noise, which counts in the radius that rounding may reach, a little above the clipping norm.
+    `epsilon`: the budget, a hard stop. `delta`: default population^-1.1. `largest_weight`:
+    contributions count by min(n, largest_weight) / largest_weight; None: alike.
 
     Raises: PlanError where parts contradict each other, with the remedy.
     """
