@@ -45,6 +45,9 @@ from fedcore.training import evaluate
 
 __all__ = ["WriterTerms", "dp_writers", "train_writers", "writers"]
 
+_MOST_IMAGES = 144
+"""Of one writer that count: the rest of whoever has more is left out."""
+
 _WRITER_LABELS = MNIST / "qmnist-train-labels-idx2-int.gz"
 
 
@@ -132,12 +135,14 @@ def _gradient(rebuild: Callable[[fc.Tensor], nn.Module]) -> Callable[..., fc.Ten
 
 
 def _padded(people: Sequence[Dataset]) -> list[tuple[Floats, np.ndarray, Floats]]:
-    """Images, digits and weights of each, as many rows for all: one program computes them."""
-    most = max(map(len, people))
+    """Images, digits and weights of each, as many rows for all: one program computes them.
+
+    How many is public: taken from the data, it would let one writer round all others' sums anew.
+    """
     found = []
-    for person in people:
-        missing = most - len(person)
-        weight = (np.arange(most) < len(person)).astype(np.float32)
+    for person in (whole[:_MOST_IMAGES] for whole in people):
+        missing = _MOST_IMAGES - len(person)
+        weight = (np.arange(_MOST_IMAGES) < len(person)).astype(np.float32)
         x, y = np.pad(person.x, ((0, missing), (0, 0))), np.pad(person.y, (0, missing))
         found.append((x, y, weight))
     return found

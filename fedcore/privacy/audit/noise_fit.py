@@ -156,13 +156,14 @@ def noise_fit(
 
 
 def _judge(failures: list[str], n: int, rounds: int, significance: float) -> Verdict:
-    if failures:
-        return Verdict(Outcome.FAILED, "; ".join(failures))
     if n < _LEAST_SAMPLES:
+        # Of so few, squares are far from normal: sound noise would fail too often.
         return Verdict(
             Outcome.INCONCLUSIVE,
             f"{n} samples are too few to tell; take at least {_LEAST_SAMPLES}, better a million",
         )
+    if failures:
+        return Verdict(Outcome.FAILED, "; ".join(failures))
     across = " and between rounds" if rounds > 1 else "; one round says nothing of a seed reused"
     return Verdict(
         Outcome.PASSED,

@@ -144,6 +144,8 @@ def test_no_noise_at_all_fails() -> None:
 
 
 def test_few_samples_pass_no_judgement() -> None:
+    # Of few samples sound noise has a variance far off too often: no verdict is given on it.
+    assert fitted(rounded(30.0, 500, seed=12), 10.0).verdict.outcome is Outcome.INCONCLUSIVE
     assert fitted(rounded(10.0, 500, seed=12), 10.0).verdict.outcome is Outcome.INCONCLUSIVE
 
 
