@@ -28,8 +28,22 @@ from fedcore.privacy.rdp import compose, epsilon
 from fedcore.privacy.sampling import Poisson, Uncontrolled, rate_of
 from fedcore.privacy.units import Adjacency, Unit
 
-__all__ = ["CALLS", "KEY", "POINTS", "Disk", "Killed", "World", "bounded", "plan_of", "run"]
+__all__ = [
+    "CALLS",
+    "FILE",
+    "KEY",
+    "POINTS",
+    "Disk",
+    "Killed",
+    "World",
+    "bounded",
+    "plan_of",
+    "release",
+    "run",
+    "written",
+]
 
+FILE = "privacy.ledger"
 KEY = bytes(range(32))
 CALLS = ("open", "write", "pwrite", "fsync", "ftruncate", "mkdir")
 POINTS = (
@@ -68,6 +82,28 @@ def bounded(separation: int, maximum: int, **changes: Any) -> PrivacyPlan:
     """A plan without sampling, whose participations are bounded."""
     options = {"epsilon": 50.0, "noise_multiplier": Fraction(2), "rounds": 10, **changes}
     return plan_of(sampling=Uncontrolled(separation, maximum), **options)
+
+
+def release(ledger: Ledger, round_: int, payload: bytes = b"payload") -> Head:
+    """One round, whoever takes part in it."""
+    reservation = ledger.reserve(round_)
+    reservation.mark_drawn()
+    return reservation.release(payload).head
+
+
+def written(folder: Path) -> bytes:
+    """A ledger with one of each record, closed."""
+    with Ledger.create(folder, bounded(1, 3), participation_key=KEY) as ledger:
+        for round_ in range(2):
+            reservation = ledger.reserve(round_)
+            reservation.participate([b"unit"])
+            reservation.mark_drawn()
+            reservation.release(b"payload %d" % round_)
+        ledger.reserve(2).void("nobody came")
+        ledger.migrate(bounded(1, 4))
+        ledger.reserve(2)
+        ledger.finish()
+    return (folder / FILE).read_bytes()
 
 
 class Killed(BaseException):

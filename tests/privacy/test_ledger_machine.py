@@ -12,13 +12,7 @@ import pytest
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from fedcore.errors import (
-    BudgetError,
-    LedgerError,
-    ParticipationError,
-    PlanError,
-    ReservationError,
-)
+from fedcore.errors import BudgetError, LedgerError, ParticipationError, PlanError, ReservationError
 from fedcore.privacy.ledger import Head, Ledger, Reservation, verify
 from fedcore.privacy.rdp import compose, epsilon
 from tests.privacy.ledger_world import KEY, bounded, plan_of

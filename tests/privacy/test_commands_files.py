@@ -1,0 +1,129 @@
+"""Files are anybody's: what `fed privacy` reads is believed by its bytes, never by its claims."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import resource
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+
+from fedcore.errors import ArgumentError, DataFormatError, FedcoreError
+from fedcore.privacy.commands import files
+from fedcore.privacy.plan import PrivacyPlan
+from tests.privacy.commands_world import CLAIM, Fed
+from tests.privacy.ledger_world import plan_of
+
+# Files are anybody's.
+
+
+def npy(array: Any) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+def npz(**arrays: Any) -> bytes:
+    stream = io.BytesIO()
+    np.savez_compressed(stream, **arrays)
+    return stream.getvalue()
+
+
+SOUND = {
+    "npy": npy(np.arange(6.0).reshape(3, 2) % 2),
+    "npz": npz(scores=np.arange(3.0), included=np.array([True, False, True])),
+    "csv": b"score,included\n0.5,1\n-2e3,0\n",
+    "json": json.dumps(plan_of().to_json()).encode(),
+}
+
+
+@given(data=st.data(), form=st.sampled_from(sorted(SOUND)))
+def test_a_damaged_file_is_read_or_refused_and_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, form: str
+) -> None:
+    content = bytearray(SOUND[form])
+    for place in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=4)):
+        content[place] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.getbasetemp() / f"damaged.{form}"
+    path.write_bytes(
+        content[: data.draw(st.integers(0, len(content)))] if data.draw(st.booleans()) else content
+    )
+    for read in (
+        files.read_scores,
+        files.read_array,
+        lambda path: files.read_arrays(path, ("scores",)),
+    ):
+        with contextlib.suppress(DataFormatError):
+            read(str(path))
+    with contextlib.suppress(FedcoreError):
+        PrivacyPlan.from_json(files.read_json(str(path), what="plan"))
+
+
+def test_sizes_that_a_file_only_claims_are_not_believed(tmp_path: Path) -> None:
+    header = npy(np.zeros(3, np.int64))
+    path = tmp_path / "file"
+    for claim in (b"(3000000000,)", b"(-3,)", b"(-1, -3)", b"(2**40,)", b"('3',)"):
+        changed = header.replace(b"(3,), ", claim + b", ").replace(b" " * len(claim), b"", 1)
+        path.write_bytes(changed)
+        with pytest.raises(DataFormatError):
+            files.read_array(str(path))
+
+
+def test_an_archive_is_not_unpacked_beyond_its_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "bomb.npz"
+    np.savez_compressed(path, scores=np.zeros(10**6), included=np.zeros(10**6, bool))
+    assert path.stat().st_size < 50_000
+    monkeypatch.setattr(files, "_LARGEST_ARRAYS", 2**20)
+    with pytest.raises(DataFormatError, match="cannot be taken") as refused:
+        files.read_scores(str(path))
+    assert refused.value.why == "it holds more than 1 MiB"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("scores.npy", SOUND["npy"])
+    with pytest.raises(DataFormatError) as refused:
+        files.read_arrays(str(path), ("scores",))
+    assert "compressed in a way" in refused.value.why
+
+
+def test_files_beyond_a_limit_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "large"
+    path.write_bytes(b"1,1\n" * 2**18 + b"1")
+    for name, limit in (("_LARGEST_ARRAYS", 2**20), ("_LARGEST_TEXT", 2**19)):
+        monkeypatch.setattr(files, name, limit)
+        with pytest.raises(DataFormatError) as refused:
+            files.read_scores(str(path))
+        assert "larger than" in refused.value.why
+    with pytest.raises(DataFormatError) as refused:
+        files.read_json(str(path), what="plan")
+    assert "larger than 1 MiB" in refused.value.why
+
+
+def test_what_stands_in_a_file_is_not_repeated_in_a_message(fed: Fed, tmp_path: Path) -> None:
+    (tmp_path / "text.csv").write_text("0.125,1\n12345.678,maybe\n")
+    _, _, err = fed("audit", "one-run", tmp_path / "text.csv", *CLAIM)
+    assert "line 2 " in err and "12345" not in err and "maybe" not in err
+
+
+def test_a_write_that_fails_leaves_no_half_of_a_file(tmp_path: Path) -> None:
+    path, limits = tmp_path / "file", resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(ArgumentError, match="cannot be written") as refused:
+            files.write_new(str(path), "text " * 1000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert refused.value.why == "File too large" and not path.exists()
+    files.write_new(str(path), "text")
+    assert path.read_text() == "text"
+    for wrong in (str(tmp_path), str(tmp_path / "a" / "b"), "a\0b"):
+        with pytest.raises(ArgumentError, match="cannot be written"):
+            files.write_new(wrong, "text")
+    with pytest.raises(ArgumentError, match="cannot be read"):
+        files.read_array("a\0b")

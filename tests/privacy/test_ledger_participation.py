@@ -1,0 +1,146 @@
+"""Whoever takes part is bounded as the plan says, and charged for no more."""
+
+from __future__ import annotations
+
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from fedcore.errors import LedgerError, ParticipationError, PlanError, ReservationError
+from fedcore.privacy.banded import Strategy
+from fedcore.privacy.ledger import Ledger, verify
+from fedcore.privacy.noise import BandedNoise
+from fedcore.privacy.plan import PrivacyPlan
+from fedcore.privacy.sampling import Uncontrolled
+from tests.privacy.ledger_world import FILE, KEY, bounded, plan_of, written
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a power cut does is tested elsewhere."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+# --- Who takes part
+
+
+def test_who_would_come_too_soon_or_too_often_is_refused_before_it_is_written(
+    tmp_path: Path,
+) -> None:
+    with Ledger.create(tmp_path, bounded(3, 2), participation_key=KEY) as ledger:
+        for round_ in range(7):
+            reservation = ledger.reserve(round_)
+            with pytest.raises(ReservationError, match="participate"):
+                reservation.mark_drawn()
+            soon = round_ not in (0, 3)
+            assert list(ledger.may_participate([b"secret name", b"%d" % round_])) == [
+                not soon,
+                True,
+            ]
+            if soon:
+                head = ledger.head
+                with pytest.raises(ParticipationError, match="1 of 2") as caught:
+                    reservation.participate([b"secret name", b"%d" % round_])
+                assert "secret" not in str(caught.value)
+                assert ledger.head == head
+                reservation.participate([b"%d" % round_])
+            else:
+                reservation.participate([b"secret name"])
+                with pytest.raises(ParticipationError):
+                    reservation.participate([b"secret name"])
+            reservation.mark_drawn()
+            reservation.release(b"payload")
+        assert ledger.participations.most == 2
+        assert ledger.participations.total == 7
+        assert ledger.participations.units == 6
+    assert b"secret" not in (tmp_path / FILE).read_bytes()
+
+
+def test_a_unit_pays_for_its_participations_and_not_for_all_rounds(tmp_path: Path) -> None:
+    plan = bounded(1, 2)
+    with Ledger.create(tmp_path, plan, participation_key=KEY) as ledger:
+        for round_ in range(5):
+            reservation = ledger.reserve(round_)
+            reservation.participate([b"%d" % (round_ // 2)])
+            reservation.mark_drawn()
+        assert ledger.spent == {plan.event: 2}
+        reservation = ledger.reserve(6)
+        with pytest.raises(ParticipationError):  # nothing was released, yet noise was drawn
+            reservation.participate([b"0"])
+
+
+def test_a_voided_round_counts_for_nobody(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path, bounded(1, 1), participation_key=KEY) as ledger:
+        reservation = ledger.reserve(0)
+        reservation.participate([b"unit"])
+        reservation.void("it did not answer")
+        assert ledger.participations.units == 0
+        ledger.reserve(0).participate([b"unit"])
+    with Ledger.open(tmp_path, checkpoint=None, participation_key=KEY) as ledger:
+        assert ledger.participations.most == 1
+        with pytest.raises(ParticipationError):
+            ledger.reserve(1).participate([b"unit"])
+
+
+def test_without_its_key_a_ledger_opens_for_nobody_and_verifies_for_anybody(
+    tmp_path: Path,
+) -> None:
+    written(tmp_path)
+    for key in (None, bytes(32)):
+        with pytest.raises(LedgerError, match="key"):
+            Ledger.open(tmp_path, checkpoint=None, participation_key=key)
+    assert verify(tmp_path).released == 2
+    with pytest.raises(PlanError, match="participation key"):
+        Ledger.create(tmp_path / "none", bounded(1, 1))
+
+
+def test_one_reservation_pays_for_a_matrix_of_rounds_until_a_crash(tmp_path: Path) -> None:
+    plan = banded(rounds=4)
+    with Ledger.create(tmp_path, plan, participation_key=KEY) as ledger:
+        assert ledger.remaining_rounds() == 4
+        reservation = ledger.reserve(0)
+        for round_ in range(3):
+            assert reservation.round == round_
+            reservation.participate([b"%d" % (round_ % 2)])
+            reservation.mark_drawn()
+            assert reservation.release(b"%d" % round_).round == round_
+        with pytest.raises(ReservationError, match="drawn"):
+            reservation.void("too late")
+        with pytest.raises(ParticipationError):
+            reservation.participate([b"0"])
+        assert ledger.spent == {plan.event: 1}
+    with Ledger.open(tmp_path, checkpoint=None, participation_key=KEY) as ledger:
+        assert ledger.released(2) == b"2"
+        reservation = ledger.reserve(3)
+        reservation.participate([b"0"])  # another matrix, charged for participations of its own
+        reservation.mark_drawn()
+        reservation.release(b"3")
+        assert ledger.spent == {plan.event: 2}
+        assert ledger.remaining_rounds() == 0
+    assert verify(tmp_path).released == 4
+
+
+def test_a_matrix_ends_where_a_round_was_released_before(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path, banded(rounds=4), participation_key=KEY) as ledger:
+        for first in (2, 1):
+            reservation = ledger.reserve(first)
+            reservation.participate([b"unit"])
+            reservation.mark_drawn()
+            reservation.release(b"payload")
+        assert reservation.round == 2
+        with pytest.raises(ReservationError, match="released before"):
+            reservation.participate([b"another"])
+    assert verify(tmp_path).released == 2
+
+
+def banded(rounds: int) -> PrivacyPlan:
+    return plan_of(
+        sampling=Uncontrolled(2, 2),
+        noise=BandedNoise(Strategy((1024, 512))),
+        grid_steps=2**16,
+        noise_multiplier=Fraction(2),
+        rounds=rounds,
+        epsilon=10.0,
+    )
