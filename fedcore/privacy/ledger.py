@@ -26,7 +26,14 @@ from fedcore.errors import BudgetError, LedgerError, PlanError, ReservationError
 from fedcore.privacy.events import Event
 from fedcore.privacy.ledger_file import LedgerFile
 from fedcore.privacy.ledger_history import History
-from fedcore.privacy.ledger_journal import Journal, read_payload, require_current, rolled_back
+from fedcore.privacy.ledger_journal import (
+    Journal,
+    empty,
+    read_payload,
+    require_current,
+    require_head,
+    rolled_back,
+)
 from fedcore.privacy.ledger_records import VERSION, Chain, Close, Head, Migrate, Open, Reserve
 from fedcore.privacy.participation import Participations, Seal
 from fedcore.privacy.plan import PrivacyPlan
@@ -37,6 +44,7 @@ from fedcore.privacy.verification import Verification, verify
 
 __all__ = ["Head", "Ledger", "Receipt", "Reservation", "Verification", "verify"]
 
+_AT_THE_END = "take what it released, with released(); other people's data has another ledger"
 _EMPTY = Chain(records=(), digests=(), tail=0, end=0, unended=False, torn=False)
 
 
@@ -114,8 +122,9 @@ class Ledger:
         `checkpoint`: the head that the newest checkpoint carries; None only where there is none
         yet, for nothing else tells an old copy. `plan`: what the ledger has to follow now.
         Raises: RollbackError if the ledger does not hold the checkpoint's record; LedgerBusyError;
-        LedgerError; PlanError for another plan.
+        LedgerError; PlanError for another plan; ArgumentError for a checkpoint that is no head.
         """
+        require_head(checkpoint)
         folder = Path(directory)
         seal = None if participation_key is None else Seal(participation_key)
         try:
@@ -127,11 +136,7 @@ class Ledger:
         try:
             require_current(folder, chain, checkpoint)
             if not chain.records:
-                raise LedgerError(
-                    f"the ledger in {folder.name} is empty",
-                    why="its creation was interrupted, or it was emptied",
-                    fix="create it again if nothing was ever released from it",
-                )
+                raise empty(folder)
             ledger = cls(Journal(folder, file, chain, seal))
             if plan is not None and plan.digest != ledger.plan.digest:
                 raise PlanError(
@@ -214,9 +219,13 @@ class Ledger:
             return self.history.epsilon(delta=delta)
 
     def remaining_rounds(self) -> int:
-        """How many rounds further reservations can pay for, if none of them is spent in vain."""
+        """How many rounds further reservations can pay for, if none of them is spent in vain.
+
+        Where participations are bounded, at most as many as units may still come; how often one of
+        them may, depends on how often it came.
+        """
         with self._journal.lock:
-            return self.history.remaining_rounds()
+            return self.history.remaining_rounds(self._journal.table.summary())
 
     def reserve(self, round: int, event: Event | None = None) -> Reservation:
         """Pay for a round, before anybody is selected for it; from here on it is spent.
@@ -237,11 +246,15 @@ class Ledger:
                     fix="pass a plain int from 0 on, and an event of fedcore.privacy.events",
                 )
             if why := history.refusal(record):
-                kind = ReservationError if round in history.segment.rounds else PlanError
-                raise kind(
+                served = round in history.segment.rounds
+                raise (ReservationError if served else PlanError)(
                     f"round {round} cannot be reserved",
                     why=why,
-                    fix="follow the plan, or migrate() the ledger to another one",
+                    fix=_AT_THE_END
+                    if history.closed
+                    else f"call released({round})"
+                    if served
+                    else "follow the plan, or migrate() the ledger to another one",
                 )
             after = history.epsilon_with(record.event)
             if not after <= plan.epsilon:
@@ -286,8 +299,8 @@ class Ledger:
 
         From here on the Rényi filter counts, at the order that was settled when the ledger was
         created: a plan that was changed after a look at releases is an adaptive choice. The new
-        plan's budget covers all that was spent.
-        Raises: PlanError; LedgerError.
+        plan's budget covers all that was spent. The plan that holds already is no change.
+        Raises: PlanError; BudgetError if more was spent than the new budget; LedgerError.
         """
         with self._journal.lock:
             self._journal.require_usable()
@@ -297,7 +310,21 @@ class Ledger:
                 raise PlanError(
                     "the ledger cannot go on under this plan",
                     why=why,
-                    fix="keep unit, adjacency and delta; another population has another ledger",
+                    fix=_AT_THE_END
+                    if self.history.closed
+                    else "keep unit, adjacency and delta; another population has another ledger",
+                )
+            if plan.digest == self.plan.digest:
+                return self.head
+            spent = self.history.epsilon_under(plan)
+            if not spent <= plan.epsilon:
+                assert self.history.opened is not None
+                raise BudgetError(
+                    "more was spent than the new plan's budget",
+                    why=f"epsilon is {spent:.6g} at delta = {plan.failure:.3g} by the Rényi order "
+                    f"{self.history.opened.later_order}, which counts from a change of plan on; "
+                    f"the new budget is {plan.epsilon:.6g}",
+                    fix="take a larger budget, or stop: what was released before is the result",
                 )
             return self._journal.write(record)
 

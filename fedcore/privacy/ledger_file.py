@@ -44,18 +44,18 @@ class LedgerFile:
         """
         if stored_payloads(folder):
             raise LedgerError(
-                f"{folder.name} holds released payloads and is to get a new ledger",
+                f"{folder} holds released payloads and is to get a new ledger",
                 why="what was spent on them would be forgotten",
                 fix="open the ledger that released them, or create one in an empty folder",
             )
-        with _disk("create a ledger"):
+        with _disk("create a ledger", folder):
             _make_folder(folder)
             descriptor = os.open(folder / _NAME, os.O_RDWR | os.O_CREAT | _FLAGS, _MODE)
         file, chain = cls._locked(folder, descriptor)
         if chain.records:
             file.close()
             raise LedgerError(
-                f"{folder.name} already holds a ledger",
+                f"{folder} already holds a ledger",
                 why="a second one would forget what the first has spent",
                 fix="open it, and migrate it to a changed plan",
             )
@@ -64,7 +64,7 @@ class LedgerFile:
     @classmethod
     def open(cls, folder: Path) -> tuple[LedgerFile, Chain]:
         """The file that is there, without a torn last line, and its records."""
-        with _disk("open a ledger"):
+        with _disk("open a ledger", folder):
             descriptor = os.open(folder / _NAME, os.O_RDWR | _FLAGS)
         return cls._locked(folder, descriptor)
 
@@ -72,7 +72,7 @@ class LedgerFile:
     def _locked(cls, folder: Path, descriptor: int) -> tuple[LedgerFile, Chain]:
         try:
             _lock(descriptor, folder)
-            with _disk("recover a ledger"):
+            with _disk("recover a ledger", folder):
                 chain = _settled(descriptor)
                 _sync_folder(folder)
             return cls(folder, descriptor, chain), chain
@@ -142,7 +142,7 @@ class LedgerFile:
         """Whatever stops a write half-way, an interrupt included, is the end of this object."""
         self.require_usable()
         self._usable = False
-        with _disk(what):
+        with _disk(what, self._folder):
             yield
         self._usable = True
 
@@ -159,7 +159,7 @@ class LedgerFile:
 
 def read_file(folder: Path) -> Chain:
     """The records of a ledger that may be open elsewhere; without a lock, and for reading only."""
-    with _disk("read a ledger"):
+    with _disk("read a ledger", folder):
         return read_chain((folder / _NAME).read_bytes())
 
 
@@ -197,7 +197,7 @@ def _lock(descriptor: int, folder: Path) -> None:
     """The lock belongs to the open file, so a second opener of the same process is refused too."""
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         raise LedgerError(
-            f"{_NAME} in {folder.name} is not a regular file",
+            f"{_NAME} in {folder} is not a regular file",
             why="nothing else keeps what is written to it",
             fix="pass the folder that Ledger.create() made",
         )
@@ -206,7 +206,7 @@ def _lock(descriptor: int, folder: Path) -> None:
         locks.flock(descriptor, locks.LOCK_EX | locks.LOCK_NB)
     except BlockingIOError:
         raise LedgerBusyError(
-            f"the ledger in {folder.name} is open elsewhere",
+            f"the ledger in {folder} is open elsewhere",
             why="two writers could spend one budget twice",
             fix="close the other one, or wait for its process to end; verify() needs no lock",
         ) from None
@@ -270,16 +270,24 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _disk(what: str) -> Iterator[None]:
+def _disk(what: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
         raise LedgerError(
-            f"cannot {what}: there is none",
+            f"cannot {what}: there is none in {folder}",
             why=str(error.strerror),
             fix="pass the folder that Ledger.create() made",
         ) from error
     except OSError as error:
+        if folder.is_file():
+            raise LedgerError(
+                f"cannot {what}: {folder} is a file",
+                why="a ledger is a folder, of its records and of what they release",
+                fix=f"pass a folder: {folder.parent}"
+                if folder.name == _NAME
+                else "pass the folder that Ledger.create() made",
+            ) from error
         raise LedgerError(
             f"cannot {what}",
             why=f"{error.strerror or type(error).__name__}; what was written so far stays charged",

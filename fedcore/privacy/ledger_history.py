@@ -24,8 +24,10 @@ from fedcore.privacy.ledger_records import (
     Reserve,
     Void,
 )
+from fedcore.privacy.participation import Participations
 from fedcore.privacy.plan import PrivacyPlan
 from fedcore.privacy.rdp import ORDERS, compose, epsilon
+from fedcore.privacy.sampling import Uncontrolled
 from fedcore.privacy.units import Adjacency
 
 __all__ = ["ACCOUNTANTS", "Entry", "History", "Segment"]
@@ -39,12 +41,16 @@ _NOTHING: Mapping[Event, int] = {}
 
 @dataclass
 class Entry:
-    """One reservation. `released`: the records that released its rounds, the first one first."""
+    """One reservation. `released`: the records that released its rounds, the first one first.
+
+    `admitted`: somebody was recorded to take part.
+    """
 
     seq: int
     round: int
     event: Event
     released: list[int] = field(default_factory=list)
+    admitted: bool = False
 
     @property
     def next_round(self) -> int:
@@ -56,29 +62,26 @@ class Entry:
 class Segment:
     """The time of one plan.
 
-    `counts`: how often each event was reserved and not voided; `tries`: how often each round was.
-    `rounds`: by round, the record that released it; `known`: those, and what was reserved.
+    `counts`: how often each event was reserved and not voided; `rounds`: by round, the record that
+    released it.
     """
 
     plan: PrivacyPlan
     counts: dict[Event, int] = field(default_factory=dict)
-    tries: dict[int, int] = field(default_factory=dict)
     rounds: dict[int, int] = field(default_factory=dict)
-    known: set[int] = field(default_factory=set)
+
+    @property
+    def reservations(self) -> int:
+        """How many were made and not voided."""
+        return sum(self.counts.values())
 
     def count(self, entry: Entry, change: int) -> None:
         """Count a reservation, or count it no longer."""
         self.counts[entry.event] = self.counts.get(entry.event, 0) + change
-        self.tries[entry.round] = self.tries.get(entry.round, 0) + change
-        if self.tries[entry.round] or entry.round in self.rounds:
-            self.known.add(entry.round)
-        else:
-            self.known.discard(entry.round)
 
     def release(self, entry: Entry, seq: int) -> None:
         """Note that a record has released the entry's next round."""
         self.rounds[entry.next_round] = seq
-        self.known.add(entry.next_round)
         entry.released.append(seq)
 
     def spend(self, more: Mapping[Event, int]) -> dict[Event, int]:
@@ -151,6 +154,17 @@ class History:
             order=self.order,
         )
 
+    def epsilon_under(self, plan: PrivacyPlan) -> float:
+        """What it costs once the ledger goes on under another `plan`."""
+        assert self.opened is not None
+        return cost(
+            self.spend(),
+            adjacency=plan.adjacency,
+            delta=plan.failure,
+            accountant="rdp",
+            order=self.opened.later_order,
+        )
+
     def epsilon_with(self, event: Event) -> float:
         """What it would cost with one `event` more: to be held against the plan's budget.
 
@@ -166,8 +180,11 @@ class History:
                         return found
         return self.epsilon({event: 1})
 
-    def remaining_rounds(self) -> int:
-        """How many rounds further reservations can pay for, if none of them is spent in vain."""
+    def remaining_rounds(self, found: Participations | None = None) -> int:
+        """How many rounds further reservations can pay for, if none of them is spent in vain.
+
+        `found`: where they are known, at most as many as units may still come.
+        """
         plan = self.plan
         left = 0 if self.closed else plan.rounds - len(self.segment.rounds)
         low, high = 0, -(-left // plan.rounds_a_reservation) + 1
@@ -175,7 +192,13 @@ class History:
             middle = (low + high) // 2
             fits = self.epsilon({plan.event: middle}) <= plan.epsilon
             low, high = (middle, high) if fits else (low, middle)
-        return min(left, low * plan.rounds_a_reservation)
+        left = min(left, low * plan.rounds_a_reservation)
+        if found is None or not isinstance(plan.sampling, Uncontrolled):
+            return left
+        if plan.rounds_a_reservation > 1:
+            return left  # the next matrix is charged for participations of its own
+        maximum = plan.sampling.maximum_participations
+        return min(left, found.left(population=plan.population, maximum=maximum))
 
     def add(self, record: Record, seq: int) -> None:
         """Take the record in."""
@@ -191,6 +214,9 @@ class History:
                 self.current = Entry(seq, round_, event)
                 self.segment.count(self.current, +1)
                 self.reservations += 1
+            case Part():
+                assert self.current is not None
+                self.current.admitted = True
             case Release(payload=payload):
                 assert self.current is not None
                 self.segment.release(self.current, seq)
@@ -232,15 +258,13 @@ class History:
 
     def refusal_to_reserve(self, record: Reserve) -> str:
         """Why this round may not be reserved, budget aside."""
-        plan, known = self.plan, self.segment.known
-        if record.round < 0:
-            return "rounds are counted from 0 on"
+        plan = self.plan
+        if not 0 <= record.round < plan.rounds:
+            return f"the plan has {plan.rounds} rounds, counted from 0 on"
         if record.round in self.segment.rounds:
             return f"round {record.round} was released, and is served again for nothing"
         if record.event != plan.event and self.order is None:
             return "the plan costs another event, and the ledger has no fixed Rényi order"
-        if record.round not in known and len(known) >= plan.rounds:
-            return f"the plan has {plan.rounds} rounds, and as many were reserved"
         return ""
 
     def _refusal_to_migrate(self, plan: PrivacyPlan) -> str:
@@ -256,14 +280,16 @@ class History:
             return f"reservation {record.reservation} is not the latest, or was voided"
         if isinstance(record, Void) and entry.released:
             return f"reservation {entry.seq} has led to a release"
+        if isinstance(record, Void) and entry.admitted:
+            return f"it is known who takes part in what reservation {entry.seq} pays for"
         if isinstance(record, Void):
             return ""
         if len(entry.released) == self.plan.rounds_a_reservation:
             return f"all that reservation {entry.seq} paid for was released"
         if entry.next_round in self.segment.rounds:
             return f"round {entry.next_round} was released before"
-        if isinstance(record, Release) and len(self.segment.rounds) >= self.plan.rounds:
-            return f"the plan has {self.plan.rounds} rounds, and as many were released"
+        if entry.next_round >= self.plan.rounds:
+            return f"the plan has {self.plan.rounds} rounds, counted from 0 on"
         return ""
 
 

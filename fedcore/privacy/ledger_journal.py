@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from threading import RLock
 
-from fedcore.errors import LedgerError, ParticipationError, RollbackError
+from fedcore.errors import ArgumentError, LedgerError, ParticipationError, RollbackError
 from fedcore.privacy.ledger_file import LedgerFile, payload_path, stored_payloads
 from fedcore.privacy.ledger_history import History
 from fedcore.privacy.ledger_records import (
@@ -18,49 +18,51 @@ from fedcore.privacy.ledger_records import (
     Record,
     Release,
     Reserve,
-    Void,
     encode,
 )
-from fedcore.privacy.participation import ParticipationTable, Seal
+from fedcore.privacy.participation import Participations, ParticipationTable, Seal
 from fedcore.privacy.plan import PrivacyPlan
 from fedcore.privacy.sampling import Uncontrolled
 
-__all__ = ["Journal", "read_payload", "require_current", "rolled_back"]
+__all__ = [
+    "Journal",
+    "empty",
+    "participations",
+    "read_payload",
+    "require_current",
+    "require_head",
+    "rolled_back",
+]
 
 
 class Journal:
     """One writer's view of a ledger. Hold `lock` around what belongs together."""
 
     def __init__(self, folder: Path, file: LedgerFile, chain: Chain, seal: Seal | None) -> None:
-        self.folder, self.file, self._seal = folder, file, seal
+        self.folder, self.file, self._keeps_names = folder, file, seal is not None
         self.lock = RLock()
-        self.history = History()
-        self.table = ParticipationTable()
+        self._replay = _Replay(chain, seal)
         self._in_step = True
-        for seq, record in enumerate(chain.records):
-            if isinstance(record, Open) and record.key_check != (seal.check if seal else ""):
-                raise LedgerError(
-                    "the participation key is not the one that the ledger was created with",
-                    why="who took part could neither be read nor be bounded",
-                    fix="pass the same participation_key, or none if there was none",
-                )
-            self._take(record, seq, place=chain.digests[seq - 1] if seq else b"")
+
+    @property
+    def history(self) -> History:
+        """What the records amount to."""
+        return self._replay.history
+
+    @property
+    def table(self) -> ParticipationTable:
+        """Who took part under the present plan."""
+        return self._replay.table
 
     @property
     def seal(self) -> Seal:
         """What names are hashed and sealed with."""
-        if self._seal is None:
-            raise ParticipationError(
-                "a ledger without a participation key is asked who takes part",
-                why="it keeps no names",
-                fix="create the ledger with participation_key=os.urandom(32)",
-            )
-        return self._seal
+        return self._replay.seal
 
     @property
     def keeps_names(self) -> bool:
         """Whether there is a key."""
-        return self._seal is not None
+        return self._keeps_names
 
     def require_usable(self) -> None:
         """Raises: LedgerError after a failure, when closed, and in a forked child."""
@@ -75,7 +77,7 @@ class Journal:
         line, head = encode(record, before)
         self._in_step = False
         self.file.append(line, head)
-        self._take(record, head.seq, place=before.digest if before else b"")
+        self._replay.take(record, head.seq, place=before.digest if before else b"")
         self._in_step = True
         return head
 
@@ -84,7 +86,36 @@ class Journal:
         place = self.file.head.digest if self.file.head else b""
         self.write(Part(reservation, self.seal.close(names, place=place)))
 
-    def _take(self, record: Record, seq: int, *, place: bytes) -> None:
+
+class _Replay:
+    """What records amount to and who took part, taken in one by one. Raises: LedgerError."""
+
+    def __init__(self, chain: Chain, seal: Seal | None) -> None:
+        self.history = History()
+        self.table = ParticipationTable()
+        self._seal = seal
+        for seq, record in enumerate(chain.records):
+            if isinstance(record, Open) and record.key_check != (seal.check if seal else ""):
+                raise LedgerError(
+                    "the participation key is not the one that the ledger was created with",
+                    why="who took part could neither be read nor be bounded",
+                    fix="pass the same participation_key, or none if there was none",
+                )
+            self.take(record, seq, place=chain.digests[seq - 1] if seq else b"")
+
+    @property
+    def seal(self) -> Seal:
+        """What names are hashed and sealed with. Raises: ParticipationError where there is none."""
+        if self._seal is None:
+            raise ParticipationError(
+                "a ledger without a participation key is asked who takes part",
+                why="it keeps no names",
+                fix="create the ledger with participation_key=os.urandom(32)",
+            )
+        return self._seal
+
+    def take(self, record: Record, seq: int, *, place: bytes) -> None:
+        """Takes in record `seq`; `place`: the digest of the chain before it."""
         self.history.add(record, seq)
         match record:
             case Open(plan=plan) | Migrate(plan=plan):
@@ -98,10 +129,13 @@ class Journal:
                 self.table.admit(self.seal.open(sealed, place=place))
             case Release():
                 self.table.release()
-            case Void():
-                self.table.void()
             case _:
                 pass
+
+
+def participations(chain: Chain, seal: Seal) -> Participations:
+    """How often units took part under the last plan of a chain. Raises: LedgerError."""
+    return _Replay(chain, seal).table.summary()
 
 
 def read_payload(folder: Path, history: History, seq: int) -> bytes | None:
@@ -119,6 +153,16 @@ def read_payload(folder: Path, history: History, seq: int) -> bytes | None:
     return payload if hashlib.sha256(payload).hexdigest() == history.payloads[seq] else None
 
 
+def require_head(checkpoint: object) -> None:
+    """Raises: ArgumentError for a checkpoint that is neither a head nor None."""
+    if not isinstance(checkpoint, Head | None):
+        raise ArgumentError(
+            f"the head of a ledger is a {type(checkpoint).__name__}",
+            why="a record's number and digest are compared with the ledger's",
+            fix="pass Head.from_json() of what Head.to_json() returned, as a checkpoint carries it",
+        )
+
+
 def require_current(folder: Path, chain: Chain, checkpoint: Head | None) -> None:
     """Raises: RollbackError if the ledger lacks the checkpoint's record, or that of a payload."""
     held = len(chain.digests)
@@ -130,6 +174,15 @@ def require_current(folder: Path, chain: Chain, checkpoint: Head | None) -> None
     # A payload is stored just before the record that releases it.
     if any(seq > held for seq in stored_payloads(folder)):
         raise rolled_back("a payload lies in its folder that a later record released")
+
+
+def empty(folder: Path) -> LedgerError:
+    """What to raise for a ledger without a record."""
+    return LedgerError(
+        f"the ledger in {folder} is empty",
+        why="its creation was interrupted, or it was emptied",
+        fix="create it again if nothing was ever released from it",
+    )
 
 
 def rolled_back(why: str) -> RollbackError:
@@ -146,5 +199,6 @@ def _table(plan: PrivacyPlan) -> ParticipationTable:
         return ParticipationTable(
             separation=plan.sampling.minimum_separation,
             maximum=plan.sampling.maximum_participations,
+            population=plan.population,
         )
-    return ParticipationTable()
+    return ParticipationTable(population=plan.population)

@@ -69,7 +69,7 @@ class Head:
         raise LedgerError(
             "the ledger head of a checkpoint cannot be read",
             why='it is an object {"seq": a number, "digest": 64 hexadecimal digits}',
-            fix="pass what Head.to_json() returned",
+            fix="pass what Head.to_json() returned; of a text, what json.loads() makes of it",
         )
 
 

@@ -87,6 +87,10 @@ class Participations:
     total: int
     most: int
 
+    def left(self, *, population: int, maximum: int) -> int:
+        """How often units of the population may still come, each `maximum` times in all."""
+        return max(0, population * maximum - self.total)
+
 
 @dataclass(eq=False)
 class _Visit:
@@ -100,12 +104,17 @@ class ParticipationTable:
     """Counts and last visits of every unit under one plan.
 
     Between two visits of a unit lie at least `separation` releases, its own counted; it comes at
-    most `maximum` times. None: no such bound. A visit counts from when it is recorded, whether or
-    not anything came of it, until its reservation is voided.
+    most `maximum` times; there are at most `population` units. None: no such bound. A visit counts
+    from when it is recorded, whether or not anything comes of it.
     """
 
-    def __init__(self, separation: int | None = None, maximum: int | None = None) -> None:
-        self._separation, self._maximum = separation, maximum
+    def __init__(
+        self,
+        separation: int | None = None,
+        maximum: int | None = None,
+        population: int | None = None,
+    ) -> None:
+        self._separation, self._maximum, self._population = separation, maximum, population
         self._releases = 0
         self._visits: dict[bytes, list[_Visit]] = {}
         self._visit = _Visit(0)
@@ -117,13 +126,15 @@ class ParticipationTable:
     def refused(self, names: Sequence[bytes]) -> list[int]:
         """Which of these may not take part now: positions, ascending.
 
-        A name that stands twice is refused the second time.
+        A name that stands twice is refused the second time, and one more than there are units.
         """
-        found, seen = [], set[bytes]()
+        found, seen, units = [], set[bytes](), len(self._visits)
         for position, name in enumerate(names):
-            visits = self._visits.get(name, [])
-            if name in seen or not self._may(visits):
+            new = name not in self._visits and name not in seen
+            crowded = new and units == self._population
+            if crowded or name in seen or not self._may(self._visits.get(name, [])):
                 found.append(position)
+            units += new and not crowded
             seen.add(name)
         return found
 
@@ -133,7 +144,8 @@ class ParticipationTable:
             raise ParticipationError(
                 f"{len(refused)} of {len(names)} units may not take part in this round",
                 why=self._why(),
-                fix="ask may_participate() first, and select among the others",
+                fix="ask may_participate() first, and select among the others; for more units, "
+                "migrate() to a plan of their number",
             )
 
     def admit(self, names: Sequence[bytes]) -> None:
@@ -147,14 +159,6 @@ class ParticipationTable:
         self._visit.released = True
         self._releases += 1
         self.begin()
-
-    def void(self) -> None:
-        """The current reservation counts for nobody."""
-        for name, visits in list(self._visits.items()):
-            if visits[-1] is self._visit:
-                visits.pop()
-                if not visits:
-                    del self._visits[name]
 
     def summary(self) -> Participations:
         """The figures for a report."""
@@ -180,4 +184,6 @@ class ParticipationTable:
             bounds.append(f"in at most {self._maximum} rounds")
         if self._separation is not None and self._separation > 1:
             bounds.append(f"{self._separation} rounds apart")
+        if self._population is not None:
+            bounds.append(f"and the plan counts {self._population} units in all")
         return ", ".join(bounds) + ": the noise was made for that"

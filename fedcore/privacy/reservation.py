@@ -147,8 +147,9 @@ class Reservation:
             self._drawn = True
 
     def void(self, reason: str) -> None:
-        """Take the reservation back: nobody pays for it. Only while no noise was drawn.
+        """Take the reservation back: nobody pays for it. Only before anybody was selected.
 
+        Once it is known who is in the cohort, another one instead would be the choice between two.
         Raises: ReservationError.
         """
         with self._step("void"):
@@ -156,6 +157,11 @@ class Reservation:
                 raise self._refused(
                     "noise was drawn for it, so something may have been seen",
                     "let it stand; the next reservation runs the round again",
+                )
+            if self._selected or self._admitted:
+                raise self._refused(
+                    "it is known who takes part, and to draw others would bias the sample",
+                    "release what arrived, be it nothing: the sum of no updates is noise",
                 )
             if not isinstance(reason, str):
                 raise self._refused("its reason is not a text", "say why in words")

@@ -11,11 +11,19 @@ from fedcore.errors import LedgerError
 from fedcore.privacy.events import Event
 from fedcore.privacy.ledger_file import read_file
 from fedcore.privacy.ledger_history import History
-from fedcore.privacy.ledger_journal import read_payload, require_current, rolled_back
+from fedcore.privacy.ledger_journal import (
+    empty,
+    participations,
+    read_payload,
+    require_current,
+    require_head,
+    rolled_back,
+)
 from fedcore.privacy.ledger_records import Head
+from fedcore.privacy.participation import Participations, Seal
 from fedcore.privacy.plan import PrivacyPlan
 
-__all__ = ["Verification", "read_history", "verify"]
+__all__ = ["Verification", "read_history", "read_participations", "verify"]
 
 
 @dataclass(frozen=True)
@@ -86,8 +94,9 @@ def verify(directory: str | os.PathLike[str], *, checkpoint: Head | None = None)
 def read_history(folder: Path, *, checkpoint: Head | None = None) -> tuple[History, Head, bool]:
     """The records of a folder's ledger, its head, and whether its last line is torn.
 
-    Raises: LedgerError, RollbackError.
+    Raises: LedgerError, RollbackError; ArgumentError for a checkpoint that is no head.
     """
+    require_head(checkpoint)
     try:
         chain = read_file(folder)
     except LedgerError as error:
@@ -97,9 +106,13 @@ def read_history(folder: Path, *, checkpoint: Head | None = None) -> tuple[Histo
     require_current(folder, chain, checkpoint)
     history, head = History(chain), chain.head
     if head is None:
-        raise LedgerError(
-            f"the ledger in {folder.name} is empty",
-            why="its creation was interrupted, or it was emptied",
-            fix="create it again if nothing was ever released from it",
-        )
+        raise empty(folder)
     return history, head, chain.torn
+
+
+def read_participations(folder: Path, seal: Seal) -> Participations:
+    """How often units took part under the last plan of a folder's ledger.
+
+    Raises: LedgerError, also for another key than the one that the ledger was created with.
+    """
+    return participations(read_file(folder), seal)

@@ -20,9 +20,10 @@ from typing import Any
 import pytest
 
 from fedcore.errors import LedgerError
+from fedcore.privacy.banded import Strategy
 from fedcore.privacy.clipping import Flat
 from fedcore.privacy.ledger import Head, Ledger
-from fedcore.privacy.noise import CentralNoise
+from fedcore.privacy.noise import BandedNoise, CentralNoise
 from fedcore.privacy.plan import PrivacyPlan
 from fedcore.privacy.rdp import compose, epsilon
 from fedcore.privacy.sampling import Poisson, Uncontrolled, rate_of
@@ -36,6 +37,7 @@ __all__ = [
     "Disk",
     "Killed",
     "World",
+    "banded",
     "bounded",
     "plan_of",
     "release",
@@ -82,6 +84,18 @@ def bounded(separation: int, maximum: int, **changes: Any) -> PrivacyPlan:
     """A plan without sampling, whose participations are bounded."""
     options = {"epsilon": 50.0, "noise_multiplier": Fraction(2), "rounds": 10, **changes}
     return plan_of(sampling=Uncontrolled(separation, maximum), **options)
+
+
+def banded(rounds: int) -> PrivacyPlan:
+    """A plan of one matrix of rounds."""
+    return plan_of(
+        sampling=Uncontrolled(2, 2),
+        noise=BandedNoise(Strategy((1024, 512))),
+        grid_steps=2**16,
+        noise_multiplier=Fraction(2),
+        rounds=rounds,
+        epsilon=10.0,
+    )
 
 
 def release(ledger: Ledger, round_: int, payload: bytes = b"payload") -> Head:

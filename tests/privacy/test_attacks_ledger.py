@@ -243,7 +243,9 @@ def test_noise_that_was_drawn_is_not_voided_away(tmp_path: Path) -> None:
         with pytest.raises(ReservationError):
             reservation.void("the result was not to my liking")
         rounds.admit(again := ledger.reserve(0))
-        again.void("nobody came")  # before the draw it may be
+        with pytest.raises(ReservationError):
+            again.void("the cohort was not to my liking")
+        (again := ledger.reserve(0)).void("the network is down")  # of nobody's choosing, it may be
         with pytest.raises(ReservationError):
             CentralMechanism(plan).release(rounds.sum_of(plan, []), again)
 

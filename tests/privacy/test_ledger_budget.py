@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +17,7 @@ from fedcore.privacy.events import Event, GaussianEvent, PoissonEvent
 from fedcore.privacy.ledger import Ledger, verify
 from fedcore.privacy.rdp import compose, epsilon
 from fedcore.privacy.units import Adjacency, Unit
-from tests.privacy.ledger_world import bounded, plan_of, release
+from tests.privacy.ledger_world import KEY, banded, bounded, plan_of, release
 
 
 @pytest.fixture(autouse=True)
@@ -74,14 +75,23 @@ def test_another_event_than_planned_is_refused_under_a_fixed_schedule(tmp_path: 
         assert ledger.epsilon() == epsilon(curve, 1e-5, order=9)[0] > epsilon(curve, 1e-5)[0]
 
 
-def test_no_more_rounds_are_reserved_than_planned(tmp_path: Path) -> None:
-    with Ledger.create(tmp_path, plan_of()) as ledger:
-        for round_ in (0, 1, 2, 1, 2):
+def test_a_round_that_is_not_in_the_plan_is_refused(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path / "one by one", plan_of()) as ledger:
+        for round_ in (3, 99, -1):
+            with pytest.raises(PlanError, match="cannot be reserved") as caught:
+                ledger.reserve(round_)
+            assert "3 rounds" in caught.value.why
+        for round_ in (0, 1, 2, 1, 2):  # what was not released is run again
             ledger.reserve(round_)
-        with pytest.raises(PlanError, match="3 rounds"):
-            ledger.reserve(3)
         with pytest.raises(PlanError):
-            ledger.reserve(-1)
+            ledger.reserve(3)
+    with Ledger.create(tmp_path / "matrix", banded(rounds=4), participation_key=KEY) as ledger:
+        reservation = ledger.reserve(3)
+        reservation.participate([])
+        reservation.mark_drawn()
+        reservation.release(b"the last")
+        with pytest.raises(ReservationError, match="cannot be used so"):
+            reservation.participate([])
 
 
 @pytest.mark.slow
@@ -159,6 +169,39 @@ def test_a_changed_plan_composes_with_what_was_spent_at_an_order_settled_before(
     with Ledger.open(tmp_path, checkpoint=None, plan=second) as ledger:
         assert ledger.spent == spent
     assert verify(tmp_path).plans == 2
+
+
+def test_the_plan_that_holds_already_is_no_change(tmp_path: Path) -> None:
+    pytest.importorskip("dp_accounting")
+    plan = plan_of(epsilon=9.0)
+    with Ledger.create(tmp_path, plan, accountant="pld") as ledger:
+        reservation = ledger.reserve(0)
+        before, head = ledger.epsilon(), ledger.head
+        assert ledger.migrate(replace(plan)) == ledger.head == head
+        assert (ledger.epsilon(), ledger.history.accountant) == (before, "pld")
+        reservation.mark_drawn()
+        reservation.release(b"payload")
+    assert verify(tmp_path).plans == 1
+
+
+def test_a_budget_below_what_was_spent_is_refused_by_the_order_that_will_count(
+    tmp_path: Path,
+) -> None:
+    plan = plan_of(rounds=500)
+    with Ledger.create(tmp_path, plan) as ledger:
+        ledger.reserve(0)
+        curve = compose(ledger.spent, plan.adjacency)
+        settled = epsilon(compose({plan.event: 500}, plan.adjacency), 1e-5)[1]
+        counts = epsilon(curve, 1e-5, order=settled)[0]
+        assert ledger.epsilon() < 0.99 * counts
+        head = ledger.head
+        for budget in (ledger.epsilon() / 2, ledger.epsilon() * 1.001, counts * 0.999):
+            with pytest.raises(BudgetError, match="new plan's budget"):
+                ledger.migrate(plan_of(epsilon=budget))
+        assert (ledger.head, ledger.plan) == (head, plan)
+        ledger.migrate(plan_of(epsilon=counts))
+        assert ledger.epsilon() == counts
+        assert ledger.remaining_rounds() == 0
 
 
 def test_a_finished_ledger_pays_for_nothing_more(tmp_path: Path) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from fedcore.errors import LedgerBusyError, LedgerError, RollbackError
+from fedcore.errors import ArgumentError, LedgerBusyError, LedgerError, RollbackError
 from fedcore.privacy import ledger_file
 from fedcore.privacy.ledger import Head, Ledger, verify
 from fedcore.privacy.ledger_history import History
@@ -158,6 +161,42 @@ def test_an_old_file_beside_newer_payloads_is_refused_even_without_a_checkpoint(
 def test_a_checkpoint_that_is_none_is_refused(data: object) -> None:
     with pytest.raises(LedgerError):
         Head.from_json(data)
+
+
+def test_what_is_no_head_is_refused_with_what_makes_one(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path, plan_of()) as ledger:
+        head = release(ledger, 0)
+    opens: tuple[Callable[..., object], ...] = (
+        partial(Ledger.open, tmp_path),
+        partial(verify, tmp_path),
+    )
+    for checkpoint in (head.to_json(), "head.json", tmp_path / "head.json", 3):
+        for attempt in opens:
+            with pytest.raises(ArgumentError) as caught:
+                attempt(checkpoint=checkpoint)
+            assert "Head.from_json()" in caught.value.fix
+    with pytest.raises(LedgerError) as unread:
+        Head.from_json(json.dumps(head.to_json()))
+    assert "json.loads()" in unread.value.fix
+
+
+def test_a_folder_without_a_ledger_is_named(tmp_path: Path) -> None:
+    def create(folder: Path) -> Ledger:
+        return Ledger.create(folder, plan_of())
+
+    read: tuple[Callable[..., object], ...] = (verify, partial(Ledger.open, checkpoint=None))
+    for attempt in read:
+        with pytest.raises(LedgerError, match="there is none") as caught:
+            attempt(tmp_path / "nowhere")
+        assert str(tmp_path / "nowhere") in str(caught.value)
+    create(tmp_path / "ledger").close()
+    for attempt in (*read, create):
+        with pytest.raises(LedgerError, match="is a file") as caught:
+            attempt(tmp_path / "ledger" / FILE)
+        assert caught.value.fix == f"pass a folder: {tmp_path / 'ledger'}"
+    (tmp_path / "file").touch()
+    with pytest.raises(LedgerError, match="is a file"):
+        create(tmp_path / "file")
 
 
 # --- One writer

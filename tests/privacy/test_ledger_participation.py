@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import os
-from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
 from fedcore.errors import LedgerError, ParticipationError, PlanError, ReservationError
-from fedcore.privacy.banded import Strategy
 from fedcore.privacy.ledger import Ledger, verify
-from fedcore.privacy.noise import BandedNoise
-from fedcore.privacy.plan import PrivacyPlan
-from fedcore.privacy.sampling import Uncontrolled
-from tests.privacy.ledger_world import FILE, KEY, bounded, plan_of, written
+from tests.privacy.ledger_world import FILE, KEY, banded, bounded, written
 
 
 @pytest.fixture(autouse=True)
@@ -73,11 +68,13 @@ def test_a_unit_pays_for_its_participations_and_not_for_all_rounds(tmp_path: Pat
 
 def test_a_voided_round_counts_for_nobody(tmp_path: Path) -> None:
     with Ledger.create(tmp_path, bounded(1, 1), participation_key=KEY) as ledger:
+        ledger.reserve(0).void("the network is down")
+        assert ledger.participations.units == 0
         reservation = ledger.reserve(0)
         reservation.participate([b"unit"])
-        reservation.void("it did not answer")
-        assert ledger.participations.units == 0
-        ledger.reserve(0).participate([b"unit"])
+        with pytest.raises(ReservationError, match="cannot be used so"):
+            reservation.void("it did not answer")
+        assert ledger.participations.units == 1
     with Ledger.open(tmp_path, checkpoint=None, participation_key=KEY) as ledger:
         assert ledger.participations.most == 1
         with pytest.raises(ParticipationError):
@@ -135,12 +132,33 @@ def test_a_matrix_ends_where_a_round_was_released_before(tmp_path: Path) -> None
     assert verify(tmp_path).released == 2
 
 
-def banded(rounds: int) -> PrivacyPlan:
-    return plan_of(
-        sampling=Uncontrolled(2, 2),
-        noise=BandedNoise(Strategy((1024, 512))),
-        grid_steps=2**16,
-        noise_multiplier=Fraction(2),
-        rounds=rounds,
-        epsilon=10.0,
-    )
+def test_more_names_than_the_plan_counts_units_are_refused(tmp_path: Path) -> None:
+    plan = bounded(1, 3, population=3)
+    with Ledger.create(tmp_path, plan, participation_key=KEY) as ledger:
+        ledger.reserve(0).participate([b"a", b"b"])
+        reservation = ledger.reserve(1)
+        assert list(ledger.may_participate([b"c", b"d", b"a"])) == [True, False, True]
+        with pytest.raises(ParticipationError, match="1 of 3") as caught:
+            reservation.participate([b"c", b"d", b"a"])
+        assert "3 units" in str(caught.value)
+        reservation.participate([b"c", b"a"])
+        with pytest.raises(ParticipationError):
+            reservation.participate([b"d"])
+    with Ledger.open(tmp_path, checkpoint=None, participation_key=KEY) as ledger:
+        assert list(ledger.may_participate([b"d", b"b"])) == [False, True]
+
+
+def test_no_more_rounds_remain_than_units_may_still_come(tmp_path: Path) -> None:
+    """A round that failed has used up a participation of each who was in it."""
+    plan = bounded(1, 3, population=2, rounds=8)
+    with Ledger.create(tmp_path, plan, participation_key=KEY) as ledger:
+        assert ledger.remaining_rounds() == 6  # one unit at a time
+        for left in (4, 2, 0):
+            ledger.reserve(0).participate([b"a", b"b"])
+            assert ledger.remaining_rounds() == left
+        assert ledger.history.remaining_rounds() == 8  # that the budget pays for
+        assert not ledger.may_participate([b"a", b"b"]).any()
+    matrices = banded(rounds=4)
+    with Ledger.create(tmp_path / "banded", matrices, participation_key=KEY) as ledger:
+        ledger.reserve(0).participate([b"%d" % unit for unit in range(1000)])
+        assert ledger.remaining_rounds() == 4

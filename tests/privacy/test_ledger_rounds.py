@@ -16,8 +16,9 @@ from fedcore.errors import ArgumentError, FedcoreError, LedgerError, PlanError, 
 from fedcore.privacy.events import RepeatedEvent
 from fedcore.privacy.ledger import Ledger, Reservation, verify
 from fedcore.privacy.ledger_history import History
+from fedcore.privacy.ledger_records import Void, encode
 from fedcore.privacy.units import Unit
-from tests.privacy.ledger_world import KEY, plan_of, release
+from tests.privacy.ledger_world import FILE, KEY, plan_of, release
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +43,52 @@ def test_a_reservation_is_voided_only_before_noise_was_drawn(tmp_path: Path) -> 
         with pytest.raises(ReservationError, match="drawn"):
             reservation.void("too late")
         assert ledger.spent == {plan_of().event: 1}
+
+
+@pytest.mark.parametrize("how", ["select", "participate"])
+def test_a_cohort_that_is_known_is_not_exchanged_for_another(tmp_path: Path, how: str) -> None:
+    """Whoever could draw again for nothing would choose among samples, and ours is accounted."""
+    with Ledger.create(tmp_path, plan_of(), participation_key=KEY) as ledger:
+        reservation = ledger.reserve(0)
+        if how == "select":
+            reservation.select()
+        else:
+            reservation.participate([])
+        with pytest.raises(ReservationError, match="cannot be used so") as caught:
+            reservation.void("these will not do")
+        assert "be it nothing" in str(caught.value)
+        assert ledger.spent == {plan_of().event: 1}
+        reservation.mark_drawn()
+        reservation.release(b"noise alone")
+
+
+def test_no_ledger_is_read_in_which_a_known_cohort_was_given_back(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path, plan_of(), participation_key=KEY) as ledger:
+        reservation = ledger.reserve(0)
+        reservation.participate([])
+        head = ledger.head
+    line, _ = encode(Void(reservation.seq, "these will not do"), head)
+    with (tmp_path / FILE).open("ab") as file:
+        file.write(line)
+    with pytest.raises(LedgerError, match="cannot stand there"):
+        verify(tmp_path)
+
+
+def test_what_to_do_instead_of_reserving_is_said(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path, plan_of()) as ledger:
+        release(ledger, 0)
+        with pytest.raises(ReservationError) as served:
+            ledger.reserve(0)
+        assert "released(0)" in served.value.fix
+        ledger.finish()
+        for attempt in (
+            lambda: ledger.reserve(0),
+            lambda: ledger.reserve(1),
+            lambda: ledger.migrate(plan_of(epsilon=9.0)),
+        ):
+            with pytest.raises(FedcoreError) as over:
+                attempt()
+            assert "migrate" not in over.value.fix and "another ledger" in over.value.fix
 
 
 def uses(reservation: Reservation) -> list[Callable[[], object]]:

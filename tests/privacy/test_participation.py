@@ -57,34 +57,34 @@ def test_a_key_of_another_length_or_kind_is_refused(key: object) -> None:
 @given(
     separation=st.integers(1, 4),
     maximum=st.integers(1, 4),
-    rounds=st.lists(st.tuples(st.sets(st.integers(0, 4)), st.sampled_from("rdv")), max_size=30),
+    population=st.one_of(st.none(), st.integers(1, 5)),
+    rounds=st.lists(st.tuples(st.sets(st.integers(0, 4)), st.sampled_from("rd")), max_size=30),
 )
 def test_the_table_admits_what_brute_force_over_the_whole_past_admits(
-    separation: int, maximum: int, rounds: list[tuple[set[int], str]]
+    separation: int, maximum: int, population: int | None, rounds: list[tuple[set[int], str]]
 ) -> None:
-    """r: released; d: noise drawn and then a crash, so that it counts; v: voided."""
-    table = ParticipationTable(separation=separation, maximum=maximum)
+    """r: released; d: noise drawn and then a crash, so that it counts."""
+    table = ParticipationTable(separation=separation, maximum=maximum, population=population)
     past: list[tuple[set[bytes], bool]] = []  # who, released
     for units, fate in rounds:
         table.begin()
-        allowed = set()
+        allowed: set[bytes] = set()
         for unit in sorted(units):
             name = bytes([unit]) * 16
             mine = [number for number, (who, _) in enumerate(past) if name in who]
             # Steps of noise from the last visit to now, if every draw was a release.
             apart = 1 + sum(released for _, released in past[mine[-1] + 1 :]) if mine else 99
-            if len(mine) < maximum and apart >= separation:
+            known = {one for who, _ in past for one in who} | allowed
+            crowded = name not in known and len(known) == population
+            if len(mine) < maximum and apart >= separation and not crowded:
+                assert table.refused([*sorted(allowed), name]) == []
                 allowed.add(name)
-                assert table.refused([name]) == []
             else:
-                assert table.refused([name]) == [0]
+                assert table.refused([*sorted(allowed), name]) == [len(allowed)]
                 with pytest.raises(ParticipationError):
-                    table.admit([name])
+                    table.admit([*sorted(allowed), name])
         table.admit(sorted(allowed))
-        if fate == "v":
-            table.void()
-        else:
-            past.append((allowed, fate == "r"))
+        past.append((allowed, fate == "r"))
         if fate == "r":
             table.release()
     counts = [sum(name in who for who, _ in past) for name in {n for who, _ in past for n in who}]
@@ -94,6 +94,9 @@ def test_the_table_admits_what_brute_force_over_the_whole_past_admits(
         sum(counts),
         max(counts, default=0),
     )
+    if population is not None:
+        rest = population * maximum - sum(counts)
+        assert found.left(population=population, maximum=maximum) == rest >= 0
 
 
 def test_one_name_twice_is_one_too_many() -> None:
