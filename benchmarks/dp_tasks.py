@@ -160,6 +160,7 @@ def train_records(train: Dataset, test: Dataset, terms: RecordTerms, *, whole: i
             plan=plan,
             ledger=ledger,
             average=terms.average,
+            progress=False,  # standard output holds figures alone
         )
         assert fitted.epsilon <= terms.epsilon
     return 100 * evaluate(fitted.model, test)["accuracy"]
