@@ -116,12 +116,15 @@ def integers_of(plan: PrivacyPlan, vector: NDArray[np.floating[Any]]) -> NDArray
     return whole
 
 
-def has_variance(noise: ArrayLike, variance: Fraction | float) -> bool:
-    """Whether independent noise of mean 0 may have this variance: chi-square, on both sides."""
+def has_variance(noise: ArrayLike, variance: Fraction | float, *, looks: int = 1) -> bool:
+    """Whether independent noise of mean 0 may have this variance: chi-square, on both sides.
+
+    `looks`: how many such questions a test asks, which together are wrong once in a million.
+    """
     values = np.asarray(noise, np.float64)
     statistic = float(values @ values) / float(variance)
     above = chi_square_tail(statistic, values.size)
-    return min(above, 1 - above) > UNLIKELY / 2
+    return min(above, 1 - above) > UNLIKELY / (2 * looks)
 
 
 def is_uniform(values: NDArray[np.integer[Any]], cells: int) -> bool:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -195,10 +196,14 @@ def test_two_threads_never_add_the_same_noise() -> None:
     local, silent = plan.variance / 4, rounds.sum_of(plan, [])
     adder, ready = ShareAdder(plan), threading.Barrier(2)
     found: list[list[NDArray[np.int64]]] = [[], []]
+    raised: list[BaseException] = []
 
     def work(own: list[NDArray[np.int64]]) -> None:
-        ready.wait(timeout=30)
-        own.extend(adder.add(silent) for _ in range(10))
+        try:
+            ready.wait(timeout=30)
+            own.extend(adder.add(silent) for _ in range(10))
+        except BaseException as error:
+            raised.append(error)
 
     threads = [threading.Thread(target=work, args=(own,)) for own in found]
     for thread in threads:
@@ -206,10 +211,12 @@ def test_two_threads_never_add_the_same_noise() -> None:
     for thread in threads:
         thread.join(timeout=60)
     draws = found[0] + found[1]
-    assert len(draws) == 20
-    for i, one in enumerate(draws):
-        for other in draws[:i]:
-            assert has_variance(one - other, 2 * local)
+    assert not raised and len(draws) == 20
+    pairs = list(combinations(range(20), 2))
+    for i, j in pairs:
+        difference = (draws[i] - draws[j]).astype(np.float64)
+        ratio = float(difference @ difference) / float(2 * local) / difference.size
+        assert has_variance(difference, 2 * local, looks=len(pairs)), (i, j, ratio)
     words = np.concatenate(draws).reshape(-1, 8)
     assert len(np.unique(words, axis=0)) == len(words)  # no run of a stream comes back
 

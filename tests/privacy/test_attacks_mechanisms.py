@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fedcore.errors import DtypeError, FedcoreError, PlanError, PrivacyError
+from fedcore.errors import DtypeError, FedcoreError, PlanError, PrivacyError, ReservationError
 from fedcore.optim import Adam
 from fedcore.privacy.adaptive import Adaptive, QuantileState
 from fedcore.privacy.events import PoissonEvent
@@ -204,6 +204,21 @@ def test_nothing_is_private_without_plan_and_ledger() -> None:
         PrivateMean(np.zeros(4, np.float32), None, None, issued_by=object())  # type: ignore[arg-type]
     with pytest.raises(PlanError):
         quantise(np.ones(4), clipping_norm=np.inf, grid_steps=plan.grid)
+
+
+def test_a_round_that_was_paid_at_much_noise_is_not_released_with_little(tmp_path: Path) -> None:
+    """X6. The charge and the noise are those of one plan."""
+    paid, wanted = watched(dimension=4), watched(dimension=4, noise_multiplier=Fraction(1, 10))
+    with Ledger.create(tmp_path / "ledger", paid, participation_key=KEY) as ledger:
+        reservation = ledger.reserve(0)
+        rounds.admit(reservation)
+        with pytest.raises(ReservationError):
+            CentralMechanism(wanted).release(rounds.sum_of(wanted, []), reservation)
+        with pytest.raises(ReservationError):
+            CentralMechanism(wanted).prepare(reservation)
+        assert not reservation.drawn
+        with pytest.raises(PlanError):
+            ledger.reserve(1, wanted.event)
 
 
 def test_an_empty_sum_is_released_like_any_other(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import fedcore
 from fedcore import nn
 from fedcore.autograd.ravel import ravel
 from fedcore.data.dataset import Dataset
-from fedcore.errors import NormError, PlanError
+from fedcore.errors import NormError, PlanError, ReservationError
 from fedcore.nn.module import Module
 from fedcore.optim import Adam
 from fedcore.privacy.audit import (
@@ -37,6 +37,7 @@ from fedcore.privacy.csprng import Stream
 from fedcore.privacy.dpsgd import NoisySteps, draw_records
 from fedcore.privacy.events import PoissonEvent, RepeatedEvent
 from fedcore.privacy.ledger import Ledger
+from fedcore.privacy.mechanisms import CentralMechanism
 from fedcore.privacy.plan import Grade, PrivacyPlan
 from fedcore.privacy.quantise import quantise_rows
 from fedcore.privacy.sampling import FixedSize, Poisson, rate_of
@@ -262,12 +263,25 @@ def test_a_sampler_that_states_another_event_than_it_draws_is_refused() -> None:
         plans.record(sampling=FixedSize(10, 100))
 
 
-def test_a_step_without_its_own_sample_is_refused(tmp_path: Path) -> None:
-    plan = plans.record()
-    with Ledger.create(tmp_path / "ledger", plan) as ledger:
+def test_no_sum_is_released_without_the_sample_that_was_paid_for(tmp_path: Path) -> None:
+    """Neither over whoever was at hand, nor over the better one of two samples."""
+    plan, clients = plans.record(), plans.client()
+    nothing = IntSum(np.zeros(6, np.int64), plan.grid)
+    with Ledger.create(tmp_path / "records", plan) as ledger:
         steps = NoisySteps(plan, ledger.reserve(0))
         with pytest.raises(PlanError):
-            steps.step(IntSum(np.zeros(6, np.int64), plan.grid))
+            steps.step(nothing)
+        steps.draw(100)
+        with pytest.raises(ReservationError):
+            steps.draw(100)
+    with Ledger.create(tmp_path / "clients", clients) as ledger:
+        reservation = ledger.reserve(0)
+        with pytest.raises(PlanError):
+            CentralMechanism(clients).release(nothing, reservation)
+        assert not reservation.drawn
+        reservation.select()
+        with pytest.raises(ReservationError):
+            reservation.select()
 
 
 # Nothing is counted in the data (X12)
