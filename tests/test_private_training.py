@@ -218,6 +218,8 @@ def test_training_ends_when_progress_says_so(tmp_path: Path) -> None:
     with Ledger.create(tmp_path / "ledger", plan) as ledger:
         found = fit(plan, ledger, progress=lambda report: report.epoch == 1)
         assert found.rounds == 2 and ledger.spent == {plan.event: 2}
+        again = fit(plan, ledger, progress=lambda report: report.epoch == 1)
+        assert again.rounds == again.rounds_restored == 2 and ledger.spent == {plan.event: 2}
 
 
 # A plan from what is known of the data

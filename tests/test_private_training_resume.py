@@ -101,6 +101,20 @@ def test_a_restored_round_shows_the_epsilon_that_held_then(tmp_path: Path) -> No
     assert found.history["epsilon"] == [costs[count - 1] for count in (2, 3, 6, 7, 8)]
 
 
+def test_under_a_changed_plan_rounds_begin_anew_and_show_all_that_was_spent(
+    tmp_path: Path,
+) -> None:
+    before, after = planned(), planned(rounds=2, epsilon=2000.0)
+    with Ledger.create(tmp_path / "ledger", before) as ledger:
+        first = fit(before, ledger)
+        ledger.migrate(after)
+        second, again = fit(after, ledger), fit(after, ledger)
+        assert ledger.spent == {before.event: 5}
+    assert (second.rounds, second.rounds_restored, again.rounds_restored) == (2, 0, 2)
+    assert second.history == again.history
+    assert first.epsilon < second.history["epsilon"][0] < second.history["epsilon"][1]
+
+
 def test_what_is_released_is_what_the_run_goes_on_with(tmp_path: Path) -> None:
     plan = planned()
     with Ledger.create(tmp_path / "ledger", plan) as ledger:

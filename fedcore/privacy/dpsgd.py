@@ -9,7 +9,8 @@ Source: Abadi et al., "Deep Learning with Differential Privacy", 2016, algorithm
 from __future__ import annotations
 
 import os
-from typing import Any, final
+import threading
+from typing import Any, NoReturn, SupportsIndex, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from fedcore.privacy.noise import CentralNoise
 from fedcore.privacy.plan import Grade, PrivacyPlan
 from fedcore.privacy.quantise import decode, quantise_rows
 from fedcore.privacy.release import require_sum
+from fedcore.privacy.reservation import not_copyable
 from fedcore.privacy.sampler import rounded_gaussian
 from fedcore.privacy.sampling import Poisson
 from fedcore.privacy.units import Unit
@@ -100,7 +102,9 @@ class RecordSum:
     def add_clipped(self, total: NDArray[np.float64]) -> None:
         """Adds a sum (D,) of gradients that were clipped to the plan's norm, computed in float64.
 
-        Its sensitivity rests on whoever clipped, as `fedcore.clipped_sum` does in float64.
+        Its sensitivity rests on whoever clipped, as `fedcore.clipped_sum` does in float64 if every
+        weight meets one row of an example, or its gradient of one is written out before it counts:
+        products of several rows may cancel, and leave more rounding than is declared.
         Raises: PlanError under Grade.EXACT; ShapeError, DtypeError; NormError for a sum that no
         clipped gradients have.
         """
@@ -142,7 +146,8 @@ class RecordSum:
 class NoisySteps:
     """The noisy steps of one reservation, for who holds the records and adds the noise alone.
 
-    Draw, sum, `step`: at most `plan.steps` times; then `release` what came of them.
+    Draw, sum, `step`: at most `plan.steps` times; then `release` what came of them. One object and
+    one thread at a time, for two steps of one draw would show a sum under two noises.
     Raises: PlanError, ReservationError.
     """
 
@@ -150,6 +155,12 @@ class NoisySteps:
         self, plan: PrivacyPlan, reservation: Reservation, *, entropy: Entropy | None = None
     ) -> None:
         require_steps(plan)
+        if type(reservation) is not Reservation:
+            raise ReservationError(
+                f"noisy steps are to be paid for by a {type(reservation).__name__}",
+                why="only a ledger makes durable that they are",
+                fix="pass what Ledger.reserve() returned",
+            )
         if reservation.plan_digest != plan.digest:
             raise ReservationError(
                 "a reservation for another plan",
@@ -160,7 +171,11 @@ class NoisySteps:
         self._reservation = reservation
         self._stream = Stream(entropy)
         self._drawn = False
+        self._turn = threading.Lock()
         self._owner = os.getpid()
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise not_copyable("a NoisySteps")
 
     def draw(self, records: int) -> NDArray[np.int64]:
         """Which of the holder's records join the next step: (k,), ascending, secret.
@@ -168,22 +183,23 @@ class NoisySteps:
         Once for each step: a second sample would be the choice between two.
         Raises: ReservationError after the last step, or if the last draw was not used; PlanError.
         """
-        if self._drawn:
-            raise ReservationError(
-                "the records of a step are to be drawn a second time",
-                why="the sample would then be a choice between two",
-                fix="call step() with the sum over the records that were drawn",
-            )
-        if self.taken == self.plan.steps:
-            raise ReservationError(
-                f"step {self.taken + 1} of {self.plan.steps}",
-                why="the reservation pays for so many steps",
-                fix="release, and reserve again",
-            )
-        drawn = draw_records(self.plan, records, stream=self._stream)
-        self._reservation.mark_drawn()
-        self._drawn = True
-        return drawn
+        with self._turn:
+            if self._drawn:
+                raise ReservationError(
+                    "the records of a step are to be drawn a second time",
+                    why="the sample would then be a choice between two",
+                    fix="call step() with the sum over the records that were drawn",
+                )
+            if self.taken == self.plan.steps:
+                raise ReservationError(
+                    f"step {self.taken + 1} of {self.plan.steps}",
+                    why="the reservation pays for so many steps",
+                    fix="release, and reserve again",
+                )
+            drawn = draw_records(self.plan, records, stream=self._stream)
+            self._reservation.mark_drawn()
+            self._drawn = True
+            return drawn
 
     def step(self, total: IntSum) -> NDArray[np.float32]:
         """The noisy mean gradient (D,), for the optimiser: private once the ledger releases.
@@ -198,14 +214,15 @@ class NoisySteps:
                 why="one sum would be seen under two noises",
                 fix="let the process that reserved the round take its steps",
             )
-        if not self._drawn:
-            raise PlanError(
-                "a noisy step whose records were not drawn for it",
-                why="the ledger was charged for a sampling that was not done",
-                fix="call draw() before each step",
-            )
-        self._drawn = False
-        self.taken += 1
+        with self._turn:
+            if not self._drawn:
+                raise PlanError(
+                    "a noisy step whose records were not drawn for it",
+                    why="the ledger was charged for a sampling that was not done",
+                    fix="call draw() before each step",
+                )
+            self._drawn = False
+            self.taken += 1
         noisy = rounded_gaussian(self.plan.variance, self.plan.dimension, stream=self._stream)
         noisy += total.vector
         return decode(
