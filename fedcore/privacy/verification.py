@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedcore.errors import LedgerError
+from fedcore.privacy.claims import Claims
 from fedcore.privacy.events import Event
 from fedcore.privacy.ledger_file import read_file
 from fedcore.privacy.ledger_history import History
@@ -28,7 +29,7 @@ __all__ = ["Verification", "read_history", "read_participations", "verify"]
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found; `epsilon` at `delta` was computed from the events, not read.
+    """What was found; `epsilon` at `delta` was computed from the events and plans, not read.
 
     `plans`: how many there were one after the other; `plan`: the last. `reservations`, `voided`,
     `released`: counts of records. `damaged`: rounds of the last plan whose payload is gone or is
@@ -87,7 +88,7 @@ def verify(directory: str | os.PathLike[str], *, checkpoint: Head | None = None)
         closed=history.closed,
         spent=history.spend(),
         epsilon=history.epsilon(),
-        delta=history.plan.failure,
+        delta=Claims(history).delta,
     )
 
 

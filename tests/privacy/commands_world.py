@@ -17,7 +17,7 @@ CLIENT = ("--unit", "client", "--population", "1000", "--delta", "1e-5")
 CENTRAL = (*CLIENT, "--sampling", "poisson", "--rate", "0.01")
 SHARES = (
     *("--unit", "client", "--population", "3000", "--sampling", "poisson", "--cohort", "100"),
-    *("--noise-by", "clients", "--clients", "150", "--survivors", "80", "--corrupt", "10"),
+    *("--noise-by", "clients", "--clients", "250", "--survivors", "28", "--corrupt", "4"),
     *("--dimension", "1000"),
 )
 CLAIM = ("--epsilon", "1", "--delta", "1e-5")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from fractions import Fraction
 from functools import partial
@@ -206,9 +207,14 @@ def test_what_fewer_units_stood_in_for_is_a_simulation_under_any_plan(tmp_path: 
             assert (data["simulated"] is not None) is simulated
 
 
-@given(value=st.floats(1e-12, 1e9))
+@given(value=st.floats(min_value=1e-300, max_value=1e300))
 def test_a_printed_figure_is_no_less_than_what_it_stands_for(value: float) -> None:
     assert value <= float(upward(value)) <= value * 1.00011
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e-5, 2.0, 879.0, math.inf])
+def test_a_figure_of_few_digits_is_printed_as_it_is(value: float) -> None:
+    assert float(upward(value)) == value
 
 
 @given(

@@ -31,6 +31,14 @@ def save_scores(folder: Path, scores: Sequence[Any], included: Sequence[Any]) ->
     )
     (folder / "plain.csv").write_text(text)
     (folder / "headed.csv").write_text("score, included\r\n" + text.replace("\n", "\r\n"))
+    for name, options in (
+        ("spaced.txt", {}),
+        ("numpy.csv", {"delimiter": ","}),
+        ("numpy headed.csv", {"delimiter": ", ", "header": "score,included"}),
+        ("tabs.tsv", {"delimiter": "\t", "fmt": ("%.17g", "%d")}),
+    ):
+        both = np.c_[np.asarray(scores, np.float64), np.asarray(included)]
+        np.savetxt(folder / name, both, **options)
     np.save(folder / "both.npy", np.column_stack([scores, included]).astype(np.float64))
     np.savez(folder / "bool.npz", scores=scores, included=np.asarray(included, bool))
     np.savez_compressed(
@@ -109,6 +117,9 @@ def test_an_inversion_is_tried_from_a_file(fed: Fed, tmp_path: Path) -> None:
         ("one-run", "text.csv", b"1,1\n2,2\n", "FED-1201"),
         ("one-run", "text.csv", b"1;1\n", "FED-1201"),
         ("one-run", "text.csv", b"1,1,1\n", "FED-1201"),
+        ("one-run", "text.csv", b"1,,1\n", "FED-1201"),
+        ("one-run", "text.csv", b"1 0.5\n", "FED-1201"),
+        ("one-run", "text.csv", b"1\n", "FED-1201"),
         ("one-run", "text.csv", b"included,score\n1,1\n", "FED-1201"),
         ("one-run", "text.csv", b"nan,1\n1,0\n", "FED-1109"),
         ("one-run", "text.csv", b"\xff\xfe1,1\n", "FED-1201"),

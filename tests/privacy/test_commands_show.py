@@ -12,6 +12,7 @@ from fedcore.privacy.certificate import certificate
 from fedcore.privacy.ledger import Ledger
 from fedcore.privacy.noise import SimulatedNoise
 from fedcore.privacy.plan import PrivacyPlan
+from fedcore.privacy.units import Adjacency
 from tests.privacy.commands_world import CENTRAL, Fed, data_of, planned, spend
 from tests.privacy.ledger_world import KEY, bounded, plan_of
 
@@ -144,7 +145,49 @@ def test_participations_are_counted_with_the_key_alone(fed: Fed, tmp_path: Path)
     code, _, err = fed("show", folder, "--participation-key", tmp_path / "none")
     assert code == 4 and "cannot be read" in err
     spend(tmp_path / "other", plan_of(), 1)
-    assert "not kept, for lack of a key" in fed("show", tmp_path / "other")[1]
+    assert "key" not in fed("show", tmp_path / "other")[1]
+
+
+def test_what_is_left_is_said_of_a_unit_where_units_are_bounded(fed: Fed, tmp_path: Path) -> None:
+    folder, key = tmp_path / "ledger", tmp_path / "key"
+    key.write_bytes(KEY)
+    plan = bounded(1, 3, population=2)
+    with Ledger.create(folder, plan, participation_key=KEY) as ledger:
+        for round_ in range(2):
+            ledger.reserve(round_).participate([b"ada", b"bob"][: 2 - round_])
+            _, out, _ = fed("show", folder)
+            assert "0 of 10 released, 10 left\n" in out  # whoever took part
+            so_far = 2 - round_
+            assert f"3 in all; one that was in every one so far may be in {so_far} more" in out
+        _, out, _ = fed("show", folder, "--participation-key", key)
+        assert f"0 of 10 released, {ledger.remaining_rounds()} left\n" in out
+        assert "one that came most often may be in 1 more" in out
+        for who in ([b"ada", b"bob"], [b"bob"]):
+            ledger.reserve(2).participate(who)
+        _, out, _ = fed("show", folder, "--participation-key", key)
+        assert ledger.remaining_rounds() == 0
+        assert "0 left: no unit may take part any more\n" in out
+
+
+def test_a_budget_that_is_spent_is_said(fed: Fed, tmp_path: Path) -> None:
+    spend(tmp_path / "ledger", plan_of(epsilon=0.96), 1)
+    assert (
+        "1 of 3 released, 0 left: the budget pays for no further round\n"
+        in (fed("show", tmp_path / "ledger")[1])
+    )
+    spend(tmp_path / "all", plan_of(), 3)
+    assert "3 of 3 released, 0 left\n" in fed("show", tmp_path / "all")[1]
+
+
+def test_terms_of_an_earlier_plan_are_shown_beside_the_present_ones(
+    fed: Fed, tmp_path: Path
+) -> None:
+    spend(tmp_path / "ledger", plan_of(adjacency=Adjacency.ZERO_OUT), 1)
+    other = plan_of(adjacency=Adjacency.ZERO_OUT, noise=SimulatedNoise(1), epsilon=9.0)
+    with Ledger.open(tmp_path / "ledger", checkpoint=None) as ledger:
+        ledger.migrate(other)
+    out = " ".join(fed("show", tmp_path / "ledger")[1].split())
+    assert "known seed; under another plan: whoever adds up is trusted" in out
 
 
 def test_a_torn_line_is_told_of_and_harms_nothing(fed: Fed, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from fedcore.privacy.certificate import certificate, format_certificate
 from fedcore.privacy.ledger import Ledger
+from fedcore.privacy.ledger_records import Migrate
 from tests.privacy.commands_world import Fed, data_of, spend
 from tests.privacy.ledger_world import plan_of
 
@@ -49,17 +50,25 @@ def test_a_damaged_payload_does_not_hold_and_is_named(fed: Fed, tmp_path: Path) 
 def test_more_spent_than_budgeted_does_not_hold(fed: Fed, tmp_path: Path) -> None:
     spend(tmp_path / "ledger", plan_of(), 3)
     with Ledger.open(tmp_path / "ledger", checkpoint=None) as ledger:
-        ledger.migrate(plan_of(epsilon=0.1))
+        ledger._journal.write(Migrate(plan_of(epsilon=0.1)))  # as no ledger of ours would
     code, out, _ = fed("verify", tmp_path / "ledger")
     assert code == 1 and "more was spent than the budget allows" in out
+    code, out, _ = fed("show", tmp_path / "ledger")
+    assert code == 0 and "warning         more was spent than the budget allows\n" in out
+    assert "0 left: the budget pays for no further round\n" in out
+    code, out, _ = fed("show", tmp_path / "ledger", "--format", "json")
+    assert data_of(out, "show")["within_budget"] is False
+    assert fed("export", tmp_path / "ledger", "--format", "text")[1].startswith("WARNING: epsilon")
 
 
 @pytest.mark.parametrize("verb", ["show", "verify", "export"])
 def test_a_folder_without_a_ledger_is_refused(fed: Fed, tmp_path: Path, verb: str) -> None:
     for folder in (tmp_path, tmp_path / "none"):
         code, out, err = fed(verb, folder)
-        assert (code, out) == (1, "") and err.startswith("FED-1508")
+        assert (code, out) == (1, "") and err.startswith("FED-1508") and str(folder) in err
     (tmp_path / "privacy.ledger").touch()
+    code, out, err = fed(verb, tmp_path / "privacy.ledger")
+    assert (code, out) == (1, "") and f"pass a folder: {tmp_path}" in err
     code, out, err = fed(verb, tmp_path)
     assert (code, out) == (1, "") and "is empty" in err
 

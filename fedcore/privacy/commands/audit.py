@@ -18,7 +18,8 @@ _EXIT = (
 )
 _SCORES = (
     "FILE holds a score and 0 or 1, whether it was in, of each: as text `score,included` a line, "
-    "as .npy of shape (n, 2), or as .npz with `scores` and `included`. "
+    "as .npy of shape (n, 2), or as .npz with `scores` and `included`. Text may be what "
+    "numpy.savetxt writes of (n, 2). "
 )
 
 

@@ -7,6 +7,7 @@ import json
 
 from fedcore.console import Console, ExitCode, Parser, common_options
 from fedcore.privacy.certificate import certificate, format_certificate
+from fedcore.privacy.commands.arguments import count
 from fedcore.privacy.commands.files import read_checkpoint, write_new
 
 __all__ = ["add_export"]
@@ -27,7 +28,7 @@ def add_export(verbs: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument("--checkpoint", metavar="FILE", help="JSON of the newest Ledger.head")
     parser.add_argument(
         "--trained-on",
-        type=int,
+        type=count,
         metavar="N",
         help="how many units there were, if they stood in for a larger population",
     )

@@ -9,6 +9,7 @@ import io
 import json
 import math
 import os
+import re
 import tokenize
 import warnings
 import zipfile
@@ -39,6 +40,7 @@ _LARGEST_TEXT = 2**26
 _LARGEST_JSON = 2**20
 _KEY_BYTES = 32
 
+_SEPARATOR = re.compile(r" *, *|[ \t]+")
 _NPY, _ZIP = b"\x93NUMPY", b"PK"
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _UNREADABLE = (ValueError, KeyError, TypeError, SyntaxError, RecursionError, tokenize.TokenError)
@@ -92,8 +94,9 @@ def read_arrays(path: str, names: Sequence[str]) -> list[NDArray[Any]]:
 def read_scores(path: str) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """Scores (n,) and who was in (n,): from two columns of text or .npy, or from a .npz.
 
-    Text is `score,included` a line, included 0 or 1; that may stand above as a header. A .npy is
-    of shape (n, 2); a .npz holds `scores` and `included`.
+    Text is `score,included` a line, or with spaces between, as `numpy.savetxt` writes it, included
+    0 or 1; that may stand above as a header. A .npy is of shape (n, 2); a .npz holds `scores` and
+    `included`.
     Raises: ArgumentError if the file cannot be read, DataFormatError if it is none of these.
     """
     data = _read(path, most=_LARGEST_ARRAYS)
@@ -194,15 +197,16 @@ def _columns(data: bytes, path: str) -> tuple[NDArray[np.float64], NDArray[np.in
         lines = data.decode("ascii").splitlines()
     except UnicodeDecodeError as error:
         raise _malformed(path, "it is neither .npy, nor .npz, nor plain text") from error
-    first = 1 if lines and lines[0].replace(" ", "") == "score,included" else 0
+    first = 1 if lines and lines[0].lstrip("# ").replace(" ", "") == "score,included" else 0
     scores, included = [], []
     for number, line in enumerate(lines[first:], start=first + 1):
-        score, _, coin = line.partition(",")
         try:
+            score, coin = _SEPARATOR.split(line.strip())
             scores.append(float(score))
-            included.append({"0": 0, "1": 1}[coin.strip()])
+            included.append({0.0: 0, 1.0: 1}[float(coin)])
         except (ValueError, KeyError):
-            raise _malformed(path, f"line {number} is not a number, a comma, and 0 or 1") from None
+            why = f"line {number} is not a number, a comma or spaces, and 0 or 1"
+            raise _malformed(path, why) from None
     return np.array(scores, np.float64), np.array(included, np.int64)
 
 

@@ -1,11 +1,9 @@
-"""How figures stand in a text for people: a name, a value, and nothing rounded in our favour."""
+"""How a text for people is set: a name and what there is to say of it, a line or more each."""
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Iterable
-from fractions import Fraction
 
 from fedcore.privacy.events import (
     RATE_UNIT,
@@ -19,7 +17,7 @@ from fedcore.privacy.events import (
     TruncatedPoissonEvent,
 )
 
-__all__ = ["describe", "rows", "upward"]
+__all__ = ["describe", "rows"]
 
 _COLUMN, _WIDTH = 16, 100
 
@@ -37,18 +35,6 @@ def rows(entries: Iterable[tuple[str, str]]) -> str:
             break_on_hyphens=False,
         )
     return "\n".join(lines)
-
-
-def upward(value: float) -> str:
-    """Five significant digits, never less than the value.
-
-    >>> upward(1.99962), upward(1.999601), upward(0.0)
-    ('1.9997', '1.9997', '0')
-    """
-    if not 0 < value < math.inf:
-        return f"{value:g}"
-    step = Fraction(10) ** (math.floor(math.log10(value)) - 4)
-    return f"{float(math.ceil(Fraction(value) / step) * step):.6g}"
 
 
 def describe(event: Event) -> str:

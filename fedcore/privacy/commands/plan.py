@@ -16,11 +16,12 @@ from fedcore.console import Console, ExitCode, Json, Parser, common_options
 from fedcore.errors import ArgumentError, BudgetError
 from fedcore.privacy.accounting import Accountant, Epsilon, account
 from fedcore.privacy.calibration import rounds_within
+from fedcore.privacy.claims import NOT_COVERED, upward
 from fedcore.privacy.clipping import Flat
 from fedcore.privacy.codec import to_json
-from fedcore.privacy.commands.arguments import fraction
+from fedcore.privacy.commands.arguments import count, fraction
 from fedcore.privacy.commands.files import read_json, write_new
-from fedcore.privacy.commands.layout import describe, rows, upward
+from fedcore.privacy.commands.layout import describe, rows
 from fedcore.privacy.noise import CentralNoise, CompactShares, Noise, NoiseShares
 from fedcore.privacy.plan import PrivacyPlan
 from fedcore.privacy.sampling import (
@@ -35,11 +36,6 @@ from fedcore.privacy.units import Adjacency, Unit
 
 __all__ = ["add_plan"]
 
-_NOT_COVERED = (
-    "the choice of hyper-parameters, and test results, where they were computed from the same data",
-    "whatever else is computed from the data and not charged to the ledger",
-    "more units than the population counts, or one unit that comes under several names",
-)
 _ADJACENCIES = {
     "add-remove": Adjacency.ADD_REMOVE,
     "zero-out": Adjacency.ZERO_OUT,
@@ -73,45 +69,53 @@ def add_plan(verbs: argparse._SubParsersAction[Parser]) -> None:
     parser.set_defaults(run=_run)
     who = parser.add_argument_group("who is protected")
     who.add_argument("--unit", choices=[unit.value for unit in Unit])
-    who.add_argument("--population", type=int, metavar="N", help="how many units there are")
-    who.add_argument("--adjacency", choices=_ADJACENCIES, help="default: the sampling's own")
+    who.add_argument("--population", type=count, metavar="N", help="how many units there are")
+    who.add_argument("--adjacency", choices=_ADJACENCIES, help="default: one that suits the rest")
     who.add_argument("--delta", type=float, metavar="DELTA", help="default: N^-1.1")
     takes_part = parser.add_argument_group("who takes part in a round")
     takes_part.add_argument("--sampling", choices=_TERMS)
     takes_part.add_argument("--rate", type=fraction, metavar="Q", help="the chance of a unit")
     takes_part.add_argument(
-        "--cohort", type=int, metavar="M", help="units expected in a round; sums are divided by it"
+        "--cohort",
+        type=count,
+        metavar="M",
+        help="units expected in a round; sums are divided by it",
     )
-    takes_part.add_argument("--limit", type=int, metavar="L", help="most units (truncated)")
+    takes_part.add_argument("--limit", type=count, metavar="L", help="most units (truncated)")
     takes_part.add_argument(
-        "--participations", type=int, metavar="K", help="most of one unit (none)"
+        "--participations", type=count, metavar="K", help="most of one unit (none)"
     )
     takes_part.add_argument(
-        "--separation", type=int, metavar="B", help="rounds between two of them (none); default: 1"
+        "--separation",
+        type=count,
+        metavar="B",
+        help="rounds between two of them (none); default: 1",
     )
     budget = parser.add_argument_group("two of these, or three")
     budget.add_argument("--noise", type=fraction, metavar="Z", help="in clipping norms")
     budget.add_argument("--epsilon", type=float, metavar="E")
-    budget.add_argument("--rounds", type=int, metavar="T")
+    budget.add_argument("--rounds", type=count, metavar="T")
     how = parser.add_argument_group("how")
     how.add_argument(
-        "--steps", type=int, metavar="S", help="noisy steps in a round (record); default: 1"
+        "--steps", type=count, metavar="S", help="noisy steps in a round (record); default: 1"
     )
     how.add_argument("--noise-by", choices=["server", "clients"], help="default: server")
     how.add_argument(
-        "--clients", type=int, metavar="N", help="most clients in a sum (noise by clients)"
+        "--clients", type=count, metavar="N", help="most clients in a sum (noise by clients)"
     )
-    how.add_argument("--survivors", type=int, metavar="U", help="fewest clients in a sum")
-    how.add_argument("--corrupt", type=int, metavar="X", help="of these, how many may add no noise")
+    how.add_argument("--survivors", type=count, metavar="U", help="fewest clients in a sum")
+    how.add_argument(
+        "--corrupt", type=count, metavar="X", help="of these, how many may add no noise"
+    )
     how.add_argument(
         "--compact",
         action="store_const",
         const=True,
         help="send 16 or 21 bits a coordinate, not 32 (noise by clients)",
     )
-    how.add_argument("--dimension", type=int, metavar="D", help="coordinates of what is summed")
+    how.add_argument("--dimension", type=count, metavar="D", help="coordinates of what is summed")
     how.add_argument("--clipping-norm", type=fraction, metavar="C")
-    how.add_argument("--grid-steps", type=int, metavar="S", help="in a clipping norm")
+    how.add_argument("--grid-steps", type=count, metavar="S", help="in a clipping norm")
     how.add_argument(
         "--accountant",
         choices=["rdp", "pld", "best"],
@@ -149,14 +153,14 @@ class _Answer:
             "variance": to_json(plan.variance),
             "epsilon": cost.value,
             "budget": plan.epsilon,
-            "delta": plan.failure,
+            "delta": plan.delta,
             "rdp": {"epsilon": cost.rdp, "order": cost.order},
             "pld": {"epsilon": cost.pld, "why_not": cost.without_pld},
             "cross_checked": cost.cross_checked,
             "rounds": {"planned": plan.rounds, "affordable": self.affordable},
             "ledger_accountant": self.ledger,
             "statement": plan.statement(),
-            "not_covered": list(_NOT_COVERED),
+            "not_covered": list(NOT_COVERED),
         }
 
     def to_text(self) -> str:
@@ -174,17 +178,17 @@ class _Answer:
             wire = f", sent as {plan.wire_dimension} integers of {plan.noise.slot_bits} bits"
         entries = [
             ("noise", f"{shown} {unit}{exact}{self._mark('noise')}"),
-            ("epsilon", f"{upward(cost.value)} at delta {plan.failure:.6g}"),
+            ("epsilon", f"{upward(cost.value)} at delta {plan.delta:.6g}"),
             ("  by RDP", f"{upward(cost.rdp)}, at order {cost.order}"),
             ("  by PLD", by_pld),
             ("budget", f"epsilon {upward(plan.epsilon)}{self._mark('epsilon')}"),
             ("rounds", f"{plan.rounds} planned{self._mark('rounds')}; {pays}"),
             ("a round", describe(plan.event)),
-            ("its sum", f"{plan.dimension} coordinates{wire}, divided by {plan.denominator}"),
+            ("its sum", f"{plan.dimension} coordinates{wire}"),
             ("unit", f"{statement.pop('unit')} of {plan.population}; {statement.pop('adjacency')}"),
             *statement.items(),
             ("ledger", f'Ledger.create(…, plan, accountant="{self.ledger}")'),
-            *(("" if place else "not covered", text) for place, text in enumerate(_NOT_COVERED)),
+            *(("" if place else "not covered", text) for place, text in enumerate(NOT_COVERED)),
             ("plan", plan.digest.hex()),
         ]
         return rows(entries)
@@ -294,7 +298,9 @@ def _sampling(options: argparse.Namespace) -> tuple[Sampling, int, Adjacency]:
         separation = 1 if options.separation is None else options.separation
         whoever = Uncontrolled(separation, options.participations)
         cohort = population if options.cohort is None else options.cohort
-        return whoever, cohort, Adjacency.ADD_REMOVE
+        # Shares of noise cannot hide whether somebody is there who may be known to be.
+        shared = options.noise_by == "clients"
+        return whoever, cohort, Adjacency.ZERO_OUT if shared else Adjacency.ADD_REMOVE
     if options.sampling == "fixed":
         return FixedSize(options.cohort, population), options.cohort, Adjacency.REPLACE_ONE
     rate = rate_of(Fraction(options.cohort, population) if options.rate is None else options.rate)

@@ -6,14 +6,14 @@ import argparse
 from pathlib import Path
 
 from fedcore.console import Console, ExitCode, Json, Parser, common_options
+from fedcore.privacy.claims import Claims, statement_over, upward
 from fedcore.privacy.codec import to_json
 from fedcore.privacy.commands.files import read_seal
-from fedcore.privacy.commands.layout import describe, rows, upward
-from fedcore.privacy.ledger_file import LedgerFile, read_file
+from fedcore.privacy.commands.layout import describe, rows
 from fedcore.privacy.ledger_history import History, Segment
-from fedcore.privacy.ledger_journal import Journal
 from fedcore.privacy.participation import Participations
-from fedcore.privacy.verification import read_history
+from fedcore.privacy.sampling import Uncontrolled
+from fedcore.privacy.verification import read_history, read_participations
 
 __all__ = ["add_show"]
 
@@ -38,9 +38,11 @@ def add_show(verbs: argparse._SubParsersAction[Parser]) -> None:
 def _run(options: argparse.Namespace) -> int:
     folder = Path(options.directory)
     history, head, torn = read_history(folder)
-    took_part = _participations(folder, options.participation_key)
-    plan, statement = history.plan, history.plan.statement()
-    epsilon, left = history.epsilon(), history.remaining_rounds()
+    key = options.participation_key
+    took_part = None if key is None else read_participations(folder, read_seal(key))
+    plan, claims = history.plan, Claims(history)
+    statement = statement_over([*claims.plans, plan])
+    epsilon, left = history.epsilon(), history.remaining_rounds(took_part)
     current = history.current
     pending = (
         current.next_round
@@ -54,8 +56,9 @@ def _run(options: argparse.Namespace) -> int:
         "digest": plan.digest.hex(),
         "statement": statement,
         "epsilon": epsilon,
-        "delta": plan.failure,
+        "delta": claims.delta,
         "budget": plan.epsilon,
+        "within_budget": epsilon <= plan.epsilon,
         "accountant": history.accountant,
         "order": history.order,
         "rounds": {
@@ -78,9 +81,19 @@ def _run(options: argparse.Namespace) -> int:
     entries = [
         (
             "epsilon",
-            f"{upward(epsilon)} of {upward(plan.epsilon)} at delta {plan.failure:.6g}, by {by}",
+            f"{upward(epsilon)} of {upward(plan.epsilon)} at delta {upward(claims.delta)}, by {by}",
         ),
-        ("rounds", f"{len(history.segment.rounds)} of {plan.rounds} released, {left} left"),
+        *(
+            []
+            if epsilon <= plan.epsilon
+            else [("warning", "more was spent than the budget allows")]
+        ),
+        (
+            "rounds",
+            f"{len(history.segment.rounds)} of {plan.rounds} released, {left} left"
+            f"{_why_none(history, left)}",
+        ),
+        *(("", text) for text in _bounds(history, took_part)),
         *(
             [("reserved", f"round {pending}, paid for and not released")]
             if pending is not None
@@ -92,7 +105,7 @@ def _run(options: argparse.Namespace) -> int:
         ),
         ("unit", f"{statement['unit']} of {plan.population}; {statement['adjacency']}"),
         ("sampling", statement["sampling"]),
-        ("participations", _told(took_part, history)),
+        *(("participations", text) for text in _told(took_part, history)),
         ("trust", statement["trust"]),
         *(
             (_first("plans", place), _line(segment))
@@ -106,23 +119,36 @@ def _run(options: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def _participations(folder: Path, key: str | None) -> Participations | None:
-    if key is None:
-        return None
-    seal, chain = read_seal(key), read_file(folder)
-    # Of a file that is not open: a journal that can be read, and not be written to.
-    return Journal(folder, LedgerFile(folder, -1, chain), chain, seal).table.summary()
+def _why_none(history: History, left: int) -> str:
+    """Why no round is left of those that were planned and not released."""
+    if left or history.closed or len(history.segment.rounds) == history.plan.rounds:
+        return ""
+    if history.remaining_rounds():
+        return ": no unit may take part any more"
+    return ": the budget pays for no further round"
 
 
-def _told(took_part: Participations | None, history: History) -> str:
+def _bounds(history: History, took_part: Participations | None) -> list[str]:
+    """What the rounds that are left mean to one unit, where participations are bounded."""
+    plan = history.plan
+    if not isinstance(plan.sampling, Uncontrolled) or plan.rounds_a_reservation > 1:
+        return []
+    maximum, reserved = plan.sampling.maximum_participations, history.segment.reservations
+    if took_part is None:
+        who, most = "that was in every one so far", min(maximum, reserved)
+    else:
+        who, most = "that came most often", took_part.most
+    return [f"a unit may be in {maximum} in all; one {who} may be in {maximum - most} more"]
+
+
+def _told(took_part: Participations | None, history: History) -> list[str]:
     if took_part is None:
         assert history.opened is not None
-        keeps = bool(history.opened.key_check)
-        return "sealed; --participation-key counts them" if keeps else "not kept, for lack of a key"
-    return (
+        return ["sealed; --participation-key counts them"] if history.opened.key_check else []
+    return [
         f"{took_part.total} of {took_part.units} units, at most {took_part.most} of one of them, "
         f"under the present plan"
-    )
+    ]
 
 
 def _segment(segment: Segment) -> Json:

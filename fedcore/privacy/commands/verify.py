@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 
 from fedcore.console import Console, ExitCode, Json, Parser, common_options
+from fedcore.privacy.claims import upward
 from fedcore.privacy.commands.files import read_checkpoint
-from fedcore.privacy.commands.layout import rows, upward
+from fedcore.privacy.commands.layout import rows
 from fedcore.privacy.verification import Verification, verify
 
 __all__ = ["add_verify"]
@@ -63,7 +64,8 @@ def _run(options: argparse.Namespace) -> int:
         ("released", f"{found.released} rounds"),
         (
             "epsilon",
-            f"{upward(found.epsilon)} of {upward(found.plan.epsilon)} at delta {found.delta:.6g}",
+            f"{upward(found.epsilon)} of {upward(found.plan.epsilon)} "
+            f"at delta {upward(found.delta)}",
         ),
         *(("" if place else "note", text) for place, text in enumerate(notes)),
     ]
