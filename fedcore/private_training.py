@@ -96,7 +96,7 @@ def record_plan(
     ...     nn.Linear(64, 10, key=0), records=1438, batch=360, epochs=25, epsilon=3, clipping_norm=1
     ... )
     >>> plan.dimension, plan.rounds, plan.steps, f"{float(plan.noise_multiplier):.2f}"
-    (650, 25, 4, '3.76')
+    (650, 25, 4, '3.27')
     """
     require_model(model)
     if type(records) is not int or type(batch) is not int or not 1 <= batch <= records:
