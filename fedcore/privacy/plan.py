@@ -16,7 +16,7 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any, TypeAlias
 
-from fedcore.errors import PlanError
+from fedcore.errors import LedgerError, PlanError
 from fedcore.privacy.accounting import Accountant
 from fedcore.privacy.adaptive import Adaptive
 from fedcore.privacy.calibration import noise_multiplier
@@ -234,6 +234,12 @@ class PrivacyPlan:
     @classmethod
     def from_json(cls, data: object) -> PrivacyPlan:
         """The plan that `to_json` wrote. Raises: LedgerError for anything else."""
+        if isinstance(data, str | bytes):
+            raise LedgerError(
+                "a plan is read from a text",
+                why="it is read from JSON values, as to_json() returns them",
+                fix="pass json.loads() of the text",
+            )
         plan = from_json(data, cls)
         assert isinstance(plan, cls)
         return plan

@@ -87,7 +87,7 @@ class Poisson:
     def describe(self) -> str:
         """The assumption in words."""
         return (
-            f"Poisson: every unit joins each round by a coin of its own with probability "
+            f"Poisson: every unit joins each noisy step by a coin of its own with probability "
             f"{float(self.probability):.6g}, drawn from the operating system's generator; "
             f"whoever learns who joined gains what this sampling had saved"
         )
@@ -141,7 +141,7 @@ class TruncatedPoisson:
         """The assumption in words."""
         return (
             f"truncated Poisson: a coin of probability {float(self.probability):.6g} for each of "
-            f"{self.population} units, at most {self.limit} of them in a round"
+            f"{self.population} units, at most {self.limit} of them in a noisy step"
         )
 
 
@@ -186,7 +186,9 @@ class FixedSize:
 
     def describe(self) -> str:
         """The assumption in words."""
-        return f"fixed size: {self.size} of {self.population} units a round, without replacement"
+        return (
+            f"fixed size: {self.size} of {self.population} units a noisy step, without replacement"
+        )
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from fedcore.privacy.ledger import Head, Ledger, verify
 from fedcore.privacy.ledger_history import History
 from fedcore.privacy.ledger_journal import require_current
 from fedcore.privacy.ledger_records import Chain, read_chain
+from fedcore.privacy.plan import PrivacyPlan
 from tests.privacy.ledger_world import FILE, plan_of, release, written
 
 
@@ -177,6 +178,9 @@ def test_what_is_no_head_is_refused_with_what_makes_one(tmp_path: Path) -> None:
             assert "Head.from_json()" in caught.value.fix
     with pytest.raises(LedgerError) as unread:
         Head.from_json(json.dumps(head.to_json()))
+    assert "json.loads()" in unread.value.fix
+    with pytest.raises(LedgerError) as unread:
+        PrivacyPlan.from_json(json.dumps(plan_of().to_json()))
     assert "json.loads()" in unread.value.fix
 
 
