@@ -13,7 +13,7 @@ ledger that does not hold it. What is kept in the ledger's own folder proves not
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
@@ -287,11 +287,12 @@ class Ledger:
                 )
             return payload
 
-    def may_participate(self, units: Sequence[bytes]) -> NDArray[np.bool_]:
+    def may_participate(self, units: Iterable[bytes]) -> NDArray[np.bool_]:
         """Which of these may take part in the next release: (n,). For selecting among them."""
         with self._journal.lock:
-            found = np.ones(len(units), bool)
-            found[self._journal.table.refused(self._journal.seal.names(units))] = False
+            names = self._journal.seal.names(units)
+            found = np.ones(len(names), bool)
+            found[self._journal.table.refused(names)] = False
             return found
 
     def migrate(self, plan: PrivacyPlan) -> Head:

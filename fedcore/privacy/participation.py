@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hmac
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
@@ -47,8 +47,9 @@ class Seal:
         self.check = derived[64:].hex()
         """Tells this key from others, and nothing else of it."""
 
-    def names(self, units: Sequence[bytes]) -> tuple[bytes, ...]:
+    def names(self, units: Iterable[bytes]) -> tuple[bytes, ...]:
         """The keyed hash of each unit's name. Raises: ArgumentError for one that is not bytes."""
+        units = tuple(units)  # an iterator could be gone once its types are checked
         if not all(isinstance(unit, bytes) for unit in units):
             raise ArgumentError(
                 "a unit's name is not bytes",

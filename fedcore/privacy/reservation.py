@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NoReturn, SupportsIndex, final
@@ -112,7 +112,7 @@ class Reservation:
             self._selected = True
             return sampling.draw(self._plan.population, stream=Stream(entropy))
 
-    def participate(self, units: Sequence[bytes]) -> None:
+    def participate(self, units: Iterable[bytes]) -> None:
         """Records who takes part in the next release, by name, before anybody is contacted.
 
         All of them or, if one may not, none. May be called again for those who join later.

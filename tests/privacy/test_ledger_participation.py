@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,6 +52,17 @@ def test_who_would_come_too_soon_or_too_often_is_refused_before_it_is_written(
         assert ledger.participations.total == 7
         assert ledger.participations.units == 6
     assert b"secret" not in (tmp_path / FILE).read_bytes()
+
+
+@pytest.mark.parametrize("once", [iter, lambda units: map(bytes, units), lambda units: {*units}])
+def test_whoever_is_named_is_recorded_in_whatever_the_names_come(tmp_path: Path, once: Any) -> None:
+    with Ledger.create(tmp_path, bounded(3, 2), participation_key=KEY) as ledger:
+        reservation = ledger.reserve(0)
+        assert list(ledger.may_participate(once([b"ann", b"bob"]))) == [True, True]
+        reservation.participate(once([b"ann", b"bob"]))
+        assert ledger.participations.units == 2
+        with pytest.raises(ParticipationError):
+            reservation.participate(once([b"ann"]))
 
 
 def test_a_unit_pays_for_its_participations_and_not_for_all_rounds(tmp_path: Path) -> None:
