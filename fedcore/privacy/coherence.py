@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from fractions import Fraction
 from typing import TYPE_CHECKING, get_args
@@ -18,13 +19,23 @@ from fedcore.privacy.noise import (
     Noise,
     NoiseShares,
 )
-from fedcore.privacy.sampling import Sampling, Uncontrolled
+from fedcore.privacy.sampling import Poisson, Sampling, Uncontrolled
 from fedcore.privacy.units import Adjacency, Unit
 
 if TYPE_CHECKING:
     from fedcore.privacy.plan import PrivacyPlan
 
-__all__ = ["check", "refused"]
+__all__ = [
+    "COHORT_SHARE",
+    "check",
+    "declared_delta",
+    "default_delta",
+    "hides_cohort",
+    "refused",
+]
+
+COHORT_SHARE = Fraction(1, 1024)
+"""What of delta pays for cohorts of which a release tells, where shares of noise are sampled."""
 
 _MOST_GRID_STEPS = 2**26  # squares are exact up to 2^52
 _MOST = 2**36
@@ -43,6 +54,33 @@ def check(plan: PrivacyPlan) -> None:
     _check_clipping(plan)
     # Raises if no accountant joins the two.
     plan.sampling.event(_kind_of(plan.noise))
+    if isinstance(plan.noise, NoiseShares | CompactShares) and plan.unit is not Unit.RECORD:
+        _check_cohort(plan, plan.noise)
+
+
+def default_delta(population: int) -> float:
+    """N^-1.1: below 1 / N, at which a guarantee would allow to publish a unit outright.
+
+    A population of one has none that says anything.
+
+    >>> f"{default_delta(10_000):.3g}"
+    '3.98e-05'
+    """
+    return float(population**-1.1)
+
+
+def declared_delta(plan: PrivacyPlan) -> float:
+    """The plan's δ, or the default for its population."""
+    return default_delta(plan.population) if plan.delta is None else plan.delta
+
+
+def hides_cohort(plan: PrivacyPlan) -> bool:
+    """Whether readers must not learn how many share the noise, for it may tell of one unit.
+
+    Records do not matter to it: their holders add noise whatever they draw.
+    """
+    shared = isinstance(plan.noise, NoiseShares | CompactShares)
+    return shared and plan.unit is not Unit.RECORD and not isinstance(plan.sampling, Uncontrolled)
 
 
 def refused(name: str, value: object, why: str, fix: str) -> PlanError:
@@ -81,13 +119,14 @@ def _check_numbers(plan: PrivacyPlan) -> None:
 
 
 def _check_budget(plan: PrivacyPlan) -> None:
-    for name, value in {"epsilon": plan.epsilon, "delta": plan.failure}.items():
+    delta = declared_delta(plan)
+    for name, value in {"epsilon": plan.epsilon, "delta": delta}.items():
         if type(value) not in (float, int) or not 0 < value <= sys.float_info.max:
             raise refused(name, value, "it bounds a probability", "pass a positive number")
-    if plan.failure * plan.population >= 1:
+    if delta * plan.population >= 1:
         raise refused(
             "delta",
-            plan.failure,
+            delta,
             f"publishing one of {plan.population} units outright would satisfy it",
             f"take well below {1 / plan.population:.3g}, or above one unit delta=None, the default "
             f"for this population; a changed plan keeps the delta that it had",
@@ -137,6 +176,54 @@ def _check_banded(plan: PrivacyPlan, noise: BandedNoise) -> None:
             f"contributions would then add up",
             "take no more bands than minimum_separation",
         )
+
+
+def _check_cohort(plan: PrivacyPlan, noise: NoiseShares | CompactShares) -> None:
+    """That who takes part shows neither by a round that fails nor by what is compared with it."""
+    if not isinstance(plan.sampling, Poisson):
+        if plan.adjacency is Adjacency.ADD_REMOVE:
+            raise refused(
+                "adjacency",
+                plan.adjacency.name,
+                "without sampling it is no secret who takes part, and shares of noise cannot hide "
+                "whether one unit does",
+                "take ZERO_OUT or REPLACE_ONE, which protect what it sends",
+            )
+        return
+    # One unit to spare on either side, so that a round completes with it and without it.
+    outside = plan.sampling.log_outside(
+        plan.population, least=noise.survivors + 1, most=noise.clients - 1
+    )
+    delta = declared_delta(plan)
+    # Of all rounds, and times 1 + e^epsilon: docs/privacy-accounting.md, "Shares of a sample".
+    times = math.log(plan.rounds) + plan.epsilon + math.log1p(math.exp(-plan.epsilon))
+    allowed = math.log(delta * COHORT_SHARE) - times - 2.0**-40 * (1 + times)
+    if outside <= allowed:
+        return
+    least, most = plan.sampling.cohort(plan.population, allowed)
+    expected = float(plan.sampling.probability * plan.population)
+    raise refused(
+        "survivors, clients",
+        (noise.survivors, noise.clients),
+        f"with a chance of up to {_decimal(outside)} a round fails for the size of its cohort, or "
+        f"would with one unit more or less; for no unit to show by that it may be "
+        f"{_decimal(allowed)}, a 1024th of delta over rounds and 1 + e^epsilon",
+        (
+            f"of the {expected:.6g} that are expected, take at most {least - 1} survivors and at "
+            f"least {most + 1} clients"
+            if least > 1
+            else f"take a larger cohort than the {expected:.6g} that are expected"
+        )
+        + "; or ZERO_OUT and Uncontrolled, with everybody taking part",
+    )
+
+
+def _decimal(logarithm: float) -> str:
+    """The number e to this power, of which floats may hold nothing."""
+    tens = logarithm / math.log(10)
+    if tens > -300:
+        return f"{10**tens:.2g}"
+    return f"1e{math.floor(tens)}" if tens > -1e6 else "0"
 
 
 def _check_unit(plan: PrivacyPlan) -> None:

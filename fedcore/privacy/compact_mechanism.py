@@ -28,6 +28,7 @@ from fedcore.privacy.release import (
     require_noisy,
     require_reserved,
     require_survivors,
+    topped_up,
 )
 from fedcore.privacy.rotation import Rotation
 from fedcore.privacy.skellam import LARGEST_VARIANCE, skellam
@@ -111,7 +112,7 @@ class CompactMechanism:
         reservation.mark_drawn()
         require_survivors(self._noise, total)
         mean = expand(
-            total.vector + self._missing(self._noise.clients - total.shares),
+            self._topped_up(total),
             clipping_norm=self.plan.clipping_norm,
             terms=self.plan.compact_terms,
             rotation=rotation_of(self.plan, reservation.round),
@@ -119,16 +120,19 @@ class CompactMechanism:
         )
         return publish(mean, reservation)
 
-    def _missing(self, shares: int) -> NDArray[np.int64]:
-        """So many shares of noise in one draw, or in as few as the sampler's range allows."""
+    def _topped_up(self, total: NoisySum) -> NDArray[np.int64]:
         terms = self.plan.compact_terms
-        noise = np.zeros(terms.padded, np.int64)
-        at_once = int(LARGEST_VARIANCE / terms.local_variance)
-        while shares:
-            drawn = min(shares, at_once)
-            noise += skellam(terms.local_variance * drawn, terms.padded, stream=self._stream)
-            shares -= drawn
-        return noise
+
+        def draw(variance: Fraction) -> NDArray[np.int64]:
+            return skellam(variance, terms.padded, stream=self._stream)
+
+        return topped_up(
+            total,
+            self._noise.clients,
+            share=terms.local_variance,
+            widest=LARGEST_VARIANCE,
+            draw=draw,
+        )
 
 
 def rotation_of(plan: PrivacyPlan, round: int) -> Rotation:

@@ -7,6 +7,7 @@ follows is post-processing.
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import final
 
 import numpy as np
@@ -18,7 +19,7 @@ from fedcore.privacy.adaptive import QuantileState
 from fedcore.privacy.banded import BandedStream
 from fedcore.privacy.csprng import Stream
 from fedcore.privacy.ledger import Reservation
-from fedcore.privacy.noise import BandedNoise, CentralNoise, NoiseShares
+from fedcore.privacy.noise import LARGEST_VARIANCE, BandedNoise, CentralNoise, NoiseShares
 from fedcore.privacy.plan import PrivacyPlan
 from fedcore.privacy.quantise import decode
 from fedcore.privacy.release import (
@@ -31,8 +32,10 @@ from fedcore.privacy.release import (
     require_state,
     require_sum,
     require_survivors,
+    topped_up,
 )
 from fedcore.privacy.sampler import discrete_gaussian, rounded_gaussian
+from fedcore.privacy.units import Unit
 from fedcore.privacy.values import IntSum, NoisySum
 
 __all__ = [
@@ -125,12 +128,19 @@ class ShareAdder:
 class SharedMechanism:
     """The server's part under `NoiseShares`: it opens a sum that is private already.
 
+    Before it publishes, it adds the shares that are missing to `plan.noise.clients`: else the width
+    of the noise would tell readers how many took part, and with it whether one of them did, which
+    sampling and `Adjacency.ADD_REMOVE` promise to hide. They are one draw of discrete Gaussian
+    noise of their variance, which differs from so many shares by the term tau of the accountant
+    alone. Against the server itself they do nothing. Holders of records add their shares whatever
+    they draw, so that none are missed.
     Raises: PlanError for a plan with other noise.
     """
 
-    def __init__(self, plan: PrivacyPlan) -> None:
+    def __init__(self, plan: PrivacyPlan, *, entropy: Entropy | None = None) -> None:
         self._terms = require_noise(plan, NoiseShares)
         self.plan = plan
+        self._stream = Stream(entropy)
 
     def release(
         self, total: NoisySum, reservation: Reservation, *, clipping: QuantileState | None = None
@@ -146,7 +156,21 @@ class SharedMechanism:
         require_state(self.plan, clipping)
         reservation.mark_drawn()
         require_survivors(self._terms, total)
-        return _publish(self.plan, total.vector, reservation, clipping)
+        of_records = self.plan.unit is Unit.RECORD
+        noisy = total.vector if of_records else self._topped_up(total)
+        return _publish(self.plan, noisy, reservation, clipping)
+
+    def _topped_up(self, total: NoisySum) -> NDArray[np.int64]:
+        def draw(variance: Fraction) -> NDArray[np.int64]:
+            return discrete_gaussian(variance, self.plan.dimension, stream=self._stream)
+
+        return topped_up(
+            total,
+            self._terms.clients,
+            share=self._terms.local_variance(self.plan.variance),
+            widest=LARGEST_VARIANCE,
+            draw=draw,
+        )
 
 
 @final

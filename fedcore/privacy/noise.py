@@ -48,8 +48,10 @@ class NoiseShares:
     `clients`: the most that a sum is over. `survivors`: the fewest that a sum is accepted from
     (`minimum_survivors` of secure aggregation). `corrupt`: of these, how many may have added
     nothing, or told others what. The shares suffice for survivors - corrupt clients; more only add
-    noise. `slot_bits`: of a slot of secure aggregation. `limit`: the largest magnitude of one
-    coordinate of one client's sum, in grid steps; None: the norm of one contribution.
+    noise. Unless the unit is a record, the server tops it up to `clients` shares, so that a release
+    does not tell by its noise how many took part. `slot_bits`: of a slot of secure aggregation.
+    `limit`: the largest magnitude of one coordinate of one client's sum, in grid steps; None: the
+    norm of one contribution.
 
     Raises: PlanError.
     """

@@ -22,7 +22,14 @@ from fedcore.privacy.adaptive import Adaptive
 from fedcore.privacy.calibration import noise_multiplier
 from fedcore.privacy.clipping import Flat, PerLayer
 from fedcore.privacy.codec import from_json, to_json
-from fedcore.privacy.coherence import check, refused
+from fedcore.privacy.coherence import (
+    COHORT_SHARE,
+    check,
+    declared_delta,
+    default_delta,
+    hides_cohort,
+    refused,
+)
 from fedcore.privacy.compact import CompactTerms
 from fedcore.privacy.events import (
     AdditiveEvent,
@@ -41,6 +48,7 @@ from fedcore.privacy.noise import (
     NoiseShares,
 )
 from fedcore.privacy.sampling import Sampling, Uncontrolled
+from fedcore.privacy.statement import statement_of
 from fedcore.privacy.units import Adjacency, Unit
 
 __all__ = ["Clipping", "Grade", "PrivacyPlan", "default_delta"]
@@ -48,17 +56,6 @@ __all__ = ["Clipping", "Grade", "PrivacyPlan", "default_delta"]
 Clipping: TypeAlias = Flat | PerLayer | Adaptive
 
 _DOMAIN = b"fedcore privacy plan 1\0"
-
-
-def default_delta(population: int) -> float:
-    """N^-1.1: below 1 / N, at which a guarantee would allow to publish a unit outright.
-
-    A population of one has none that says anything.
-
-    >>> f"{default_delta(10_000):.3g}"
-    '3.98e-05'
-    """
-    return float(population**-1.1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +69,9 @@ class PrivacyPlan:
     in a clipping norm (default 2^24, 2^20 under noise shares; fewer where the noise would be wider
     than its sampler draws, as the banded one is). In the compact mode the grid follows from the
     noise, which counts in the radius that rounding may reach, a little above the clipping norm.
-    `epsilon`: the budget, a hard stop. `delta`: default population^-1.1. `largest_weight`:
-    contributions count by min(n, largest_weight) / largest_weight; None: alike.
+    `epsilon`: the budget, a hard stop. `delta`: of the guarantee, default population^-1.1; see
+    `failure`. `largest_weight`: contributions count by min(n, largest_weight) / largest_weight;
+    None: alike.
 
     Raises: PlanError where parts contradict each other, with the remedy.
     """
@@ -97,7 +95,7 @@ class PrivacyPlan:
 
     def __post_init__(self) -> None:
         check(self)
-        object.__setattr__(self, "delta", float(self.failure))
+        object.__setattr__(self, "delta", float(declared_delta(self)))
         object.__setattr__(self, "epsilon", float(self.epsilon))
         if isinstance(self.noise, CompactShares):
             object.__setattr__(self, "noise", self.noise.fitted(self.compact_terms))
@@ -113,8 +111,14 @@ class PrivacyPlan:
 
     @property
     def failure(self) -> float:
-        """δ, resolved."""
-        return default_delta(self.population) if self.delta is None else self.delta
+        """What of δ an accountant may use.
+
+        All of it but where shares of noise are sampled: there a 1024th is set aside for cohorts
+        whose size would tell of one unit.
+        """
+        delta = declared_delta(self)
+        kept = float(1 - COHORT_SHARE)
+        return math.nextafter(delta * kept, 0) if hides_cohort(self) else delta
 
     @property
     def clipping_norm(self) -> Fraction:
@@ -252,23 +256,7 @@ class PrivacyPlan:
 
     def statement(self) -> dict[str, str]:
         """What has to be said beside every ε, in words."""
-        return {
-            "unit": f"one {self.unit.value}",
-            "adjacency": self.adjacency.value,
-            "sampling": self.sampling.describe(),
-            "trust": self.noise.describe(),
-            "clipping": self.clipping.describe(),
-            "quantisation": self._quantisation(),
-        }
-
-    def _quantisation(self) -> str:
-        steps = f"{self.grid} grid steps in a clipping norm"
-        if not isinstance(self.noise, CompactShares):
-            return f"{self.grade.value}, {steps}"
-        return (
-            f"compact, in {self.noise.slot_bits} bits: rotated and rounded at random, {steps}; the "
-            f"guarantee counts with the {self.contribution_norm} that rounding may make of it"
-        )
+        return statement_of(self)
 
 
 def _squared_sensitivity(plan: PrivacyPlan, grid: int) -> Fraction:

@@ -5,6 +5,8 @@ Mechanisms add the noise and leave through `publish`, the only way to a `Private
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from fractions import Fraction
 from typing import TypeVar, final
 
 import numpy as np
@@ -35,6 +37,7 @@ __all__ = [
     "require_state",
     "require_sum",
     "require_survivors",
+    "topped_up",
 ]
 
 _Terms = TypeVar("_Terms", CentralNoise, NoiseShares, CompactShares, BandedNoise, SimulatedNoise)
@@ -180,6 +183,27 @@ def require_survivors(terms: NoiseShares | CompactShares, total: NoisySum) -> No
             fix="abandon the round below the least number of survivors, and plan for the "
             "drop-outs that happen",
         )
+
+
+def topped_up(
+    total: NoisySum,
+    clients: int,
+    *,
+    share: Fraction,
+    widest: Fraction,
+    draw: Callable[[Fraction], NDArray[np.int64]],
+) -> NDArray[np.int64]:
+    """The sum (D,) with the noise of as many `clients`, those that are missing in a new vector.
+
+    `share`: the variance of one client's. `draw`: noise of a variance of at most `widest`, which
+    takes all missing shares at once where it can.
+    """
+    noisy, missing = total.vector, clients - total.shares
+    while missing:
+        at_once = min(missing, int(widest / share))
+        noisy = noisy + draw(share * at_once)
+        missing -= at_once
+    return noisy
 
 
 def require_state(plan: PrivacyPlan, clipping: QuantileState | None) -> None:

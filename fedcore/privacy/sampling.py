@@ -7,6 +7,7 @@ who do not learn who was drawn.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from typing import TypeAlias
@@ -74,6 +75,10 @@ class Poisson:
         """The relations under which the accountants know this sampling."""
         return frozenset({Adjacency.ADD_REMOVE, Adjacency.ZERO_OUT})
 
+    def expected(self, population: int) -> Fraction:
+        """How many units join a round, in the mean."""
+        return self.probability * population
+
     def event(self, noise: AdditiveEvent) -> Event:
         """What a round with `noise` costs."""
         return PoissonEvent(rate=self.rate, event=noise)
@@ -83,6 +88,38 @@ class Poisson:
         coins = np.empty(population, np.uint32)
         stream.fill(coins)
         return np.flatnonzero(coins < self.rate).astype(np.int64)
+
+    def log_outside(self, population: int, *, least: int, most: int) -> float:
+        """A bound on ln P that fewer than `least` or more than `most` units join; at most 0.
+
+        Source: Chernoff's bound, P[Bin(n, q) <= k] <= exp(-n KL(k/n, q)) for k <= n q, and of >= k
+        for k >= n q.
+        """
+        below = _log_at_most(population, self.rate, least - 1)
+        above = _log_at_least(population, self.rate, most + 1)
+        larger = max(below, above)
+        if larger == -math.inf:
+            return larger
+        return min(0.0, larger + math.log1p(math.exp(min(below, above) - larger)) + 2.0**-40)
+
+    def cohort(self, population: int, log_chance: float) -> tuple[int, int]:
+        """The least and the most units that join, but for a chance of exp(log_chance).
+
+        The narrowest bounds for which `log_outside` shows it with half of the chance on each side.
+        """
+        half = log_chance - math.log(2) - 2.0**-39
+        low, high = 0, population + 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            rare = _log_at_most(population, self.rate, middle - 1) <= half
+            low, high = (middle, high) if rare else (low, middle)
+        least = low
+        low, high = -1, population
+        while high - low > 1:
+            middle = (low + high) // 2
+            rare = _log_at_least(population, self.rate, middle + 1) <= half
+            low, high = (low, middle) if rare else (middle, high)
+        return least, high
 
     def describe(self) -> str:
         """The assumption in words."""
@@ -113,6 +150,10 @@ class TruncatedPoisson:
     def adjacencies(self) -> frozenset[Adjacency]:
         """The relations under which the accountants know this sampling."""
         return frozenset({Adjacency.ZERO_OUT})
+
+    def expected(self, population: int) -> Fraction:
+        """At most how many units join a round, in the mean."""
+        return min(self.probability * population, Fraction(self.limit))
 
     def event(self, noise: AdditiveEvent) -> Event:
         """What a round with `noise` costs.
@@ -165,6 +206,10 @@ class FixedSize:
         """The relations under which the accountants know this sampling."""
         return frozenset({Adjacency.REPLACE_ONE})
 
+    def expected(self, population: int) -> Fraction:
+        """How many units join a round."""
+        return Fraction(self.size)
+
     def event(self, noise: AdditiveEvent) -> Event:
         """What a round with `noise` costs.
 
@@ -216,6 +261,9 @@ class Uncontrolled:
         """The relations under which the accountants know this sampling."""
         return frozenset(Adjacency)
 
+    def expected(self, population: int) -> None:
+        """Nobody knows how many take part."""
+
     def event(self, noise: AdditiveEvent) -> Event:
         """What a round with `noise` costs a unit that is in it."""
         return noise
@@ -232,6 +280,34 @@ class Uncontrolled:
 Sampling: TypeAlias = Poisson | TruncatedPoisson | FixedSize | Uncontrolled
 
 _UNIT_NOISE = GaussianEvent(Fraction(1))
+
+
+def _log_at_most(trials: int, rate: int, count: int) -> float:
+    """A bound on ln P[Bin(trials, rate 2^-32) <= count]."""
+    if count < 0:
+        return -math.inf
+    return _log_chernoff(trials, rate, count) if count * RATE_UNIT < trials * rate else 0.0
+
+
+def _log_at_least(trials: int, rate: int, count: int) -> float:
+    """A bound on ln P[Bin(trials, rate 2^-32) >= count]."""
+    if count > trials:
+        return -math.inf
+    return _log_chernoff(trials, rate, count) if count * RATE_UNIT > trials * rate else 0.0
+
+
+def _log_chernoff(trials: int, rate: int, count: int) -> float:
+    """-n KL(count/n, q), rounded up."""
+    exponent = lost = 0.0
+    for part, chance in ((count, rate), (trials - count, RATE_UNIT - rate)):
+        if part and not chance:
+            return -math.inf
+        if part:
+            # The quotient is rounded once, and its logarithm once more.
+            ratio = math.log(part * RATE_UNIT / (trials * chance))
+            exponent += part * ratio
+            lost += part * (1 + abs(ratio)) * 2.0**-49
+    return min(0.0, lost - exponent)
 
 
 def _require_gaussian(noise: AdditiveEvent, what: str) -> GaussianEvent:

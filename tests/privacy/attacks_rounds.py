@@ -22,6 +22,7 @@ from fedcore.privacy.noise import CentralNoise
 from fedcore.privacy.plan import PrivacyPlan
 from fedcore.privacy.quantise import quantise
 from fedcore.privacy.sampling import Uncontrolled
+from fedcore.privacy.units import Adjacency
 from fedcore.privacy.values import IntSum, IntUpdate
 from tests.privacy import plans
 
@@ -56,6 +57,7 @@ def watched(**changes: Any) -> PrivacyPlan:
     terms: dict[str, Any] = {
         "noise_multiplier": Fraction(1),
         "sampling": Uncontrolled(minimum_separation=1, maximum_participations=20),
+        "adjacency": Adjacency.ZERO_OUT,
         "noise": CentralNoise(),
         "grid_steps": GRID,
         "denominator": 16,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -13,7 +14,23 @@ from fedcore.privacy.plan import PrivacyPlan
 from fedcore.privacy.sampling import Poisson, Uncontrolled
 from fedcore.privacy.units import Adjacency, Unit
 
-__all__ = ["adaptive", "banded", "client", "compact", "record", "shared"]
+__all__ = [
+    "MAKERS",
+    "OPENLY",
+    "adaptive",
+    "banded",
+    "client",
+    "compact",
+    "record",
+    "sampled",
+    "shared",
+]
+
+OPENLY: dict[str, Any] = {
+    "sampling": Uncontrolled(minimum_separation=1, maximum_participations=3),
+    "adjacency": Adjacency.ZERO_OUT,
+}
+"""What shares of noise ask for where few clients take part."""
 
 
 def client(**changes: Any) -> PrivacyPlan:
@@ -40,13 +57,19 @@ def record(**changes: Any) -> PrivacyPlan:
 
 
 def shared(**changes: Any) -> PrivacyPlan:
-    """Clients that each add a share of the noise."""
-    return client(**{"noise": NoiseShares(clients=5, survivors=4, corrupt=1)} | changes)
+    """Clients that each add a share of the noise, openly."""
+    return client(**OPENLY | {"noise": NoiseShares(clients=5, survivors=4, corrupt=1)} | changes)
 
 
 def compact(**changes: Any) -> PrivacyPlan:
-    """Clients that each add a share of Skellam noise, in narrow slots."""
-    return client(**{"noise": CompactShares(clients=5, survivors=4, corrupt=1)} | changes)
+    """Clients that each add a share of Skellam noise, in narrow slots, openly."""
+    return client(**OPENLY | {"noise": CompactShares(clients=5, survivors=4, corrupt=1)} | changes)
+
+
+def sampled(**changes: Any) -> PrivacyPlan:
+    """Clients that each add a share of the noise, of a sample that may differ much in size."""
+    terms = {"noise": NoiseShares(clients=100, survivors=5, corrupt=1), "epsilon": 4.0}
+    return client(**terms | changes)
 
 
 def adaptive(**changes: Any) -> PrivacyPlan:
@@ -61,3 +84,14 @@ def banded(**changes: Any) -> PrivacyPlan:
         "sampling": Uncontrolled(minimum_separation=2, maximum_participations=2),
     }
     return client(**terms | changes)
+
+
+MAKERS: dict[str, Callable[..., PrivacyPlan]] = {
+    "client": client,
+    "record": record,
+    "shared": shared,
+    "sampled": sampled,
+    "adaptive": adaptive,
+    "banded": banded,
+    "compact": compact,
+}

@@ -10,7 +10,13 @@ from hypothesis import given, strategies as st
 
 from fedcore.errors import PlanError
 from fedcore.privacy.banded import Strategy
-from fedcore.privacy.noise import BandedNoise, CentralNoise, NoiseShares, SimulatedNoise
+from fedcore.privacy.noise import (
+    BandedNoise,
+    CentralNoise,
+    CompactShares,
+    NoiseShares,
+    SimulatedNoise,
+)
 
 REFUSED: dict[str, Any] = {
     "more survivors than clients": lambda: NoiseShares(5, 6, 1),
@@ -25,6 +31,13 @@ REFUSED: dict[str, Any] = {
     "a limit of nothing": lambda: NoiseShares(5, 4, 1, limit=0),
     "a limit of a fraction": lambda: NoiseShares(5, 4, 1, limit=1.5),  # type: ignore[arg-type]
     "a limit that is true": lambda: NoiseShares(5, 4, 1, limit=True),
+    "compact, more survivors than clients": lambda: CompactShares(5, 6, 1),
+    "compact, nobody honest": lambda: CompactShares(5, 4, 4),
+    "compact, clients of a fraction": lambda: CompactShares(5.5, 4, 1),  # type: ignore[arg-type]
+    "compact, survivors that are true": lambda: CompactShares(5, True, 0),
+    "compact, slots that no word shares": lambda: CompactShares(5, 4, 1, slot_bits=32),
+    "compact, slots of a fraction": lambda: CompactShares(5, 4, 1, slot_bits=16.0),  # type: ignore[arg-type]
+    "compact, slots by default of nothing": lambda: CompactShares(5, 4, 1, slot_bits=0),
     "a strategy that is a list": lambda: BandedNoise([3, 2]),  # type: ignore[arg-type]
     "a seed that is a word": lambda: SimulatedNoise("x"),  # type: ignore[arg-type]
     "a seed below zero": lambda: SimulatedNoise(-1),
