@@ -149,7 +149,7 @@ def draw_losses(round_index: int, clients: int) -> dict[int, LostAt]:
     """Which clients fall silent in a round, and where in the session."""
     draw = np.random.default_rng((SEED, round_index))
     lost = sorted(draw.choice(clients, LOST, replace=False).tolist())
-    return {client: LostAt(draw.integers(1, len(LostAt) + 1)) for client in lost}
+    return {client: LostAt(int(draw.integers(1, len(LostAt) + 1))) for client in lost}
 
 
 def make_trainer(rebuild: Callable[[fc.Tensor], nn.Sequential]) -> Train:
