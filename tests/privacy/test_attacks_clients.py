@@ -321,8 +321,8 @@ def test_no_square_overflows_past_the_check_of_the_norm(value: int) -> None:
 def test_a_checked_update_cannot_be_changed_afterwards() -> None:
     vector = np.array([1, 2, 3, 4])
     update = IntUpdate(vector, rounds.GRID)
-    with pytest.raises(ValueError, match="read-only"):
-        vector[0] = 2**40
+    vector[0] = 2**40
+    assert update.vector.tolist() == [1, 2, 3, 4]
     window = np.zeros(8, np.int64)
     update = IntUpdate(window[:4], rounds.GRID)
     window[0] = 2**40

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import tracemalloc
+from dataclasses import FrozenInstanceError
 from typing import Any
 
 import numpy as np
@@ -11,6 +15,20 @@ from hypothesis.extra import numpy as hnp
 
 from fedcore.errors import DtypeError, NormError, PrivacyError, ShapeError
 from fedcore.privacy.values import IntSum, IntUpdate, NoisySum, squared_norm
+
+
+class Liar(np.ndarray[Any, Any]):
+    """Its copies are zeros."""
+
+    def astype(self, *args: Any, **options: Any) -> Any:
+        return np.zeros(self.shape)
+
+    copy = __getitem__ = astype
+
+
+def again(update: IntUpdate) -> Any:
+    return pickle.loads(pickle.dumps(update))
+
 
 VECTORS = hnp.arrays(np.int64, st.integers(0, 6))
 KINDS: dict[str, Any] = {"IntUpdate": IntUpdate, "IntSum": IntSum, "NoisySum": NoisySum}
@@ -41,13 +59,53 @@ def test_an_update_one_step_too_long_is_refused_at_every_scale() -> None:
         IntUpdate(np.array([-(2**63)]), 2**40)
 
 
-def test_a_checked_update_does_not_change_with_what_it_was_made_of() -> None:
-    whole = np.array([3, 4, 0])
-    update = IntUpdate(whole[:2], 5)
-    whole[0] = 1000
+@pytest.mark.parametrize("made", [lambda array: array, lambda array: array[:2], memoryview])
+def test_a_checked_update_does_not_change_with_what_it_was_made_of(made: Any) -> None:
+    given = np.array([3, 4])
+    alias = made(given)
+    update = IntUpdate(given, 5)
+    alias[0] = 1000
     assert update.vector.tolist() == [3, 4]
+
+
+@pytest.mark.parametrize("twin", [lambda update: update, copy.copy, copy.deepcopy, again])
+def test_a_checked_update_and_its_copies_cannot_be_written_to(twin: Any) -> None:
+    update = twin(IntUpdate(np.array([3, 4]), 5))
+    assert update.vector.tolist() == [3, 4] and update.grid_steps == 5
     with pytest.raises(ValueError, match="read-only"):
         update.vector[0] = 1000
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        update.vector.flags.writeable = True
+    with pytest.raises(TypeError):
+        vars(update)
+    with pytest.raises(FrozenInstanceError):
+        update.vector = np.array([1000, 0])
+
+
+@pytest.mark.parametrize("changed", [np.array([5, 1]), np.array([0, 0]).view(Liar)])
+def test_a_sum_holds_every_update_against_its_bound_again(changed: Any) -> None:
+    update = IntUpdate(np.array([3, 4]), 5)
+    object.__setattr__(update, "vector", changed)
+    with pytest.raises((NormError, DtypeError)):
+        IntSum.of([update], dimension=2, grid_steps=5)
+
+
+def test_a_sum_that_could_leave_64_bits_is_refused_and_does_not_wrap() -> None:
+    large = IntUpdate(np.array([2**60]), 2**60)
+    found = IntSum.of([large] * 3, dimension=1, grid_steps=2**60)
+    assert found.vector.tolist() == [3 * 2**60]
+    with pytest.raises(NormError, match="4 updates"):
+        IntSum.of([large] * 16, dimension=1, grid_steps=2**60)
+
+
+def test_the_norm_of_a_long_vector_takes_no_second_vector() -> None:
+    vector = np.ones(2**20, np.int64)
+    vector[::1000] = 2**40
+    tracemalloc.start()
+    found = squared_norm(vector)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == 2**20 + 1049 * (2**80 - 1) and peak < 2**22
 
 
 @pytest.mark.parametrize("kind", KINDS.values())
@@ -59,7 +117,8 @@ def test_bounds_and_counts_are_positive_integers(kind: Any, wrong: Any) -> None:
 
 @pytest.mark.parametrize("kind", KINDS.values())
 def test_only_flat_vectors_of_int64_are_taken(kind: Any) -> None:
-    for array in ([1, 2], np.zeros(2), np.zeros(2, np.int32), np.zeros(2, ">i8"), None):
+    liar = np.zeros(2, np.int64).view(Liar)
+    for array in ([1, 2], np.zeros(2), np.zeros(2, np.int32), np.zeros(2, ">i8"), None, liar):
         with pytest.raises(DtypeError):
             kind(array, 5)
     for shaped in (np.zeros((2, 2), np.int64), np.array(1)):
