@@ -288,7 +288,10 @@ class Ledger:
             return payload
 
     def may_participate(self, units: Iterable[bytes]) -> NDArray[np.bool_]:
-        """Which of these may take part in the next release: (n,). For selecting among them."""
+        """Which of these may take part in the next release: (n,). For selecting among them.
+
+        All that may, may come together: of new names no more than the plan counts units, the first.
+        """
         with self._journal.lock:
             names = self._journal.seal.names(units)
             found = np.ones(len(names), bool)
