@@ -38,6 +38,7 @@ NOT_COVERED = (
     "whatever else is computed from the data and not charged to the ledger",
     "more units than the population counts, or one unit that comes under several names",
     "a ledger that was replaced by an older copy, unless a checkpoint elsewhere holds its head",
+    "a stop that was chosen by what had been released: then the budget is what holds",
 )
 """What no plan, no ledger and no accountant sees."""
 

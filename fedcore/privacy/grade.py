@@ -12,7 +12,8 @@ class Grade(Enum):
 
     EXACT: each record's clipped gradient is truncated by itself, its norm checked in integers.
     SUM: the sum of the clipped gradients, computed in float64, is truncated once; the declared
-    sensitivity grows by that rounding.
+    sensitivity grows by that rounding. Declared for models whose dense weights meet one row an
+    example: where they meet several, as in a sequence, rows that cancel could round to more.
     """
 
     EXACT = "exact"

@@ -167,6 +167,7 @@ not covered     the choice of hyper-parameters, and test results, where they wer
                 more units than the population counts, or one unit that comes under several names
                 a ledger that was replaced by an older copy, unless a checkpoint elsewhere holds its
                 head
+                a stop that was chosen by what had been released: then the budget is what holds
 plan            {plan.digest.hex()}
 """
     assert out == expected
