@@ -73,8 +73,9 @@ class Ledger:
 
         `accountant`: "rdp", the Rényi filter, or "pld", privacy loss distributions, which need the
         extra `dp`, spend less, and hold for schedules that are fixed beforehand. `order`: the Rényi
-        order that counts; rounds may then cost other events than the plan's, chosen by what was
-        released before. `participation_key`: 32 bytes, for a plan that bounds participations.
+        order that counts from the start on, as one does after `migrate`, for a run that means to
+        change its plan by what was released. `participation_key`: 32 bytes, for a plan that bounds
+        participations.
         Raises: PlanError, AccountantError, LedgerError, InstallError.
         """
         folder = Path(directory)
@@ -227,23 +228,23 @@ class Ledger:
         with self._journal.lock:
             return self.history.remaining_rounds(self._journal.table.summary())
 
-    def reserve(self, round: int, event: Event | None = None) -> Reservation:
+    def reserve(self, round: int) -> Reservation:
         """Pay for a round, before anybody is selected for it; from here on it is spent.
 
-        An earlier reservation can be used no longer. `event`: the plan's; another one only in a
-        ledger with a fixed Rényi order.
+        An earlier reservation can be used no longer. It costs the plan's event, for the plan's
+        noise is drawn; to pay for another one, `migrate`.
         Raises: BudgetError if the budget does not pay for it; nothing is spent then. PlanError for
-        another event or round than planned; ReservationError for a released round; LedgerError.
+        another round than planned; ReservationError for a released round; LedgerError.
         """
         with self._journal.lock:
             self._journal.require_usable()
             history, plan = self.history, self.plan
-            record = Reserve(round, plan.event if event is None else event)
-            if type(round) is not int or not isinstance(record.event, Event):
+            record = Reserve(round, plan.event)
+            if type(round) is not int:
                 raise PlanError(
-                    f"round {round!r:.40} of a {type(record.event).__name__} cannot be reserved",
-                    why="rounds are counted, and accountants read events alone",
-                    fix="pass a plain int from 0 on, and an event of fedcore.privacy.events",
+                    f"round {round!r:.40} cannot be reserved",
+                    why="rounds are counted",
+                    fix="pass a plain int from 0 on",
                 )
             if why := history.refusal(record):
                 served = round in history.segment.rounds

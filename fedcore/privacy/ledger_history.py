@@ -87,7 +87,7 @@ class Segment:
     def spend(self, more: Mapping[Event, int]) -> dict[Event, int]:
         """What was reserved and not voided, and `more`, as events that compose.
 
-        A plan states what so many of its own events cost; other events count in full.
+        A plan states what so many of its own events cost; any other event counts in full.
         """
         counts = dict(self.counts)
         for event, count in more.items():
@@ -263,8 +263,8 @@ class History:
             return f"the plan has {plan.rounds} rounds, counted from 0 on"
         if record.round in self.segment.rounds:
             return f"round {record.round} was released, and is served again for nothing"
-        if record.event != plan.event and self.order is None:
-            return "the plan costs another event, and the ledger has no fixed Rényi order"
+        if record.event != plan.event:
+            return "the plan's noise costs another event"
         return ""
 
     def _refusal_to_migrate(self, plan: PrivacyPlan) -> str:

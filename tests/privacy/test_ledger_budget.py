@@ -15,9 +15,10 @@ from fedcore.errors import BudgetError, LedgerError, PlanError, ReservationError
 from fedcore.privacy import ledger_history
 from fedcore.privacy.events import Event, GaussianEvent, PoissonEvent
 from fedcore.privacy.ledger import Ledger, verify
+from fedcore.privacy.ledger_records import Reserve, encode
 from fedcore.privacy.rdp import compose, epsilon
 from fedcore.privacy.units import Adjacency, Unit
-from tests.privacy.ledger_world import KEY, banded, bounded, plan_of, release
+from tests.privacy.ledger_world import FILE, KEY, banded, bounded, plan_of, release
 
 
 @pytest.fixture(autouse=True)
@@ -59,19 +60,29 @@ def test_what_was_spent_is_recomputed_and_the_same_after_a_restart(tmp_path: Pat
     assert found.within_budget
 
 
-def test_another_event_than_planned_is_refused_under_a_fixed_schedule(tmp_path: Path) -> None:
-    other = PoissonEvent(rate=2**20, event=GaussianEvent(Fraction(3)))
-    with (
-        Ledger.create(tmp_path / "fixed", plan_of()) as ledger,
-        pytest.raises(PlanError, match="order"),
-    ):
-        ledger.reserve(0, other)
-    with Ledger.create(tmp_path / "adaptive", plan_of(), order=9) as ledger:
-        ledger.reserve(0, other)
-        ledger.reserve(1)
-        spent = {other: 1, plan_of().event: 1}
-        assert ledger.spent == spent
-        curve = compose(spent, Adjacency.ADD_REMOVE)
+@pytest.mark.parametrize("order", [None, 9])
+def test_no_other_event_is_charged_than_that_of_the_noise_that_is_drawn(
+    tmp_path: Path, order: int | None
+) -> None:
+    cheaper = PoissonEvent(rate=2**20, event=GaussianEvent(Fraction(3)))
+    with Ledger.create(tmp_path, plan_of(), order=order) as ledger:
+        with pytest.raises(TypeError):
+            ledger.reserve(0, cheaper)  # type: ignore[call-arg]
+        assert "another event" in ledger.history.refusal(Reserve(0, cheaper))
+        assert ledger.reserve(0).event == plan_of().event
+        head = ledger.head
+    line, _ = encode(Reserve(1, cheaper), head)
+    with (tmp_path / FILE).open("ab") as file:
+        file.write(line)
+    with pytest.raises(LedgerError, match="cannot stand there"):
+        verify(tmp_path)
+
+
+def test_a_ledger_with_an_order_of_its_own_counts_by_it(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path, plan_of(), order=9) as ledger:
+        for round_ in range(2):
+            ledger.reserve(round_)
+        curve = compose({plan_of().event: 2}, Adjacency.ADD_REMOVE)
         assert ledger.epsilon() == epsilon(curve, 1e-5, order=9)[0] > epsilon(curve, 1e-5)[0]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fedcore.entropy import SeededEntropy
-from fedcore.errors import ArgumentError, FedcoreError, LedgerError, PlanError, ReservationError
+from fedcore.errors import ArgumentError, FedcoreError, LedgerError, ReservationError
 from fedcore.privacy.events import RepeatedEvent
 from fedcore.privacy.ledger import Ledger, Reservation, verify
 from fedcore.privacy.ledger_history import History
@@ -227,8 +227,6 @@ def test_what_could_not_be_read_is_not_written(tmp_path: Path) -> None:
         for round_ in (True, 1.0, "1", 2**80, np.int64(1)):
             with pytest.raises(FedcoreError):
                 ledger.reserve(round_)  # type: ignore[arg-type]
-        with pytest.raises(PlanError):
-            ledger.reserve(1, "nothing")  # type: ignore[arg-type]
         with pytest.raises(ReservationError):
             reservation.void(3)  # type: ignore[arg-type]
         with pytest.raises(ArgumentError):
