@@ -6,7 +6,6 @@ pieces of 64 KiB; pieces of 16 KiB 0.14): a twentieth of what `os.urandom` takes
 
 from __future__ import annotations
 
-import os
 import threading
 from typing import TypeAlias, final
 
@@ -16,6 +15,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algori
 
 from fedcore.entropy import Entropy, SystemEntropy, require_entropy
 from fedcore.errors import ArgumentError, DtypeError
+from fedcore.privacy.forks import this_process
 
 __all__ = ["REKEY_BYTES", "Stream", "Words"]
 
@@ -73,7 +73,7 @@ class Stream:
                 fix="pass a contiguous array that can be written to",
             )
         keyed = self._keyed
-        if keyed.pid != os.getpid():
+        if keyed.process != this_process():
             # A child replaces the state and never takes its lock: a thread that the fork left
             # behind may hold it. Should two threads of the child do so at once, each has a key.
             keyed = self._keyed = _Keyed(self._entropy)
@@ -128,10 +128,10 @@ class Stream:
 class _Keyed:
     """One key, how much came from it, and the process it belongs to."""
 
-    __slots__ = ("_cipher", "_entropy", "_left", "_lock", "pid")
+    __slots__ = ("_cipher", "_entropy", "_left", "_lock", "process")
 
     def __init__(self, entropy: Entropy) -> None:
-        self.pid = os.getpid()
+        self.process = this_process()
         self._entropy = entropy
         self._lock = threading.Lock()
         self._rekey()

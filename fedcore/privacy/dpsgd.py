@@ -8,7 +8,6 @@ Source: Abadi et al., "Deep Learning with Differential Privacy", 2016, algorithm
 
 from __future__ import annotations
 
-import os
 import threading
 from typing import Any, NoReturn, SupportsIndex, final
 
@@ -19,6 +18,7 @@ from fedcore.entropy import Entropy
 from fedcore.errors import DtypeError, NormError, PlanError, ReservationError, ShapeError
 from fedcore.privacy.clipping import Flat, PerLayer
 from fedcore.privacy.csprng import Stream
+from fedcore.privacy.forks import this_process
 from fedcore.privacy.ledger import Receipt, Reservation
 from fedcore.privacy.noise import CentralNoise
 from fedcore.privacy.plan import Grade, PrivacyPlan
@@ -172,7 +172,7 @@ class NoisySteps:
         self._stream = Stream(entropy)
         self._drawn = False
         self._turn = threading.Lock()
-        self._owner = os.getpid()
+        self._owner = this_process()
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         raise not_copyable("a NoisySteps")
@@ -208,7 +208,7 @@ class NoisySteps:
         a forked process, which could add other noise; NormError, ShapeError.
         """
         require_sum(self.plan, total)
-        if os.getpid() != self._owner:
+        if this_process() != self._owner:
             raise ReservationError(
                 "a forked process is to take a noisy step that its parent drew",
                 why="one sum would be seen under two noises",

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 from fedcore.errors import LedgerBusyError, LedgerError
+from fedcore.privacy.forks import this_process
 from fedcore.privacy.ledger_records import Chain, Head, read_chain
 
 __all__ = ["LedgerFile", "payload_path", "read_file", "stored_payloads"]
@@ -33,7 +34,7 @@ class LedgerFile:
     def __init__(self, folder: Path, descriptor: int, chain: Chain) -> None:
         self._folder, self._path, self._descriptor = folder, folder / _NAME, descriptor
         self._size, self._head = chain.end, chain.head
-        self._owner = os.getpid()
+        self._owner = this_process()
         self._usable = True
 
     @classmethod
@@ -91,7 +92,7 @@ class LedgerFile:
 
     def require_usable(self) -> None:
         """Raises: LedgerError after a failure, when closed, and in a forked child."""
-        if os.getpid() != self._owner:
+        if this_process() != self._owner:
             raise LedgerError(
                 "a forked process uses the ledger of its parent",
                 why="both would spend the same reservation",
@@ -132,7 +133,7 @@ class LedgerFile:
         """Let others open the ledger; a forked child only lets go of its copy."""
         descriptor, self._descriptor, self._usable = self._descriptor, -1, False
         if descriptor >= 0:
-            if os.getpid() == self._owner:
+            if this_process() == self._owner:
                 # For a forked child may still hold the descriptor, and with it the lock.
                 _locks().flock(descriptor, _locks().LOCK_UN)
             os.close(descriptor)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from fedcore.entropy import Entropy
 from fedcore.errors import PlanError, ReservationError
 from fedcore.privacy.csprng import Stream
 from fedcore.privacy.events import Event
+from fedcore.privacy.forks import this_process
 from fedcore.privacy.ledger_history import Entry
 from fedcore.privacy.ledger_journal import Journal
 from fedcore.privacy.ledger_records import Head, Part, Release, Void
@@ -48,7 +48,7 @@ class Reservation:
 
     def __init__(self, journal: Journal, entry: Entry, plan: PrivacyPlan) -> None:
         self._journal, self._entry, self._plan = journal, entry, plan
-        self._owner = os.getpid()
+        self._owner = this_process()
         self._draws = 0  # since the last release
         self._drawn = self._selected = self._admitted = self._over = False
 
@@ -198,7 +198,7 @@ class Reservation:
     @contextmanager
     def _step(self, verb: str) -> Iterator[None]:
         """Raises: ReservationError unless the reservation is this process's, current and usable."""
-        if os.getpid() != self._owner:
+        if this_process() != self._owner:
             raise ReservationError(
                 f"a forked process is to {verb} a round that its parent reserved",
                 why="both would spend it",
