@@ -38,11 +38,14 @@ class SystemEntropy:
 class SeededEntropy:
     """The same bytes from the same seed, so that a test can freeze what a protocol sends.
 
-    SHA-256 of seed and counter. Raises: EntropyError where no test is running.
+    SHA-256 of seed and counter. Raises: EntropyError unless pytest runs in this process, which its
+    rewriting of assertions tells: to have imported pytest is not enough.
     """
 
     def __init__(self, seed: bytes) -> None:
-        if "pytest" not in sys.modules:
+        # pytest keeps this hook in place for as long as it collects and runs, and says nowhere
+        # else that it does.
+        if all(type(finder).__module__ != "_pytest.assertion.rewrite" for finder in sys.meta_path):
             raise EntropyError(
                 "a seeded source of secrets was made outside a test",
                 why="who knows the seed knows every key and mask",

@@ -31,8 +31,10 @@ def test_the_system_gives_new_bytes_of_the_size_asked() -> None:
     assert source.token(32) != source.token(32)
 
 
-def test_a_seeded_source_is_refused_outside_a_test() -> None:
-    program = """
+@pytest.mark.parametrize("first", ["", "import pytest", "import _pytest.assertion.rewrite"])
+def test_a_seeded_source_is_refused_outside_a_test(first: str) -> None:
+    program = f"""
+{first}
 from fedcore.entropy import SeededEntropy, SystemEntropy, require_entropy
 from fedcore.errors import EntropyError
 
