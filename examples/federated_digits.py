@@ -127,6 +127,10 @@ class PrivateFederation:
     def round(self, index: int) -> dict[int, LostAt]:
         """One noisy step of all clients together; who was lost, and where."""
         reservation = self.ledger.reserve(index)
+        terms = self.config.parameters(len(self.clients))
+        self.mechanism.begin(
+            reservation, minimum_survivors=terms.minimum_survivors, corrupt=terms.corrupt
+        )
         reports = [self.report(client, index) for client in range(len(self.clients))]
         losses = draw_losses(index, len(self.clients))
         result = run_session(reports, config=self.config, dropouts=losses)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from fractions import Fraction
-from typing import Any, final
+from typing import Any, NoReturn, SupportsIndex, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +23,16 @@ from fedcore.privacy.noise import CompactShares
 from fedcore.privacy.plan import PrivacyPlan
 from fedcore.privacy.release import (
     PrivateMean,
+    own_plan,
     publish,
+    require_bounds,
     require_noise,
     require_noisy,
     require_reserved,
     require_survivors,
     topped_up,
 )
+from fedcore.privacy.reservation import not_copyable
 from fedcore.privacy.rotation import Rotation
 from fedcore.privacy.skellam import LARGEST_VARIANCE, skellam
 from fedcore.privacy.values import NoisySum
@@ -51,8 +54,11 @@ class CompactAdder:
 
     def __init__(self, plan: PrivacyPlan, *, entropy: Entropy | None = None) -> None:
         require_noise(plan, CompactShares)
-        self.plan = plan
+        self.plan = own_plan(plan)
         self._stream = Stream(entropy)
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise not_copyable("a CompactAdder")
 
     def add(
         self, update: NDArray[np.floating[Any]], *, round: int, weight: Fraction | int = 1
@@ -96,20 +102,35 @@ class CompactMechanism:
     """
 
     def __init__(self, plan: PrivacyPlan, *, entropy: Entropy | None = None) -> None:
-        self._noise = require_noise(plan, CompactShares)
-        self.plan = plan
+        require_noise(plan, CompactShares)
+        self.plan = own_plan(plan)
+        self._noise = require_noise(self.plan, CompactShares)
         self._stream = Stream(entropy)
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise not_copyable("a CompactMechanism")
+
+    def begin(self, reservation: Reservation, *, minimum_survivors: int, corrupt: int) -> None:
+        """Before the session of secure aggregation: from here on its sum may be seen.
+
+        As `SharedMechanism.begin`. Raises: PlanError, ReservationError.
+        """
+        require_reserved(self.plan, reservation)
+        require_bounds(self._noise, minimum_survivors=minimum_survivors, corrupt=corrupt)
+        reservation.claim(self)
+        reservation.mark_drawn()
 
     def release(self, total: NoisySum, reservation: Reservation) -> PrivateMean:
         """The mean under the plan, once it is charged and durable.
 
         `total`: (padded,), modulo 2^slot_bits, of what clients made by `CompactAdder.add`.
-        Raises: SurvivorsError if fewer clients added noise than the guarantee counts on; then the
-        round stays charged, for its noisy sum has been seen. ReservationError, ShapeError.
+        Raises: ReservationError unless `begin` was called before the session; SurvivorsError if
+        fewer clients added noise than the guarantee counts on, which then does not hold against
+        the server, for it has seen their sum; PlanError, ShapeError.
         """
         require_reserved(self.plan, reservation)
+        reservation.require_drawn(self)
         require_noisy(self.plan, total)
-        reservation.mark_drawn()
         require_survivors(self._noise, total)
         mean = expand(
             self._topped_up(total),
@@ -118,7 +139,7 @@ class CompactMechanism:
             rotation=rotation_of(self.plan, reservation.round),
             denominator=self.plan.denominator,
         )
-        return publish(mean, reservation)
+        return publish(mean, reservation, mechanism=self)
 
     def _topped_up(self, total: NoisySum) -> NDArray[np.int64]:
         terms = self.plan.compact_terms

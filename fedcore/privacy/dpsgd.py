@@ -23,7 +23,7 @@ from fedcore.privacy.ledger import Receipt, Reservation
 from fedcore.privacy.noise import CentralNoise
 from fedcore.privacy.plan import Grade, PrivacyPlan
 from fedcore.privacy.quantise import decode, quantise_rows
-from fedcore.privacy.release import require_sum
+from fedcore.privacy.release import own_plan, require_planned, require_sum
 from fedcore.privacy.reservation import not_copyable
 from fedcore.privacy.sampler import rounded_gaussian
 from fedcore.privacy.sampling import Poisson
@@ -155,23 +155,14 @@ class NoisySteps:
         self, plan: PrivacyPlan, reservation: Reservation, *, entropy: Entropy | None = None
     ) -> None:
         require_steps(plan)
-        if type(reservation) is not Reservation:
-            raise ReservationError(
-                f"noisy steps are to be paid for by a {type(reservation).__name__}",
-                why="only a ledger makes durable that they are",
-                fix="pass what Ledger.reserve() returned",
-            )
-        if reservation.plan_digest != plan.digest:
-            raise ReservationError(
-                "a reservation for another plan",
-                why="the ledger was charged for other noise than would be added",
-                fix="reserve from the ledger that this plan opened",
-            )
-        self.plan, self.taken = plan, 0
+        self.plan, self.taken = own_plan(plan), 0
+        require_planned(self.plan, reservation)
+        self._variance = self.plan.variance
         self._reservation = reservation
         self._stream = Stream(entropy)
         self._drawn = False
         self._turn = threading.Lock()
+        reservation.claim(self)
         self._owner = this_process()
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
@@ -221,9 +212,10 @@ class NoisySteps:
                     why="the ledger was charged for a sampling that was not done",
                     fix="call draw() before each step",
                 )
+            self._reservation.require_drawn(self)
             self._drawn = False
             self.taken += 1
-        noisy = rounded_gaussian(self.plan.variance, self.plan.dimension, stream=self._stream)
+        noisy = rounded_gaussian(self._variance, self.plan.dimension, stream=self._stream)
         noisy += total.vector
         return decode(
             noisy,

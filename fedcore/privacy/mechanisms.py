@@ -7,8 +7,9 @@ follows is post-processing.
 
 from __future__ import annotations
 
+import threading
 from fractions import Fraction
-from typing import final
+from typing import NoReturn, SupportsIndex, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +25,11 @@ from fedcore.privacy.plan import PrivacyPlan
 from fedcore.privacy.quantise import decode
 from fedcore.privacy.release import (
     PrivateMean,
+    own_plan,
     publish,
     read_release,
+    require_bounds,
+    require_contribution,
     require_noise,
     require_noisy,
     require_reserved,
@@ -34,9 +38,10 @@ from fedcore.privacy.release import (
     require_survivors,
     topped_up,
 )
+from fedcore.privacy.reservation import not_copyable
 from fedcore.privacy.sampler import discrete_gaussian, rounded_gaussian
 from fedcore.privacy.units import Unit
-from fedcore.privacy.values import IntSum, NoisySum
+from fedcore.privacy.values import IntSum, IntUpdate, NoisySum
 
 __all__ = [
     "BandedMechanism",
@@ -59,9 +64,14 @@ class CentralMechanism:
 
     def __init__(self, plan: PrivacyPlan, *, entropy: Entropy | None = None) -> None:
         require_noise(plan, CentralNoise)
-        self.plan = plan
+        self.plan = own_plan(plan)
+        self._variance = self.plan.variance
         self._stream = Stream(entropy)
         self._prepared: tuple[Reservation, NDArray[np.int64]] | None = None
+        self._turn = threading.Lock()  # or one noise could come under two sums
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise not_copyable("a CentralMechanism")
 
     def prepare(self, reservation: Reservation) -> None:
         """Draws the round's noise before its sum is known, so that timing tells nothing of both.
@@ -69,9 +79,8 @@ class CentralMechanism:
         What was prepared for another reservation is thrown away. Raises: ReservationError.
         """
         require_reserved(self.plan, reservation)
-        if self._prepared is None or self._prepared[0] is not reservation:
-            self._prepared = None
-            self._prepared = reservation, self._draw(reservation)
+        with self._turn:
+            self._prepare(reservation)
 
     def release(
         self, total: IntSum, reservation: Reservation, *, clipping: QuantileState | None = None
@@ -84,16 +93,20 @@ class CentralMechanism:
         require_reserved(self.plan, reservation)
         require_sum(self.plan, total)
         require_state(self.plan, clipping)
-        self.prepare(reservation)
-        assert self._prepared is not None
-        _, noise = self._prepared
-        self._prepared = None
+        with self._turn:
+            noise = self._prepare(reservation)
+            self._prepared = None
         noise += total.vector
-        return _publish(self.plan, noise, reservation, clipping)
+        return _publish(self.plan, noise, reservation, clipping, mechanism=self)
 
-    def _draw(self, reservation: Reservation) -> NDArray[np.int64]:
-        reservation.mark_drawn()
-        return rounded_gaussian(self.plan.variance, self.plan.dimension, stream=self._stream)
+    def _prepare(self, reservation: Reservation) -> NDArray[np.int64]:
+        if self._prepared is None or self._prepared[0] is not reservation:
+            self._prepared = None
+            reservation.claim(self)
+            reservation.mark_drawn()
+            noise = rounded_gaussian(self._variance, self.plan.dimension, stream=self._stream)
+            self._prepared = reservation, noise
+        return self._prepared[1]
 
 
 @final
@@ -106,19 +119,25 @@ class ShareAdder:
     """
 
     def __init__(self, plan: PrivacyPlan, *, entropy: Entropy | None = None) -> None:
-        self._terms = require_noise(plan, NoiseShares)
-        self.plan = plan
+        require_noise(plan, NoiseShares)
+        self.plan = own_plan(plan)
+        self._terms = require_noise(self.plan, NoiseShares)
+        self._variance = self._terms.local_variance(self.plan.variance)
         self._stream = Stream(entropy)
 
-    def add(self, total: IntSum) -> NDArray[np.int64]:
-        """`total` of this client's contributions with its share of noise: int64 (D,).
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise not_copyable("a ShareAdder")
 
-        Coordinates beyond the plan's limit are cut there, which moves no two sums further apart.
-        Raises: ShapeError, NormError (a sum on another grid).
+    def add(self, total: IntUpdate | IntSum) -> NDArray[np.int64]:
+        """This client's contribution with its share of noise: int64 (D,).
+
+        `total`: where a client or a user is the unit, one update, or a sum that is no longer than
+        one; where a record is, the sum over the records that were drawn. Coordinates beyond the
+        plan's limit are cut there, which moves no two sums further apart.
+        Raises: ShapeError; NormError (on another grid, or longer than one contribution).
         """
-        require_sum(self.plan, total)
-        variance = self._terms.local_variance(self.plan.variance)
-        noise = discrete_gaussian(variance, self.plan.dimension, stream=self._stream)
+        require_contribution(self.plan, total)
+        noise = discrete_gaussian(self._variance, self.plan.dimension, stream=self._stream)
         limit = self._terms.client_limit(self.plan.contribution_norm)
         noise += np.clip(total.vector, -limit, limit)
         return noise
@@ -138,9 +157,27 @@ class SharedMechanism:
     """
 
     def __init__(self, plan: PrivacyPlan, *, entropy: Entropy | None = None) -> None:
-        self._terms = require_noise(plan, NoiseShares)
-        self.plan = plan
+        require_noise(plan, NoiseShares)
+        self.plan = own_plan(plan)
+        self._terms = require_noise(self.plan, NoiseShares)
+        self._variance = self._terms.local_variance(self.plan.variance)
         self._stream = Stream(entropy)
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise not_copyable("a SharedMechanism")
+
+    def begin(self, reservation: Reservation, *, minimum_survivors: int, corrupt: int) -> None:
+        """Before the session of secure aggregation: from here on its sum may be seen.
+
+        So the reservation cannot be voided any more. `minimum_survivors`: with how few a session
+        completes; `corrupt`: how many of its clients may collude with the server; both of the
+        session's own terms, as `SessionConfig.parameters` gives them.
+        Raises: PlanError if a sum with less noise than planned could be opened; ReservationError.
+        """
+        require_reserved(self.plan, reservation)
+        require_bounds(self._terms, minimum_survivors=minimum_survivors, corrupt=corrupt)
+        reservation.claim(self)
+        reservation.mark_drawn()
 
     def release(
         self, total: NoisySum, reservation: Reservation, *, clipping: QuantileState | None = None
@@ -148,17 +185,18 @@ class SharedMechanism:
         """The mean under the plan, once it is charged and durable.
 
         `clipping`: under adaptive clipping, what this round's updates were clipped by.
-        Raises: SurvivorsError if fewer clients added noise than the guarantee counts on; then the
-        round stays charged, for its noisy sum has been seen. ReservationError, ShapeError.
+        Raises: ReservationError unless `begin` was called before the session; SurvivorsError if
+        fewer clients added noise than the guarantee counts on, which then does not hold against
+        the server, for it has seen their sum; PlanError, ShapeError.
         """
         require_reserved(self.plan, reservation)
+        reservation.require_drawn(self)
         require_noisy(self.plan, total)
         require_state(self.plan, clipping)
-        reservation.mark_drawn()
         require_survivors(self._terms, total)
         of_records = self.plan.unit is Unit.RECORD
         noisy = total.vector if of_records else self._topped_up(total)
-        return _publish(self.plan, noisy, reservation, clipping)
+        return _publish(self.plan, noisy, reservation, clipping, mechanism=self)
 
     def _topped_up(self, total: NoisySum) -> NDArray[np.int64]:
         def draw(variance: Fraction) -> NDArray[np.int64]:
@@ -167,7 +205,7 @@ class SharedMechanism:
         return topped_up(
             total,
             self._terms.clients,
-            share=self._terms.local_variance(self.plan.variance),
+            share=self._variance,
             widest=LARGEST_VARIANCE,
             draw=draw,
         )
@@ -177,20 +215,28 @@ class SharedMechanism:
 class BandedMechanism:
     """Noise that partly cancels between rounds, added by whoever is trusted with the exact sums.
 
-    One reservation pays for the whole matrix of `plan.rounds` rounds. Its state, the last exact
-    sums, is in memory alone: after a crash a new mechanism needs a new reservation.
+    One reservation pays for the whole matrix of `plan.rounds` rounds, and for one mechanism. Its
+    state, the last exact sums, is in memory alone: after a crash a new mechanism needs a new
+    reservation.
     Raises: PlanError for a plan with other noise, ReservationError.
     """
 
     def __init__(
         self, plan: PrivacyPlan, reservation: Reservation, *, entropy: Entropy | None = None
     ) -> None:
-        terms = require_noise(plan, BandedNoise)
-        require_reserved(plan, reservation)
-        self.plan = plan
-        self._reservation = reservation
+        require_noise(plan, BandedNoise)
+        self.plan = own_plan(plan)
+        self._terms = require_noise(self.plan, BandedNoise)
+        self._variance = self.plan.variance
+        require_reserved(self.plan, reservation)
         self._stream = Stream(entropy)
-        self._sums = BandedStream(terms.strategy, plan.dimension)
+        self._sums = BandedStream(self._terms.strategy, self.plan.dimension)
+        self._turn = threading.Lock()
+        self._reservation = reservation
+        reservation.claim(self)
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise not_copyable("a BandedMechanism")
 
     def release(self, total: IntSum) -> PrivateMean:
         """The mean of the next round under the plan, once it is durable.
@@ -198,19 +244,20 @@ class BandedMechanism:
         Raises: ReservationError after the last round, ShapeError, NormError, LedgerError.
         """
         require_sum(self.plan, total)
-        if self._sums.steps == self.plan.rounds:
-            raise ReservationError(
-                f"round {self.plan.rounds + 1} of a matrix of {self.plan.rounds}",
-                why="the noise was planned for this many rounds",
-                fix="reserve another matrix with a new reservation",
-            )
-        self._reservation.mark_drawn()
-        released = self._sums.encode(total.vector)
-        released += rounded_gaussian(self.plan.variance, self.plan.dimension, stream=self._stream)
-        steps = self._sums.decode(released)
-        scale = float(self.plan.clipping_norm) / (self.plan.grid * self.plan.denominator)
-        vector = (steps * scale).astype(np.float32)
-        return publish(vector, self._reservation)
+        with self._turn:
+            if self._sums.steps == self.plan.rounds:
+                raise ReservationError(
+                    f"round {self.plan.rounds + 1} of a matrix of {self.plan.rounds}",
+                    why="the noise was planned for this many rounds",
+                    fix="reserve another matrix with a new reservation",
+                )
+            self._reservation.mark_drawn()
+            released = self._sums.encode(total.vector)
+            released += rounded_gaussian(self._variance, self.plan.dimension, stream=self._stream)
+            steps = self._sums.decode(released)
+            scale = float(self.plan.clipping_norm) / (self.plan.grid * self.plan.denominator)
+            vector = (steps * scale).astype(np.float32)
+            return publish(vector, self._reservation, mechanism=self)
 
 
 def _publish(
@@ -218,6 +265,8 @@ def _publish(
     noisy: NDArray[np.int64],
     reservation: Reservation,
     clipping: QuantileState | None,
+    *,
+    mechanism: object,
 ) -> PrivateMean:
     """Decodes by the norm that was sent, and makes payload and charge durable before returning."""
     if clipping is None:
@@ -227,6 +276,12 @@ def _publish(
             grid_steps=plan.grid,
             denominator=plan.denominator,
         )
-        return publish(mean, reservation)
+        return publish(mean, reservation, mechanism=mechanism)
     count = int(noisy[-1])
-    return publish(clipping.mean(noisy), reservation, count=count, clipping=clipping.next(count))
+    return publish(
+        clipping.mean(noisy),
+        reservation,
+        mechanism=mechanism,
+        count=count,
+        clipping=clipping.next(count),
+    )

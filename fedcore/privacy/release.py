@@ -1,13 +1,14 @@
 """What every release has to satisfy, whatever its noise: a plan, a reservation, a durable payload.
 
-Mechanisms add the noise and leave through `publish`, the only way to a `PrivateMean`.
+Mechanisms add the noise and leave through `publish`; nothing else constructs a `PrivateMean` by its
+own means.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
-from typing import TypeVar, final
+from typing import NoReturn, SupportsIndex, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,14 +26,19 @@ from fedcore.privacy.noise import (
 from fedcore.privacy.plan import PrivacyPlan
 from fedcore.privacy.sampling import Poisson
 from fedcore.privacy.units import Unit
-from fedcore.privacy.values import IntSum, NoisySum
+from fedcore.privacy.values import IntSum, IntUpdate, NoisySum, squared_norm
 
 __all__ = [
     "PrivateMean",
+    "own_plan",
     "publish",
     "read_release",
+    "require_bounds",
+    "require_contribution",
     "require_noise",
     "require_noisy",
+    "require_paid",
+    "require_planned",
     "require_reserved",
     "require_state",
     "require_sum",
@@ -48,10 +54,15 @@ _PASS = object()
 class PrivateMean:
     """A mean that was released: float32 (D,), and the receipt of the ledger that paid for it.
 
-    `clipping`: under adaptive clipping, what the next round is clipped by; else None.
+    `clipping`: under adaptive clipping, what the next round is clipped by; else None. Read-only;
+    whoever goes around that, as Python allows, makes what no guarantee covers.
     """
 
     __slots__ = ("clipping", "receipt", "vector")
+
+    vector: NDArray[np.float32]
+    receipt: Receipt
+    clipping: QuantileState | None
 
     def __init__(
         self,
@@ -67,8 +78,17 @@ class PrivateMean:
                 why="only what a mechanism released is covered by the guarantee",
                 fix="call the release method of the plan's mechanism",
             )
-        vector.flags.writeable = False
-        self.vector, self.receipt, self.clipping = vector, receipt, clipping
+        for name, value in {"vector": vector, "receipt": receipt, "clipping": clipping}.items():
+            object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise _read_only(f"{name} of a private mean is to be replaced")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise _read_only(f"{name} of a private mean is to be deleted")
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise _read_only("a private mean is to be copied or pickled")
 
     def __repr__(self) -> str:
         return f"PrivateMean(<{self.vector.size} float32>, {self.receipt})"
@@ -100,17 +120,31 @@ def publish(
     mean: NDArray[np.float32],
     reservation: Reservation,
     *,
+    mechanism: object,
     count: int | None = None,
     clipping: QuantileState | None = None,
 ) -> PrivateMean:
     """Makes payload and charge durable before anybody sees the mean (D,). For mechanisms.
 
-    `count`: under adaptive clipping, the noisy count, and `clipping` what follows from it.
+    `mechanism`: which has claimed the reservation and drawn the noise. `count`: under adaptive
+    clipping, the noisy count, and `clipping` what follows from it. Raises: ReservationError.
     """
+    require_paid(reservation)
+    reservation.require_drawn(mechanism)
     payload = mean.astype("<f4").tobytes()
+    # Of bytes, whose array cannot be made writeable again as one that owns its memory can.
+    vector = np.frombuffer(payload, "<f4")
     if count is not None:
         payload += count.to_bytes(8, "little", signed=True)
-    return PrivateMean(mean, reservation.release(payload), clipping, issued_by=_PASS)
+    return PrivateMean(vector, reservation.release(payload), clipping, issued_by=_PASS)
+
+
+def own_plan(plan: PrivacyPlan) -> PrivacyPlan:
+    """The plan anew from its fields, so that no figure that it keeps can differ from its digest.
+
+    For each mechanism once: 0.2 to 0.7 ms, of 500 bands 3 ms.
+    """
+    return PrivacyPlan.from_json(plan.to_json())
 
 
 def require_noise(plan: PrivacyPlan, kind: type[_Terms]) -> _Terms:
@@ -124,14 +158,30 @@ def require_noise(plan: PrivacyPlan, kind: type[_Terms]) -> _Terms:
     return plan.noise
 
 
-def require_reserved(plan: PrivacyPlan, reservation: Reservation) -> None:
-    """Raises: ReservationError for another plan's reservation; PlanError before sampling."""
+def require_paid(reservation: Reservation) -> None:
+    """Raises: ReservationError for what only looks like a reservation."""
+    if type(reservation) is not Reservation:
+        raise ReservationError(
+            f"noise is to be paid for by a {type(reservation).__name__}",
+            why="only a ledger makes durable that it is",
+            fix="pass what Ledger.reserve() returned",
+        )
+
+
+def require_planned(plan: PrivacyPlan, reservation: Reservation) -> None:
+    """Raises: ReservationError unless a ledger made the reservation, for this plan."""
+    require_paid(reservation)
     if reservation.plan_digest != plan.digest:
         raise ReservationError(
             "a reservation for another plan",
             why="the ledger was charged for other noise than would be added",
             fix="reserve from the ledger that this plan opened",
         )
+
+
+def require_reserved(plan: PrivacyPlan, reservation: Reservation) -> None:
+    """Raises: ReservationError for another plan's reservation; PlanError before sampling."""
+    require_planned(plan, reservation)
     # Where a coin is tossed for each record, whoever holds it does so, in `draw_records`.
     elsewhere = plan.unit is Unit.RECORD and isinstance(plan.sampling, Poisson)
     if not elsewhere and not reservation.sampled:
@@ -142,7 +192,7 @@ def require_reserved(plan: PrivacyPlan, reservation: Reservation) -> None:
         )
 
 
-def require_sum(plan: PrivacyPlan, total: IntSum) -> None:
+def require_sum(plan: PrivacyPlan, total: IntSum | IntUpdate) -> None:
     """Raises: PlanError, NormError, ShapeError unless `total` is a sum on the plan's grid."""
     if type(total) is not IntSum:
         raise PlanError(
@@ -160,6 +210,25 @@ def require_sum(plan: PrivacyPlan, total: IntSum) -> None:
     _require_length(total.vector, plan.dimension)
 
 
+def require_contribution(plan: PrivacyPlan, total: IntUpdate | IntSum) -> None:
+    """That one unit weighs no more in `total`, of one client, than the noise hides.
+
+    Under Unit.RECORD a sum over records, else an update or a sum that is no longer than one.
+    Raises: PlanError, NormError, ShapeError.
+    """
+    if plan.unit is Unit.RECORD:
+        require_sum(plan, total)
+        return
+    contribution = IntSum(total.vector, total.grid_steps) if type(total) is IntUpdate else total
+    require_sum(plan, contribution)
+    if squared_norm(contribution.vector) > plan.contribution_norm**2:
+        raise NormError(
+            "a client's contribution is longer than one update of the plan",
+            why=f"the plan protects one {plan.unit.value}, and its noise hides one contribution",
+            fix="add up what belongs to one unit before it is clipped, and quantise it once",
+        )
+
+
 def require_noisy(plan: PrivacyPlan, total: NoisySum) -> None:
     """Raises: PlanError, ShapeError unless `total` is a sum with the clients' noise in it."""
     if type(total) is not NoisySum:
@@ -171,17 +240,44 @@ def require_noisy(plan: PrivacyPlan, total: NoisySum) -> None:
     _require_length(total.vector, plan.wire_dimension)
 
 
+def require_bounds(
+    terms: NoiseShares | CompactShares, *, minimum_survivors: int, corrupt: int
+) -> None:
+    """That a session which completes has noise enough in it. Raises: PlanError."""
+    if type(minimum_survivors) is not int or minimum_survivors < terms.survivors:
+        raise PlanError(
+            f"a session that completes with {minimum_survivors!r:.40} survivors",
+            why=f"the guarantee counts on the noise of {terms.survivors}, and a sum with less may "
+            "not be opened",
+            fix="begin with the least number of survivors of the session's own terms; plan with "
+            "that number, or let the session lose fewer",
+        )
+    if type(corrupt) is not int or not 0 <= corrupt <= terms.corrupt:
+        raise PlanError(
+            f"a session among clients of whom {corrupt!r:.40} may be corrupt",
+            why=f"the guarantee counts on all but {terms.corrupt} to add their noise",
+            fix="begin with the number of corrupt clients of the session's own terms, and plan "
+            "with that number",
+        )
+
+
 def require_survivors(terms: NoiseShares | CompactShares, total: NoisySum) -> None:
     """Raises: SurvivorsError for a sum over fewer clients than it counts on, or more than planned.
 
-    To be asked once the sum is charged, for it has been seen.
+    The last defence, for such a sum has been seen: `require_bounds` comes before its session.
     """
-    if not terms.survivors <= total.shares <= terms.clients:
+    if total.shares < terms.survivors:
         raise SurvivorsError(
             f"a sum over {total.shares} clients, planned for {terms.survivors} to {terms.clients}",
-            why="each client's noise is a share of what the guarantee needs",
-            fix="abandon the round below the least number of survivors, and plan for the "
-            "drop-outs that happen",
+            why="each client's noise is a share of what the guarantee needs, and the server has "
+            "seen a sum with less: against it the guarantee does not hold for this round",
+            fix="let no session complete with fewer survivors than begin() was told",
+        )
+    if total.shares > terms.clients:
+        raise SurvivorsError(
+            f"a sum over {total.shares} clients, planned for {terms.survivors} to {terms.clients}",
+            why="the width of its noise would tell how many took part",
+            fix="plan for as many clients as may come",
         )
 
 
@@ -222,6 +318,14 @@ def require_state(plan: PrivacyPlan, clipping: QuantileState | None) -> None:
             fix="under adaptive clipping pass the round's QuantileState, begun by "
             "plan.clipping.start(); else none",
         )
+
+
+def _read_only(what: str) -> ReservationError:
+    return ReservationError(
+        what,
+        why="it stands for what was released and paid for",
+        fix="use copies of its vector, and read_release() for what the ledger keeps",
+    )
 
 
 def _require_length(vector: NDArray[np.int64], length: int) -> None:

@@ -43,12 +43,15 @@ class Reservation:
     """One entry of the ledger, from the call that reserved it until the next one is reserved.
 
     In this order: `select` or `participate`, `mark_drawn`, `release`; where the plan pays for
-    several rounds at once, again for each. It is of this process and of this object alone.
+    several rounds at once, again for each. It is of this process, of this object and of the one
+    mechanism that claims it.
     """
 
     def __init__(self, journal: Journal, entry: Entry, plan: PrivacyPlan) -> None:
         self._journal, self._entry, self._plan = journal, entry, plan
         self._owner = this_process()
+        self._mechanism: object | None = None
+        self._busy = False
         self._draws = 0  # since the last release
         self._drawn = self._selected = self._admitted = self._over = False
 
@@ -125,6 +128,30 @@ class Reservation:
             self._journal.table.check(names)
             self._journal.part(self.seq, names)
             self._admitted = True
+
+    def claim(self, mechanism: object) -> None:
+        """Binds it to the one object that draws its noise: two would show one sum under two noises.
+
+        The first has it; asked by it again, nothing changes. Raises: ReservationError for another.
+        """
+        with self._step("claim"):
+            if self._mechanism is None:
+                self._mechanism = mechanism
+            if self._mechanism is not mechanism:
+                raise self._refused(
+                    "another mechanism draws its noise",
+                    "go on with that one, or reserve the round again",
+                )
+
+    def require_drawn(self, mechanism: object) -> None:
+        """Raises: ReservationError unless `mechanism` claimed it and marked it as drawn."""
+        with self._step("use"):
+            if self._mechanism is not mechanism or not self._draws:
+                raise self._refused(
+                    "this mechanism has not drawn its noise, or not begun it",
+                    "where clients add the noise, begin() before the session; let one mechanism do "
+                    "both",
+                )
 
     def mark_drawn(self) -> None:
         """From here on noise may be drawn, or a noisy sum be seen: the round cannot be voided.
@@ -205,13 +232,23 @@ class Reservation:
                 fix="let the process that reserved it use it",
             )
         with self._journal.lock:
-            self._journal.require_usable()
-            if self._over or self._journal.history.current is not self._entry:
+            # A signal handler gets past the lock of the thread that it interrupts.
+            if self._busy:
                 raise self._refused(
-                    "it was released, was voided, or a later one was reserved",
-                    "reserve the round again",
+                    f"a signal handler is to {verb} it, and has interrupted another call of it",
+                    "let the handler set a flag, and ask for that between two rounds",
                 )
-            yield
+            self._busy = True
+            try:
+                self._journal.require_usable()
+                if self._over or self._journal.history.current is not self._entry:
+                    raise self._refused(
+                        "it was released, was voided, or a later one was reserved",
+                        "reserve the round again",
+                    )
+                yield
+            finally:
+                self._busy = False
 
     def _refused(self, why: str, fix: str) -> ReservationError:
         return ReservationError(f"reservation {self.seq} cannot be used so", why=why, fix=fix)

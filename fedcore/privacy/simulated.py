@@ -59,6 +59,7 @@ class SimulatedMechanism:
         # A spawn key, since seeds of several words are padded: (5, 0) would be (5,).
         seed = np.random.SeedSequence(self._noise.seed, spawn_key=(reservation.round,))
         noisy = np.random.Generator(np.random.Philox(seed)).standard_normal(self.plan.dimension)
+        reservation.claim(self)
         reservation.mark_drawn()
         noisy *= math.sqrt(self.plan.variance)
         noisy += total.vector

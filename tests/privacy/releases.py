@@ -11,14 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcore.entropy import SeededEntropy
+from fedcore.privacy.adaptive import QuantileState
 from fedcore.privacy.clipping import Flat
+from fedcore.privacy.compact_mechanism import CompactMechanism
 from fedcore.privacy.csprng import Stream
 from fedcore.privacy.ledger import Ledger, Reservation
+from fedcore.privacy.mechanisms import PrivateMean, SharedMechanism
+from fedcore.privacy.noise import CompactShares, NoiseShares
 from fedcore.privacy.plan import PrivacyPlan
 from fedcore.privacy.quantise import quantise
 from fedcore.privacy.sampler import rounded_gaussian
 from fedcore.privacy.sampling import Uncontrolled
-from fedcore.privacy.values import IntSum, IntUpdate
+from fedcore.privacy.values import IntSum, IntUpdate, NoisySum
 
 __all__ = [
     "FROZEN",
@@ -26,6 +30,7 @@ __all__ = [
     "central_noise",
     "decoded",
     "ledgers_in",
+    "opened",
     "reserved",
     "sum_of",
     "updates",
@@ -58,6 +63,22 @@ def reserved(ledger: Ledger, round_: int = 0) -> Reservation:
     else:
         reservation.select(entropy=SeededEntropy(b"cohort"))
     return reservation
+
+
+def opened(
+    server: SharedMechanism | CompactMechanism,
+    total: NoisySum,
+    reservation: Reservation,
+    *,
+    clipping: QuantileState | None = None,
+) -> PrivateMean:
+    """The release of a session that completes by the plan's own bounds, and gives `total`."""
+    terms = server.plan.noise
+    assert isinstance(terms, NoiseShares | CompactShares)
+    server.begin(reservation, minimum_survivors=terms.survivors, corrupt=terms.corrupt)
+    if isinstance(server, CompactMechanism):
+        return server.release(total, reservation)
+    return server.release(total, reservation, clipping=clipping)
 
 
 def updates(plan: PrivacyPlan, count: int, seed: int = 0) -> list[IntUpdate]:

@@ -39,6 +39,7 @@ from fedcore.privacy.simulated import SimulatedMechanism
 from fedcore.privacy.values import NoisySum
 from tests.privacy import attacks_rounds as rounds
 from tests.privacy.attacks_rounds import KEY, has_variance, integers_of, is_uniform, watched
+from tests.privacy.releases import opened
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +74,7 @@ def released_shared(bit: int, folder: Path) -> tuple[PrivacyPlan, NDArray[np.flo
     with Ledger.create(folder, plan, participation_key=KEY) as ledger:
         reservation = ledger.reserve(0)
         rounds.admit(reservation)
-        mean = SharedMechanism(plan).release(NoisySum(total, shares=4), reservation)
+        mean = opened(SharedMechanism(plan), NoisySum(total, shares=4), reservation)
         return plan, mean.vector
 
 

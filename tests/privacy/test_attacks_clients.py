@@ -38,6 +38,7 @@ from fedcore.secagg.packing import Block, Layout
 from fedcore.secagg.session import run_session
 from tests.privacy import attacks_rounds as rounds, plans
 from tests.privacy.attacks_rounds import KEY, has_variance, integers_of, watched
+from tests.privacy.releases import opened
 
 FROZEN = b"frozen noise"
 
@@ -158,7 +159,7 @@ def test_planned_shares_suffice_for_the_fewest_survivors(tmp_path: Path) -> None
     with Ledger.create(tmp_path / "ledger", plan, participation_key=KEY) as ledger:
         reservation = ledger.reserve(0)
         rounds.admit(reservation)
-        mean = SharedMechanism(plan).release(NoisySum(total, shares=7), reservation)
+        mean = opened(SharedMechanism(plan), NoisySum(total, shares=7), reservation)
         added = integers_of(plan, mean.vector) - total  # by the server, for the three others
         assert has_variance(added, plan.variance * 3 / 7)
         spent = ledger.epsilon()
@@ -177,7 +178,7 @@ def test_fewer_survivors_than_planned_are_refused_and_stay_charged(
         rounds.admit(reservation)
         with pytest.raises(SurvivorsError):
             seen = NoisySum(noisy_sum(plan, survivors), shares=survivors)
-            SharedMechanism(plan).release(seen, reservation)
+            opened(SharedMechanism(plan), seen, reservation)
         with pytest.raises(ReservationError):
             reservation.void("nothing came of it")
         assert ledger.spent == {plan.event: 1} and ledger.released(0) is None
@@ -282,7 +283,7 @@ def test_a_client_that_sends_ten_norms_under_masks_is_not_stopped(
     with Ledger.create(tmp_path / "ledger", plan, participation_key=KEY) as ledger:
         reservation = ledger.reserve(0)
         rounds.admit(reservation)
-        mean = SharedMechanism(plan).release(NoisySum(total, shares=5), reservation)
+        mean = opened(SharedMechanism(plan), NoisySum(total, shares=5), reservation)
     noise = float(plan.noise_multiplier) * math.sqrt(5 / 4) / plan.denominator
     assert abs(mean.vector[0] * plan.denominator - 10) < 6 * noise * plan.denominator
     assert mean.vector[0] > 3 / plan.denominator > np.abs(mean.vector[1:]).max() / 2

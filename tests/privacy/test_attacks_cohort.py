@@ -30,6 +30,7 @@ from fedcore.privacy.units import Adjacency
 from fedcore.privacy.values import NoisySum
 from tests.privacy import attacks_rounds as rounds, plans
 from tests.privacy.attacks_rounds import KEY, watched
+from tests.privacy.releases import opened
 
 CLIENTS = 20
 
@@ -71,7 +72,7 @@ def released(plan: PrivacyPlan, folder: Path, total: NoisySum) -> NDArray[np.flo
     with Ledger.create(folder, plan, participation_key=KEY) as ledger:
         reservation = ledger.reserve(0)
         rounds.admit(reservation)
-        mean = server(plan).release(total, reservation).vector
+        mean = opened(server(plan), total, reservation).vector
     return np.asarray(mean, np.float64) * float(plan.grid * plan.denominator / plan.clipping_norm)
 
 
@@ -103,7 +104,7 @@ def test_records_are_hidden_by_shares_that_come_whatever_they_draw(tmp_path: Pat
     )
     total = np.arange(6) * 1000
     with Ledger.create(tmp_path / "ledger", plan) as ledger:
-        mean = SharedMechanism(plan).release(NoisySum(total, 8), ledger.reserve(0))
+        mean = opened(SharedMechanism(plan), NoisySum(total, 8), ledger.reserve(0))
     assert np.array_equal(rounds.integers_of(plan, mean.vector), total)
 
 

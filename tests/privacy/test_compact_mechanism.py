@@ -48,7 +48,7 @@ from fedcore.secagg.loopback import LostAt
 from fedcore.secagg.packing import Block, Layout
 from fedcore.secagg.session import run_session
 from tests.privacy import plans
-from tests.privacy.releases import ledgers_in, reserved
+from tests.privacy.releases import ledgers_in, opened, reserved
 
 
 @pytest.fixture(autouse=True)
@@ -117,7 +117,8 @@ def test_masked_sums_that_wrap_release_the_exact_modes_mean_within_rounding(
 
     ledger = create(plan)
     total = NoisySum(result.totals[0], shares=4)
-    mean = CompactMechanism(plan, entropy=seeded("server")).release(total, reserved(ledger))
+    server = CompactMechanism(plan, entropy=seeded("server"))
+    mean = opened(server, total, reserved(ledger))
     assert np.array_equal(read_release(plan, ledger.released(0) or b"")[0], mean.vector)
     assert ledger.spent == {plan.event: 1}
     # Take all noise away again, and undo the one wrap.
@@ -152,7 +153,7 @@ def test_without_a_wrap_the_mean_is_that_of_the_clients_up_to_the_planned_noise(
     total = sum(adder.add(update, round=1, weight=weight) for update in updates)
     reservation = create(plan).reserve(1)
     reservation.participate([b"%d" % i for i in range(18)])
-    mean = CompactMechanism(plan).release(NoisySum(np.asarray(total), 18), reservation)
+    mean = opened(CompactMechanism(plan), NoisySum(np.asarray(total), 18), reservation)
     wanted = sum(Flat(1).clip(update) for update in updates) * float(weight) / plan.denominator
     step = 1 / (plan.grid * plan.denominator)
     variance = float(plan.compact_terms.local_variance) * 20  # two of them the server's
@@ -237,7 +238,7 @@ def test_missing_shares_are_drawn_in_as_many_parts_as_the_sampler_needs(
     local = plan.compact_terms.local_variance
     assert local * 8 > 2**26
     nothing = NoisySum(np.zeros(plan.wire_dimension, np.int64), 4)
-    mean = CompactMechanism(plan).release(nothing, reserved(create(plan)))
+    mean = opened(CompactMechanism(plan), nothing, reserved(create(plan)))
     found = (mean.vector * float(plan.grid * plan.denominator)).var()
     # 20,000 coordinates: the variance of a variance is 1e-4; five deviations are 5 %.
     assert found == pytest.approx(8 * float(local), rel=0.05)
@@ -274,7 +275,7 @@ def test_too_few_or_too_many_survivors_release_nothing_and_stay_charged(
     reservation = reserved(ledger)
     total = NoisySum(np.zeros(plan.wire_dimension, np.int64), shares)
     with pytest.raises(SurvivorsError) as found:
-        CompactMechanism(plan).release(total, reservation)
+        opened(CompactMechanism(plan), total, reservation)
     assert found.value.code == "FED-1505" and found.value.why and found.value.fix
     with pytest.raises(ReservationError):
         reservation.void("too late")
@@ -288,19 +289,19 @@ def test_only_a_sum_of_shares_as_long_as_rotated_updates_is_opened(
     ledger, mechanism = create(plan), CompactMechanism(plan)
     reservation = reserved(ledger)
     assert plan.wire_dimension == 18
+    mechanism.begin(reservation, minimum_survivors=4, corrupt=1)
     with pytest.raises(PlanError, match="IntSum"):
         mechanism.release(IntSum(np.zeros(18, np.int64), plan.grid), reservation)  # type: ignore[arg-type]
     with pytest.raises(ShapeError, match="18"):
         mechanism.release(NoisySum(np.zeros(17, np.int64), 5), reservation)
-    assert not reservation.drawn
     mechanism.release(NoisySum(np.zeros(18, np.int64), 5), reservation)
     with pytest.raises(FedcoreError):
         mechanism.release(NoisySum(np.zeros(18, np.int64), 5), reservation)
     other = create(plans.compact(dimension=17, rounds=4))
     with pytest.raises(ReservationError, match="another plan"):
-        mechanism.release(NoisySum(np.zeros(18, np.int64), 5), reserved(other))
+        mechanism.begin(reserved(other), minimum_survivors=4, corrupt=1)
     with pytest.raises(ReservationError, match="nobody was recorded"):
-        mechanism.release(NoisySum(np.zeros(18, np.int64), 5), ledger.reserve(1))
+        mechanism.begin(ledger.reserve(1), minimum_survivors=4, corrupt=1)
 
 
 def test_an_update_of_another_model_is_refused_before_noise_is_drawn() -> None:
@@ -410,7 +411,7 @@ def test_a_certificate_states_both_numbers_and_no_second_accountant(
     ledger = create(plan)
     reservation = reserved(ledger)
     total = NoisySum(np.zeros(plan.wire_dimension, np.int64), 30)
-    CompactMechanism(plan).release(total, reservation)
+    opened(CompactMechanism(plan), total, reservation)
     data = certificate(ledger)
     found = {adversary["name"]: adversary["epsilon"] for adversary in data["adversaries"]}
     assert found["the server"] == found["who knows participants"] > found["readers"]
@@ -439,7 +440,7 @@ def test_the_mean_of_a_sum_taken_apart_is_the_terms_own(
     """With nobody missing, a release is `expand` of the sum and nothing else."""
     plan = plans.compact(dimension=33, clipping=PerLayer((3, 4), (10, 23)))
     total = np.random.default_rng(1).integers(-(2**40), 2**40, plan.wire_dimension)
-    mean = CompactMechanism(plan).release(NoisySum(total, 5), reserved(create(plan)))
+    mean = opened(CompactMechanism(plan), NoisySum(total, 5), reserved(create(plan)))
     wanted = expand(
         total,
         clipping_norm=5,

@@ -34,6 +34,7 @@ from fedcore.privacy.sampling import FixedSize, Poisson, TruncatedPoisson, Uncon
 from fedcore.privacy.units import Adjacency, Unit
 from fedcore.privacy.values import IntSum, NoisySum
 from tests.privacy import plans
+from tests.privacy.releases import opened
 
 FROZEN = b"frozen steps"
 
@@ -267,7 +268,8 @@ def test_many_holders_take_a_step_together(create: Callable[..., Ledger]) -> Non
         sums.append(found.total().vector)
         entropy = SeededEntropy(b"%d" % holder)
         sent.append(ShareAdder(plan, entropy=entropy).add(found.total()))
-    mean = SharedMechanism(plan).release(NoisySum(np.sum(sent, axis=0), 5), create(plan).reserve(0))
+    total = NoisySum(np.sum(sent, axis=0), 5)
+    mean = opened(SharedMechanism(plan), total, create(plan).reserve(0))
     exact = np.sum(sums, axis=0) / (plan.grid * plan.denominator)
     deviation = 1.5 * (5 / 3) ** 0.5 / plan.denominator
     assert 0 < np.abs(mean.vector - exact).max() < 6 * deviation

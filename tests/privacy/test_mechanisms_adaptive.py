@@ -27,12 +27,7 @@ from fedcore.privacy.plan import PrivacyPlan
 from fedcore.privacy.sampler import rounded_gaussian
 from fedcore.privacy.values import IntUpdate, NoisySum
 from tests.privacy import plans
-from tests.privacy.releases import (
-    KEY,
-    ledgers_in,
-    reserved,
-    sum_of,
-)
+from tests.privacy.releases import KEY, ledgers_in, opened, reserved, sum_of
 
 
 @pytest.fixture(autouse=True)
@@ -83,8 +78,11 @@ def test_an_adaptive_norm_moves_by_the_noisy_count_and_survives_a_crash(
             else:
                 adder = ShareAdder(plan, entropy=entropy)
                 noisy = sum(adder.add(sum_of(plan, [update])) for update in found)  # type: ignore[assignment]
-                mean = SharedMechanism(plan).release(
-                    NoisySum(noisy, 50), reservation, clipping=states[-1]
+                mean = opened(
+                    SharedMechanism(plan),
+                    NoisySum(noisy, 50),
+                    reservation,
+                    clipping=states[-1],
                 )
             # decoded by the norm that was sent; the next one follows from the noisy count
             assert np.array_equal(mean.vector, states[-1].mean(noisy))
