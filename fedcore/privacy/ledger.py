@@ -78,7 +78,7 @@ class Ledger:
         participations.
         Raises: PlanError, AccountantError, LedgerError, InstallError.
         """
-        folder = Path(directory)
+        folder = Path(directory).absolute()  # whatever becomes of the working directory
         seal = None if participation_key is None else Seal(participation_key)
         _require_key(plan, seal is not None)
         planned = plan.spend(-(-plan.rounds // plan.rounds_a_reservation))
@@ -126,7 +126,7 @@ class Ledger:
         LedgerError; PlanError for another plan; ArgumentError for a checkpoint that is no head.
         """
         require_head(checkpoint)
-        folder = Path(directory)
+        folder = Path(directory).absolute()  # whatever becomes of the working directory
         seal = None if participation_key is None else Seal(participation_key)
         try:
             file, chain = LedgerFile.open(folder)
@@ -169,7 +169,7 @@ class Ledger:
 
         In a forked process this leaves the parent's ledger open.
         """
-        self._journal.file.close()
+        self._journal.close()
 
     def finish(self) -> Head:
         """End the ledger for good: nothing is reserved from it any more.

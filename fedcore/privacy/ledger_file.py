@@ -5,6 +5,8 @@ What may be lost with the power is the line being written, and nothing was done 
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -15,13 +17,15 @@ from types import ModuleType
 
 from fedcore.errors import LedgerBusyError, LedgerError
 from fedcore.privacy.forks import this_process
-from fedcore.privacy.ledger_records import Chain, Head, read_chain
+from fedcore.privacy.ledger_records import Chain, Head, read_blocks
 
-__all__ = ["LedgerFile", "payload_path", "read_file", "stored_payloads"]
+__all__ = ["LedgerFile", "payload_digest", "payload_path", "read_file", "stored_payloads"]
 
 _NAME = "privacy.ledger"
 _MODE = 0o600
-_FLAGS = os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+# A pipe in a file's place makes nobody wait.
+_FLAGS = os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+_BLOCK = 2**20
 
 
 class LedgerFile:
@@ -35,7 +39,7 @@ class LedgerFile:
         self._folder, self._path, self._descriptor = folder, folder / _NAME, descriptor
         self._size, self._head = chain.end, chain.head
         self._owner = this_process()
-        self._usable = True
+        self._usable, self._in_use, self._closed = True, False, False
 
     @classmethod
     def create(cls, folder: Path) -> LedgerFile:
@@ -92,7 +96,7 @@ class LedgerFile:
 
     def require_usable(self) -> None:
         """Raises: LedgerError after a failure, when closed, and in a forked child."""
-        if this_process() != self._owner:
+        if not self.mine:
             raise LedgerError(
                 "a forked process uses the ledger of its parent",
                 why="both would spend the same reservation",
@@ -120,6 +124,7 @@ class LedgerFile:
     def store(self, payload: bytes) -> None:
         """Keep the payload that the next record releases; when this returns, it is durable."""
         with self._writing("store a payload"):
+            self._require_untouched()  # for the payload goes where the folder's name leads
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS
             descriptor = os.open(payload_path(self._folder, self._next), flags, _MODE)
             try:
@@ -129,11 +134,24 @@ class LedgerFile:
                 os.close(descriptor)
             _sync_folder(self._folder)
 
+    @property
+    def mine(self) -> bool:
+        """Whether this process opened it."""
+        return this_process() == self._owner
+
     def close(self) -> None:
-        """Let others open the ledger; a forked child only lets go of its copy."""
-        descriptor, self._descriptor, self._usable = self._descriptor, -1, False
+        """Let others open the ledger; a forked child only lets go of its copy.
+
+        Called while it writes, as by a signal's handler, it closes once the write is over.
+        """
+        self._closed, self._usable = True, False
+        if not self._in_use:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
-            if this_process() == self._owner:
+            if self.mine:
                 # For a forked child may still hold the descriptor, and with it the lock.
                 _locks().flock(descriptor, _locks().LOCK_UN)
             os.close(descriptor)
@@ -142,10 +160,15 @@ class LedgerFile:
     def _writing(self, what: str) -> Iterator[None]:
         """Whatever stops a write half-way, an interrupt included, is the end of this object."""
         self.require_usable()
-        self._usable = False
-        with _disk(what, self._folder):
-            yield
-        self._usable = True
+        self._usable, self._in_use = False, True
+        try:
+            with _disk(what, self._folder):
+                yield
+            self._usable = not self._closed
+        finally:
+            self._in_use = False
+            if self._closed:
+                self._let_go()
 
     def _require_untouched(self) -> None:
         """That the file is where it was, and as long: others may ignore the lock."""
@@ -161,7 +184,34 @@ class LedgerFile:
 def read_file(folder: Path) -> Chain:
     """The records of a ledger that may be open elsewhere; without a lock, and for reading only."""
     with _disk("read a ledger", folder):
-        return read_chain((folder / _NAME).read_bytes())
+        descriptor = os.open(folder / _NAME, os.O_RDONLY | _FLAGS)
+        try:
+            _require_file(descriptor, folder)
+            return read_blocks(_blocks(descriptor))
+        finally:
+            os.close(descriptor)
+
+
+def payload_digest(folder: Path, seq: int) -> str | None:
+    """The SHA-256 of the payload that record `seq` releases; None where there is no such file.
+
+    Raises: OSError.
+    """
+    try:
+        descriptor = os.open(payload_path(folder, seq), os.O_RDONLY | _FLAGS)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.EMLINK):  # gone, or a link
+            return None
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return None
+        digest = hashlib.sha256()
+        for block in _blocks(descriptor):
+            digest.update(block)
+        return digest.hexdigest()
+    finally:
+        os.close(descriptor)
 
 
 def payload_path(folder: Path, seq: int) -> Path:
@@ -183,9 +233,9 @@ def _settled(descriptor: int) -> Chain:
     It may be in memory alone: its process may have died before the fsync, or the fsync may have
     failed, after which Linux takes the page for written. So it is written again, in place.
     """
-    data = _read(descriptor)
-    chain = read_chain(data)
-    last = data[chain.tail : chain.end] + (b"\n" if chain.unended else b"")
+    chain = read_blocks(_blocks(descriptor))
+    last = os.pread(descriptor, chain.end - chain.tail, chain.tail)
+    last += b"\n" if chain.unended else b""
     os.ftruncate(descriptor, chain.end)
     _write_at(descriptor, last, chain.tail)
     os.fsync(descriptor)
@@ -196,12 +246,7 @@ def _settled(descriptor: int) -> Chain:
 
 def _lock(descriptor: int, folder: Path) -> None:
     """The lock belongs to the open file, so a second opener of the same process is refused too."""
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        raise LedgerError(
-            f"{_NAME} in {folder} is not a regular file",
-            why="nothing else keeps what is written to it",
-            fix="pass the folder that Ledger.create() made",
-        )
+    _require_file(descriptor, folder)
     locks = _locks()
     try:
         locks.flock(descriptor, locks.LOCK_EX | locks.LOCK_NB)
@@ -211,6 +256,15 @@ def _lock(descriptor: int, folder: Path) -> None:
             why="two writers could spend one budget twice",
             fix="close the other one, or wait for its process to end; verify() needs no lock",
         ) from None
+
+
+def _require_file(descriptor: int, folder: Path) -> None:
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        raise LedgerError(
+            f"{_NAME} in {folder} is not a regular file",
+            why="nothing else keeps what is written to it",
+            fix="pass the folder that Ledger.create() made",
+        )
 
 
 def _locks() -> ModuleType:
@@ -225,12 +279,11 @@ def _locks() -> ModuleType:
     return fcntl
 
 
-def _read(descriptor: int) -> bytes:
-    blocks, at = [], 0
-    while block := os.pread(descriptor, 2**20, at):
-        blocks.append(block)
+def _blocks(descriptor: int) -> Iterator[bytes]:
+    at = 0
+    while block := os.pread(descriptor, _BLOCK, at):
+        yield block
         at += len(block)
-    return b"".join(blocks)
 
 
 def _write(descriptor: int, data: bytes) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from threading import RLock
 
 from fedcore.errors import ArgumentError, LedgerError, ParticipationError, RollbackError
-from fedcore.privacy.ledger_file import LedgerFile, payload_path, stored_payloads
+from fedcore.privacy.ledger_file import LedgerFile, payload_digest, payload_path, stored_payloads
 from fedcore.privacy.ledger_history import History
 from fedcore.privacy.ledger_records import (
     Chain,
@@ -28,6 +28,7 @@ __all__ = [
     "Journal",
     "empty",
     "participations",
+    "payload_stands",
     "read_payload",
     "require_current",
     "require_head",
@@ -80,6 +81,14 @@ class Journal:
         self._replay.take(record, head.seq, place=before.digest if before else b"")
         self._in_step = True
         return head
+
+    def close(self) -> None:
+        """Let go of the file, once no other thread is in the midst of a step."""
+        if self.file.mine:
+            with self.lock:
+                self.file.close()
+        else:  # whoever held the lock when this child was forked is not here to release it
+            self.file.close()
 
     def part(self, reservation: int, names: tuple[bytes, ...]) -> None:
         """Record who takes part."""
@@ -140,17 +149,22 @@ def participations(chain: Chain, seal: Seal) -> Participations:
 
 def read_payload(folder: Path, history: History, seq: int) -> bytes | None:
     """What record `seq` released; None where the file is gone or is not what was released."""
-    try:
-        payload = payload_path(folder, seq).read_bytes()
-    except FileNotFoundError:
+    if not payload_stands(folder, history, seq):
         return None
+    payload = payload_path(folder, seq).read_bytes()
+    return payload if hashlib.sha256(payload).hexdigest() == history.payloads[seq] else None
+
+
+def payload_stands(folder: Path, history: History, seq: int) -> bool:
+    """Whether what record `seq` released is there, whole; read in pieces, whatever its size."""
+    try:
+        return payload_digest(folder, seq) == history.payloads[seq]
     except OSError as error:
         raise LedgerError(
             "a released payload cannot be read",
             why=error.strerror or type(error).__name__,
             fix="repair the disk; the release stays charged either way",
         ) from error
-    return payload if hashlib.sha256(payload).hexdigest() == history.payloads[seq] else None
 
 
 def require_head(checkpoint: object) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -31,12 +32,14 @@ __all__ = [
     "Reserve",
     "Void",
     "encode",
+    "read_blocks",
     "read_chain",
 ]
 
 VERSION = 1
 """Of the format of a ledger's lines."""
 
+_LONGEST_LINE = 2**26
 _GENESIS = hashlib.sha256(b"fedcore privacy ledger 1").digest()
 _WHOLE = re.compile(rb"(\{.*\}) ([0-9a-f]{64})")
 _DIGEST = re.compile("[0-9a-f]{64}")
@@ -168,18 +171,29 @@ class Chain:
 def encode(record: Record, head: Head | None) -> tuple[bytes, Head]:
     """The line that follows `head` (None: the first one), and the head that it makes.
 
-    Raises: LedgerError for a record that could not be read again.
+    Raises: LedgerError for a record that could not be read again, or is longer than 64 MiB.
     """
     seq = 0 if head is None else head.seq + 1
     data = to_json(record)
     from_json(data, Record)
     text = _canonical({"record": data, "seq": seq})
+    if len(text) > _LONGEST_LINE - 66:
+        raise LedgerError(
+            f"a record takes {len(text)} bytes",
+            why="a line of the ledger has at most 64 MiB, so that it is known when one never ends",
+            fix="name those who take part in several calls of participate()",
+        )
     digest = hashlib.sha256((_GENESIS if head is None else head.digest) + text).digest()
     return text + b" " + digest.hex().encode() + b"\n", Head(seq, digest)
 
 
 def read_chain(data: bytes) -> Chain:
-    """The records that a ledger file of these bytes holds.
+    """The records that a ledger file of these bytes holds; see `read_blocks`."""
+    return read_blocks([data])
+
+
+def read_blocks(blocks: Iterable[bytes]) -> Chain:
+    """The records that a ledger file of these pieces holds, which are taken as long as they fit.
 
     A line that was being written when power failed is a beginning of it, perhaps followed by zeros
     where a file system never put the data: it stands last and is dropped, for nothing is done
@@ -189,11 +203,17 @@ def read_chain(data: bytes) -> Chain:
     """
     records: list[Record] = []
     digests: list[bytes] = []
-    tail = end = 0
-    while (stop := data.find(b"\n", end)) >= 0:
-        _read_line(data[end:stop], records, digests)
-        tail, end = end, stop + 1
-    rest = data[end:].rstrip(b"\0")
+    size = tail = end = 0
+    rest = b""  # of the line that was not finished yet
+    for block in blocks:
+        size += len(block)
+        *lines, rest = (rest + block).split(b"\n")
+        for line in lines:
+            _read_line(line, records, digests)
+            tail, end = end, end + len(line) + 1
+        if len(rest) > _LONGEST_LINE:
+            raise _broken(len(records), "it is longer than any that is written")
+    rest = rest.rstrip(b"\0")
     if unended := _WHOLE.fullmatch(rest) is not None:
         _read_line(rest, records, digests)
         tail, end = end, end + len(rest)
@@ -206,7 +226,7 @@ def read_chain(data: bytes) -> Chain:
         tail=tail,
         end=end,
         unended=unended,
-        torn=end < len(data),
+        torn=end < size,
     )
 
 

@@ -15,7 +15,7 @@ from fedcore.privacy.ledger_history import History
 from fedcore.privacy.ledger_journal import (
     empty,
     participations,
-    read_payload,
+    payload_stands,
     require_current,
     require_head,
     rolled_back,
@@ -74,7 +74,7 @@ def verify(directory: str | os.PathLike[str], *, checkpoint: Head | None = None)
     damaged = [
         round_
         for round_, seq in sorted(segment.rounds.items())
-        if read_payload(folder, history, seq) is None
+        if not payload_stands(folder, history, seq)
     ]
     return Verification(
         head=head,

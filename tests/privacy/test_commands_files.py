@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import resource
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +105,15 @@ def test_files_beyond_a_limit_are_not_read(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(DataFormatError) as refused:
         files.read_json(str(path), what="plan")
     assert "larger than 1 MiB" in refused.value.why
+
+
+def test_nobody_waits_for_a_pipe_that_is_no_file(tmp_path: Path) -> None:
+    path = str(tmp_path / "pipe")
+    os.mkfifo(path)
+    for read in (files.read_array, files.read_seal, partial(files.read_json, what="plan")):
+        for wrong in (path, str(tmp_path), "/dev/zero"):
+            with pytest.raises(ArgumentError, match="cannot be read"):
+                read(wrong)
 
 
 def test_what_stands_in_a_file_is_not_repeated_in_a_message(fed: Fed, tmp_path: Path) -> None:

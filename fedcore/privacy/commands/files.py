@@ -5,17 +5,18 @@ Messages name a file and a line, never what stands in it: scores and updates are
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
 import os
 import re
+import stat
 import tokenize
 import warnings
 import zipfile
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -142,7 +143,7 @@ def _read(path: str, *, most: int) -> bytes:
 
 def _beginning(path: str, count: int) -> bytes:
     try:
-        with Path(path).open("rb") as file:
+        with open(path, "rb", opener=_open_file) as file:
             return file.read(count)
     except (OSError, ValueError) as error:
         raise ArgumentError(
@@ -150,6 +151,15 @@ def _beginning(path: str, count: int) -> bytes:
             why=_reason(error),
             fix="name a file that is there and may be read",
         ) from error
+
+
+def _open_file(path: str, flags: int) -> int:
+    """Neither waits for a pipe nor reads a device, which may never end."""
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "It is not a regular file")
 
 
 def _array(data: bytes, path: str) -> NDArray[Any]:
