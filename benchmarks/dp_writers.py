@@ -65,7 +65,7 @@ class WriterTerms:
         """No amplification, and nothing to keep secret: everybody takes part in every round."""
         return PrivacyPlan(
             unit=Unit.CLIENT,
-            adjacency=Adjacency.ADD_REMOVE,
+            adjacency=Adjacency.ZERO_OUT,
             population=writers,
             sampling=Uncontrolled(minimum_separation=1, maximum_participations=self.rounds),
             clipping=Flat(self.clipping_norm),

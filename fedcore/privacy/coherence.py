@@ -136,11 +136,15 @@ def _check_budget(plan: PrivacyPlan) -> None:
 def _check_relation(plan: PrivacyPlan) -> None:
     if plan.adjacency not in plan.sampling.adjacencies:
         allowed = " or ".join(sorted(item.name for item in plan.sampling.adjacencies))
+        openly = isinstance(plan.sampling, Uncontrolled)
         raise refused(
             "adjacency",
             plan.adjacency.name,
-            f"no accountant bounds {type(plan.sampling).__name__} sampling under it",
-            f"take {allowed}",
+            "without sampling it is no secret who takes part, and whether one unit comes decides "
+            "who else does"
+            if openly
+            else f"no accountant bounds {type(plan.sampling).__name__} sampling under it",
+            f"take {allowed}" + (", which protect what it sends" if openly else ""),
         )
     declared = getattr(plan.sampling, "population", plan.population)
     if declared != plan.population:
@@ -160,12 +164,12 @@ def _check_banded(plan: PrivacyPlan, noise: BandedNoise) -> None:
             "its cost counts participations, which sampling leaves open",
             "take Uncontrolled(minimum_separation, maximum_participations)",
         )
-    if plan.adjacency is Adjacency.REPLACE_ONE or plan.steps != 1:
+    if plan.adjacency is not Adjacency.ZERO_OUT or plan.steps != 1:
         raise refused(
             "noise",
             "BandedNoise",
-            "its sensitivity is known for one step a round and one unit more or less",
-            "take steps=1 and ADD_REMOVE or ZERO_OUT",
+            "its sensitivity is known for one step a round and a unit that sends zeros or not",
+            "take steps=1 and ZERO_OUT",
         )
     returns = plan.sampling.maximum_participations > 1
     if returns and noise.strategy.bands > plan.sampling.minimum_separation:
@@ -181,14 +185,6 @@ def _check_banded(plan: PrivacyPlan, noise: BandedNoise) -> None:
 def _check_cohort(plan: PrivacyPlan, noise: NoiseShares | CompactShares) -> None:
     """That who takes part shows neither by a round that fails nor by what is compared with it."""
     if not isinstance(plan.sampling, Poisson):
-        if plan.adjacency is Adjacency.ADD_REMOVE:
-            raise refused(
-                "adjacency",
-                plan.adjacency.name,
-                "without sampling it is no secret who takes part, and shares of noise cannot hide "
-                "whether one unit does",
-                "take ZERO_OUT or REPLACE_ONE, which protect what it sends",
-            )
         return
     # One unit to spare on either side, so that a round completes with it and without it.
     outside = plan.sampling.log_outside(

@@ -241,7 +241,9 @@ class Uncontrolled:
     """Whoever comes: no amplification, but bounds on how often one unit takes part.
 
     Between two rounds of one unit lie at least `minimum_separation` (1: any two rounds), and it
-    takes part in at most `maximum_participations`. The ledger refuses what would break them.
+    takes part in at most `maximum_participations`. The ledger refuses what would break them. What
+    a unit sends is protected, and not whether it comes: where one is missing another may come in
+    its place, then and in all rounds that follow, and who takes part need be no secret.
     """
 
     minimum_separation: int
@@ -259,7 +261,7 @@ class Uncontrolled:
     @property
     def adjacencies(self) -> frozenset[Adjacency]:
         """The relations under which the accountants know this sampling."""
-        return frozenset(Adjacency)
+        return frozenset({Adjacency.ZERO_OUT, Adjacency.REPLACE_ONE})
 
     def expected(self, population: int) -> None:
         """Nobody knows how many take part."""

@@ -83,6 +83,7 @@ def plan_of(**changes: Any) -> PrivacyPlan:
 def bounded(separation: int, maximum: int, **changes: Any) -> PrivacyPlan:
     """A plan without sampling, whose participations are bounded."""
     options = {"epsilon": 50.0, "noise_multiplier": Fraction(2), "rounds": 10, **changes}
+    options.setdefault("adjacency", Adjacency.ZERO_OUT)
     return plan_of(sampling=Uncontrolled(separation, maximum), **options)
 
 
@@ -90,6 +91,7 @@ def banded(rounds: int) -> PrivacyPlan:
     """A plan of one matrix of rounds."""
     return plan_of(
         sampling=Uncontrolled(2, 2),
+        adjacency=Adjacency.ZERO_OUT,
         noise=BandedNoise(Strategy((1024, 512))),
         grid_steps=2**16,
         noise_multiplier=Fraction(2),

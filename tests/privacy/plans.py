@@ -82,6 +82,7 @@ def banded(**changes: Any) -> PrivacyPlan:
     terms = {
         "noise": BandedNoise(Strategy((1024, 512))),
         "sampling": Uncontrolled(minimum_separation=2, maximum_participations=2),
+        "adjacency": Adjacency.ZERO_OUT,
     }
     return client(**terms | changes)
 

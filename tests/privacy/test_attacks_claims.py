@@ -101,7 +101,8 @@ def test_the_classic_formula_claims_less_than_is_spent_and_wastes_below_one() ->
 
 @pytest.mark.parametrize("budget", [0.1, 1.0, 10.0, 30.0])
 def test_a_calibrated_plan_never_claims_less_than_the_analytic_value(budget: float) -> None:
-    plan = plans.client(sampling=Uncontrolled(1, 1), rounds=1, epsilon=budget, delta=DELTA)
+    once = plans.OPENLY | {"sampling": Uncontrolled(1, 1)}
+    plan = plans.client(**once, rounds=1, epsilon=budget, delta=DELTA)
     found = plan.calibrated()
     assert gaussian_delta(float(found.noise_multiplier), budget) <= DELTA
     assert gaussian_delta(analytic_noise_multiplier(budget, DELTA), budget) <= DELTA * (1 + 1e-6)

@@ -24,6 +24,7 @@ from fedcore.privacy.events import RATE_UNIT
 from fedcore.privacy.ledger import Ledger
 from fedcore.privacy.mechanisms import ShareAdder, SharedMechanism
 from fedcore.privacy.noise import CompactShares, NoiseShares
+from fedcore.privacy.participation import ParticipationTable
 from fedcore.privacy.plan import PrivacyPlan
 from fedcore.privacy.sampling import Poisson
 from fedcore.privacy.units import Adjacency
@@ -106,6 +107,31 @@ def test_records_are_hidden_by_shares_that_come_whatever_they_draw(tmp_path: Pat
     with Ledger.create(tmp_path / "ledger", plan) as ledger:
         mean = opened(SharedMechanism(plan), NoisySum(total, 8), ledger.reserve(0))
     assert np.array_equal(rounds.integers_of(plan, mean.vector), total)
+
+
+# By who else takes part
+
+
+def guests(phones: list[bytes]) -> list[set[bytes]]:
+    """Ten of those who may come, the first ones, in every round: as the guide does."""
+    table, found = ParticipationTable(4, 5), []
+    for _ in range(20):
+        refused = set(table.refused(phones))
+        came = [phone for i, phone in enumerate(phones) if i not in refused][:10]
+        table.admit(came)
+        table.release()
+        found.append(set(came))
+    return found
+
+
+def test_where_nobody_is_sampled_one_unit_decides_who_else_comes() -> None:
+    """So its absence moves sums by more than its own updates; ADD_REMOVE would not hold."""
+    phones = [b"%d" % i for i in range(40)]
+    with_it, without = guests(phones), guests(phones[1:])
+    assert sum(len((a ^ b) - {phones[0]}) > 0 for a, b in zip(with_it, without, strict=True)) > 4
+    for plan in (plans.client, plans.banded, plans.shared, plans.compact):
+        with pytest.raises(PlanError, match="decides who else does"):
+            plan(**plans.OPENLY | {"adjacency": Adjacency.ADD_REMOVE})
 
 
 # By whether a round is released

@@ -214,6 +214,7 @@ def test_a_matrix_of_rounds_counts_the_participations_within_it(tmp_path: Path) 
     noise = BandedNoise(Strategy((1024, 512)))
     plan = plan_of(
         sampling=Uncontrolled(2, 3),
+        adjacency=Adjacency.ZERO_OUT,
         noise=noise,
         grid_steps=2**16,
         rounds=8,

@@ -120,7 +120,7 @@ def test_without_sampling_the_budget_pays_for_participations(fed: Fed) -> None:
             100,
         ),
         ("fixed --cohort 50", FixedSize(50, 1000), Adjacency.REPLACE_ONE, 50),
-        ("none --participations 2", Uncontrolled(1, 2), Adjacency.ADD_REMOVE, 1000),
+        ("none --participations 2", Uncontrolled(1, 2), Adjacency.ZERO_OUT, 1000),
         (
             "none --participations 2 --adjacency replace-one",
             Uncontrolled(1, 2),

@@ -216,7 +216,7 @@ ELSEWHERE: dict[str, dict[str, Any]] = {
         "sampling": TruncatedPoisson(2**31, 60, 100),
         "adjacency": Adjacency.ZERO_OUT,
     },
-    "whoever comes": {"sampling": Uncontrolled(1, 3)},
+    "whoever comes": plans.OPENLY,
     "clients": {"unit": Unit.CLIENT, "steps": 1},
 }
 

@@ -121,6 +121,11 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
     "banded noise on a sample": ("banded", {"sampling": Poisson(2**31)}, "noise"),
     "banded noise under replacement": ("banded", {"adjacency": Adjacency.REPLACE_ONE}, "noise"),
+    "banded noise of units that may be there or not": (
+        "banded",
+        {"adjacency": Adjacency.ADD_REMOVE},
+        "decides who else does",
+    ),
     "banded noise of many steps": ("banded", {"unit": Unit.RECORD, "steps": 2}, "noise"),
     "bands wider than the separation": ("banded", {"sampling": Uncontrolled(1, 2)}, "2 bands"),
     "a coded stream that overflows": (
@@ -154,20 +159,15 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         {"adjacency": Adjacency.REPLACE_ONE, "sampling": Poisson(2**31)},
         "adjacency",
     ),
-    "shares of whoever comes, who may be there or not": (
-        "shared",
-        {"adjacency": Adjacency.ADD_REMOVE},
-        "ZERO_OUT or REPLACE_ONE",
+    "whoever comes, who may be there or not": (
+        "client",
+        {"sampling": Uncontrolled(1, 3)},
+        "REPLACE_ONE or ZERO_OUT, which protect what it sends",
     ),
-    "shares of persons who come, and may be there or not": (
+    "persons who come, and may be there or not": (
         "shared",
         {"adjacency": Adjacency.ADD_REMOVE, "unit": Unit.USER},
-        "ZERO_OUT or REPLACE_ONE",
-    ),
-    "compact shares of whoever comes, who may be there or not": (
-        "compact",
-        {"adjacency": Adjacency.ADD_REMOVE},
-        "ZERO_OUT or REPLACE_ONE",
+        "REPLACE_ONE or ZERO_OUT, which protect what it sends",
     ),
     "more survivors than a sample is sure to have": (
         "sampled",
@@ -279,7 +279,7 @@ def test_a_plan_says_what_it_protects_in_words(maker: Any) -> None:
             "; 225 are expected",
         ),
         ({"sampling": Poisson(1)}, "divided by 50; 2.328e-08 are expected"),
-        ({"sampling": Uncontrolled(1, 3)}, "divided by 50, whoever takes part"),
+        (plans.OPENLY, "divided by 50, whoever takes part"),
         (
             {"sampling": TruncatedPoisson(2**31, 40, 100), "adjacency": Adjacency.ZERO_OUT},
             "divided by 50; 40 are expected",

@@ -50,8 +50,7 @@ CHANGES: dict[str, st.SearchStrategy[Any]] = {
     "unit": st.sampled_from([Unit.CLIENT, Unit.USER]),
     "adjacency": st.sampled_from([Adjacency.ADD_REMOVE, Adjacency.ZERO_OUT]),
     "population": st.integers(2, 2**36),
-    "sampling": st.integers(1, 2**32).map(Poisson)
-    | st.builds(Uncontrolled, st.integers(1, 9), st.integers(1, 9)),
+    "sampling": st.integers(1, 2**32).map(Poisson),
     "clipping": st.floats(1e-9, 1e9).map(Flat)
     | st.floats(1e-9, 1e9).map(lambda norm: PerLayer((norm, 1), (2, 4))),
     "noise": st.just(CentralNoise()) | st.integers(0, 9).map(SimulatedNoise),
@@ -71,9 +70,17 @@ OF_SHARES = CHANGES | {
     "sampling": st.builds(Uncontrolled, st.integers(1, 9), st.integers(1, 9)),
     "noise": st.builds(NoiseShares, st.integers(9, 12), st.integers(6, 9), st.integers(0, 3)),
 }
+OPENLY = OF_SHARES | {"noise": CHANGES["noise"]}
 
 
-@given(st.data(), st.sampled_from([(plans.client, CHANGES), (plans.shared, OF_SHARES)]))
+def openly(**changes: Any) -> PrivacyPlan:
+    return plans.client(**plans.OPENLY | changes)
+
+
+@given(
+    st.data(),
+    st.sampled_from([(plans.client, CHANGES), (openly, OPENLY), (plans.shared, OF_SHARES)]),
+)
 def test_two_plans_have_one_digest_only_if_they_are_the_same(data: st.DataObject, of: Any) -> None:
     maker, known = of
     fields_of = st.fixed_dictionaries({}, optional=known)

@@ -53,7 +53,7 @@ def test_a_round_of_steps_costs_them_all() -> None:
 
 
 def test_whoever_comes_pays_for_as_often_as_he_may() -> None:
-    plan = plans.client(sampling=Uncontrolled(1, 2))
+    plan = plans.client(**plans.OPENLY | {"sampling": Uncontrolled(1, 2)})
     assert [plan.spend(n) for n in (1, 2, 3)] == [{plan.event: 1}, {plan.event: 2}, {plan.event: 2}]
     matrix = plans.banded()
     assert matrix.spend(3) == {GaussianEvent(Fraction(3, 2)): 3}
@@ -251,7 +251,7 @@ def test_a_calibrated_plan_stays_within_its_budget_and_wastes_little(
 def test_a_search_for_noise_passes_through_what_fits_no_plan() -> None:
     # The search doubles from 1; a plan with the multiplier 64 could not be drawn on this grid, nor
     # one with 8 leave anything to the update.
-    once = {"sampling": Uncontrolled(1, 1), "delta": 1e-5}
+    once = plans.OPENLY | {"sampling": Uncontrolled(1, 1), "delta": 1e-5}
     plan = plans.client(epsilon=0.1, grid_steps=2**24, **once)
     assert 32 < plan.calibrated().noise_multiplier < 59.6
     count = plans.adaptive(clipping=Adaptive(1, 50, 3), epsilon=1.0, **once)

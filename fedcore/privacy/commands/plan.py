@@ -298,9 +298,7 @@ def _sampling(options: argparse.Namespace) -> tuple[Sampling, int, Adjacency]:
         separation = 1 if options.separation is None else options.separation
         whoever = Uncontrolled(separation, options.participations)
         cohort = population if options.cohort is None else options.cohort
-        # Shares of noise cannot hide whether somebody is there who may be known to be.
-        shared = options.noise_by == "clients"
-        return whoever, cohort, Adjacency.ZERO_OUT if shared else Adjacency.ADD_REMOVE
+        return whoever, cohort, Adjacency.ZERO_OUT
     if options.sampling == "fixed":
         return FixedSize(options.cohort, population), options.cohort, Adjacency.REPLACE_ONE
     rate = rate_of(Fraction(options.cohort, population) if options.rate is None else options.rate)
