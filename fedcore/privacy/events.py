@@ -2,6 +2,10 @@
 
 An event says what was done, never what it costs; the accountants know that. Noise multipliers and
 variances are exact fractions, sampling rates are multiples of 2^-32, as they are drawn.
+
+A noise multiplier lies in 2^-40 … 2^40, a variance or squared norm in 2^-200 … 2^200, what is
+counted is at most 2^40, and a fraction has at most 2,000 digits above and below its bar: far beyond
+any noise that protects or lets learn, and within what floats and stored records can hold.
 """
 
 from __future__ import annotations
@@ -40,6 +44,7 @@ class GaussianEvent:
 
     def __post_init__(self) -> None:
         _require_positive(self, "noise_multiplier")
+        _require_noise(self, self.noise_multiplier**2)
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class SharesEvent:
 
     def __post_init__(self) -> None:
         _require_positive(self, "shares", "local_variance", "squared_sensitivity", "dimension")
+        _require_noise(self, self.squared_noise_multiplier)
 
     @property
     def squared_noise_multiplier(self) -> Fraction:
@@ -77,6 +83,7 @@ class SkellamEvent:
 
     def __post_init__(self) -> None:
         _require_positive(self, "variance", "squared_sensitivity", "dimension")
+        _require_noise(self, self.variance / self.squared_sensitivity)
 
 
 AdditiveEvent: TypeAlias = GaussianEvent | SharesEvent | SkellamEvent
@@ -150,6 +157,11 @@ class RepeatedEvent:
     def __post_init__(self) -> None:
         _require_positive(self, "count")
         _require_event(self.event, get_args(Event))
+        total, event = self.count, self.event
+        while isinstance(event, RepeatedEvent):
+            total, event = total * event.count, event.event
+        if total > _MOST:
+            raise _too_large(self, "count")
 
 
 Event: TypeAlias = (
@@ -162,6 +174,11 @@ Event: TypeAlias = (
     | RepeatedEvent
 )
 
+_MOST = 2**40
+_LARGEST_NOISE = 2**40
+_LARGEST_SQUARE = 2**200
+_MOST_BITS = 6643  # 2,000 decimal digits
+
 _FRACTIONS = {"noise_multiplier", "local_variance", "variance", "squared_sensitivity"}
 
 
@@ -171,10 +188,41 @@ def _require_positive(event: object, *names: str) -> None:
         wanted = Fraction if name in _FRACTIONS else int
         if type(value) is not wanted or value <= 0:
             raise PlanError(
-                f"{type(event).__name__}: {name} = {value!r}",
+                f"{type(event).__name__}: {name} = {_shown(value)}",
                 why=f"it has to be a positive {wanted.__name__}, so that nothing is rounded",
                 fix=f"pass {name}={wanted.__name__}(…)",
             )
+        if isinstance(value, int):
+            fits = value <= _MOST
+        else:
+            short = max(part.bit_length() for part in value.as_integer_ratio()) <= _MOST_BITS
+            fits = short and Fraction(1, _LARGEST_SQUARE) <= value <= _LARGEST_SQUARE
+        if not fits:
+            raise _too_large(event, name)
+
+
+def _shown(value: object) -> str:
+    # Of a long integer Python refuses to print the digits.
+    long = isinstance(value, int | Fraction) and max(map(abs, value.as_integer_ratio())) >= 10**30
+    return "a number of many digits" if long else f"{value!r:.80}"
+
+
+def _require_noise(event: object, squared: Fraction) -> None:
+    if not Fraction(1, _LARGEST_NOISE**2) <= squared <= _LARGEST_NOISE**2:
+        raise PlanError(
+            f"{type(event).__name__} with a noise multiplier outside of 2^-40 … 2^40",
+            why="less hides nobody, of more nothing is left to learn from",
+            fix="take a noise multiplier about 1",
+        )
+
+
+def _too_large(event: object, name: str) -> PlanError:
+    return PlanError(
+        f"{type(event).__name__}: {name} is out of range, or has too many digits",
+        why="what is counted is at most 2^40, a fraction lies in 2^-200 … 2^200 and has at most "
+        "2,000 digits above and below its bar",
+        fix=f"pass a usual number for {name}; round a fraction toward more noise",
+    )
 
 
 def _require_event(event: object, kinds: tuple[type, ...]) -> None:
@@ -189,7 +237,7 @@ def _require_event(event: object, kinds: tuple[type, ...]) -> None:
 def _require_rate(rate: object) -> None:
     if type(rate) is not int or not 1 <= rate <= RATE_UNIT:
         raise PlanError(
-            f"a sampling rate of {rate!r} parts is none",
+            f"a sampling rate of {_shown(rate)} parts is none",
             why="a rate is an integer of 1 … 2^32 parts of 2^-32, as it is drawn",
             fix="pass rate=round(q * 2**32)",
         )

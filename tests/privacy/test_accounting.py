@@ -320,8 +320,8 @@ def test_misuse_is_told_apart() -> None:
 
 
 def test_the_most_and_the_least_noise_are_accounted() -> None:
-    huge, tiny = GaussianEvent(Fraction(2**200)), GaussianEvent(Fraction(1, 2**200))
+    huge, tiny = GaussianEvent(Fraction(2**40)), GaussianEvent(Fraction(1, 2**40))
     assert account({huge: 1}, adjacency=ADD, delta=1e-5).value == 0
     found = account({tiny: 1}, adjacency=ADD, delta=1e-5)
-    assert found.value > 1e100
+    assert found.value > 1e20
     assert "too wide" in found.without_pld

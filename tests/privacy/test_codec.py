@@ -51,13 +51,26 @@ class Everything:
     either: Leaf | Fraction | None
 
 
-FRACTIONS = st.fractions(Fraction(1, 10**30), 10**30)
-COUNTS = st.integers(1, 2**63 - 1)
-GAUSS = st.builds(GaussianEvent, FRACTIONS)
+FRACTIONS = st.fractions(Fraction(1, 10**20), 10**20)
+COUNTS = st.integers(1, 2**40)
+GAUSS = st.builds(GaussianEvent, st.fractions(Fraction(1, 10**12), 10**12))
 NOISE = st.one_of(
     GAUSS,
-    st.builds(SharesEvent, COUNTS, FRACTIONS, FRACTIONS, COUNTS),
-    st.builds(SkellamEvent, FRACTIONS, FRACTIONS, COUNTS),
+    st.builds(
+        lambda shares, local, squared, dimension: SharesEvent(
+            shares, local, shares * local / squared, dimension
+        ),
+        COUNTS,
+        FRACTIONS,
+        FRACTIONS,
+        COUNTS,
+    ),
+    st.builds(
+        lambda variance, squared, dimension: SkellamEvent(variance, variance / squared, dimension),
+        FRACTIONS,
+        FRACTIONS,
+        COUNTS,
+    ),
 )
 PAIRS = st.tuples(COUNTS, COUNTS).map(sorted)
 SAMPLED = st.one_of(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fedcore.errors import PlanError
+from fedcore.errors import AccountantError, PlanError
 from fedcore.privacy.events import (
     FixedSizeEvent,
     GaussianEvent,
@@ -19,6 +19,8 @@ from fedcore.privacy.events import (
     SkellamEvent,
     TruncatedPoissonEvent,
 )
+from fedcore.privacy.rdp import compose, epsilon
+from fedcore.privacy.units import Adjacency
 
 ONE = Fraction(1)
 GAUSS = GaussianEvent(ONE)
@@ -58,6 +60,68 @@ def test_an_event_of_anything_but_exact_positive_numbers_is_none(kind: Any, name
         with pytest.raises(PlanError) as found:
             kind(**EVENTS[kind] | {name: value})
         assert found.value.why and found.value.fix
+
+
+OUTSIDE: dict[str, list[Any]] = {
+    "noise_multiplier": [Fraction(1, 2**40 + 1), 2**40 + Fraction(1, 7), 1 + Fraction(1, 7**2400)],
+    "local_variance": [Fraction(1, 2**201), Fraction(10**5000), 1 + Fraction(1, 7**2400)],
+    "variance": [Fraction(1, 2**201), Fraction(10**5000), 1 + Fraction(1, 7**2400)],
+    "squared_sensitivity": [Fraction(1, 2**201), Fraction(10**5000), 1 + Fraction(1, 7**2400)],
+}
+
+
+@pytest.mark.parametrize(("kind", "name"), [field for field in FIELDS if field[1] != "event"])
+def test_numbers_that_no_float_or_record_holds_make_no_event(kind: Any, name: str) -> None:
+    for value in OUTSIDE.get(name, [2**40 + 1, 2**63 - 1, 10**5000]):
+        with pytest.raises(PlanError) as found:
+            kind(**EVENTS[kind] | {name: value})
+        assert found.value.why and found.value.fix and len(str(found.value)) < 500
+        with pytest.raises(PlanError):
+            kind(**EVENTS[kind] | {name: -value})
+
+
+@pytest.mark.parametrize("squared", [Fraction(1, 2**82), Fraction(2**82)])
+def test_noise_that_only_a_quotient_shows_has_the_same_bounds(squared: Fraction) -> None:
+    for wrong in (
+        lambda: SharesEvent(2, squared / 2, ONE, 4),
+        lambda: SkellamEvent(squared, ONE, 4),
+        lambda: SkellamEvent(ONE, 1 / squared, 4),
+    ):
+        with pytest.raises(PlanError, match="noise multiplier"):
+            wrong()
+
+
+def test_repetitions_of_repetitions_are_counted_together() -> None:
+    RepeatedEvent(2**20, RepeatedEvent(2**20, GAUSS))
+    with pytest.raises(PlanError, match="count"):
+        RepeatedEvent(2**20, RepeatedEvent(2**20 + 1, GAUSS))
+
+
+@pytest.mark.parametrize("adjacency", Adjacency)
+@pytest.mark.parametrize("z", [Fraction(1, 2**40), Fraction(2**40)])
+@pytest.mark.parametrize("rate", [1, 2**31, 2**32])
+def test_the_widest_events_cost_a_number(adjacency: Adjacency, z: Fraction, rate: int) -> None:
+    gauss = GaussianEvent(z)
+    large, most = Fraction(2**120), 2**40
+    for event in (
+        gauss,
+        SharesEvent(1, large, large / z**2, most),
+        SharesEvent(most, Fraction(1, 4), Fraction(most, 4) / z**2, most),
+        SkellamEvent(large, large / z**2, most),
+        SkellamEvent(Fraction(1, 2**120), 1 / (2**120 * z**2), most),
+        PoissonEvent(rate, gauss),
+        PoissonEvent(rate, SkellamEvent(large, large / z**2, most)),
+        TruncatedPoissonEvent(rate, 1, most, gauss),
+        TruncatedPoissonEvent(rate, most, most, gauss),
+        FixedSizeEvent(1, most, gauss),
+        FixedSizeEvent(most - 1, most, gauss),
+    ):
+        repeated = RepeatedEvent(most, event)
+        try:
+            cost, _ = epsilon(compose({repeated: 2**53}, adjacency), 1e-300)
+        except AccountantError:
+            continue
+        assert cost >= 0  # it is a number
 
 
 NESTED: dict[str, Callable[[], object]] = {
