@@ -38,6 +38,8 @@ COHORT_SHARE = Fraction(1, 1024)
 """What of delta pays for cohorts of which a release tells, where shares of noise are sampled."""
 
 _MOST_GRID_STEPS = 2**26  # squares are exact up to 2^52
+_LARGEST_NOISE = 2**40
+_LONGEST = 10**400  # events hold its square, on the grid, in at most 2,000 digits
 _MOST = 2**36
 """Of whatever is counted: the sum of so many contributions stays within 2^62."""
 
@@ -85,7 +87,11 @@ def hides_cohort(plan: PrivacyPlan) -> bool:
 
 def refused(name: str, value: object, why: str, fix: str) -> PlanError:
     """The error of a plan whose part `name` cannot be `value`."""
-    return PlanError(f"a privacy plan with {name} = {value!r:.80}", why=why, fix=fix)
+    try:
+        shown = f"{value!r:.80}"
+    except ValueError:  # of a long integer Python refuses to print the digits
+        shown = "a number of many digits"
+    return PlanError(f"a privacy plan with {name} = {shown}", why=why, fix=fix)
 
 
 def _check_types(plan: PrivacyPlan) -> None:
@@ -109,12 +115,20 @@ def _check_numbers(plan: PrivacyPlan) -> None:
     for name, most in {"grid_steps": _MOST_GRID_STEPS, "largest_weight": _MOST}.items():
         if (value := getattr(plan, name)) is not None:
             _check_count(name, value, most=most)
-    if type(plan.noise_multiplier) is not Fraction or plan.noise_multiplier <= 0:
+    z = plan.noise_multiplier
+    if type(z) is not Fraction or z <= 0:
         raise refused(
             "noise_multiplier",
-            plan.noise_multiplier,
+            z,
             "without noise, or with noise that was rounded, nothing is guaranteed",
             "pass a positive Fraction, like Fraction(11, 10)",
+        )
+    if not 1 <= z * _LARGEST_NOISE <= _LARGEST_NOISE**2 or z.denominator > _LONGEST:
+        raise refused(
+            "noise_multiplier",
+            z,
+            "it lies outside of 2^-40 … 2^40, or has more than 400 digits, which no ledger keeps",
+            "take a noise multiplier about 1, and round it up to fewer digits",
         )
 
 

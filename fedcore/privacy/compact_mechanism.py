@@ -20,10 +20,9 @@ from fedcore.privacy.compact import compress, expand
 from fedcore.privacy.csprng import Stream
 from fedcore.privacy.ledger import Reservation
 from fedcore.privacy.noise import CompactShares
-from fedcore.privacy.plan import PrivacyPlan
+from fedcore.privacy.plan import PrivacyPlan, own_plan
 from fedcore.privacy.release import (
     PrivateMean,
-    own_plan,
     publish,
     require_bounds,
     require_noise,

@@ -21,9 +21,9 @@ from fedcore.privacy.csprng import Stream
 from fedcore.privacy.forks import this_process
 from fedcore.privacy.ledger import Receipt, Reservation
 from fedcore.privacy.noise import CentralNoise
-from fedcore.privacy.plan import Grade, PrivacyPlan
+from fedcore.privacy.plan import Grade, PrivacyPlan, own_plan
 from fedcore.privacy.quantise import decode, quantise_rows
-from fedcore.privacy.release import own_plan, require_planned, require_sum
+from fedcore.privacy.release import require_planned, require_sum
 from fedcore.privacy.reservation import not_copyable
 from fedcore.privacy.sampler import rounded_gaussian
 from fedcore.privacy.sampling import Poisson

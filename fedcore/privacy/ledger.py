@@ -36,7 +36,7 @@ from fedcore.privacy.ledger_journal import (
 )
 from fedcore.privacy.ledger_records import VERSION, Chain, Close, Head, Migrate, Open, Reserve
 from fedcore.privacy.participation import Participations, Seal
-from fedcore.privacy.plan import PrivacyPlan
+from fedcore.privacy.plan import PrivacyPlan, own_plan
 from fedcore.privacy.rdp import compose, epsilon
 from fedcore.privacy.reservation import Receipt, Reservation, not_copyable
 from fedcore.privacy.sampling import Uncontrolled
@@ -79,7 +79,7 @@ class Ledger:
         Raises: PlanError, AccountantError, LedgerError, InstallError.
         """
         folder = Path(directory).absolute()  # whatever becomes of the working directory
-        seal = None if participation_key is None else Seal(participation_key)
+        seal, plan = None if participation_key is None else Seal(participation_key), own_plan(plan)
         _require_key(plan, seal is not None)
         planned = plan.spend(-(-plan.rounds // plan.rounds_a_reservation))
         record = Open(
@@ -139,7 +139,7 @@ class Ledger:
             if not chain.records:
                 raise empty(folder)
             ledger = cls(Journal(folder, file, chain, seal))
-            if plan is not None and plan.digest != ledger.plan.digest:
+            if plan is not None and own_plan(plan).digest != ledger.plan.digest:
                 raise PlanError(
                     "the ledger follows another plan",
                     why="its budget was stated for that plan's noise, sampling and unit",
@@ -194,19 +194,20 @@ class Ledger:
 
     @property
     def history(self) -> History:
-        """What the records amount to; for reading."""
-        return self._journal.history
+        """What the records amount to, as they stand now."""
+        with self._journal.lock:
+            return self._journal.history.copy()
 
     @property
     def plan(self) -> PrivacyPlan:
         """The plan that holds now."""
-        return self.history.plan
+        return own_plan(self._journal.history.plan)
 
     @property
     def spent(self) -> Mapping[Event, int]:
         """All that was spent, as events that compose."""
         with self._journal.lock:
-            return self.history.spend()
+            return self._journal.history.spend()
 
     @property
     def participations(self) -> Participations:
@@ -217,7 +218,7 @@ class Ledger:
     def epsilon(self, delta: float | None = None) -> float:
         """What was spent, at `delta` (default: the plan's)."""
         with self._journal.lock:
-            return self.history.epsilon(delta=delta)
+            return self._journal.history.epsilon(delta=delta)
 
     def remaining_rounds(self) -> int:
         """How many rounds further reservations can pay for, if none of them is spent in vain.
@@ -226,7 +227,7 @@ class Ledger:
         them may, depends on how often it came.
         """
         with self._journal.lock:
-            return self.history.remaining_rounds(self._journal.table.summary())
+            return self._journal.history.remaining_rounds(self._journal.table.summary())
 
     def reserve(self, round: int) -> Reservation:
         """Pay for a round, before anybody is selected for it; from here on it is spent.
@@ -238,7 +239,8 @@ class Ledger:
         """
         with self._journal.lock:
             self._journal.require_usable()
-            history, plan = self.history, self.plan
+            history = self._journal.history
+            plan = history.plan
             record = Reserve(round, plan.event)
             if type(round) is not int:
                 raise PlanError(
@@ -276,10 +278,10 @@ class Ledger:
         """
         with self._journal.lock:
             self._journal.require_usable()
-            seq = self.history.segment.rounds.get(round)
+            seq = self._journal.history.segment.rounds.get(round)
             if seq is None:
                 return None
-            payload = read_payload(self.directory, self.history, seq)
+            payload = read_payload(self.directory, self._journal.history, seq)
             if payload is None:
                 raise LedgerError(
                     f"the payload of round {round} is gone, or is not what was released",
@@ -309,25 +311,26 @@ class Ledger:
         """
         with self._journal.lock:
             self._journal.require_usable()
+            plan = own_plan(plan)
             _require_key(plan, self._journal.keeps_names)
-            record = Migrate(plan)
-            if why := self.history.refusal(record):
+            history, record = self._journal.history, Migrate(plan)
+            if why := history.refusal(record):
                 raise PlanError(
                     "the ledger cannot go on under this plan",
                     why=why,
                     fix=_AT_THE_END
-                    if self.history.closed
+                    if history.closed
                     else "keep unit, adjacency and delta; another population has another ledger",
                 )
-            if plan.digest == self.plan.digest:
+            if plan.digest == history.plan.digest:
                 return self.head
-            spent = self.history.epsilon_under(plan)
+            spent = history.epsilon_under(plan)
             if not spent <= plan.epsilon:
-                assert self.history.opened is not None
+                assert history.opened is not None
                 raise BudgetError(
                     "more was spent than the new plan's budget",
                     why=f"epsilon is {spent:.6g} at delta = {plan.failure:.3g} by the Rényi order "
-                    f"{self.history.opened.later_order}, which counts from a change of plan on; "
+                    f"{history.opened.later_order}, which counts from a change of plan on; "
                     f"the new budget is {plan.epsilon:.6g}",
                     fix="take a larger budget, or stop: what was released before is the result",
                 )

@@ -6,7 +6,7 @@ The same rules read a file and guard a writer, so that no file is written that c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from fedcore.errors import LedgerError
@@ -25,7 +25,7 @@ from fedcore.privacy.ledger_records import (
     Void,
 )
 from fedcore.privacy.participation import Participations
-from fedcore.privacy.plan import PrivacyPlan
+from fedcore.privacy.plan import PrivacyPlan, own_plan
 from fedcore.privacy.rdp import ORDERS, compose, epsilon
 from fedcore.privacy.sampling import Uncontrolled
 from fedcore.privacy.units import Adjacency
@@ -111,6 +111,19 @@ class History:
         self.closed = False
         for seq, record in enumerate(chain.records if chain else ()):
             self.add(record, seq)
+
+    def copy(self) -> History:
+        """The same for whoever reads: what is done to it changes nothing here."""
+        twin = History()
+        twin.opened, twin.closed = self.opened, self.closed
+        twin.segments = [
+            Segment(own_plan(one.plan), dict(one.counts), dict(one.rounds)) for one in self.segments
+        ]
+        if self.current is not None:
+            twin.current = replace(self.current, released=list(self.current.released))
+        twin.payloads = dict(self.payloads)
+        twin.reservations, twin.voided = self.reservations, self.voided
+        return twin
 
     @property
     def segment(self) -> Segment:

@@ -21,11 +21,10 @@ from fedcore.privacy.banded import BandedStream
 from fedcore.privacy.csprng import Stream
 from fedcore.privacy.ledger import Reservation
 from fedcore.privacy.noise import LARGEST_VARIANCE, BandedNoise, CentralNoise, NoiseShares
-from fedcore.privacy.plan import PrivacyPlan
+from fedcore.privacy.plan import PrivacyPlan, own_plan
 from fedcore.privacy.quantise import decode
 from fedcore.privacy.release import (
     PrivateMean,
-    own_plan,
     publish,
     read_release,
     require_bounds,

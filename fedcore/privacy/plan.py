@@ -51,7 +51,7 @@ from fedcore.privacy.sampling import Sampling, Uncontrolled
 from fedcore.privacy.statement import statement_of
 from fedcore.privacy.units import Adjacency, Unit
 
-__all__ = ["Clipping", "Grade", "PrivacyPlan", "default_delta"]
+__all__ = ["Clipping", "Grade", "PrivacyPlan", "default_delta", "own_plan"]
 
 Clipping: TypeAlias = Flat | PerLayer | Adaptive
 
@@ -257,6 +257,16 @@ class PrivacyPlan:
     def statement(self) -> dict[str, str]:
         """What has to be said beside every ε, in words."""
         return statement_of(self)
+
+
+def own_plan(plan: PrivacyPlan) -> PrivacyPlan:
+    """The plan anew from its fields, so that no figure that it keeps can differ from its digest.
+
+    For what outlives a call, or leaves what relies on it: 0.2 to 0.7 ms, of 500 bands 3 ms.
+    """
+    found = from_json(to_json(plan), PrivacyPlan)
+    assert isinstance(found, PrivacyPlan)
+    return found
 
 
 def _squared_sensitivity(plan: PrivacyPlan, grid: int) -> Fraction:

@@ -19,7 +19,7 @@ from fedcore.privacy.forks import this_process
 from fedcore.privacy.ledger_history import Entry
 from fedcore.privacy.ledger_journal import Journal
 from fedcore.privacy.ledger_records import Head, Part, Release, Void
-from fedcore.privacy.plan import PrivacyPlan
+from fedcore.privacy.plan import PrivacyPlan, own_plan
 from fedcore.privacy.sampling import Uncontrolled
 
 __all__ = ["Receipt", "Reservation", "not_copyable"]
@@ -79,7 +79,7 @@ class Reservation:
     @property
     def plan(self) -> PrivacyPlan:
         """The plan that it was reserved under."""
-        return self._plan
+        return own_plan(self._plan)
 
     @property
     def plan_digest(self) -> bytes:

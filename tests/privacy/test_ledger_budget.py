@@ -15,7 +15,7 @@ from fedcore.errors import BudgetError, LedgerError, PlanError, ReservationError
 from fedcore.privacy import ledger_history
 from fedcore.privacy.events import Event, GaussianEvent, PoissonEvent
 from fedcore.privacy.ledger import Ledger, verify
-from fedcore.privacy.ledger_records import Reserve, encode
+from fedcore.privacy.ledger_records import Reserve, Void, encode
 from fedcore.privacy.rdp import compose, epsilon
 from fedcore.privacy.units import Adjacency, Unit
 from tests.privacy.ledger_world import FILE, KEY, banded, bounded, plan_of, release
@@ -76,6 +76,26 @@ def test_no_other_event_is_charged_than_that_of_the_noise_that_is_drawn(
         file.write(line)
     with pytest.raises(LedgerError, match="cannot stand there"):
         verify(tmp_path)
+
+
+def test_nothing_that_a_ledger_hands_out_changes_what_was_spent(tmp_path: Path) -> None:
+    plan = plan_of()
+    with Ledger.create(tmp_path, plan) as ledger:
+        reservation = ledger.reserve(0)
+        for held in (plan, ledger.plan, ledger.history.plan, reservation.plan):
+            vars(held)["event"] = GaussianEvent(Fraction(1000))
+        for clear in (
+            lambda: ledger.history.segment.counts.clear(),
+            lambda: ledger.history.segments.clear(),
+            lambda: ledger.history.payloads.clear(),
+            lambda: setattr(ledger.history.current, "event", None),
+            lambda: ledger.history.add(Void(reservation.seq, "for nothing"), 2),
+        ):
+            clear()
+        again = ledger.reserve(1)
+        assert reservation.event == again.event == plan_of().event
+        assert ledger.spent == verify(tmp_path).spent == {plan_of().event: 2}
+        assert ledger.epsilon() == verify(tmp_path).epsilon
 
 
 def test_a_ledger_with_an_order_of_its_own_counts_by_it(tmp_path: Path) -> None:

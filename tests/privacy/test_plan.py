@@ -62,6 +62,23 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         {"grid_steps": 2**24, "noise_multiplier": Fraction(60)},
         "noise_multiplier",
     ),
+    "noise beyond all measure": ("client", {"noise_multiplier": Fraction(2**41)}, "2^-40"),
+    "noise of more digits than are printed": (
+        "client",
+        {"noise_multiplier": Fraction(10**5000)},
+        "a number of many digits",
+    ),
+    "next to no noise": ("client", {"noise_multiplier": Fraction(1, 2**41)}, "2^-40"),
+    "noise of more digits than a ledger keeps": (
+        "client",
+        {"noise_multiplier": Fraction(3, 2) + Fraction(1, 7**2500)},
+        "more than 400 digits",
+    ),
+    "a budget of more digits than are printed": (
+        "client",
+        {"epsilon": 10**5000},
+        "a number of many digits",
+    ),
     "banded noise wider than is drawn": ("banded", {"grid_steps": 2**24}, "noise_multiplier"),
     "no budget": ("client", {"epsilon": 0.0}, "epsilon"),
     "a budget that is no number": ("client", {"epsilon": math.nan}, "epsilon"),

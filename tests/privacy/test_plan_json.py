@@ -16,6 +16,8 @@ from hypothesis import given, strategies as st
 
 from fedcore.errors import LedgerError
 from fedcore.privacy.clipping import Flat, PerLayer
+from fedcore.privacy.codec import from_json, to_json
+from fedcore.privacy.events import Event
 from fedcore.privacy.ledger_records import Migrate, encode, read_chain
 from fedcore.privacy.noise import (
     CentralNoise,
@@ -44,6 +46,13 @@ def test_a_plan_says_the_same_after_a_way_through_json(maker: Any) -> None:
     text = json.dumps(plan.to_json(), allow_nan=False)
     again = PrivacyPlan.from_json(json.loads(text))
     assert again == plan and again.digest == plan.digest and again.event == plan.event
+
+
+@pytest.mark.parametrize("maker", plans.MAKERS.values())
+def test_noise_of_as_many_digits_as_may_be_is_read_as_it_was_written(maker: Any) -> None:
+    plan = maker(noise_multiplier=Fraction(3, 2) + Fraction(1, 10**400))
+    event = to_json(plan.event)
+    assert PrivacyPlan.from_json(plan.to_json()) == plan and from_json(event, Event) == plan.event
 
 
 CHANGES: dict[str, st.SearchStrategy[Any]] = {
