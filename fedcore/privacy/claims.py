@@ -7,6 +7,7 @@ that something was spent under.
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
@@ -226,14 +227,17 @@ def often(rounds: int, probability: float, tail: float) -> int:
 
     Source: Chernoff's bound, P[Bin(n, q) >= k] <= exp(-n KL(k/n, q)) for k >= n q.
     """
-    for count in range(math.ceil(rounds * probability), rounds):
+
+    def proven(count: int) -> bool:
         part = (count + 1) / rounds
         divergence = part * math.log(part / probability)
         if part < 1:
             divergence += (1 - part) * math.log((1 - part) / (1 - probability))
-        if rounds * divergence >= -math.log(tail):
-            return count
-    return rounds
+        return rounds * divergence >= -math.log(tail)
+
+    least = math.ceil(rounds * probability)
+    # Above the mean the divergence grows: what holds for one count holds for those after it.
+    return least + bisect.bisect_left(range(least, rounds), True, key=proven)
 
 
 def _known(spend: Mapping[Event, int], tail: float) -> dict[Event, int]:

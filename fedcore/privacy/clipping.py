@@ -47,6 +47,7 @@ LARGEST_SQUARE = 2.0**1000
 """Sums of squares above it are taken again on a smaller scale, before they overflow."""
 
 _MARGIN = 2.0**-46
+_MOST_BITS = 1328  # 400 decimal digits
 """By which a clipped vector stays inside its ball, so that it measures as inside.
 
 A sum of squares in blocks of 2^15 is off by 29 roundings at most, a norm by half of that, a
@@ -55,19 +56,26 @@ clipped coordinate by 5: less than 2^-47 in all.
 
 
 def exact_norm(value: Fraction | float) -> Fraction:
-    """A clipping norm, read exactly. Raises: PlanError unless it is in 2^-100 … 2^100.
+    """A clipping norm, read exactly.
+
+    Raises: PlanError unless it is in 2^-100 … 2^100, of at most 400 digits above and below its bar.
 
     >>> exact_norm(0.75)
     Fraction(3, 4)
     """
     known = isinstance(value, Fraction | float | int) and not isinstance(value, bool)
-    if not known or not SMALLEST_NORM <= value <= LARGEST_NORM:
+    if not known or not SMALLEST_NORM <= value <= LARGEST_NORM or _is_long(value):
+        long = isinstance(value, Fraction | int) and _is_long(value)
         raise PlanError(
-            f"a clipping norm of {value!r} is none",
+            f"a clipping norm of {'endless digits' if long else repr(value)} is none",
             why="it is a public bound on the length of an update",
             fix="take a Fraction or float in 2^-100 … 2^100, about the median length of an update",
         )
     return Fraction(value)
+
+
+def _is_long(value: Fraction | float) -> bool:
+    return max(abs(part).bit_length() for part in value.as_integer_ratio()) > _MOST_BITS
 
 
 @dataclass(frozen=True, init=False)
@@ -132,12 +140,25 @@ class PerLayer:
         >>> PerLayer(norms=(3, 4), sizes=(10, 10)).norm
         Fraction(5, 1)
         """
-        square = sum((norm**2 for norm in self.norms), Fraction(0))
-        exact = Fraction(math.isqrt(square.numerator), math.isqrt(square.denominator))
-        if exact**2 == square:
-            return exact
+        common = 1
+        for norm in self.norms:
+            common = math.lcm(common, norm.denominator)
+            if common.bit_length() > _MOST_BITS:
+                return self._long_norm()
+        total = sum((int(norm * common) ** 2 for norm in self.norms), 0)
+        root = math.isqrt(total)
+        if root**2 == total:
+            return Fraction(root, common)
+        square = Fraction(total, common**2)
         places = max(0, 64 - math.floor(math.log2(square)) // 2)
         return Fraction(math.isqrt(math.ceil(square * 4**places) - 1) + 1, 2**places)
+
+    def _long_norm(self) -> Fraction:
+        """Where a common denominator would be endless: each square is rounded up by itself."""
+        longest = math.floor(math.log2(max(self.norms)))
+        places = max(0, 64 + len(self.norms).bit_length() - longest)
+        total = sum(math.ceil(norm**2 * 4**places) for norm in self.norms)
+        return Fraction(math.isqrt(total - 1) + 1, 2**places)
 
     def parts(self, dimension: int) -> tuple[tuple[slice, Fraction], ...]:
         """Where each part of an update of `dimension` coordinates lies, and its bound.

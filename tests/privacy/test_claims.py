@@ -229,3 +229,21 @@ def test_the_bound_on_participations_is_exceeded_by_at_most_the_stated_chance(
     most = often(rounds, probability, tail)
     assert 0 <= most <= rounds
     assert scipy.binom.sf(most, rounds, probability) <= tail * (1 + 1e-9)
+
+
+@given(rounds=st.integers(1, 2000), probability=st.floats(1e-6, 1.0), tail=st.floats(1e-300, 0.999))
+def test_the_bound_on_participations_is_the_least_that_chernoff_proves(
+    rounds: int, probability: float, tail: float
+) -> None:
+    def proven(count: int) -> bool:
+        part = (count + 1) / rounds
+        left = (1 - part) * math.log((1 - part) / (1 - probability)) if part < 1 else 0.0
+        found = part * math.log(part / probability) + left
+        return rounds * found >= -math.log(tail)
+
+    counts = range(math.ceil(rounds * probability), rounds)
+    assert often(rounds, probability, tail) == next(filter(proven, counts), rounds)
+
+
+def test_the_bound_is_found_among_any_number_of_rounds() -> None:
+    assert 2**59 < often(2**60, 0.5, 1e-9) < 2**59 + 2**33

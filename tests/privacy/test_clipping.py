@@ -144,6 +144,25 @@ def test_a_joint_norm_that_is_a_fraction_is_exact() -> None:
     assert PerLayer((Fraction(3, 7), Fraction(4, 7)), (1, 1)).norm == Fraction(5, 7)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_norm_of_endless_digits_is_none(sign: int) -> None:
+    Flat(1 + Fraction(1, 10**398))
+    for long in (1 + Fraction(sign, 10**401), 1 + Fraction(sign, 10**9000), sign * 10**9000):
+        with pytest.raises(PlanError) as refused:
+            Flat(long)
+        assert len(str(refused.value)) < 500
+
+
+def test_the_joint_norm_of_many_long_norms_is_found_at_once_and_rounded_up() -> None:
+    """One common denominator of these would have half a million digits."""
+    norms = [1 + Fraction(1, 10**398 + 2 * place) for place in range(1300)]
+    found = PerLayer(norms, [1] * 1300).norm
+    assert found**2 > 1300 and found.denominator < 2**100
+    some = PerLayer(norms[:6], [1] * 6).norm
+    square = sum(norm**2 for norm in norms[:6])
+    assert square <= some**2 < square * (1 + Fraction(1, 2**60))
+
+
 @given(RULES)
 def test_a_rule_survives_its_json_and_equals_itself(case: tuple[Clipping, int]) -> None:
     rule, _ = case
