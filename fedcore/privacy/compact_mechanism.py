@@ -54,6 +54,7 @@ class CompactAdder:
     def __init__(self, plan: PrivacyPlan, *, entropy: Entropy | None = None) -> None:
         require_noise(plan, CompactShares)
         self.plan = own_plan(plan)
+        self._terms = self.plan.compact_terms
         self._stream = Stream(entropy)
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
@@ -70,7 +71,7 @@ class CompactAdder:
         Raises: DtypeError, ShapeError for no vector of D floats; PlanError for another round or
         weight than one may have.
         """
-        clipping, terms = self.plan.clipping, self.plan.compact_terms
+        clipping, terms = self.plan.clipping, self._terms
         assert not isinstance(clipping, Adaptive)
         rotation = rotation_of(self.plan, round)
         if type(weight) not in (Fraction, int) or not 0 <= weight <= 1:
@@ -104,6 +105,7 @@ class CompactMechanism:
         require_noise(plan, CompactShares)
         self.plan = own_plan(plan)
         self._noise = require_noise(self.plan, CompactShares)
+        self._terms = self.plan.compact_terms
         self._stream = Stream(entropy)
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
@@ -134,14 +136,14 @@ class CompactMechanism:
         mean = expand(
             self._topped_up(total),
             clipping_norm=self.plan.clipping_norm,
-            terms=self.plan.compact_terms,
+            terms=self._terms,
             rotation=rotation_of(self.plan, reservation.round),
             denominator=self.plan.denominator,
         )
         return publish(mean, reservation, mechanism=self)
 
     def _topped_up(self, total: NoisySum) -> NDArray[np.int64]:
-        terms = self.plan.compact_terms
+        terms = self._terms
 
         def draw(variance: Fraction) -> NDArray[np.int64]:
             return skellam(variance, terms.padded, stream=self._stream)
