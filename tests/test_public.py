@@ -19,8 +19,8 @@ import pytest
 
 import fedcore as fc
 from fedcore import nn, optim, privacy, secagg
-from fedcore.privacy import audit
 from fedcore.errors import ArgumentError
+from fedcore.privacy import audit
 from fedcore.tensor.primitive import Primitive
 from fedcore.tensor.registry import operations
 
