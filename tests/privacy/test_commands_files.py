@@ -77,6 +77,61 @@ def test_sizes_that_a_file_only_claims_are_not_believed(tmp_path: Path) -> None:
             files.read_array(str(path))
 
 
+def written_header(text: str, content: bytes = b"") -> bytes:
+    header = text.encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + content
+
+
+@pytest.mark.parametrize(
+    "shape", ["(0,10**30)", f"(0,{10**30})", f"({'1,' * 70})", "(True,True)", "(True,)", "(1,1,1)"]
+)
+def test_a_shape_that_no_audit_takes_is_refused_before_it_is_made(
+    tmp_path: Path, shape: str
+) -> None:
+    path = tmp_path / "file.npy"
+    header = f"{{'descr':'<i8','fortran_order':False,'shape':{shape}}}"
+    path.write_bytes(written_header(header, bytes(8)))
+    with pytest.raises(DataFormatError):
+        files.read_array(str(path))
+
+
+@pytest.mark.parametrize("header", ["-" * 9000 + "1", "(" * 3000 + "1" + ")" * 3000])
+def test_a_header_that_no_parser_takes_is_refused(tmp_path: Path, header: str) -> None:
+    path = tmp_path / "file.npy"
+    path.write_bytes(written_header(header))
+    with pytest.raises(DataFormatError):
+        files.read_array(str(path))
+
+
+@pytest.mark.parametrize("kind", ["membership", "one-run", "canaries"])
+@pytest.mark.parametrize("shapes", [((5,), (2,)), ((4, 2), (4, 2)), ((), ()), ((4,), (4, 1))])
+def test_scores_without_a_coin_each_are_refused(
+    fed: Fed, tmp_path: Path, kind: str, shapes: tuple[Any, Any]
+) -> None:
+    np.savez(tmp_path / "file.npz", scores=np.zeros(shapes[0]), included=np.zeros(shapes[1]))
+    code, _, err = fed("audit", kind, tmp_path / "file.npz", *CLAIM)
+    assert code == 1 and "FED-1201" in err and "shapes" in err
+
+
+def test_an_array_that_memory_cannot_hold_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    path = tmp_path / "file.npz"
+    path.write_bytes(SOUND["npz"])
+    monkeypatch.setattr(zipfile.ZipFile, "read", full)
+    with pytest.raises(DataFormatError) as refused:
+        files.read_scores(str(path))
+    assert "memory" in refused.value.why
+    path.write_bytes(SOUND["npy"])
+    monkeypatch.setattr(np, "load", full)
+    with pytest.raises(DataFormatError) as refused:
+        files.read_scores(str(path))
+    assert "memory" in refused.value.why
+
+
 def test_an_archive_is_not_unpacked_beyond_its_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

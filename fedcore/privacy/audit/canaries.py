@@ -134,6 +134,9 @@ def canary_fit(
     scores_in = require_finite("inside", inside, dimensions=1, least=2)
     scores_out = require_finite("outside", outside, dimensions=1, least=2)
     m, k = len(scores_in), len(scores_out)
+    # In a unit of their own, so that no square leaves the floats.
+    unit = max(float(np.abs(scores).max()) for scores in (scores_in, scores_out)) or 1.0
+    scores_in, scores_out = scores_in / unit, scores_out / unit
     variances = float(scores_in.var(ddof=1)), float(scores_out.var(ddof=1))
     pooled = ((m - 1) * variances[0] + (k - 1) * variances[1]) / (m + k - 2)
     shift = float(scores_in.mean() - scores_out.mean())

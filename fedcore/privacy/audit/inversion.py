@@ -78,7 +78,10 @@ def inversion(
             why="there is a row for each output and a column for each input",
             fix="pass shapes (o, k), (o,) and (k,)",
         )
-    if np.ptp(example) == 0:
+    # Correlations are blind to scale; squares of the largest floats are not.
+    (example,) = _scaled(example)
+    weights, biases = _scaled(weights, biases)
+    if example.min() == example.max():
         raise ArgumentError(
             "inversion: all numbers of the input are equal",
             why="nothing correlates with a constant",
@@ -97,6 +100,12 @@ def inversion(
         spectral_correlation=spectral,
         chance=chance,
     )
+
+
+def _scaled(*parts: Floats) -> tuple[Floats, ...]:
+    """The parts over the largest number among them."""
+    largest = max((float(np.abs(part).max(initial=0.0)) for part in parts), default=0.0)
+    return tuple(part / largest if largest else part for part in parts)
 
 
 def _reading(weights: Floats, biases: Floats, row: int) -> Floats:
@@ -121,6 +130,7 @@ def _leading(weights: Floats, biases: Floats) -> Floats:
 
 
 def _correlation(reading: Floats, example: Floats) -> float:
+    (reading,) = _scaled(reading)
     centred, wanted = reading - reading.mean(), example - example.mean()
     norm = np.linalg.norm(centred) * np.linalg.norm(wanted)
     # A gradient of zeros, of a dead unit or an empty round, says nothing.

@@ -26,6 +26,7 @@ Counts = npt.NDArray[np.int64]
 
 # A float64 probability does not come closer to 1 than this.
 _LEAST_LOSS = 2.0**-53
+_LARGEST_LOSS = 1e6  # far beyond any that a probability in floats has
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +167,7 @@ def _logit(losses: Floats) -> Floats:
             why="the loss is read as minus the logarithm of a probability",
             fix="pass cross-entropies",
         )
-    clipped = np.maximum(losses, _LEAST_LOSS)
+    clipped = np.clip(losses, _LEAST_LOSS, _LARGEST_LOSS)
     logits: Floats = -clipped - np.log(-np.expm1(-clipped))
     return logits
 

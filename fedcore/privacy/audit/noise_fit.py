@@ -28,6 +28,7 @@ Kind = Literal["rounded", "discrete"]
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
+_LARGEST_VARIANCE = 2**126
 _DEVIATIONS = 4
 _LEAST_SAMPLES = 1000
 _LEAST_EXPECTED = 20
@@ -300,6 +301,12 @@ def _checked(samples: Integers, sigma2: Fraction, kind: Kind) -> Integers:
             why="noise is promised by an exact variance, of a deviation of 1/2 grid step or more",
             fix="pass the sigma2 of the mechanism, a Fraction",
         )
+    if sigma2 > _LARGEST_VARIANCE:
+        raise ArgumentError(
+            "noise fit: a sigma2 beyond 2^126",
+            why="the deviation of integers of 64 bits is smaller",
+            fix="pass the sigma2 of the mechanism, in squared grid steps",
+        )
     array = np.asarray(samples)
     if not np.issubdtype(array.dtype, np.integer):
         raise DtypeError(
@@ -312,5 +319,11 @@ def _checked(samples: Integers, sigma2: Fraction, kind: Kind) -> Integers:
             f"noise fit: samples of shape {array.shape}",
             why="one round is a vector, several are the rows of a matrix",
             fix="pass shape (n,) or (rounds, n)",
+        )
+    if array.dtype == np.uint64 and array.max(initial=0) > np.iinfo(np.int64).max:
+        raise ArgumentError(
+            "noise fit: a sample is 2^63 or more",
+            why="unsigned, a negative number of grid steps cannot be told from a large one",
+            fix="centre the samples, and pass them as int64",
         )
     return np.atleast_2d(array).astype(np.int64)

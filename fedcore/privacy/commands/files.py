@@ -44,7 +44,16 @@ _KEY_BYTES = 32
 _SEPARATOR = re.compile(r" *, *|[ \t]+")
 _NPY, _ZIP = b"\x93NUMPY", b"PK"
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-_UNREADABLE = (ValueError, KeyError, TypeError, SyntaxError, RecursionError, tokenize.TokenError)
+_UNREADABLE = (
+    ValueError,
+    KeyError,
+    TypeError,
+    SyntaxError,
+    RecursionError,
+    OverflowError,
+    MemoryError,  # the parser's own, where brackets or signs nest too deep
+    tokenize.TokenError,
+)
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -110,6 +119,10 @@ def read_scores(path: str) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         scores, included = both[:, 0], both[:, 1]
     else:
         scores, included = _columns(data, path)
+    if scores.ndim != 1 or scores.shape != included.shape:
+        raise _malformed(
+            path, f"scores and `included` have shapes {scores.shape} and {included.shape}"
+        )
     if not np.isin(included, (0, 1)).all():
         raise _malformed(path, "`included` holds something else than 0 and 1")
     return scores, included.astype(bool)
@@ -172,11 +185,17 @@ def _array(data: bytes, path: str) -> NDArray[Any]:
             shape, _, dtype = read_header(stream)
     except (*_UNREADABLE, Warning) as error:
         raise _malformed(path, "it does not begin as a .npy file of version 1 or 2") from error
-    if dtype.kind not in "biuf" or any(size < 0 for size in shape):
-        raise _malformed(path, f"it claims to hold {dtype} of shape {shape}, not real numbers")
+    if dtype.kind not in "biuf":
+        raise _malformed(path, f"it claims to hold {dtype}, not real numbers")
+    # No longer than the file along any axis: NumPy makes an empty array of no size that it likes.
+    if len(shape) > 2 or any(type(size) is not int or not 0 <= size <= len(data) for size in shape):
+        raise _malformed(path, "its shape is not that of one vector or one table in this file")
     if math.prod(shape) * dtype.itemsize != len(data) - stream.tell():
         raise _malformed(path, "it is shorter or longer than its header says")
-    found: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+    try:
+        found: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+    except MemoryError as error:
+        raise _malformed(path, "it does not fit into the memory") from error
     return found
 
 
@@ -193,6 +212,8 @@ def _members(data: bytes, path: str, names: Sequence[str]) -> list[NDArray[Any]]
                 raise _malformed(path, f"it holds more than {_LARGEST_ARRAYS // 2**20} MiB")
             # A member yields no more than the size that it states.
             contents = [archive.read(name) for name in wanted]
+    except MemoryError as error:
+        raise _malformed(path, "it does not fit into the memory") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
         if isinstance(error, DataFormatError):
             raise

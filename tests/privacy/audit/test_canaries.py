@@ -104,6 +104,15 @@ def test_canaries_of_another_spread_than_others_are_not_summed_up_in_one_shift()
     assert found.verdict.outcome is Outcome.INCONCLUSIVE and "spread" in found.verdict.reason
 
 
+@pytest.mark.parametrize("scale", [2.0**-1000, 2.0**1020])
+def test_the_unit_of_the_scores_does_not_matter(scale: float) -> None:
+    random = np.random.default_rng(6)
+    inside, outside = random.normal(size=(2, 300))
+    found = canary_fit(1 + inside, outside, epsilon=5, delta=DELTA)
+    again = canary_fit((1 + inside) * scale, outside * scale, epsilon=5, delta=DELTA)
+    assert again == found
+
+
 def test_a_release_without_noise_fails_whatever_is_claimed() -> None:
     found = canary_fit(np.full(1000, 1.0), np.zeros(1000), epsilon=100, delta=DELTA)
     assert found.verdict.failed and found.epsilon_estimate == np.inf

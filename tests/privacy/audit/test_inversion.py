@@ -100,6 +100,22 @@ def test_a_gradient_of_zeros_says_nothing() -> None:
     assert found.verdict.passed and found.quotient_correlation == 0
 
 
+@pytest.mark.parametrize("scale", [2.0**-1000, 2.0**1023])
+def test_what_is_read_depends_on_no_scale(scale: float) -> None:
+    weights, biases, example = clipped_gradient(3)
+    largest = max(np.abs(part).max() for part in (weights, biases, example)) * 2
+    weights, biases, example = (part / largest for part in (weights, biases, example))
+    noise = np.random.default_rng(3).normal(size=weights.shape) * 1e-3
+    found = inversion(weights + noise, biases, example)
+    again = inversion((weights + noise) * scale, biases * scale, example * scale)
+    assert again.verdict == found.verdict
+    for name in ("quotient", "best_row", "spectral"):
+        correlation = getattr(found, f"{name}_correlation")
+        assert getattr(again, f"{name}_correlation") == pytest.approx(correlation)
+    apart = inversion([[1e308, 2e307], [1.0, 3.0]], [1e-300, 1.0], [-1.7e308, 1.7e308])
+    assert all(value == value for value in apart.as_dict().values())
+
+
 def test_a_short_input_is_said_to_correlate_with_noise() -> None:
     random = np.random.default_rng(1)
     found = inversion(random.normal(size=(3, 12)), random.normal(size=3), np.arange(12.0))

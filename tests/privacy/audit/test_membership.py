@@ -148,8 +148,8 @@ def test_a_likelihood_ratio_is_the_difference_of_two_gaussians() -> None:
 
 
 def test_losses_at_their_ends_leave_a_score_finite() -> None:
-    found = np.array([0.0, 1e-300, 800.0])
-    shadow, masks = np.stack([found, found[::-1]]), np.array([[True] * 3, [False] * 3])
+    found = np.array([0.0, 1e-300, 800.0, 1.7e308])
+    shadow, masks = np.stack([found, found[::-1]]), np.array([[True] * 4, [False] * 4])
     assert np.isfinite(lira_scores(found, shadow, masks)).all()
 
 

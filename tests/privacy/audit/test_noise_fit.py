@@ -166,6 +166,18 @@ def test_a_round_shorter_than_a_window_repeats_nothing() -> None:
     assert repeated_windows(np.zeros((3, 4), np.int64), 5) == 0
 
 
+def test_a_variance_that_no_integers_have_is_refused() -> None:
+    for sigma2 in (Fraction(2**126 + 1), Fraction(10**5000)):
+        with pytest.raises(ArgumentError):
+            noise_fit(np.zeros(100, np.int64), sigma2)
+
+
+def test_unsigned_samples_are_not_read_as_negative_ones() -> None:
+    with pytest.raises(ArgumentError):
+        noise_fit(np.full(100, 2**64 - 1, np.uint64), Fraction(9))
+    noise_fit(np.full(100, 2**63 - 1, np.uint64), Fraction(9))
+
+
 def test_what_cannot_be_fitted_is_refused() -> None:
     good = rounded(1.0, 100, seed=14)
     with pytest.raises(DtypeError):
