@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from fedcore.errors import LedgerError
+from fedcore.errors import LedgerError, PlanError
 from fedcore.privacy.accounting import pld_epsilon
 from fedcore.privacy.events import Event
 from fedcore.privacy.ledger_records import (
@@ -285,7 +285,7 @@ class History:
             return "costs compose only for one unit and one relation of neighbours"
         if plan.failure > self.plan.failure:
             return "delta may not grow with what was spent"
-        return ""
+        return next(filter(None, (_reserve_for(plan.epsilon, old) for old in self.segments)), "")
 
     def _refusal_to_use(self, record: Part | Void | Release) -> str:
         entry = self.current
@@ -304,6 +304,18 @@ class History:
         if entry.next_round >= self.plan.rounds:
             return f"the plan has {self.plan.rounds} rounds, counted from 0 on"
         return ""
+
+
+def _reserve_for(budget: float, segment: Segment) -> str:
+    """Why what a plan of sampled shares set aside of delta is too little under a larger budget."""
+    old = segment.plan
+    if not segment.counts or old.failure == old.delta or budget <= old.epsilon:
+        return ""
+    try:
+        replace(old, epsilon=budget)
+    except PlanError as error:
+        return f"of an earlier plan of sampled shares, by a budget of {budget:.4g}: {error.why}"
+    return ""
 
 
 def cost(

@@ -18,6 +18,7 @@ from fedcore.privacy.ledger import Ledger, verify
 from fedcore.privacy.ledger_records import Reserve, Void, encode
 from fedcore.privacy.rdp import compose, epsilon
 from fedcore.privacy.units import Adjacency, Unit
+from tests.privacy import plans
 from tests.privacy.ledger_world import FILE, KEY, banded, bounded, plan_of, release
 
 
@@ -249,3 +250,18 @@ def test_a_finished_ledger_pays_for_nothing_more(tmp_path: Path) -> None:
             ledger.migrate(plan_of())
         assert ledger.released(0) == b"payload"
     assert verify(tmp_path).closed
+
+
+def test_a_larger_budget_needs_what_sampled_shares_set_aside_of_delta(tmp_path: Path) -> None:
+    """A round that fails for one unit weighs 1 + e^epsilon, of the budget that holds at the end."""
+    sampled = plans.sampled()
+    larger = plans.client(epsilon=100.0, delta=sampled.failure)
+    with pytest.raises(PlanError):
+        replace(sampled, epsilon=larger.epsilon)
+    with Ledger.create(tmp_path / "unused", sampled) as ledger:
+        ledger.migrate(larger)
+    with Ledger.create(tmp_path / "charged", sampled) as ledger:
+        ledger.reserve(0)
+        with pytest.raises(PlanError, match="sampled shares"):
+            ledger.migrate(larger)
+        ledger.migrate(replace(larger, epsilon=4.0))
