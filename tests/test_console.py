@@ -44,7 +44,11 @@ def test_an_envelope_is_standard_json_and_holds_the_data(data: Any, form: Any) -
     assert text.isascii() and (form == "json" or text.count("\n") == 1)
 
 
-@pytest.mark.parametrize("wrong", [b"x", {1: 2}, [{"a": object()}], {1, 2}, 1j], ids=repr)
+@pytest.mark.parametrize(
+    "wrong",
+    [b"x", {1: 2}, [{"a": object()}], {1, 2}, 1j],
+    ids=["bytes", "integer key", "object", "set", "complex"],
+)
 def test_data_that_json_lacks_is_a_bug_of_the_command(wrong: Any) -> None:
     with pytest.raises(TypeError, match="JSON takes no"):
         printed(Console("a", "json"), wrong)
