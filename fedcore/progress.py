@@ -10,7 +10,7 @@ from typing import Protocol, TextIO
 
 import numpy as np
 
-__all__ = ["Report", "Reporter", "reporter"]
+__all__ = ["Calling", "Report", "Reporter", "reporter"]
 
 WIDTH = 30  # characters of the bar
 REFRESH_S = 0.1  # a terminal redrawn more often flickers and costs more than small steps do

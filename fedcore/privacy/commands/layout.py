@@ -40,6 +40,7 @@ def rows(entries: Iterable[tuple[str, str]]) -> str:
 def describe(event: Event) -> str:
     """An event in a few words.
 
+    >>> from fractions import Fraction
     >>> describe(PoissonEvent(2**30, GaussianEvent(Fraction(11, 10))))
     'Gaussian noise of 1.1 norms on a Poisson sample of rate 0.25'
     """
