@@ -143,14 +143,16 @@ def squared_norm(vector: NDArray[np.int64]) -> int:
     >>> squared_norm(np.array([3, -4])), squared_norm(np.array([-(2**63)])) == 2**126
     (25, True)
     """
-    # Through one buffer that stays in the cache: 3.8 ms for a million, 5.8 to 7.9 in one piece.
+    # Through one buffer, and not by BLAS, which would wake its threads for every block: 0.9 ms for
+    # a million beside other work on two cores, where `values @ values` took up to 250.
     total, buffer = 0, np.empty(min(vector.size, _BLOCK))
     for start in range(0, vector.size, _BLOCK):
         block = vector[start : start + _BLOCK]
         values = buffer[: block.size]
         values[...] = block
         # Sums of squares below 2^53 are exact in float64 at every partial sum, in any order.
-        found = float(values @ values)
+        np.multiply(values, values, out=values)
+        found = float(np.add.reduce(values))
         exact = found < _LARGEST_EXACT
         total += int(found) if exact else sum(value * value for value in block.tolist())
     return total
