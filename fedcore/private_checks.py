@@ -6,16 +6,13 @@ asked before the first.
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable
 from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcore.data.dataset import Dataset
 from fedcore.errors import ArgumentError, PlanError, user_line
 from fedcore.metrics import check_names
 from fedcore.nn.module import Module
@@ -24,10 +21,9 @@ from fedcore.optim.schedules import Schedule
 from fedcore.privacy.dpsgd import require_steps
 from fedcore.privacy.ledger import Ledger
 from fedcore.privacy.plan import PrivacyPlan
-from fedcore.tensor.backend import to_host
+from fedcore.training import takes
 
 __all__ = [
-    "as_dataset",
     "rates_of",
     "require_callables",
     "require_model",
@@ -35,45 +31,29 @@ __all__ = [
     "require_plan",
 ]
 
-Data = Dataset | tuple[Any, Any]
-
 
 def require_callables(
     *, loss: object, optimizer: object, metrics: object, progress: object
 ) -> None:
     """Raises: ArgumentError unless each can be called as it will be, as far as it says how."""
-    if not _takes(loss, "prediction", "target", weight="weight"):
+    if not takes(loss, "prediction", "target", weight="weight"):
         raise _refused("loss", loss, "loss(prediction, target, weight=...)", "nn.cross_entropy")
     init, step = getattr(optimizer, "init", None), getattr(optimizer, "step", None)
     if (
         isinstance(optimizer, type)
-        or not _takes(init, "theta")
-        or not _takes(step, "theta", "gradient", "state", lr=0.1)
+        or not takes(init, "theta")
+        or not takes(step, "theta", "gradient", "state", lr=0.1)
     ):
         form = "init(theta) and step(theta, gradient, state, lr=...)"
         raise _refused("optimizer", optimizer, form, "optim.SGD(lr=0.1)")
     if metrics is not None:
         if not isinstance(metrics, list | tuple) or not all(
-            _takes(metric, "prediction", "target") for metric in metrics
+            takes(metric, "prediction", "target") for metric in metrics
         ):
             raise _refused("metrics", metrics, "each metric(prediction, target)", "[accuracy]")
         check_names(metrics)
-    if not isinstance(progress, bool | np.bool_) and not _takes(progress, "report"):
+    if not isinstance(progress, bool | np.bool_) and not takes(progress, "report"):
         raise _refused("progress", progress, "progress(report)", "True, or a function of a Report")
-
-
-def as_dataset(data: Data) -> Dataset:
-    """`data`, or the data set of a pair. Raises: ArgumentError; DatasetError; DtypeError."""
-    if isinstance(data, Dataset):
-        return data
-    if isinstance(data, tuple) and len(data) == 2:
-        return Dataset(to_host(data[0]), to_host(data[1]))
-    raise ArgumentError(
-        f"fit_private: the data are a {type(data).__name__}",
-        where=user_line(),
-        why="examples come with their targets",
-        fix="pass a Dataset, or a pair of arrays (x, y)",
-    )
 
 
 def require_model(model: object) -> None:
@@ -150,7 +130,7 @@ def rates_of(
         )
     if schedule is None:
         return np.full(steps, _rate(getattr(optimizer, "lr", None), "the optimizer's lr"))
-    if not _takes(schedule, 0):
+    if not takes(schedule, 0):
         raise _refused("schedule", schedule, "schedule(step)", "optim.constant(0.1)")
     return np.array([_rate(schedule(step), f"the rate of step {step}") for step in range(steps)])
 
@@ -168,19 +148,6 @@ def _rate(given: Any, name: str) -> float:
             fix="check the schedule over all steps, or use one of fedcore.optim",
         )
     return rate
-
-
-def _takes(function: Callable[..., Any] | object, *args: object, **options: object) -> bool:
-    """Whether `function` can be called so, as far as it says what it takes."""
-    if not callable(function):
-        return False
-    try:
-        inspect.signature(function).bind(*args, **options)
-    except TypeError:
-        return False
-    except ValueError:  # some built-in functions do not say
-        return True
-    return True
 
 
 def _refused(name: str, value: object, form: str, example: str) -> ArgumentError:

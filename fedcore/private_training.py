@@ -32,7 +32,6 @@ from fedcore.privacy.plan import Grade, PrivacyPlan
 from fedcore.privacy.sampling import Poisson, rate_of
 from fedcore.privacy.units import Adjacency, Unit
 from fedcore.private_checks import (
-    as_dataset,
     rates_of,
     require_callables,
     require_model,
@@ -46,7 +45,7 @@ from fedcore.step import Loss
 from fedcore.tensor import blas
 from fedcore.tensor.random import Key
 from fedcore.tensor.tensor import tensor
-from fedcore.training import evaluate
+from fedcore.training import as_dataset, evaluate
 
 __all__ = ["PrivatelyFitted", "RecordGradients", "fit_private", "record_plan"]
 

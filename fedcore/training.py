@@ -38,11 +38,13 @@ __all__ = [
     "Loss",
     "Metric",
     "accuracy",
+    "as_dataset",
     "binary_accuracy",
     "evaluate",
     "fit",
     "predict",
     "skip_empty",
+    "takes",
     "train_step",
 ]
 
@@ -89,7 +91,7 @@ def fit(
     """
     _check_parts(model, loss, metrics)
     _check_rules(optimizer, schedule)
-    data, held_out = _dataset(dataset), None if validation is None else _dataset(validation)
+    data, held_out = as_dataset(dataset), None if validation is None else as_dataset(validation)
     if not isinstance(epochs, Integral) or isinstance(epochs, bool) or epochs < 1:
         raise ArgumentError(
             f"fit: epochs is {epochs!r:.80}",
@@ -160,7 +162,7 @@ def evaluate(
     Raises: DatasetError for an empty dataset, ArgumentError for a batch size below 1 or
     metrics that share a name.
     """
-    data = _dataset(dataset)
+    data = as_dataset(dataset)
     if metrics is None:
         metrics = [accuracy] if data.y.dtype.kind in "iu" else []
     _check_parts(model, loss, metrics)
@@ -187,7 +189,7 @@ def predict(model: Module, x: Any, *, batch_size: int = 256) -> NDArray[Any]:
     """
     _check_parts(model)
     x = to_host(x)
-    data = _dataset((x, np.zeros(x.shape[:1], np.int8)))
+    data = as_dataset((x, np.zeros(x.shape[:1], np.int8)))
     device, outputs = _device(model), []
     for batch in data.evaluation_batches(batch_size):
         output = model(device.asarray(_single(batch.x)))
@@ -210,7 +212,8 @@ def predict(model: Module, x: Any, *, batch_size: int = 256) -> NDArray[Any]:
     return np.concatenate(outputs)
 
 
-def _dataset(data: Data) -> Dataset:
+def as_dataset(data: Data) -> Dataset:
+    """`data`, or the data set of a pair. Raises: ArgumentError; DatasetError; DtypeError."""
     if isinstance(data, Dataset):
         return data
     if isinstance(data, tuple) and len(data) == 2:
@@ -250,14 +253,14 @@ def _check_parts(model: object, loss: object = None, metrics: object = ()) -> No
             if isinstance(model, Fitted)
             else "pass an nn.Module such as nn.Sequential(...)",
         )
-    if loss is not None and not _takes(loss, "prediction", "target", weight="weight"):
+    if loss is not None and not takes(loss, "prediction", "target", weight="weight"):
         raise ArgumentError(
             f"training: the loss is {loss!r:.80}",
             where=user_line(),
             why="it is called as loss(prediction, target, weight=...), with weight 0 on padding",
             fix="pass one of fedcore.nn, such as nn.cross_entropy, or a function like them",
         )
-    if not isinstance(metrics, list | tuple) or not all(_takes(m, "y", "target") for m in metrics):
+    if not isinstance(metrics, list | tuple) or not all(takes(m, "y", "target") for m in metrics):
         raise ArgumentError(
             f"training: the metrics are {metrics!r:.80}",
             where=user_line(),
@@ -271,8 +274,8 @@ def _check_rules(optimizer: object, schedule: object) -> None:
     init, step = getattr(optimizer, "init", None), getattr(optimizer, "step", None)
     if (
         isinstance(optimizer, type)
-        or not _takes(init, "theta")
-        or not _takes(step, "theta", "gradient", "state", lr=0.1)
+        or not takes(init, "theta")
+        or not takes(step, "theta", "gradient", "state", lr=0.1)
     ):
         raise ArgumentError(
             f"fit: the optimizer is {optimizer!r:.80}",
@@ -291,7 +294,7 @@ def _check_rules(optimizer: object, schedule: object) -> None:
             "of at least 0",
             fix="give the optimizer an attribute lr, or pass fit(schedule=optim.constant(0.1))",
         )
-    if schedule is not None and not _takes(schedule, 0):
+    if schedule is not None and not takes(schedule, 0):
         raise ArgumentError(
             f"fit: the schedule is {schedule!r:.80}",
             where=user_line(),
@@ -300,7 +303,7 @@ def _check_rules(optimizer: object, schedule: object) -> None:
         )
 
 
-def _takes(function: object, *args: object, **options: object) -> bool:
+def takes(function: object, *args: object, **options: object) -> bool:
     """Whether `function` can be called so, as far as it says what it takes."""
     if not callable(function):
         return False
