@@ -8,7 +8,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PYTEST := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 PIP    := $(PY) -m pip -qq --disable-pip-version-check --python $(BIN)/python
-LOCKED := cli demo dp gpu viz bench dev
+LOCKED := cli demo dp gpu server viz bench dev
 UV     := $(shell command -v uv 2>/dev/null)
 
 ifeq ($(UV),)
@@ -52,6 +52,7 @@ lint: $(VENV)/.installed-dev ## style, types and import directions
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/buf lint protos
 
 .PHONY: format
 format: $(VENV)/.installed-dev ## rewrite the sources in the house format
@@ -65,6 +66,18 @@ bench: $(VENV)/.installed-bench ## run every benchmark, rewrite benchmarks/READM
 .PHONY: demo
 demo: $(VENV)/.installed-demo ## train on handwritten digits
 	@$(BIN)/python examples/federated_digits.py
+
+$(VENV)-protos/.installed: Makefile
+	@$(PY) -m venv --without-pip $(VENV)-protos
+	@$(PY) -m pip -qq --disable-pip-version-check --python $(VENV)-protos/bin/python install \
+	  grpcio-tools==1.78.0 mypy-protobuf==5.1.0
+	@touch $@
+
+.PHONY: protos
+protos: $(VENV)-protos/.installed ## generate fedcore/v1 from protos/ again
+	@PATH="$(abspath $(VENV)-protos/bin):$$PATH" $(VENV)-protos/bin/python -m grpc_tools.protoc -I protos \
+	  --python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. protos/fedcore/v1/*.proto
+	@rm -f fedcore/v1/common_pb2_grpc.py fedcore/v1/common_pb2_grpc.pyi
 
 .PHONY: lock
 lock: ## resolve pyproject.toml again into requirements.lock (needs uv)
