@@ -1,8 +1,8 @@
 """Failpoints, so that a test can kill a process at exactly the line where a crash would hurt most.
 
-A line of code names the place: `failpoint("release.before_publish")`. In production nothing is armed
-and the call is one look-up in an empty dict. Under `--test-mode` a program arms some of the places
-from a text such as `upload.after_seal=kill@3; release.before_publish=sleep(200)`.
+A line of code names the place: `failpoint("release.before_publish")`. In production nothing is
+armed and the call is one look-up in an empty dict. Under `--test-mode` a program arms some of the
+places from a text such as `upload.after_seal=kill@3; release.before_publish=sleep(200)`.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ def failpoint(name: str) -> None:
 def arm(spec: str, *, test_mode: bool) -> None:
     """Arm the places that `spec` names, instead of those that were armed before.
 
-    `spec` is `name=action` or `name=action@n`, several parted by `;`. The actions: `kill` (SIGKILL to
-    this process), `sleep(milliseconds)`, `error` (an OSError, EIO). With `@n` an action happens at
-    the n-th time the place is reached and at no other, without it every time.
+    `spec` is `name=action` or `name=action@n`, several parted by `;`. The actions: `kill` (SIGKILL
+    to this process), `sleep(milliseconds)`, `error` (an OSError, EIO). With `@n` an action happens
+    at the n-th time the place is reached and at no other, without it every time.
     Raises: ArgumentError without `test_mode`, and for a name or an action that do not exist; then
     everything stays as it was.
 
