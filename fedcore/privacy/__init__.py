@@ -62,6 +62,7 @@ from fedcore.privacy.mechanisms import (
     ShareAdder,
     SharedMechanism,
     read_release,
+    released_mean,
 )
 from fedcore.privacy.noise import (
     BandedNoise,
@@ -144,6 +145,7 @@ __all__ = [
     "quantise_rows",
     "rate_of",
     "read_release",
+    "released_mean",
     "rounded_gaussian",
     "rounds_within",
     "skellam",

@@ -2,7 +2,8 @@
 
 A round is reserved before anybody is selected and counts as spent from then on, whatever happens;
 its result is durable before anybody sees it, and is then served again for nothing. A process that
-dies in between has spent the round, and the next one reserves it anew.
+dies in between has spent the round; the next one reserves it anew, or resumes the reservation if it
+has the very sum that it was for.
 
 A ledger cannot tell that it was replaced by an older copy of itself, or that a copy is spent beside
 it: whoever restores a backup of the whole folder gets its budget back. So every checkpoint of the
@@ -271,6 +272,28 @@ class Ledger:
             assert history.current is not None
             return Reservation(self._journal, history.current, plan)
 
+    def resume(self, seq: int) -> Reservation:
+        """The newest reservation, of a process that died before it released anything of it.
+
+        Only for the very sum that it was begun for, which nobody has seen under other noise: the
+        same cohort, and where clients add the noise the same session. That sum may then be released
+        under it, once; nothing is charged again. Nobody can be drawn any more, for a second sample
+        would be the choice between two.
+        Raises: ReservationError for any other one, and for one that pays for several rounds, whose
+        noise was in the memory of that process.
+        """
+        with self._journal.lock:
+            self._journal.require_usable()
+            entry = self._journal.history.current
+            whole = entry is not None and not entry.released
+            if entry is None or entry.seq != seq or not whole or self.plan.rounds_a_reservation > 1:
+                raise ReservationError(
+                    f"reservation {seq!r:.40} cannot be taken up again",
+                    why="it is not the newest, was voided or released, or pays for several rounds",
+                    fix="reserve the round again",
+                )
+            return Reservation(self._journal, entry, self._journal.history.plan, resumed=True)
+
     def released(self, round: int) -> bytes | None:
         """The payload of a round that was released under the present plan, for nothing; else None.
 
@@ -289,6 +312,15 @@ class Ledger:
                     fix="restore it from a backup, or go on from a later round",
                 )
             return payload
+
+    def receipt(self, round: int) -> Receipt | None:
+        """What a round's release was receipted with, and the head as it is now; else None."""
+        with self._journal.lock:
+            history = self._journal.history
+            seq = history.segment.rounds.get(round)
+            if seq is None:
+                return None
+            return Receipt(history.payers[seq], round, history.payloads[seq], self.head)
 
     def may_participate(self, units: Iterable[bytes]) -> NDArray[np.bool_]:
         """Which of these may take part in the next release: (n,). For selecting among them.

@@ -107,6 +107,7 @@ class History:
         self.segments: list[Segment] = []
         self.current: Entry | None = None
         self.payloads: dict[int, str] = {}
+        self.payers: dict[int, int] = {}  # by the record that released: its reservation
         self.reservations = self.voided = 0
         self.closed = False
         for seq, record in enumerate(chain.records if chain else ()):
@@ -121,7 +122,7 @@ class History:
         ]
         if self.current is not None:
             twin.current = replace(self.current, released=list(self.current.released))
-        twin.payloads = dict(self.payloads)
+        twin.payloads, twin.payers = dict(self.payloads), dict(self.payers)
         twin.reservations, twin.voided = self.reservations, self.voided
         return twin
 
@@ -233,7 +234,7 @@ class History:
             case Release(payload=payload):
                 assert self.current is not None
                 self.segment.release(self.current, seq)
-                self.payloads[seq] = payload
+                self.payloads[seq], self.payers[seq] = payload, self.current.seq
             case Void():
                 assert self.current is not None
                 self.segment.count(self.current, -1)

@@ -27,6 +27,7 @@ from fedcore.privacy.release import (
     PrivateMean,
     publish,
     read_release,
+    released_mean,
     require_bounds,
     require_contribution,
     require_noise,
@@ -49,6 +50,7 @@ __all__ = [
     "ShareAdder",
     "SharedMechanism",
     "read_release",
+    "released_mean",
 ]
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fedcore.errors import NormError, PlanError, ReservationError, ShapeError, SurvivorsError
 from fedcore.privacy.adaptive import Adaptive, QuantileState
-from fedcore.privacy.ledger import Receipt, Reservation
+from fedcore.privacy.ledger import Ledger, Receipt, Reservation
 from fedcore.privacy.noise import (
     BandedNoise,
     CentralNoise,
@@ -32,6 +32,7 @@ __all__ = [
     "PrivateMean",
     "publish",
     "read_release",
+    "released_mean",
     "require_bounds",
     "require_contribution",
     "require_noise",
@@ -113,6 +114,27 @@ def read_release(
     if clipping is None:
         return vector, None
     return vector, clipping.next(int.from_bytes(payload[-8:], "little", signed=True))
+
+
+def released_mean(
+    ledger: Ledger, round: int, *, clipping: QuantileState | None = None
+) -> PrivateMean | None:
+    """The mean that a mechanism released for `round` under the present plan, for nothing; or None.
+
+    `clipping`: under adaptive clipping, what that round's updates were clipped by.
+    Raises: LedgerError if the payload is damaged or gone; PlanError if it is not a mechanism's.
+    """
+    if type(ledger) is not Ledger:
+        raise PlanError(
+            f"a released mean is to be read from a {type(ledger).__name__}",
+            why="only a ledger holds what was released",
+            fix="pass what Ledger.open() returned",
+        )
+    payload, receipt = ledger.released(round), ledger.receipt(round)
+    if payload is None or receipt is None:
+        return None
+    vector, after = read_release(ledger.plan, payload, clipping=clipping)
+    return PrivateMean(vector, receipt, after, issued_by=_PASS)
 
 
 def publish(

@@ -47,13 +47,17 @@ class Reservation:
     mechanism that claims it.
     """
 
-    def __init__(self, journal: Journal, entry: Entry, plan: PrivacyPlan) -> None:
+    def __init__(
+        self, journal: Journal, entry: Entry, plan: PrivacyPlan, *, resumed: bool = False
+    ) -> None:
         self._journal, self._entry, self._plan = journal, entry, plan
         self._owner = this_process()
         self._mechanism: object | None = None
         self._busy = False
         self._draws = 0  # since the last release
-        self._drawn = self._selected = self._admitted = self._over = False
+        # Of one that is resumed nobody knows what its first process did: it may have drawn both.
+        self._drawn = self._selected = resumed
+        self._admitted, self._over = entry.admitted, False
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         raise not_copyable("a reservation")

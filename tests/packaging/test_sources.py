@@ -12,7 +12,14 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = sorted((ROOT / "fedcore").rglob("*.py"))
+HOUSES = (ROOT, ROOT / "client", ROOT / "server")
+PACKAGES = ("fedcore", "fedclient", "fedserver")
+SOURCES = sorted(
+    path
+    for house, package in zip(HOUSES, PACKAGES, strict=True)
+    for path in (house / package).rglob("*.py")
+    if not path.stem.endswith(("_pb2", "_pb2_grpc"))  # generated
+)
 MOST_LINES = 450
 
 # A stranger owns the bare name on the public index; the name of this distribution ends in -fl.
@@ -24,14 +31,15 @@ def named(path: Path) -> str:
 
 
 def imports_of_the_package(path: Path) -> Iterator[tuple[str, str]]:
-    """Each (module, name) of a `from fedcore... import name` anywhere in a file."""
+    """Each (module, name) of a `from <package of ours> import name` anywhere in a file."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "fedcore":
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PACKAGES:
             yield from ((str(node.module), alias.name) for alias in node.names)
 
 
 def module_of(path: Path) -> ModuleType:
-    parts = path.relative_to(ROOT).with_suffix("").parts
+    house = next(house for house in reversed(HOUSES) if path.is_relative_to(house))
+    parts = path.relative_to(house).with_suffix("").parts
     return importlib.import_module(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
 
 
@@ -82,7 +90,7 @@ def texts() -> Iterator[Path]:
     """Every text a reader may copy a command from."""
     yield from (ROOT / name for name in ("Makefile", "pyproject.toml", ".ci/run"))
     yield from ROOT.glob("*.md")
-    for folder in ("benchmarks", "docs", "examples", "fedcore", "tests"):
+    for folder in ("benchmarks", "client", "docs", "examples", "fedcore", "server", "tests"):
         for kind in ("*.md", "*.py", "*.toml", "*.sh"):
             yield from (ROOT / folder).rglob(kind)
 

@@ -41,19 +41,22 @@ def names(wheel: Path) -> set[str]:
         return set(archive.namelist())
 
 
-def test_the_wheel_contains_exactly_the_package(names: set[str]) -> None:
+def test_the_wheel_contains_exactly_the_packages(names: set[str]) -> None:
     tops = {name.split("/")[0] for name in names}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"fedcore"}
-    assert len(tops) == 2
+    packages = {top for top in tops if not top.endswith(".dist-info")}
+    assert packages == {"fedcore", "fedclient", "fedserver"}
+    assert len(tops) == 4
 
 
 def test_every_source_file_and_the_type_marker_are_in_the_wheel(
     checkout: Path, names: set[str]
 ) -> None:
-    package = checkout / "fedcore"
-    sources = {path.relative_to(checkout).as_posix() for path in package.rglob("*.py")}
-    assert sources
-    assert {name for name in names if name.startswith("fedcore/")} >= sources | {"fedcore/py.typed"}
+    for package in ("fedcore", "client/fedclient", "server/fedserver"):
+        house = (checkout / package).parent
+        sources = {path.relative_to(house) for path in (checkout / package).rglob("*.py")}
+        wanted = {path.as_posix() for path in sources} | {f"{Path(package).name}/py.typed"}
+        assert len(wanted) > 1
+        assert names >= wanted
 
 
 def test_the_distribution_has_its_own_name_its_licence_and_four_dependencies(wheel: Path) -> None:
@@ -75,7 +78,7 @@ def test_a_wheel_built_later_has_the_same_bytes(
     assert build(checkout, tmp_path).read_bytes() == first
 
 
-@pytest.mark.parametrize("folder", ["tests", "examples"])
+@pytest.mark.parametrize("folder", ["client", "examples", "protos", "server", "tests"])
 def test_a_folder_beside_the_package_is_no_package_itself(root: Path, folder: str) -> None:
     # An editable install puts the root on the path; without __init__.py such a folder stays empty.
     assert not (root / folder / "__init__.py").exists()
