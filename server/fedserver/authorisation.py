@@ -1,0 +1,180 @@
+"""Who may call what: one row for every RPC, and nothing that has no row.
+
+A row says which roles may call, and whether the request carries the caller's signature. Whether an
+object belongs to the caller is decided where the object is known: every method of the federation and
+of the store takes the caller, or its tenant, and answers `NotFoundError` for what is another's.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
+
+from fedcore.errors import ForbiddenError, ServerError
+
+__all__ = [
+    "ADMIN",
+    "ANONYMOUS",
+    "ANYONE",
+    "CLIENT",
+    "PERMISSIONS",
+    "READERS",
+    "ROLES",
+    "Caller",
+    "Permission",
+    "authorise",
+    "permission_of",
+    "same_key",
+]
+
+ROLES: frozenset[str] = frozenset(
+    {"client", "viewer", "researcher", "operator", "auditor", "admin"}
+)
+
+CLIENT: frozenset[str] = frozenset({"client"})
+ADMIN: frozenset[str] = frozenset({"admin"})
+READERS: frozenset[str] = ROLES - CLIENT
+ANYONE: frozenset[str] = frozenset({"anonymous"})
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sends a request, as its certificate says it and the store confirms it.
+
+    `kind`: "client", "user" or "anonymous" (only `EnrolmentService`). `id`: of a client 16 bytes,
+    else empty. `name`: of a user, or the hexadecimal id of a client. `role`: one of `ROLES`.
+    `identity_key`: the Ed25519 key, 32 bytes, that signs the caller's envelopes. `fingerprint`:
+    SHA-256 of the certificate. `address`: whence it calls, without the port.
+
+    >>> Caller("client", id=bytes(16), name="00" * 16, tenant="default", role="client").principal
+    'client:default/00000000000000000000000000000000'
+    """
+
+    kind: Literal["client", "user", "anonymous"]
+    id: bytes = b""
+    name: str = ""
+    tenant: str = ""
+    role: str = "anonymous"
+    identity_key: bytes = field(default=b"", repr=False)
+    fingerprint: bytes = field(default=b"", repr=False)
+    address: str = ""
+
+    @property
+    def principal(self) -> str:
+        """One name for the caller, for the audit log and for repeated requests."""
+        return f"{self.kind}:{self.tenant}/{self.name}" if self.name else self.kind
+
+
+ANONYMOUS = Caller("anonymous")
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """What an RPC takes to be called.
+
+    `roles`: who may. `envelope`: the field of the request that holds its signed payload, "" where
+    the request is not signed. `bulk`: it moves the bytes of a model, so that it is bounded by bytes
+    and not by its rate. `waits`: it may be held until something happens.
+    """
+
+    roles: frozenset[str]
+    envelope: str = ""
+    bulk: bool = False
+    waits: bool = False
+
+
+_RESEARCH = frozenset({"researcher", "admin"})
+_OPERATE = frozenset({"operator", "admin"})
+_EVERYBODY = CLIENT | READERS
+
+PERMISSIONS: Mapping[str, Permission] = MappingProxyType(
+    {
+        f"/fedcore.v1.{service}/{method}": permission
+        for service, methods in {
+            "EnrolmentService": {
+                "Anchors": Permission(ANYONE),
+                "Enrol": Permission(ANYONE),
+            },
+            "ClientService": {
+                "CheckIn": Permission(CLIENT),
+                "Heartbeat": Permission(CLIENT),
+                "GetTask": Permission(CLIENT),
+                "Renew": Permission(CLIENT),
+            },
+            "RoundService": {
+                "Next": Permission(CLIENT, waits=True),
+                "Report": Permission(CLIENT, envelope="report"),
+            },
+            "SecAggService": {
+                "Advertise": Permission(CLIENT, envelope="message"),
+                "Share": Permission(CLIENT, envelope="message"),
+                "Complain": Permission(CLIENT, envelope="message"),
+                "Confirm": Permission(CLIENT, envelope="message"),
+                "Answer": Permission(CLIENT, envelope="message"),
+            },
+            "UploadService": {
+                "Begin": Permission(CLIENT),
+                "PutChunk": Permission(CLIENT, bulk=True),
+                "Commit": Permission(CLIENT, envelope="seal"),
+            },
+            "ModelService": {
+                "Describe": Permission(_EVERYBODY),
+                "GetChunk": Permission(_EVERYBODY, bulk=True),
+            },
+            "AdminService": {
+                "GetStatus": Permission(READERS),
+                "Drain": Permission(_OPERATE, envelope="drain"),
+                "CreateToken": Permission(_OPERATE, envelope="grant"),
+                "ListClients": Permission(_OPERATE | {"auditor"}),
+                "RevokeClient": Permission(_OPERATE, envelope="revocation"),
+                "SubmitTask": Permission(_RESEARCH, envelope="submission"),
+                "CancelTask": Permission(_RESEARCH | {"operator"}, envelope="cancellation"),
+                "ListTasks": Permission(READERS),
+                "ShowTask": Permission(READERS),
+                "ListRounds": Permission(READERS, waits=True),
+                "ShowRound": Permission(READERS),
+                "ListModels": Permission(READERS),
+                "ShowPrivacy": Permission(READERS),
+                "ExportAudit": Permission(frozenset({"auditor", "admin"})),
+            },
+        }.items()
+        for method, permission in methods.items()
+    }
+)
+
+
+def permission_of(method: str) -> Permission:
+    """The row of a method, named like "/fedcore.v1.ClientService/CheckIn".
+
+    Raises: ServerError for one that has none, so that it is never served.
+    """
+    if method not in PERMISSIONS:
+        raise ServerError(
+            f"{method} has no permission",
+            why="what nobody is allowed to call is not served",
+            fix="add its row to PERMISSIONS in fedserver/authorisation.py",
+        )
+    return PERMISSIONS[method]
+
+
+def authorise(caller: Caller, method: str) -> None:
+    """Returns if the caller's role may call the method. Raises: ForbiddenError otherwise."""
+    roles = permission_of(method).roles
+    if caller.role not in roles:
+        raise ForbiddenError(
+            f"the role {caller.role!r} may not call {method.rpartition('/')[2]}",
+            why=f"it is for {_listed(roles)}",
+            fix="ask an administrator of the federation for another profile",
+        )
+
+
+def same_key(key: bytes, other: bytes) -> bool:
+    """Whether two keys, digests or fingerprints are equal, in a time that tells nothing of them."""
+    return hmac.compare_digest(key, other)
+
+
+def _listed(roles: Iterable[str]) -> str:
+    return ", ".join(sorted(roles))

@@ -1,0 +1,373 @@
+"""What the services ask of the federation: validated plain types in, plain types out.
+
+The gRPC services translate and check the wire, and nothing else; whoever implements `Federation`
+never sees a protobuf message. Every method is asked by an authenticated and authorised caller; it
+answers `NotFoundError` for an object that is not that caller's. Times are Unix milliseconds.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+from fedcore.secagg import Message
+from fedcore.secagg.messages import UploadHeader
+from fedcore.wire.envelope import Place
+from fedserver.authorisation import Caller
+
+__all__ = [
+    "Advertise",
+    "Assigned",
+    "Beat",
+    "CheckIn",
+    "FailureCode",
+    "Federation",
+    "Finished",
+    "Instruction",
+    "ModelChunk",
+    "ModelDescription",
+    "Mutation",
+    "Order",
+    "Outcome",
+    "Report",
+    "RetryLater",
+    "RoundWaits",
+    "SecureAggregation",
+    "SignedTask",
+    "Spent",
+    "Submission",
+    "SubmittedTask",
+    "Train",
+    "UploadProgress",
+    "Wait",
+]
+
+
+class FailureCode(enum.IntEnum):
+    """Why a client's part in a round came to nothing; the numbers are those of the wire."""
+
+    NONE = 0
+    POLICY_REFUSED = 1
+    PROGRAM_MISSING = 2
+    DATA_MISSING = 3
+    DIVERGED = 4
+    COMPUTE_TIMEOUT = 5
+    UPLOAD_TIMEOUT = 6
+    CANCELLED = 7
+    PROTOCOL = 8
+    INTERNAL = 9
+
+
+class Outcome(enum.IntEnum):
+    """How a client's part in a round ended; the numbers are those of the wire."""
+
+    COMPLETED = 1
+    ABANDONED = 2
+    CANCELLED = 3
+    DROPPED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class CheckIn:
+    """A client asks for work: `task_id` the only one it wants or "", and what is installed there.
+
+    `request_id`: 16 bytes, the same until the client has an answer.
+    """
+
+    request_id: bytes
+    task_id: str
+    sdk_version: str
+    programs: frozenset[str]
+    datasets: frozenset[str]
+    models: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """A client's place in one attempt at a round. `nonce`: 32 bytes, part of what it signs."""
+
+    assignment_id: bytes
+    task_id: str
+    round: int
+    attempt: int
+    task_digest: bytes
+    nonce: bytes
+    heartbeat_ms: int
+    deadline_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class RetryLater:
+    """No work now: ask again after a delay drawn from this range, in milliseconds."""
+
+    delay_min_ms: int
+    delay_max_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """The answer to a sign of life. `cancel`: the assignment is over, for this reason."""
+
+    cancel: bool
+    deadline_ms: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing to do yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Advertise:
+    """Post one prekey bundle for this attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class SecureAggregation:
+    """A message of the secure aggregation for the client, encoded."""
+
+    message: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Train:
+    """Train this model and upload the update. `clipping`: canonical JSON of its state, or empty."""
+
+    model_digest: bytes
+    model_bytes: int
+    update_bytes: int
+    clipping: bytes = b""
+    evaluate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The client's part is over. `model_digest`: the new model, where the round completed."""
+
+    outcome: Outcome
+    reason: str = ""
+    model_digest: bytes = b""
+
+
+Order: TypeAlias = Wait | Advertise | SecureAggregation | Train | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """What to do next. `number` grows along an assignment; equal numbers are equal instructions."""
+
+    number: int
+    deadline_ms: int
+    order: Order
+
+
+@dataclass(frozen=True, slots=True)
+class UploadProgress:
+    """Where an upload stands: what lies before `committed_offset` is durable."""
+
+    upload_id: bytes
+    committed_offset: int
+    sealed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Ends a client's part: a failure, or what the round cost it. `energy_j`: 0 where unknown."""
+
+    assignment_id: bytes
+    failure: FailureCode
+    detail: str
+    bytes_up: int
+    bytes_down: int
+    energy_j: float
+    energy_measured: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SignedTask:
+    """A task as its author signed it: canonical JSON, the author's Ed25519 key, the signature."""
+
+    canonical: bytes = field(repr=False)
+    author_key: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDescription:
+    """A model's size in bytes, and where it comes from."""
+
+    size: int
+    task_id: str
+    round: int
+    parent: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChunk:
+    """Bytes of a model from an offset on, and how many the model has in all."""
+
+    data: bytes = field(repr=False)
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """What makes a mutation repeatable: asked again, its stored answer; other content is refused.
+
+    `method`: the full name of the RPC. `request_id`: 16 bytes. `sha256`: of the signed payload.
+    """
+
+    method: str
+    request_id: bytes
+    sha256: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A new task: its canonical JSON, the signature of the caller's key over it, the first model.
+
+    `signature`: checked against the caller's key. `model`: a safetensors file, or empty.
+    """
+
+    canonical: bytes = field(repr=False)
+    signature: bytes
+    model: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SubmittedTask:
+    """A task that was taken, and the digest of its first model."""
+
+    task_id: str
+    model_digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a task has spent of its privacy budget; all 0 for a task without privacy.
+
+    `by_round`: the epsilon after the release of each round.
+    """
+
+    epsilon: float = 0.0
+    budget: float = 0.0
+    by_round: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RoundWaits:
+    """What a round waits for, in words, and from which clients."""
+
+    waiting_for: str
+    pending: tuple[bytes, ...] = ()
+
+
+class Federation(Protocol):
+    """The running rounds, as callers see them.
+
+    Every method may raise what is in `fedcore.errors`; what it promises is durable when it returns.
+    """
+
+    async def check_in(self, caller: Caller, ask: CheckIn, /) -> Assigned | RetryLater:
+        """An assignment or a delay; the same answer for the same `request_id`."""
+        ...
+
+    async def heartbeat(self, caller: Caller, assignment_id: bytes, /, *, progress: int) -> Beat:
+        """Notes a sign of life. `progress`: the finished share of the work, 0 to 1000."""
+        ...
+
+    async def next(
+        self, caller: Caller, assignment_id: bytes, /, *, seen: int, wait_s: float
+    ) -> Instruction:
+        """The instruction after number `seen`, for which it waits up to `wait_s` seconds."""
+        ...
+
+    async def place(
+        self, caller: Caller, /, *, assignment_id: bytes = b"", upload_id: bytes = b""
+    ) -> Place:
+        """The round and nonce to which envelopes of the caller's assignment, or upload, are bound.
+
+        Exactly one is given. Raises: NotFoundError unless it is the caller's.
+        """
+        ...
+
+    async def secagg(self, caller: Caller, assignment_id: bytes, message: Message, /) -> None:
+        """Takes a client's message: durable, or refused. The same bytes again change nothing."""
+        ...
+
+    async def begin_upload(
+        self, caller: Caller, assignment_id: bytes, /, *, size: int, header: UploadHeader | None
+    ) -> UploadProgress:
+        """Opens the upload of an assignment, or finds it again. Raises: UploadError for its size."""
+        ...
+
+    async def put_chunk(
+        self, caller: Caller, upload_id: bytes, /, *, offset: int, crc32: int, data: bytes
+    ) -> int:
+        """Takes a chunk, and returns how many bytes from the beginning are durable."""
+        ...
+
+    async def commit_upload(
+        self, caller: Caller, upload_id: bytes, /, *, size: int, sha256: bytes
+    ) -> None:
+        """Seals an upload: when it returns, the update is acknowledged."""
+        ...
+
+    async def report(self, caller: Caller, report: Report, /) -> None:
+        """Ends the caller's part in a round."""
+        ...
+
+    async def task(self, caller: Caller, task_id: str, /) -> SignedTask:
+        """A task that was assigned to the client, or that belongs to the user's tenant."""
+        ...
+
+    async def model(self, caller: Caller, digest: bytes, /) -> ModelDescription:
+        """A model of a task that the caller may see."""
+        ...
+
+    async def model_chunk(
+        self, caller: Caller, digest: bytes, /, *, offset: int, length: int
+    ) -> ModelChunk:
+        """At most `length` bytes of a model that the caller may see."""
+        ...
+
+    async def submit(
+        self, caller: Caller, submission: Submission, /, *, mutation: Mutation
+    ) -> SubmittedTask:
+        """Checks, keeps and starts a task."""
+        ...
+
+    async def cancel(
+        self, caller: Caller, task_id: str, /, *, reason: str, mutation: Mutation
+    ) -> None:
+        """Ends a task; its open round is given up."""
+        ...
+
+    async def spent(self, caller: Caller, task_id: str, /) -> Spent:
+        """What a task has spent of its privacy budget."""
+        ...
+
+    async def certificate(self, caller: Caller, task_id: str, /) -> bytes:
+        """The certificate of a task's privacy, JSON. Raises: NotFoundError without privacy."""
+        ...
+
+    async def show_round(
+        self, caller: Caller, task_id: str, round: int, attempt: int, /
+    ) -> RoundWaits:
+        """What an attempt waits for now; "" once it is over."""
+        ...
+
+    async def changed(self, caller: Caller, task_id: str, /, *, after: int, wait_s: float) -> None:
+        """Returns when the task has a round event later than `after`, or after `wait_s` seconds."""
+        ...
+
+    async def drain(self) -> None:
+        """From now on check-ins are answered with a delay, and no round is begun."""
+        ...
+
+    async def stop(self) -> None:
+        """Ends the drivers and releases their leases, after their present transaction."""
+        ...
