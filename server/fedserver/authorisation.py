@@ -1,8 +1,8 @@
 """Who may call what: one row for every RPC, and nothing that has no row.
 
 A row says which roles may call, and whether the request carries the caller's signature. Whether an
-object belongs to the caller is decided where the object is known: every method of the federation and
-of the store takes the caller, or its tenant, and answers `NotFoundError` for what is another's.
+object belongs to the caller is decided where the object is known: every method of the federation
+and of the store takes the caller, or its tenant, and answers `NotFoundError` for what is another's.
 """
 
 from __future__ import annotations
@@ -77,13 +77,16 @@ class Permission:
 
     `roles`: who may. `envelope`: the field of the request that holds its signed payload, "" where
     the request is not signed. `bulk`: it moves the bytes of a model, so that it is bounded by bytes
-    and not by its rate. `waits`: it may be held until something happens.
+    and not by its rate. `waits`: it may be held until something happens. `begun`: it goes on with
+    work that was begun, so it is refused last. `fills`: it takes room on the server's disk.
     """
 
     roles: frozenset[str]
     envelope: str = ""
     bulk: bool = False
     waits: bool = False
+    begun: bool = False
+    fills: bool = False
 
 
 _RESEARCH = frozenset({"researcher", "admin"})
@@ -99,30 +102,30 @@ PERMISSIONS: Mapping[str, Permission] = MappingProxyType(
                 "Enrol": Permission(ANYONE),
             },
             "ClientService": {
-                "CheckIn": Permission(CLIENT),
-                "Heartbeat": Permission(CLIENT),
-                "GetTask": Permission(CLIENT),
+                "CheckIn": Permission(CLIENT, fills=True),
+                "Heartbeat": Permission(CLIENT, begun=True),
+                "GetTask": Permission(CLIENT, begun=True),
                 "Renew": Permission(CLIENT),
             },
             "RoundService": {
-                "Next": Permission(CLIENT, waits=True),
-                "Report": Permission(CLIENT, envelope="report"),
+                "Next": Permission(CLIENT, waits=True, begun=True),
+                "Report": Permission(CLIENT, envelope="report", begun=True),
             },
             "SecAggService": {
-                "Advertise": Permission(CLIENT, envelope="message"),
-                "Share": Permission(CLIENT, envelope="message"),
-                "Complain": Permission(CLIENT, envelope="message"),
-                "Confirm": Permission(CLIENT, envelope="message"),
-                "Answer": Permission(CLIENT, envelope="message"),
+                "Advertise": Permission(CLIENT, envelope="message", begun=True),
+                "Share": Permission(CLIENT, envelope="message", begun=True),
+                "Complain": Permission(CLIENT, envelope="message", begun=True),
+                "Confirm": Permission(CLIENT, envelope="message", begun=True),
+                "Answer": Permission(CLIENT, envelope="message", begun=True),
             },
             "UploadService": {
-                "Begin": Permission(CLIENT),
-                "PutChunk": Permission(CLIENT, bulk=True),
-                "Commit": Permission(CLIENT, envelope="seal"),
+                "Begin": Permission(CLIENT, begun=True, fills=True),
+                "PutChunk": Permission(CLIENT, bulk=True, begun=True, fills=True),
+                "Commit": Permission(CLIENT, envelope="seal", begun=True),
             },
             "ModelService": {
-                "Describe": Permission(_EVERYBODY),
-                "GetChunk": Permission(_EVERYBODY, bulk=True),
+                "Describe": Permission(_EVERYBODY, begun=True),
+                "GetChunk": Permission(_EVERYBODY, bulk=True, begun=True),
             },
             "AdminService": {
                 "GetStatus": Permission(READERS),
@@ -130,7 +133,7 @@ PERMISSIONS: Mapping[str, Permission] = MappingProxyType(
                 "CreateToken": Permission(_OPERATE, envelope="grant"),
                 "ListClients": Permission(_OPERATE | {"auditor"}),
                 "RevokeClient": Permission(_OPERATE, envelope="revocation"),
-                "SubmitTask": Permission(_RESEARCH, envelope="submission"),
+                "SubmitTask": Permission(_RESEARCH, envelope="submission", fills=True),
                 "CancelTask": Permission(_RESEARCH | {"operator"}, envelope="cancellation"),
                 "ListTasks": Permission(READERS),
                 "ShowTask": Permission(READERS),

@@ -301,7 +301,7 @@ class Federation(Protocol):
     async def begin_upload(
         self, caller: Caller, assignment_id: bytes, /, *, size: int, header: UploadHeader | None
     ) -> UploadProgress:
-        """Opens the upload of an assignment, or finds it again. Raises: UploadError for its size."""
+        """Opens an assignment's upload, or finds it again. Raises: UploadError for its size."""
         ...
 
     async def put_chunk(
@@ -365,7 +365,7 @@ class Federation(Protocol):
         ...
 
     async def drain(self) -> None:
-        """From now on check-ins are answered with a delay, and no round is begun."""
+        """From now on check-ins get a delay, no round is begun, and who waits is answered now."""
         ...
 
     async def stop(self) -> None:
