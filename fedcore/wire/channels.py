@@ -1,0 +1,94 @@
+"""How connections behave: small messages, few pings, and retries only where they help.
+
+The figures are decided once, because both ends must agree: a client that pings more often than its
+server allows is cut off, and a retry of "too large" would never end.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Final, TypeAlias
+
+__all__ = [
+    "CLIENT_RECEIVES_BYTES",
+    "LONGEST_WAIT_S",
+    "METADATA_BYTES",
+    "SERVER_RECEIVES_BYTES",
+    "Options",
+    "client_options",
+    "server_options",
+    "service_config",
+]
+
+Options: TypeAlias = "tuple[tuple[str, int | str], ...]"
+
+# A piece of 1 MiB and its envelope; the client also takes the messages of a secure aggregation.
+SERVER_RECEIVES_BYTES: Final = 2 << 20
+CLIENT_RECEIVES_BYTES: Final = 4 << 20
+METADATA_BYTES: Final = 8 << 10
+# Of `RoundService.Next`: shorter than the idle time after which balancers cut connections.
+LONGEST_WAIT_S: Final = 20
+
+_MAX_AGE_MS: Final = 30 * 60 * 1000
+_SERVICES: Final = ("Client", "Round", "SecAgg", "Model", "Upload", "Admin", "Enrolment")
+
+
+def client_options(*, retries: bool = True) -> Options:
+    """Options of a client's channel. `retries`: by gRPC itself, of calls that are UNAVAILABLE.
+
+    >>> dict(client_options())["grpc.keepalive_time_ms"]
+    60000
+    """
+    options: Options = (
+        ("grpc.max_receive_message_length", CLIENT_RECEIVES_BYTES),
+        ("grpc.max_send_message_length", SERVER_RECEIVES_BYTES),
+        ("grpc.max_metadata_size", METADATA_BYTES),
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_permit_without_calls", 0),
+        ("grpc.enable_retries", int(retries)),
+    )
+    return (*options, ("grpc.service_config", service_config())) if retries else options
+
+
+def server_options(*, jitter: float = 0.0, concurrent_streams: int = 100) -> Options:
+    """Options of a server's port.
+
+    `jitter`: 0 … 1, drawn by the caller, spreads the ends of connections over a tenth of their age,
+    so that the clients of one moment do not all come back in one moment.
+    `concurrent_streams`: of one connection.
+    """
+    return (
+        ("grpc.max_receive_message_length", SERVER_RECEIVES_BYTES),
+        ("grpc.max_send_message_length", CLIENT_RECEIVES_BYTES),
+        ("grpc.max_metadata_size", METADATA_BYTES),
+        ("grpc.max_concurrent_streams", concurrent_streams),
+        ("grpc.keepalive_time_ms", 120_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 30_000),
+        ("grpc.max_connection_age_ms", int(_MAX_AGE_MS * (1 + 0.1 * jitter))),
+        ("grpc.max_connection_age_grace_ms", 5 * 60 * 1000),
+        ("grpc.so_reuseport", 0),
+    )
+
+
+def service_config() -> str:
+    """The service configuration of gRPC as JSON: what it repeats by itself.
+
+    UNAVAILABLE alone: RESOURCE_EXHAUSTED also says that a message is too large.
+    """
+    policy = {
+        "maxAttempts": 5,
+        "initialBackoff": "0.2s",
+        "maxBackoff": "10s",
+        "backoffMultiplier": 2,
+        "retryableStatusCodes": ["UNAVAILABLE"],
+    }
+    names = [{"service": f"fedcore.v1.{name}Service"} for name in _SERVICES]
+    return json.dumps(
+        {
+            "methodConfig": [{"name": names, "retryPolicy": policy}],
+            "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
+        },
+        sort_keys=True,
+    )
