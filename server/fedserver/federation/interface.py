@@ -16,6 +16,7 @@ from fedcore.secagg import Message
 from fedcore.secagg.messages import UploadHeader
 from fedcore.wire.envelope import Place
 from fedserver.authorisation import Caller
+from fedserver.store.records import Idempotency, RoundRef
 
 __all__ = [
     "Advertise",
@@ -28,7 +29,6 @@ __all__ = [
     "Instruction",
     "ModelChunk",
     "ModelDescription",
-    "Mutation",
     "Order",
     "Outcome",
     "Report",
@@ -89,9 +89,7 @@ class Assigned:
     """A client's place in one attempt at a round. `nonce`: 32 bytes, part of what it signs."""
 
     assignment_id: bytes
-    task_id: str
-    round: int
-    attempt: int
+    ref: RoundRef
     task_digest: bytes
     nonce: bytes
     heartbeat_ms: int
@@ -214,18 +212,6 @@ class ModelChunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Mutation:
-    """What makes a mutation repeatable: asked again, its stored answer; other content is refused.
-
-    `method`: the full name of the RPC. `request_id`: 16 bytes. `sha256`: of the signed payload.
-    """
-
-    method: str
-    request_id: bytes
-    sha256: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class Submission:
     """A new task: its canonical JSON, the signature of the caller's key over it, the first model.
 
@@ -335,13 +321,13 @@ class Federation(Protocol):
         ...
 
     async def submit(
-        self, caller: Caller, submission: Submission, /, *, mutation: Mutation
+        self, caller: Caller, submission: Submission, /, *, once: Idempotency
     ) -> SubmittedTask:
-        """Checks, keeps and starts a task."""
+        """Checks, keeps and starts a task. `once.response` is empty: fill it in, and keep it."""
         ...
 
     async def cancel(
-        self, caller: Caller, task_id: str, /, *, reason: str, mutation: Mutation
+        self, caller: Caller, task_id: str, /, *, reason: str, once: Idempotency
     ) -> None:
         """Ends a task; its open round is given up."""
         ...
@@ -354,9 +340,7 @@ class Federation(Protocol):
         """The certificate of a task's privacy, JSON. Raises: NotFoundError without privacy."""
         ...
 
-    async def show_round(
-        self, caller: Caller, task_id: str, round: int, attempt: int, /
-    ) -> RoundWaits:
+    async def show_round(self, caller: Caller, ref: RoundRef, /) -> RoundWaits:
         """What an attempt waits for now; "" once it is over."""
         ...
 
