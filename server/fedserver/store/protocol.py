@@ -1,0 +1,409 @@
+"""What the server asks of a database, so that another one can take SQLite's place.
+
+Every method is one transaction, and what it changed is durable when it returns (W1). A mutation that
+is named in `audit` writes that row in the same transaction (W12); one with `idempotency` happens once:
+asked again with the same key and request it changes nothing and gives the stored answer, with another
+request it raises ConflictError. All raise StoreError where the database fails, and then nothing was
+changed. Rules W1 to W12 are those of docs/server.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+from fedserver.store.records import (
+    AssignmentRecord,
+    AssignmentReport,
+    AssignmentState,
+    AuditEntry,
+    AuditHead,
+    AuditRecord,
+    CertificateRecord,
+    CheckInRecord,
+    ClientRecord,
+    ClientState,
+    Enrolled,
+    EventRecord,
+    HeadRecord,
+    Idempotency,
+    Lease,
+    MetricRecord,
+    ModelRecord,
+    NodeRecord,
+    OutboxEntry,
+    OutboxMessage,
+    PrincipalRecord,
+    RoundRecord,
+    RoundRef,
+    RoundsPage,
+    ServerIdentity,
+    Statistics,
+    Stored,
+    StoreSize,
+    TaskRecord,
+    TaskState,
+    TenantRecord,
+    TokenRecord,
+    Transition,
+    UploadRecord,
+)
+
+__all__ = ["PartyStore", "RoundStore", "Store", "SystemStore", "TaskStore"]
+
+
+class SystemStore(Protocol):
+    """The server's own affairs: identity, audit, outbox, housekeeping."""
+
+    async def now_ms(self) -> int:
+        """The database's clock, milliseconds of UTC; it never runs backwards while it is open."""
+
+    async def server_identity(self) -> ServerIdentity: ...
+
+    async def bump_epoch(self) -> int:
+        """The new epoch, one greater (W11)."""
+
+    async def recall(self, idempotency: Idempotency) -> Stored | None:
+        """What this mutation answered before, None if it never happened; ConflictError as there."""
+
+    async def append_audit(self, entry: AuditEntry) -> AuditHead:
+        """Writes an entry by itself: of a refusal, which changes nothing else."""
+
+    async def audit_entries(self, after: int = 0, limit: int = 1000) -> tuple[AuditRecord, ...]:
+        """Entries in order, from sequence `after` + 1."""
+
+    async def audit_head(self) -> AuditHead: ...
+
+    async def outbox_pending(self, limit: int = 100) -> tuple[OutboxEntry, ...]:
+        """What is not done yet, the oldest first (W3)."""
+
+    async def outbox_done(self, entry_id: int) -> None: ...
+
+    async def node_heartbeat(self, node_id: str, *, version: str, draining: bool) -> None: ...
+
+    async def nodes(self) -> tuple[NodeRecord, ...]: ...
+
+    async def statistics(self) -> Statistics: ...
+
+    async def prune(self, before_ms: int) -> int:
+        """Forgets answered check-ins, idempotency keys and done outbox rows older than that."""
+
+    async def size(self) -> StoreSize: ...
+
+    async def integrity(self) -> tuple[str, ...]:
+        """What is wrong with the database, by its own check; empty: nothing."""
+
+    async def checkpoint(self) -> None:
+        """Moves what the write-ahead log holds into the database file."""
+
+    async def close(self) -> None:
+        """Finishes what was asked for, then checkpoints; a second time, nothing happens."""
+
+
+class PartyStore(Protocol):
+    """Who may speak: tenants, principals, tokens, clients, certificates."""
+
+    async def put_tenant(
+        self, tenant: TenantRecord, *, audit: AuditEntry | None = None
+    ) -> None: ...
+
+    async def tenant(self, tenant_id: str) -> TenantRecord | None: ...
+
+    async def put_principal(
+        self, principal: PrincipalRecord, *, audit: AuditEntry | None = None
+    ) -> None: ...
+
+    async def principal(self, fingerprint: bytes) -> PrincipalRecord | None:
+        """Who holds the certificate with this fingerprint."""
+
+    async def create_token(
+        self,
+        token: TokenRecord,
+        *,
+        audit: AuditEntry | None = None,
+        idempotency: Idempotency | None = None,
+    ) -> Stored: ...
+
+    async def token(self, token_sha256: bytes) -> TokenRecord | None: ...
+
+    async def enrol(
+        self,
+        token_sha256: bytes,
+        client: ClientRecord,
+        certificate: CertificateRecord,
+        *,
+        key_hash: bytes,
+        reply: bytes,
+        audit: AuditEntry | None = None,
+    ) -> Enrolled:
+        """Uses a token once for a new client.
+
+        `key_hash`: SHA-256 of the public key in the signing request. The same key and token again give
+        the first `reply`, whatever is left of the token; the same key with another token is a
+        ConflictError. Raises: TokenError where the token is unknown, expired, used up, or another
+        tenant's.
+        """
+
+    async def enrolment(self, key_hash: bytes) -> Enrolled | None:
+        """The enrolment of that key, if there was one; `repeated` is true."""
+
+    async def client(self, client_id: bytes) -> ClientRecord | None: ...
+
+    async def clients(
+        self, *, tenant: str | None = None, after: bytes = b"", limit: int = 100
+    ) -> tuple[ClientRecord, ...]:
+        """A page in the order of ids, from the first greater than `after`."""
+
+    async def touch(self, client_ids: Iterable[bytes]) -> None:
+        """Notes that these clients were seen now."""
+
+    async def set_client_state(
+        self,
+        client_id: bytes,
+        state: ClientState,
+        *,
+        reason: str = "",
+        audit: AuditEntry | None = None,
+        idempotency: Idempotency | None = None,
+    ) -> Stored:
+        """REVOKED revokes its certificates too. Raises: NotFoundError; ConflictError once revoked."""
+
+    async def add_certificate(
+        self, certificate: CertificateRecord, *, audit: AuditEntry | None = None
+    ) -> None:
+        """Notes a certificate that was issued. Raises: ConflictError for a serial in use."""
+
+    async def certificates(self, client_id: bytes) -> tuple[CertificateRecord, ...]: ...
+
+    async def revoke_certificate(
+        self, fingerprint: bytes, *, reason: str, audit: AuditEntry | None = None
+    ) -> None:
+        """Raises: NotFoundError. A second time, the first reason stays."""
+
+    async def revoked_fingerprints(self) -> frozenset[bytes]:
+        """Of certificates that were revoked and have not expired."""
+
+
+class TaskStore(Protocol):
+    """Tasks, the models in their lines, and the leases of their drivers."""
+
+    async def add_task(
+        self,
+        task: TaskRecord,
+        model: ModelRecord,
+        *,
+        state_digest: bytes = b"",
+        audit: AuditEntry | None = None,
+        idempotency: Idempotency | None = None,
+    ) -> Stored:
+        """Adds a task with its first model as the head. Raises: ConflictError for an id in use."""
+
+    async def task(self, task_id: str) -> TaskRecord | None: ...
+
+    async def tasks(
+        self, *, tenant: str | None = None, state: TaskState | None = None
+    ) -> tuple[TaskRecord, ...]:
+        """In the order of submission."""
+
+    async def set_task_state(
+        self,
+        task_id: str,
+        state: TaskState,
+        *,
+        reason: str = "",
+        audit: AuditEntry | None = None,
+        idempotency: Idempotency | None = None,
+    ) -> Stored:
+        """The same state again is no change. Raises: NotFoundError; ConflictError once it has ended."""
+
+    async def head(self, task_id: str) -> HeadRecord | None: ...
+
+    async def model(self, digest: bytes, *, task_id: str | None = None) -> ModelRecord | None:
+        """The model of that digest, of this task or of the first that has it."""
+
+    async def models(self, task_id: str) -> tuple[ModelRecord, ...]:
+        """The task's line, the first model first."""
+
+    async def acquire_lease(self, task_id: str, owner: str, ttl_ms: int) -> Lease | None:
+        """None while another owner holds it; to its owner it is given anew, with a new token."""
+
+    async def renew_lease(self, lease: Lease, ttl_ms: int) -> Lease:
+        """The same token for longer. Raises: LeaseLostError."""
+
+    async def release_lease(self, lease: Lease) -> None:
+        """Gives it back; one that was lost already changes nothing."""
+
+
+class RoundStore(Protocol):
+    """Rounds and what clients did for them.
+
+    A `lease_token` that is not the task's newest raises LeaseLostError, and nothing is changed (W3).
+    """
+
+    async def open_round(
+        self,
+        ref: RoundRef,
+        *,
+        phase: str,
+        state: Mapping[str, object],
+        base_model: bytes,
+        deadline_ms: int | None,
+        lease_token: int,
+        audit: AuditEntry | None = None,
+    ) -> RoundRecord:
+        """A new attempt, at sequence 0. Raises: ConflictError if it is there, or another is open."""
+
+    async def advance_round(
+        self,
+        ref: RoundRef,
+        transition: Transition,
+        *,
+        state: Mapping[str, object],
+        lease_token: int,
+        assignments: Sequence[AssignmentRecord] = (),
+        end_assignments: AssignmentState | None = None,
+        session: Mapping[str, bytes] | None = None,
+        erase: Iterable[str] = (),
+        result_digest: bytes | None = None,
+        epsilon: float | None = None,
+        outbox: Sequence[OutboxMessage] = (),
+        audit: AuditEntry | None = None,
+    ) -> RoundRecord:
+        """One transition by compare-and-swap, with its event and all that belongs to it (W3).
+
+        `assignments`: new ones, each answering the check-in of its `request_id`; `end_assignments`:
+        how those that are still ACTIVE end; `session`, `erase`: as in `put_session`. Without `audit`
+        the lease's owner is written as the actor. Raises: ConflictError if phase or sequence differ.
+        """
+
+    async def complete_round(
+        self,
+        ref: RoundRef,
+        transition: Transition,
+        *,
+        state: Mapping[str, object],
+        lease_token: int,
+        model: ModelRecord,
+        expected_parent: bytes,
+        metrics: Mapping[str, MetricRecord],
+        state_digest: bytes = b"",
+        ledger_head: bytes = b"",
+        outbox: Sequence[OutboxMessage] = (),
+        audit: AuditEntry | None = None,
+    ) -> RoundRecord:
+        """`advance_round` to COMPLETED, and the head moves from `expected_parent` to `model` (W6).
+
+        Raises: as `advance_round`; ConflictError if the head is another.
+        """
+
+    async def round(self, ref: RoundRef) -> RoundRecord | None: ...
+
+    async def latest_attempt(self, task_id: str, round: int) -> RoundRecord | None: ...
+
+    async def open_rounds(self, task_id: str | None = None) -> tuple[RoundRecord, ...]:
+        """Those not in COMPLETED, SCRUBBED, ABANDONED, FAILED or CANCELLED."""
+
+    async def rounds(self, task_id: str, *, after_event: int = 0, limit: int = 100) -> RoundsPage:
+        """What changed after that event, in the order of change."""
+
+    async def round_events(self, ref: RoundRef) -> tuple[EventRecord, ...]: ...
+
+    async def metrics(self, ref: RoundRef) -> dict[str, MetricRecord]: ...
+
+    async def check_in(
+        self,
+        client_id: bytes,
+        request_id: bytes,
+        *,
+        wanted: str,
+        task_id: str,
+        offer: Mapping[str, object],
+        sdk_version: str = "",
+    ) -> CheckInRecord:
+        """Notes a request for work; the same again gives the first record, with its answer by now.
+
+        Raises: ConflictError if it asked for another task before.
+        """
+
+    async def refuse_check_in(
+        self, client_id: bytes, request_id: bytes, retry: tuple[int, int]
+    ) -> CheckInRecord:
+        """Answers with a window of ms to come back in, if nothing was answered yet: see the record."""
+
+    async def waiting(self, task_id: str) -> tuple[CheckInRecord, ...]:
+        """Check-ins without an answer, the oldest first."""
+
+    async def assignment(self, assignment_id: bytes) -> AssignmentRecord | None: ...
+
+    async def assignments(self, ref: RoundRef) -> tuple[AssignmentRecord, ...]: ...
+
+    async def end_assignment(
+        self, assignment_id: bytes, state: AssignmentState, *, failure: int = 0, reason: str = ""
+    ) -> AssignmentRecord:
+        """Ends it, if it had not ended: see the record. Raises: NotFoundError."""
+
+    async def report(self, assignment_id: bytes, report: AssignmentReport) -> AssignmentRecord:
+        """Keeps what the client says, once, ended or not. Raises: ConflictError for another report."""
+
+    async def put_session(
+        self,
+        ref: RoundRef,
+        records: Mapping[str, bytes],
+        *,
+        erase: Iterable[str] = (),
+        lease_token: int | None = None,
+    ) -> None:
+        """Seals and replaces records of the secure aggregation, then erases some.
+
+        Raises: PhaseError once the attempt has ended; NotFoundError.
+        """
+
+    async def session(self, ref: RoundRef) -> dict[str, bytes]:
+        """All its records, opened. Raises: StoreError where none of the keys fits one."""
+
+    async def begin_upload(
+        self, assignment_id: bytes, upload_id: bytes, *, size: int, header: bytes = b""
+    ) -> UploadRecord:
+        """The one upload of an assignment: a repeat finds the first, whatever its `upload_id`.
+
+        Raises: ConflictError for another size or header; PhaseError unless the round is COLLECTING or
+        earlier and the assignment ACTIVE; NotFoundError.
+        """
+
+    async def committed(self, upload_id: bytes, offset: int) -> None:
+        """Notes that the bytes before `offset` are on disk; never moves back."""
+
+    async def seal_upload(
+        self,
+        upload_id: bytes,
+        sha256: bytes,
+        *,
+        session: Mapping[str, bytes] | None = None,
+        erase: Iterable[str] = (),
+        audit: AuditEntry | None = None,
+    ) -> UploadRecord:
+        """Acknowledges an update, once, with the session's records that go with it (W7).
+
+        Sealed before with the same digest: the record again. Raises: ConflictError for another digest,
+        which is audited; PhaseError unless the round is COLLECTING; NotFoundError.
+        """
+
+    async def upload(self, upload_id: bytes) -> UploadRecord | None: ...
+
+    async def uploads(
+        self, ref: RoundRef, *, sealed_only: bool = False
+    ) -> tuple[UploadRecord, ...]:
+        """In the order of client ids."""
+
+    async def scrub_round(
+        self, ref: RoundRef, *, lease_token: int | None = None, audit: AuditEntry | None = None
+    ) -> tuple[bytes, ...]:
+        """Forgets session records, and gives the ids of all uploads, whose bytes must go too (W10).
+
+        Assignments stay, so that nothing of them can be played again. May be repeated. Raises:
+        PhaseError while the attempt is open.
+        """
+
+
+class Store(SystemStore, PartyStore, TaskStore, RoundStore, Protocol):
+    """Everything that the server keeps; one value of it serves a whole process."""
