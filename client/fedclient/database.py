@@ -1,0 +1,128 @@
+"""The one SQLite file of a client: every write is on the disk when the call returns.
+
+WAL with `synchronous=FULL`: what was acknowledged survives a power cut. The file is locked for as
+long as it is open, because two processes would give two answers where only one may be given.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fedcore.errors import ClientStateError
+
+__all__ = ["Database", "Value"]
+
+Value = bytes | str | int | float | None
+
+_VERSION = 1
+_SCHEMA = """
+CREATE TABLE record (key TEXT PRIMARY KEY, sealed BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE setting (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE assignment (one INTEGER PRIMARY KEY CHECK (one = 1), value BLOB NOT NULL);
+CREATE TABLE contribution (assignment BLOB PRIMARY KEY, sealed_key BLOB NOT NULL,
+    lengths TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE charge (
+    task_digest BLOB NOT NULL, round INTEGER NOT NULL, attempt INTEGER NOT NULL,
+    task TEXT NOT NULL, at_ms INTEGER NOT NULL, given INTEGER NOT NULL DEFAULT 0,
+    outcome TEXT NOT NULL DEFAULT '', bytes_up INTEGER NOT NULL DEFAULT 0,
+    bytes_down INTEGER NOT NULL DEFAULT 0, seconds REAL NOT NULL DEFAULT 0,
+    joules REAL NOT NULL DEFAULT 0, measured INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (task_digest, round, attempt)) WITHOUT ROWID;
+CREATE INDEX charge_by_time ON charge (at_ms);
+"""
+
+
+class Database:
+    """An open database; its methods may be called from any thread.
+
+    Raises: ClientStateError if the file is in use, damaged, or of a later release.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._lock = path, threading.RLock()
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            self._connection = sqlite3.connect(
+                path, timeout=1.0, isolation_level=None, check_same_thread=False
+            )
+        except (OSError, sqlite3.Error) as error:
+            raise self._failed(error) from error
+        try:
+            self._set_up()
+        except sqlite3.Error as error:
+            self._connection.close()
+            raise self._failed(error) from error
+        except ClientStateError:
+            self._connection.close()
+            raise
+
+    def _set_up(self) -> None:
+        run = self._connection.execute
+        run("PRAGMA locking_mode=EXCLUSIVE")
+        run("PRAGMA journal_mode=WAL")
+        run("PRAGMA synchronous=FULL")
+        run("PRAGMA secure_delete=ON")
+        run("BEGIN IMMEDIATE")
+        version = run("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            for statement in _SCHEMA.split(";"):
+                run(statement)
+            run(f"PRAGMA user_version={_VERSION}")
+        run("COMMIT")
+        if version > _VERSION:
+            raise ClientStateError(
+                f"the state of this client has version {version}",
+                why=f"this release knows version {_VERSION}",
+                fix="use the release that wrote it, or a later one",
+            )
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """What is written within is durable together when the block ends, or none of it."""
+        with self._lock:
+            self.write("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self.write("ROLLBACK")
+                raise
+            self.write("COMMIT")
+
+    def write(self, sql: str, *values: Value) -> int:
+        """Runs one statement, and returns how many rows it changed; durable outside a block."""
+        with self._lock:
+            try:
+                return self._connection.execute(sql, values).rowcount
+            except sqlite3.Error as error:
+                raise self._failed(error) from error
+
+    def rows(self, sql: str, *values: Value) -> list[tuple[Value, ...]]:
+        """All rows of a query."""
+        with self._lock:
+            try:
+                return self._connection.execute(sql, values).fetchall()
+            except sqlite3.Error as error:
+                raise self._failed(error) from error
+
+    def checkpoint(self) -> None:
+        """Writes the log into the file and empties it, so that what was erased is gone."""
+        self.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+    def _failed(self, error: Exception) -> ClientStateError:
+        busy = "locked" in str(error)
+        return ClientStateError(
+            f"the state in {self._path.name} " + ("is in use" if busy else "cannot be used"),
+            why="another process has it open" if busy else f"the disk or the file: {error}",
+            fix="stop the other process, or use another folder"
+            if busy
+            else "free the disk, or restore the folder as it was",
+        )
