@@ -1,0 +1,426 @@
+"""Blobs are files named by their digest, so that a row in the database never points to half a model.
+
+A blob gets its name only when its bytes are on the disk: temporary name, write, fsync, rename,
+fsync of the folder. A crash or a power cut at any moment leaves a blob whole or absent; what lies
+under a temporary name, or under a digest that no row knows, is collected a day later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import hmac
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO, Final, ParamSpec, Protocol, TypeVar
+
+from fedcore.errors import ArgumentError, BlobError
+from fedcore.failpoints import failpoint
+
+__all__ = [
+    "BlobStore",
+    "BlobWriter",
+    "FsOps",
+    "LocalBlobStore",
+    "blob_error",
+    "in_thread",
+    "require_space",
+]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_DAY_S: Final = 86_400.0
+_PIECE: Final = 1 << 20
+_DIGEST_BYTES: Final = 32
+_RESERVE: Final = 64 << 20
+_INCOMING: Final = "incoming"
+
+
+class FsOps:
+    """What changes a disk, in one place, so that a test can cut the power between any two steps.
+
+    Files are made for their owner alone. Every method raises OSError.
+    """
+
+    def create(self, path: Path) -> int:
+        """The descriptor of a new, empty file, open to be read and written."""
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+    def open(self, path: Path) -> int:
+        """The descriptor of a file that exists, open to be read and written; never of a link."""
+        return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    def pwrite(self, file: int, data: bytes | memoryview, offset: int) -> None:
+        """Write all of `data` at `offset`."""
+        left = memoryview(data).cast("B")
+        while left:
+            written = os.pwrite(file, left, offset)
+            left, offset = left[written:], offset + written
+
+    def truncate(self, file: int, size: int) -> None:
+        """Cut a file to `size` bytes."""
+        os.ftruncate(file, size)
+
+    def fsync(self, file: int) -> None:
+        """Bring the bytes of a file onto the disk."""
+        os.fsync(file)
+
+    def close(self, file: int) -> None:
+        """Close a descriptor."""
+        os.close(file)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Give a file another name, in place of what had it."""
+        os.replace(source, target)
+
+    def unlink(self, path: Path) -> None:
+        """Take a name away."""
+        os.unlink(path)
+
+    def make_folder(self, path: Path) -> None:
+        """Make a folder, its parent existing, and bring its name onto the disk."""
+        with suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+        # Also when it was there: whoever made it may not have come to this line.
+        self.fsync_folder(path.parent)
+
+    def fsync_folder(self, path: Path) -> None:
+        """Bring the names in a folder onto the disk."""
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+class BlobWriter(Protocol):
+    """A blob on its way in: bytes in order, then `commit`."""
+
+    async def write(self, data: bytes | memoryview) -> None:
+        """Append `data`, which must stay as it is until this returns. Raises: BlobError."""
+        ...
+
+    async def commit(self) -> bytes:
+        """Make the blob durable under its digest, SHA-256, and return that. Raises: BlobError."""
+        ...
+
+
+class BlobStore(Protocol):
+    """Immutable bytes by their SHA-256; every method raises BlobError when the disk fails.
+
+    `digest` is always 32 bytes; anything else raises ArgumentError. A digest that is returned is
+    durable, and only then may a row name it.
+    """
+
+    async def put_bytes(self, data: bytes) -> bytes:
+        """Keep `data`: its digest."""
+        ...
+
+    async def put_file(self, path: Path) -> bytes:
+        """Move a finished file of the same file system in: its digest."""
+        ...
+
+    def writer(self) -> AbstractAsyncContextManager[BlobWriter]:
+        """Keep what is written piece by piece; without a `commit` nothing stays."""
+        ...
+
+    async def open_read(self, digest: bytes) -> BinaryIO:
+        """The blob as an open file, which the caller closes. Raises: BlobError if missing."""
+        ...
+
+    async def read(self, digest: bytes, offset: int, length: int) -> bytes:
+        """At most `length` bytes from `offset` on, none beyond the end."""
+        ...
+
+    async def size(self, digest: bytes) -> int:
+        """The blob's size in bytes. Raises: BlobError if missing."""
+        ...
+
+    async def verify(self, digest: bytes) -> None:
+        """Read all of it. Raises: BlobError if its bytes are not what was stored."""
+        ...
+
+    async def delete(self, digest: bytes) -> None:
+        """Forget it; what is not there stays so."""
+        ...
+
+    async def orphans(self, known: Collection[bytes], *, older_than_s: float) -> list[bytes]:
+        """The digests that are not `known` and whose blobs were put longer ago, sorted."""
+        ...
+
+    async def collect(self, known: Collection[bytes], *, older_than_s: float = _DAY_S) -> int:
+        """Delete the orphans and what never got a name: how many files went."""
+        ...
+
+
+class LocalBlobStore:
+    """Blobs in a folder of this machine: `root/ab/cd/abcd…`, folders 0700, files 0600.
+
+    `reserve_bytes`: the space on the disk that no blob may take, because the database needs it.
+    Raises: BlobError if the folder cannot be made.
+    """
+
+    def __init__(
+        self, root: Path, *, reserve_bytes: int = _RESERVE, disk: FsOps | None = None
+    ) -> None:
+        self._root, self._reserve, self._disk = root, reserve_bytes, disk or FsOps()
+        # A collector that saw an old blob must not delete what was put anew since.
+        self._naming = threading.Lock()
+        with blob_error(f"the blob folder {root.name} cannot be made"):
+            root.parent.mkdir(parents=True, exist_ok=True)
+            self._disk.make_folder(root)
+            self._disk.make_folder(root / _INCOMING)
+
+    async def put_bytes(self, data: bytes) -> bytes:
+        async with self.writer() as writer:
+            await writer.write(data)
+            return await writer.commit()
+
+    async def put_file(self, path: Path) -> bytes:
+        return await in_thread(self._put_file, path)
+
+    @asynccontextmanager
+    async def writer(self) -> AsyncIterator[BlobWriter]:
+        writer = _LocalWriter(self._root / _INCOMING, self._name, self._reserve, self._disk)
+        await in_thread(writer.open)
+        try:
+            yield writer
+        finally:
+            await in_thread(writer.close)
+
+    async def open_read(self, digest: bytes) -> BinaryIO:
+        return await in_thread(self._open, digest)
+
+    async def read(self, digest: bytes, offset: int, length: int) -> bytes:
+        if offset < 0 or length < 0:
+            raise ArgumentError(
+                f"{length} bytes from {offset} on are no part of a blob",
+                why="an offset and a length are not negative",
+                fix="ask for bytes from 0 on",
+            )
+        return await in_thread(self._read, digest, offset, length)
+
+    async def size(self, digest: bytes) -> int:
+        return await in_thread(self._size, digest)
+
+    async def verify(self, digest: bytes) -> None:
+        await in_thread(self._verify, digest)
+
+    async def delete(self, digest: bytes) -> None:
+        await in_thread(self._delete, self._path(digest))
+
+    async def orphans(self, known: Collection[bytes], *, older_than_s: float) -> list[bytes]:
+        return sorted(
+            bytes.fromhex(path.name)
+            for path in await in_thread(self._old_files, known, older_than_s)
+            if path.parent.name != _INCOMING
+        )
+
+    async def collect(self, known: Collection[bytes], *, older_than_s: float = _DAY_S) -> int:
+        return await in_thread(self._collect, known, older_than_s)
+
+    def _path(self, digest: bytes) -> Path:
+        if len(digest) != _DIGEST_BYTES:
+            raise ArgumentError(
+                f"a digest of {len(digest)} bytes names no blob",
+                why="blobs are named by SHA-256, which has 32 bytes",
+                fix="pass the digest that put_bytes, put_file or commit returned",
+            )
+        name = digest.hex()
+        return self._root / name[:2] / name[2:4] / name
+
+    def _put_file(self, path: Path) -> bytes:
+        with blob_error(f"the file {path.name} could not be moved among the blobs"):
+            file = self._disk.open(path)
+            try:
+                os.fchmod(file, 0o600)
+                digest = _digest_of(file)
+                self._disk.fsync(file)
+            finally:
+                self._disk.close(file)
+            self._name(path, digest)
+        return digest
+
+    def _name(self, source: Path, digest: bytes) -> None:
+        """Give the durable file `source` the name of its digest, durably.
+
+        What has that name already has the same bytes; the new file takes its place, since nobody
+        knows whether the old one's name ever reached the disk, and so becomes young again.
+        """
+        target = self._path(digest)
+        if not target.parent.is_dir():
+            self._disk.make_folder(target.parent.parent)
+            self._disk.make_folder(target.parent)
+        failpoint("blob.before_rename")
+        with self._naming:
+            os.utime(source)
+            self._disk.rename(source, target)
+        self._disk.fsync_folder(target.parent)
+        failpoint("blob.after_rename")
+
+    def _open(self, digest: bytes) -> BinaryIO:
+        with blob_error(f"blob {digest.hex()[:16]} cannot be read"):
+            return self._path(digest).open("rb")
+
+    def _read(self, digest: bytes, offset: int, length: int) -> bytes:
+        with self._open(digest) as file, blob_error(f"blob {digest.hex()[:16]} cannot be read"):
+            there = max(0, os.fstat(file.fileno()).st_size - offset)
+            return os.pread(file.fileno(), min(length, there), offset) if there else b""
+
+    def _size(self, digest: bytes) -> int:
+        with blob_error(f"blob {digest.hex()[:16]} cannot be read"):
+            return self._path(digest).stat().st_size
+
+    def _verify(self, digest: bytes) -> None:
+        with self._open(digest) as file, blob_error(f"blob {digest.hex()[:16]} cannot be read"):
+            found = _digest_of(file.fileno())
+        if not hmac.compare_digest(found, digest):
+            raise BlobError(
+                f"blob {digest.hex()[:16]} is damaged",
+                why=f"its bytes have the digest {found.hex()[:16]}…",
+                fix="restore it from a backup, and check the disk for errors",
+            )
+
+    def _delete(self, path: Path) -> None:
+        with blob_error(f"blob {path.name[:16]} cannot be deleted"), suppress(FileNotFoundError):
+            self._disk.unlink(path)
+            self._disk.fsync_folder(path.parent)
+
+    def _old_files(self, known: Collection[bytes], older_than_s: float) -> list[Path]:
+        names = {digest.hex() for digest in known}
+        before = time.time() - older_than_s
+        with blob_error(f"the blob folder {self._root.name} cannot be read"):
+            stored = (*self._root.glob("??/??/*"), *self._root.glob(f"{_INCOMING}/*"))
+            return [path for path in stored if path.name not in names and _older(path, before)]
+
+    def _collect(self, known: Collection[bytes], older_than_s: float) -> int:
+        before, gone = time.time() - older_than_s, 0
+        for path in self._old_files(known, older_than_s):
+            with self._naming:
+                if _older(path, before):
+                    self._delete(path)
+                    gone += 1
+        return gone
+
+
+class _LocalWriter:
+    """A blob under a temporary name.
+
+    It is not in the folder of its digest, which nobody knows yet, but beside it on the same file
+    system, where a rename is one step all the same.
+    """
+
+    def __init__(
+        self, folder: Path, name: Callable[[Path, bytes], None], reserve: int, disk: FsOps
+    ) -> None:
+        self._path = folder / os.urandom(16).hex()
+        self._name, self._reserve, self._disk = name, reserve, disk
+        self._hash, self._size, self._file = hashlib.sha256(), 0, -1
+
+    async def write(self, data: bytes | memoryview) -> None:
+        await in_thread(self._write, data)
+
+    async def commit(self) -> bytes:
+        return await in_thread(self._commit)
+
+    def open(self) -> None:
+        with blob_error("a blob cannot be begun"):
+            self._file = self._disk.create(self._path)
+
+    def close(self) -> None:
+        """Close the file, and take it away unless it was named."""
+        with blob_error("a blob cannot be put away"):
+            if self._file >= 0:
+                self._disk.close(self._file)
+                self._file = -1
+            with suppress(FileNotFoundError):
+                self._disk.unlink(self._path)
+
+    def _write(self, data: bytes | memoryview) -> None:
+        with blob_error("a blob cannot be written"):
+            require_space(self._path.parent, memoryview(data).nbytes, reserve=self._reserve)
+            self._disk.pwrite(self._file, data, self._size)
+        self._hash.update(data)
+        self._size += memoryview(data).nbytes
+
+    def _commit(self) -> bytes:
+        digest = self._hash.digest()
+        with blob_error(f"blob {digest.hex()[:16]} cannot be made durable"):
+            self._disk.fsync(self._file)
+            self._name(self._path, digest)
+        return digest
+
+
+async def in_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run `function` in a worker thread, and wait for its end even when cancelled.
+
+    A thread cannot be stopped, so whoever holds a lock round this call may not let go of it before.
+    """
+    work = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        while not work.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({work})
+        if not work.cancelled():
+            work.exception()  # somebody has now seen it; the cancellation is what matters
+        raise
+
+
+@contextmanager
+def blob_error(what: str) -> Iterator[None]:
+    """Turn an OSError into a BlobError that says `what` failed, why, and what to do."""
+    try:
+        yield
+    except BlobError:
+        raise
+    except OSError as error:
+        raise BlobError(what, why=_reason(error), fix=_remedy(error)) from error
+
+
+def require_space(folder: Path, size: int, *, reserve: int) -> None:
+    """Raise OSError, ENOSPC, unless `size` bytes leave `reserve` bytes free."""
+    disk = os.statvfs(folder)
+    if disk.f_bavail * disk.f_frsize < size + reserve:
+        raise OSError(errno.ENOSPC, f"{size} bytes would leave less than {reserve} bytes free")
+
+
+def _reason(error: OSError) -> str:
+    name = errno.errorcode.get(error.errno or 0, "")
+    return f"{name}: {error.strerror}" if name else str(error)
+
+
+def _remedy(error: OSError) -> str:
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return "make room on the disk; what was begun is not kept"
+        case errno.EIO:
+            return "check the disk and the kernel's log; do not trust this disk until then"
+        case errno.ENOENT:
+            return "restore the file from a backup; it was deleted behind the server's back"
+        case errno.EXDEV:
+            return "keep uploads and blobs on one file system"
+    return "check the owner and the rights of the server's state folder"
+
+
+def _digest_of(file: int) -> bytes:
+    """SHA-256 of a whole file, whatever the position of its descriptor."""
+    found, offset = hashlib.sha256(), 0
+    while piece := os.pread(file, _PIECE, offset):
+        found.update(piece)
+        offset += len(piece)
+    return found.digest()
+
+
+def _older(path: Path, before: float) -> bool:
+    try:
+        return path.stat().st_mtime < before
+    except FileNotFoundError:
+        return False
