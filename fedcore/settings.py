@@ -6,7 +6,6 @@ and say what is wrong in the same words.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 import sys
@@ -17,18 +16,27 @@ from difflib import get_close_matches
 from fractions import Fraction
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    Literal,
+    TypeAlias,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from fedcore.errors import TaskError
 
 __all__ = [
+    "Bounds",
     "Options",
     "Settings",
     "Value",
     "read_option",
     "read_settings",
     "read_value",
-    "setting",
     "setting_error",
     "unknown_key",
     "write_options",
@@ -49,12 +57,18 @@ _MOST_DIGITS = 40
 _MOST_OPTIONS, _MOST_ITEMS = 64, 64
 
 
-@dataclass(frozen=True)
-class _Rule:
-    least: Any = None
-    above: Any = None
-    most: Any = None
-    below: Any = None
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """What a setting may be, in its annotation: `Annotated[int, Bounds(least=1)]`.
+
+    Of numbers the range, of texts the pattern, of lists the length; range and pattern hold for a
+    list's entries, too.
+    """
+
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    below: float | None = None
     pattern: str | None = None
     length: tuple[int, int] | None = None
 
@@ -79,24 +93,6 @@ class _Rule:
         return " ".join(f"{word} {bound}" for word, bound in bounds.items() if bound is not None)
 
 
-def setting(
-    default: Any = MISSING,
-    *,
-    least: float | None = None,
-    above: float | None = None,
-    most: float | None = None,
-    below: float | None = None,
-    pattern: str | None = None,
-    length: tuple[int, int] | None = None,
-) -> Any:
-    """A field of `Settings` with bounds: of numbers, of what texts look like, of a list's length.
-
-    Bounds of numbers and texts hold for the entries of a list, too.
-    """
-    rule = _Rule(least, above, most, below, pattern, length)
-    return dataclasses.field(default=default, metadata={"rule": rule})
-
-
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """A table of settings, which cannot be made with a value that breaks a field's bounds.
@@ -105,7 +101,7 @@ class Settings:
 
     >>> @dataclass(frozen=True, kw_only=True)
     ... class Rounds(Settings):
-    ...     count: int = setting(least=1)
+    ...     count: int
     >>> read_settings({"count": 3}, Rounds)
     Rounds(count=3)
     >>> read_settings({"cuont": 3}, Rounds, path="rounds")
@@ -118,10 +114,8 @@ class Settings:
     """
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value, rule = getattr(self, field.name), field.metadata.get("rule")
-            if value is not None and rule is not None and (wanted := rule.broken(value)):
-                raise setting_error(field.name, value, f"it has to be {wanted}")
+        for name, bounds in _bounds(type(self)).items():
+            _check_bounds(name, getattr(self, name), bounds)
 
     @classmethod
     def read(cls: type[T], values: Mapping[str, Any], path: str) -> T:
@@ -208,14 +202,17 @@ def _read_fields(values: Mapping[str, Any], schema: Any, path: str) -> Any:
         place = f"{path}.{field.name}" if path else field.name
         if field.name in values:
             value = found[field.name] = read_value(values[field.name], hints[field.name], place)
-            rule = field.metadata.get("rule")
-            if rule is not None and (wanted := rule.broken(value)):
-                raise setting_error(place, value, f"it has to be {wanted}")
+            _check_bounds(place, value, _bounds(schema).get(field.name))
         elif field.default is MISSING and field.default_factory is MISSING:
             raise TaskError(
                 f"{place} is missing", why="it has no default", fix=f"set {place}", where=path
             )
     return schema(**found)
+
+
+def _check_bounds(path: str, value: Any, bounds: Bounds | None) -> None:
+    if value is not None and bounds is not None and (wanted := bounds.broken(value)):
+        raise setting_error(path, value, f"it has to be {wanted}")
 
 
 def _write_fields(settings: Settings) -> dict[str, Any]:
@@ -304,7 +301,7 @@ def _fraction(value: Any, path: str) -> Fraction:
             raise setting_error(path, value, 'it has to be a number or a text like "1/7"')
         return Fraction(int(match[1]), int(match[2]))
     if isinstance(value, Decimal):
-        sign, digits, exponent = value.as_tuple()
+        _, digits, exponent = value.as_tuple()
         short = isinstance(exponent, int) and abs(exponent) + len(digits) <= _MOST_DIGITS
         if not short:
             raise setting_error(path, value, f"it has more than {_MOST_DIGITS} digits")
@@ -331,6 +328,16 @@ _READERS = {bool: _boolean, int: _integer, float: _float, Fraction: _fraction, s
 def _hints(schema: Any) -> dict[str, Any]:
     hints = get_type_hints(schema)
     return {field.name: hints[field.name] for field in fields(schema) if field.init}
+
+
+@cache
+def _bounds(schema: Any) -> dict[str, Bounds]:
+    found = {}
+    for name, hint in get_type_hints(schema, include_extras=True).items():
+        for extra in getattr(hint, "__metadata__", ()):
+            if isinstance(extra, Bounds):
+                found[name] = extra
+    return found
 
 
 def _shown(value: object) -> str:

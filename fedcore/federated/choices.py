@@ -12,18 +12,28 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, ClassVar, Final, Self, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Final,
+    Self,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from fedcore import metrics, nn, optim
 from fedcore.errors import FedcoreError, TaskError
 from fedcore.federated.layers import LAYERS
 from fedcore.settings import (
+    Bounds,
     Options,
     Settings,
     read_option,
     read_settings,
     read_value,
-    setting,
     unknown_key,
     write_options,
 )
@@ -183,38 +193,38 @@ class ScheduleSpec(Choice):
 
 @dataclass(frozen=True, kw_only=True)
 class _FedAvg(Settings):
-    lr: float = setting(1.0, above=0, most=1e6)
+    lr: Annotated[float, Bounds(above=0, most=1e6)] = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class _FedAvgM(Settings):
-    lr: float = setting(1.0, above=0, most=1e6)
-    momentum: float = setting(0.9, least=0, below=1)
+    lr: Annotated[float, Bounds(above=0, most=1e6)] = 1.0
+    momentum: Annotated[float, Bounds(least=0, below=1)] = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
 class _FedProx(Settings):
-    lr: float = setting(1.0, above=0, most=1e6)
-    mu: float = setting(0.01, least=0, most=1e6)
+    lr: Annotated[float, Bounds(above=0, most=1e6)] = 1.0
+    mu: Annotated[float, Bounds(least=0, most=1e6)] = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
 class _FedAdagrad(Settings):
-    lr: float = setting(0.1, above=0, most=1e6)
-    beta1: float = setting(0.0, least=0, below=1)
-    tau: float = setting(1e-3, above=0, most=1e6)
+    lr: Annotated[float, Bounds(above=0, most=1e6)] = 0.1
+    beta1: Annotated[float, Bounds(least=0, below=1)] = 0.0
+    tau: Annotated[float, Bounds(above=0, most=1e6)] = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
 class _FedAdam(_FedAdagrad):
-    beta1: float = setting(0.9, least=0, below=1)
-    beta2: float = setting(0.99, least=0, below=1)
+    beta1: Annotated[float, Bounds(least=0, below=1)] = 0.9
+    beta2: Annotated[float, Bounds(least=0, below=1)] = 0.99
 
 
 @dataclass(frozen=True, kw_only=True)
 class _FedSGD(Settings):
-    lr: float = setting(above=0, most=1e6)
-    momentum: float = setting(0.0, least=0, below=1)
+    lr: Annotated[float, Bounds(above=0, most=1e6)]
+    momentum: Annotated[float, Bounds(least=0, below=1)] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 from fedcore.federated.choices import (
-    AlgorithmSpec,
     LayerSpec,
     OptimizerSpec,
     ScheduleSpec,
 )
-from fedcore.settings import Options, Settings, setting
+from fedcore.settings import Bounds, Options, Settings
 
 __all__ = [
     "LARGEST_DIMENSION",
@@ -41,8 +40,8 @@ LARGEST_DIMENSION: Final = 10**9
 class ArraySpec(Settings):
     """One array of a model that is not ours, in the order of its parameters; float32."""
 
-    name: str = setting(pattern=r"[A-Za-z0-9_./-]{1,127}")
-    shape: tuple[int, ...] = setting(least=1, most=LARGEST_DIMENSION, length=(0, 8))
+    name: Annotated[str, Bounds(pattern=r"[A-Za-z0-9_./-]{1,127}")]
+    shape: Annotated[tuple[int, ...], Bounds(least=1, most=LARGEST_DIMENSION, length=(0, 8))]
 
     @property
     def size(self) -> int:
@@ -58,19 +57,21 @@ class ModelSpec(Settings):
     arrays has, which clipping by layer goes by. Both are filled in by `Task.resolved`.
     """
 
-    layers: tuple[LayerSpec, ...] = setting((), length=(0, MOST_LAYERS))
-    name: str | None = setting(None, pattern=NAME)
+    layers: Annotated[tuple[LayerSpec, ...], Bounds(length=(0, MOST_LAYERS))] = ()
+    name: Annotated[str | None, Bounds(pattern=NAME)] = None
     options: Options = ()
-    arrays: tuple[ArraySpec, ...] = setting((), length=(0, 1024))
-    dimension: int | None = setting(None, least=1, most=LARGEST_DIMENSION)
-    parts: tuple[int, ...] | None = setting(None, least=1, most=LARGEST_DIMENSION, length=(1, 4096))
+    arrays: Annotated[tuple[ArraySpec, ...], Bounds(length=(0, 1024))] = ()
+    dimension: Annotated[int | None, Bounds(least=1, most=LARGEST_DIMENSION)] = None
+    parts: Annotated[
+        tuple[int, ...] | None, Bounds(least=1, most=LARGEST_DIMENSION, length=(1, 4096))
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSpec(Settings):
     """`dataset`: the name under which a device's owner bound the data."""
 
-    dataset: str = setting(pattern=NAME)
+    dataset: Annotated[str, Bounds(pattern=NAME)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,11 +83,11 @@ class TrainingSpec(Settings):
     or optimizer. `schedule`: of the learning rate, by round.
     """
 
-    program: str = setting("local", pattern=NAME)
+    program: Annotated[str, Bounds(pattern=NAME)] = "local"
     loss: str | None = None
-    epochs: int | None = setting(None, least=1, most=10_000)
-    steps: int | None = setting(None, least=1, most=10**7)
-    batch_size: int | None = setting(None, least=1, most=2**20)
+    epochs: Annotated[int | None, Bounds(least=1, most=10_000)] = None
+    steps: Annotated[int | None, Bounds(least=1, most=10**7)] = None
+    batch_size: Annotated[int | None, Bounds(least=1, most=2**20)] = None
     optimizer: OptimizerSpec | None = None
     schedule: ScheduleSpec | None = None
     options: Options = ()
@@ -96,14 +97,14 @@ class TrainingSpec(Settings):
 class UpdateSpec(Settings):
     """How updates are reported without privacy; under privacy it keeps its defaults, unused.
 
-    `range`: each coordinate of the weighted update is cut to ± this, and put on a grid. `slot_bits`:
-    of a coordinate of the sum. `weighted`: a client counts by min(examples, largest_weight) /
-    largest_weight, else each counts 1.
+    `range`: each coordinate of the weighted update is cut to ± this, and put on a grid.
+    `slot_bits`: of a coordinate of the sum. `weighted`: a client counts by min(examples,
+    largest_weight) / largest_weight, else each counts 1.
     """
 
-    range: float = setting(4.0, above=0, most=2.0**60)
-    slot_bits: int = setting(32, least=16, most=64)
-    largest_weight: int = setting(1000, least=1, most=2**36)
+    range: Annotated[float, Bounds(above=0, most=2.0**60)] = 4.0
+    slot_bits: Annotated[int, Bounds(least=16, most=64)] = 32
+    largest_weight: Annotated[int, Bounds(least=1, most=2**36)] = 1000
     weighted: bool = True
 
 
@@ -121,20 +122,20 @@ class PrivacySpec(Settings):
     """
 
     unit: Literal["record", "client"]
-    epsilon: float = setting(above=0, most=1e6)
-    delta: float | None = setting(None, above=0, below=1)
-    population: int = setting(least=1, most=2**36)
-    clipping_norm: Fraction = setting(above=0, most=2**60)
+    epsilon: Annotated[float, Bounds(above=0, most=1e6)]
+    delta: Annotated[float | None, Bounds(above=0, below=1)] = None
+    population: Annotated[int, Bounds(least=1, most=2**36)]
+    clipping_norm: Annotated[Fraction, Bounds(above=0, most=2**60)]
     noise: Literal["central", "shares", "compact"] = "shares"
-    sampling_rate: Fraction | None = setting(None, above=0, most=1)
-    minimum_separation: int | None = setting(None, least=1, most=2**31)
-    maximum_participations: int | None = setting(None, least=1, most=2**31)
+    sampling_rate: Annotated[Fraction | None, Bounds(above=0, most=1)] = None
+    minimum_separation: Annotated[int | None, Bounds(least=1, most=2**31)] = None
+    maximum_participations: Annotated[int | None, Bounds(least=1, most=2**31)] = None
     clipping: Literal["flat", "per_layer", "adaptive"] = "flat"
-    quantile: Fraction | None = setting(None, above=0, below=1)
-    clipping_rate: Fraction | None = setting(None, above=0, most=1)
-    largest_weight: int | None = setting(None, least=1, most=2**36)
-    denominator: int | None = setting(None, least=1, most=2**36)
-    slot_bits: int | None = setting(None, least=16, most=64)
+    quantile: Annotated[Fraction | None, Bounds(above=0, below=1)] = None
+    clipping_rate: Annotated[Fraction | None, Bounds(above=0, most=1)] = None
+    largest_weight: Annotated[int | None, Bounds(least=1, most=2**36)] = None
+    denominator: Annotated[int | None, Bounds(least=1, most=2**36)] = None
+    slot_bits: Annotated[int | None, Bounds(least=16, most=64)] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,18 +143,18 @@ class SecAggSpec(Settings):
     """Terms of secure aggregation: see `fedcore.secagg.SessionConfig`."""
 
     profile: Literal["malicious", "semi_honest"] = "malicious"
-    gamma: Fraction = setting(Fraction(1, 10), least=0, below=1)
-    delta: Fraction = setting(Fraction(1, 10), least=0, below=1)
-    sigma: int = setting(100, least=40, most=1000)
-    eta: int = setting(30, least=1, most=1000)
+    gamma: Annotated[Fraction, Bounds(least=0, below=1)] = Fraction(1, 10)
+    delta: Annotated[Fraction, Bounds(least=0, below=1)] = Fraction(1, 10)
+    sigma: Annotated[int, Bounds(least=40, most=1000)] = 100
+    eta: Annotated[int, Bounds(least=1, most=1000)] = 30
 
 
 @dataclass(frozen=True, kw_only=True)
 class RoundsSpec(Settings):
     """How many rounds, and how often each may be tried."""
 
-    count: int = setting(least=1, most=10**6)
-    max_attempts: int = setting(3, least=1, most=100)
+    count: Annotated[int, Bounds(least=1, most=10**6)]
+    max_attempts: Annotated[int, Bounds(least=1, most=100)] = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,9 +164,9 @@ class CohortSpec(Settings):
     `overselection`: so many times `goal` are selected.
     """
 
-    goal: int = setting(least=1, most=2**14)
-    minimum: int = setting(least=1, most=2**14)
-    overselection: Fraction = setting(Fraction(1), least=1, most=10)
+    goal: Annotated[int, Bounds(least=1, most=2**14)]
+    minimum: Annotated[int, Bounds(least=1, most=2**14)]
+    overselection: Annotated[Fraction, Bounds(least=1, most=10)] = Fraction(1)
 
     @property
     def select(self) -> int:
@@ -175,17 +176,20 @@ class CohortSpec(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class DeadlineSpec(Settings):
-    """How long each phase may take, in seconds; `patience`: heartbeats missed before one is lost."""
+    """How long each phase may take, in seconds.
 
-    selecting_s: float = setting(60.0, least=0.001, most=30 * 86400.0)
-    keys_s: float = setting(60.0, least=0.001, most=30 * 86400.0)
-    shares_s: float = setting(60.0, least=0.001, most=30 * 86400.0)
-    compute_s: float = setting(600.0, least=0.001, most=30 * 86400.0)
-    upload_s: float = setting(300.0, least=0.001, most=30 * 86400.0)
-    confirming_s: float = setting(60.0, least=0.001, most=30 * 86400.0)
-    unmasking_s: float = setting(60.0, least=0.001, most=30 * 86400.0)
-    heartbeat_s: float = setting(30.0, least=0.001, most=3600.0)
-    patience: int = setting(2, least=1, most=100)
+    `heartbeat_s`: between a client's signs of life; after `patience` missed ones it counts as lost.
+    """
+
+    selecting_s: Annotated[float, Bounds(least=0.001, most=30 * 86400.0)] = 60.0
+    keys_s: Annotated[float, Bounds(least=0.001, most=30 * 86400.0)] = 60.0
+    shares_s: Annotated[float, Bounds(least=0.001, most=30 * 86400.0)] = 60.0
+    compute_s: Annotated[float, Bounds(least=0.001, most=30 * 86400.0)] = 600.0
+    upload_s: Annotated[float, Bounds(least=0.001, most=30 * 86400.0)] = 300.0
+    confirming_s: Annotated[float, Bounds(least=0.001, most=30 * 86400.0)] = 60.0
+    unmasking_s: Annotated[float, Bounds(least=0.001, most=30 * 86400.0)] = 60.0
+    heartbeat_s: Annotated[float, Bounds(least=0.001, most=3600.0)] = 30.0
+    patience: Annotated[int, Bounds(least=1, most=100)] = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +200,6 @@ class EvaluationSpec(Settings):
     else a device keeps it for its owner, as under privacy it must.
     """
 
-    every: int = setting(0, least=0, most=10**6)
-    metrics: tuple[str, ...] = setting((), length=(0, 16))
+    every: Annotated[int, Bounds(least=0, most=10**6)] = 0
+    metrics: Annotated[tuple[str, ...], Bounds(length=(0, 16))] = ()
     reported: bool = True
