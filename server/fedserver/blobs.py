@@ -1,4 +1,4 @@
-"""Blobs are files named by their digest, so that a row in the database never points to half a model.
+"""Blobs are files named by their digest, so that no row of the database points to half a model.
 
 A blob gets its name only when its bytes are on the disk: temporary name, write, fsync, rename,
 fsync of the folder. A crash or a power cut at any moment leaves a blob whole or absent; what lies
@@ -14,10 +14,10 @@ import hmac
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Final, ParamSpec, Protocol, TypeVar
+from typing import Any, BinaryIO, Final, ParamSpec, Protocol, TypeVar
 
 from fedcore.errors import ArgumentError, BlobError
 from fedcore.failpoints import failpoint
@@ -28,6 +28,7 @@ __all__ = [
     "FsOps",
     "LocalBlobStore",
     "blob_error",
+    "finished",
     "in_thread",
     "require_space",
 ]
@@ -358,19 +359,24 @@ class _LocalWriter:
 
 
 async def in_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run `function` in a worker thread, and wait for its end even when cancelled.
+    """Run `function` in a worker thread, to its end even when cancelled: see `finished`."""
+    return await finished(asyncio.to_thread(function, *args, **kwargs))
 
-    A thread cannot be stopped, so whoever holds a lock round this call may not let go of it before.
+
+async def finished(work: Coroutine[Any, Any, T]) -> T:
+    """Await `work`; when cancelled, let it come to its end first.
+
+    A thread cannot be stopped, so whoever holds a lock round one may not let go of it before.
     """
-    work = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    task = asyncio.ensure_future(work)
     try:
-        return await asyncio.shield(work)
+        return await asyncio.shield(task)
     except asyncio.CancelledError:
-        while not work.done():
+        while not task.done():
             with suppress(asyncio.CancelledError):
-                await asyncio.wait({work})
-        if not work.cancelled():
-            work.exception()  # somebody has now seen it; the cancellation is what matters
+                await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # now somebody has seen it; the cancellation is what matters
         raise
 
 
