@@ -1,9 +1,9 @@
 """The client of a federation: it joins, trains on data that stay where they are, and may refuse.
 
-    from fedclient import Client, Policy
+from fedclient import Client, Policy
 
-    client = Client.join("fed1.…", directory="state", name="writer-03")   # or Client.open("state")
-    client.run(datasets={"digits": dataset}, policy=Policy.load("policy.toml"), on_progress=print)
+client = Client.join("fed1.…", directory="state", name="writer-03")   # or Client.open("state")
+client.run(datasets={"digits": dataset}, policy=Policy.load("policy.toml"), on_progress=print)
 """
 
 from fedclient.client import Client

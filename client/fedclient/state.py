@@ -208,10 +208,23 @@ class State:
     def _charges(self, clause: str, *values: bytes | int) -> Iterator[Charge]:
         rows = self._database.rows(
             "SELECT task, task_digest, round, attempt, at_ms, given, outcome, bytes_up,"
-            f" bytes_down, seconds, joules, measured FROM charge {clause}",  # noqa: S608 - ours
+            f" bytes_down, seconds, joules, measured FROM charge {clause}",
             *values,
         )
-        for task, digest, round, attempt, at, given, outcome, up, down, seconds, j, measured in rows:
+        for (
+            task,
+            digest,
+            round,
+            attempt,
+            at,
+            given,
+            outcome,
+            up,
+            down,
+            seconds,
+            j,
+            measured,
+        ) in rows:
             yield Charge(
                 str(task),
                 _bytes(digest),
