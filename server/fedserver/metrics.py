@@ -1,0 +1,83 @@
+"""The figures that an operator watches, in a registry of their own.
+
+Every label has few values that are known beforehand, or names a task: nothing that a client sends
+becomes a label, so that no client can fill the memory of whoever collects.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+__all__ = ["Metrics", "resident_bytes"]
+
+_QUICK_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0)
+_SLOW_S = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
+
+
+class Metrics:
+    """One server's figures; each attribute is a Prometheus metric, to be set by whoever knows it.
+
+    >>> metrics = Metrics()
+    >>> metrics.check_ins.labels("assigned").inc()
+    >>> b'fedcore_check_ins_total{answer="assigned"} 1.0' in metrics.exposition()
+    True
+    """
+
+    def __init__(self) -> None:
+        registry = self._registry = CollectorRegistry()
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"fedcore_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"fedcore_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(f"fedcore_{name}", text, labels, registry=registry, buckets=buckets)
+
+        self.rpcs = counter("rpcs", "RPCs by how they ended", "method", "status")
+        self.rpc_seconds = histogram("rpc_seconds", "time to answer", _QUICK_S, "method")
+        self.refusals = counter("refusals", "RPCs that were refused", "code")
+        self.check_ins = counter("check_ins", "answered check-ins", "answer")
+        self.assignments = counter("assignments", "assignments by their state", "state")
+        self.rounds = counter("rounds", "attempts at rounds by how they ended", "outcome")
+        self.phase_seconds = histogram("phase_seconds", "duration of phases", _SLOW_S, "phase")
+        self.dropouts = counter("dropouts", "clients lost, by the phase they were in", "phase")
+        self.upload_bytes = counter("upload_bytes", "bytes of updates that were taken")
+        self.download_bytes = counter("download_bytes", "bytes of models that were sent")
+        self.epsilon_reserved = gauge("epsilon_reserved", "reserved of the budget", "task")
+        self.epsilon_spent = gauge("epsilon_spent", "spent of the budget", "task")
+        self.epsilon_budget = gauge("epsilon_budget", "the budget", "task")
+        self.commit_seconds = histogram("commit_seconds", "time of database commits", _QUICK_S)
+        self.queue = gauge("queue", "RPCs that wait for others to end")
+        self.loop_lag_seconds = gauge("loop_lag_seconds", "how late the event loop is")
+        self.ready = gauge("ready", "1 while the server takes new work")
+        self.resident_bytes = gauge("resident_bytes", "memory of the process")
+        self.resident_bytes.set_function(resident_bytes)
+
+    def watch_lag(self, lag_s: Callable[[], float]) -> None:
+        """Reads the lag of the event loop whenever the figures are asked for."""
+        self.loop_lag_seconds.set_function(lag_s)
+
+    def watch_queue(self, waiting: Callable[[], float]) -> None:
+        """Reads the length of the queue whenever the figures are asked for."""
+        self.queue.set_function(waiting)
+
+    def exposition(self) -> bytes:
+        """All figures in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
+def resident_bytes() -> float:
+    """Memory that the process holds, in bytes; its peak where the system tells no more."""
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        return float(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak if sys.platform == "darwin" else peak * 1024)

@@ -1,0 +1,115 @@
+"""Bytes on their way: `UploadService` takes updates, `ModelService` gives models, in pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from google.protobuf.message import Message
+
+from fedcore.errors import InvalidRequestError
+from fedcore.secagg.messages import UploadHeader, decode_as
+from fedcore.v1 import model_service_pb2, upload_service_pb2
+from fedcore.wire.envelope import Place
+from fedcore.wire.transfer import CHUNK_BYTES, WINDOW, crc32
+from fedserver.authorisation import Caller
+from fedserver.federation.interface import Federation
+from fedserver.metrics import Metrics
+from fedserver.services import fields
+
+__all__ = ["ModelService", "UploadService"]
+
+_LARGEST_HEADER = 1024
+
+
+class UploadService:
+    """An update on its way up; `Commit` alone acknowledges it."""
+
+    payloads: Mapping[str, type[Message]] = {"Commit": upload_service_pb2.UploadSeal}
+
+    def __init__(self, federation: Federation, *, metrics: Metrics) -> None:
+        self._federation, self._metrics = federation, metrics
+
+    async def place(self, caller: Caller, payload: upload_service_pb2.UploadSeal, /) -> Place:
+        return await self._federation.place(
+            caller, upload_id=fields.identifier(payload.upload_id, "upload_id")
+        )
+
+    async def Begin(
+        self, caller: Caller, request: upload_service_pb2.BeginRequest
+    ) -> upload_service_pb2.BeginResponse:
+        assignment_id = fields.identifier(request.assignment_id, "assignment_id")
+        size = fields.number(request.size, "size", least=1)
+        raw = fields.sized(request.header, "header", most=_LARGEST_HEADER)
+        header = decode_as(raw, UploadHeader) if raw else None
+        progress = await self._federation.begin_upload(
+            caller, assignment_id, size=size, header=header
+        )
+        return upload_service_pb2.BeginResponse(
+            upload_id=progress.upload_id,
+            committed_offset=progress.committed_offset,
+            chunk_bytes=CHUNK_BYTES,
+            window=WINDOW,
+            sealed=progress.sealed,
+        )
+
+    async def PutChunk(
+        self, caller: Caller, request: upload_service_pb2.PutChunkRequest
+    ) -> upload_service_pb2.PutChunkResponse:
+        data = fields.sized(request.data, "data", least=1, most=CHUNK_BYTES)
+        committed = await self._federation.put_chunk(
+            caller,
+            fields.identifier(request.upload_id, "upload_id"),
+            offset=fields.number(request.offset, "offset"),
+            crc32=request.crc32,
+            data=data,
+        )
+        self._metrics.upload_bytes.inc(len(data))
+        return upload_service_pb2.PutChunkResponse(committed_offset=committed)
+
+    async def Commit(
+        self, caller: Caller, request: upload_service_pb2.UploadSeal
+    ) -> upload_service_pb2.CommitResponse:
+        sha256 = fields.digest(request.sha256, "sha256")
+        await self._federation.commit_upload(
+            caller,
+            fields.identifier(request.upload_id, "upload_id"),
+            size=fields.number(request.size, "size", least=1),
+            sha256=sha256,
+        )
+        return upload_service_pb2.CommitResponse(sha256=sha256)
+
+
+class ModelService:
+    """Pure reads, by digest: a download may be broken off and gone on with anywhere."""
+
+    payloads: Mapping[str, type[Message]] = {}
+
+    def __init__(self, federation: Federation, *, metrics: Metrics) -> None:
+        self._federation, self._metrics = federation, metrics
+
+    async def place(self, caller: Caller, payload: Message, /) -> Place:
+        """Nothing here is signed."""
+        raise InvalidRequestError("no request of ModelService is signed")
+
+    async def Describe(
+        self, caller: Caller, request: model_service_pb2.DescribeRequest
+    ) -> model_service_pb2.DescribeResponse:
+        found = await self._federation.model(caller, fields.digest(request.digest, "digest"))
+        return model_service_pb2.DescribeResponse(
+            size=found.size, task_id=found.task_id, round=found.round, parent=found.parent
+        )
+
+    async def GetChunk(
+        self, caller: Caller, request: model_service_pb2.GetChunkRequest
+    ) -> model_service_pb2.GetChunkResponse:
+        length = fields.number(request.length, "length", most=CHUNK_BYTES)
+        chunk = await self._federation.model_chunk(
+            caller,
+            fields.digest(request.digest, "digest"),
+            offset=fields.number(request.offset, "offset"),
+            length=length or CHUNK_BYTES,
+        )
+        self._metrics.download_bytes.inc(len(chunk.data))
+        return model_service_pb2.GetChunkResponse(
+            data=chunk.data, crc32=crc32(chunk.data), size=chunk.size
+        )
