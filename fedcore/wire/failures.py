@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from google.protobuf.message import DecodeError
 
@@ -193,7 +193,8 @@ def _window(failure: common_pb2.Failure) -> tuple[int, int] | None:
 
 
 def _failure_in(error: grpc.RpcError) -> common_pb2.Failure | None:
-    metadata: Sequence[tuple[str, str | bytes]] = error.trailing_metadata() or ()
+    # Their own type of pair, of which the stubs do not say that it unpacks.
+    metadata = cast("Sequence[tuple[str, str | bytes]]", error.trailing_metadata() or ())
     for key, value in metadata:
         if key == FAILURE_KEY and isinstance(value, bytes) and len(value) <= _LARGEST_FAILURE:
             try:

@@ -1,0 +1,204 @@
+"""A secret lives in a file of its own that nobody else can read, written whole or not at all.
+
+Key files are text: lines of 64 hexadecimal digits, one key of 32 bytes each. Where a list of keys
+makes sense the first is the one in use, and the others still open what they once sealed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from fedcore.entropy import Entropy, SystemEntropy
+from fedcore.errors import KeyFileError
+
+__all__ = [
+    "AUDIT_SIGNER",
+    "DATASTORE_KEYS",
+    "KEY_BYTES",
+    "PARTICIPATION_KEY",
+    "REGISTRAR_KEY",
+    "create_key",
+    "load_key",
+    "load_keys",
+    "prepend_key",
+    "private_directory",
+    "read_secret",
+    "secret_from",
+    "write_public",
+    "write_secret",
+]
+
+KEY_BYTES: Final = 32
+
+# The names under which `fed ca init` leaves them and the server looks for them.
+AUDIT_SIGNER: Final = "audit-signer.key"  # Ed25519, signs the heads of the audit log
+DATASTORE_KEYS: Final = "datastore.keys"  # AES-256-GCM, seals what the database must not show
+PARTICIPATION_KEY: Final = "participation.key"  # hashes and seals names in the privacy ledger
+REGISTRAR_KEY: Final = "registrar.key"  # Ed25519, says which identity key is whose
+
+_LARGEST: Final = 64 * 1024
+_KEY: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+
+def private_directory(path: Path) -> Path:
+    """The directory, made with mode 0700. Raises: KeyFileError if others can look into it."""
+    with _explained(path, "made"):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mode = path.stat().st_mode
+    if mode & 0o077:
+        raise _open_to_others(path, mode)
+    return path
+
+
+def write_secret(path: Path, data: bytes, *, replace: bool = False) -> None:
+    """Writes a file of mode 0400 that is durable and whole when it has its name.
+
+    Raises: KeyFileError where a file is already there, unless it is to be replaced.
+    """
+    private_directory(path.parent)
+    _write(path, data, mode=0o400, replace=replace)
+
+
+def write_public(path: Path, data: bytes, *, replace: bool = False) -> None:
+    """Writes a file of mode 0444 in the same way. Raises: KeyFileError."""
+    _write(path, data, mode=0o444, replace=replace)
+
+
+def read_secret(path: Path) -> bytes:
+    """The bytes of a file that only its owner can read.
+
+    Raises: KeyFileError if it is missing, larger than 64 KiB, or open to the group or the world.
+    """
+    with _explained(path, "read"), path.open("rb") as file:
+        # Of what was opened, so that nothing can be exchanged between the look and the reading.
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o077:
+            raise _open_to_others(path, found.st_mode)
+        data = file.read(_LARGEST + 1)
+    if len(data) > _LARGEST:
+        raise KeyFileError(
+            f"{path.name} is no key",
+            why=f"it is larger than {_LARGEST} bytes",
+            fix="name the file that holds the key and nothing else",
+            where=str(path),
+        )
+    return data
+
+
+def secret_from(source: str) -> bytes:
+    """A passphrase from where the settings say that it is: `env:NAME`, or the path of a file.
+
+    Line ends after it do not belong to it. Raises: KeyFileError.
+    """
+    if not source.startswith("env:"):
+        return read_secret(Path(source)).rstrip(b"\r\n")
+    name = source.removeprefix("env:")
+    if name not in os.environ:
+        raise KeyFileError(
+            "a passphrase is missing",
+            why=f"the environment has no variable {name}",
+            fix=f"set {name}, or name a file that only its owner can read",
+        )
+    return os.environ[name].encode("utf-8", "surrogateescape")
+
+
+def create_key(path: Path, *, entropy: Entropy | None = None) -> bytes:
+    """A new key of 32 bytes, written to a file that must not be there yet. Raises: KeyFileError."""
+    key = (entropy or SystemEntropy()).token(KEY_BYTES)
+    write_secret(path, key.hex().encode("ascii") + b"\n")
+    return key
+
+
+def load_key(path: Path) -> bytes:
+    """The one key in a file, 32 bytes. Raises: KeyFileError."""
+    keys = load_keys(path)
+    if len(keys) != 1:
+        raise _not_keys(path, f"it holds {len(keys)} keys, and there can be one")
+    return keys[0]
+
+
+def load_keys(path: Path) -> tuple[bytes, ...]:
+    """All keys in a file, 32 bytes each, the one in use first. Raises: KeyFileError."""
+    lines = read_secret(path).decode("ascii", "replace").split()
+    if not lines or not all(_KEY.fullmatch(line) for line in lines):
+        raise _not_keys(path, "a key is a line of 64 hexadecimal digits in lower case")
+    keys = tuple(bytes.fromhex(line) for line in lines)
+    if len(set(keys)) < len(keys):
+        raise _not_keys(path, "it holds a key twice")
+    return keys
+
+
+def prepend_key(path: Path, *, entropy: Entropy | None = None) -> tuple[bytes, ...]:
+    """Puts a new key before those in a file, to seal with from now on. Raises: KeyFileError."""
+    keys = ((entropy or SystemEntropy()).token(KEY_BYTES), *load_keys(path))
+    write_secret(path, b"".join(key.hex().encode("ascii") + b"\n" for key in keys), replace=True)
+    return keys
+
+
+def _write(path: Path, data: bytes, *, mode: int, replace: bool) -> None:
+    draft = path.with_name(f".{path.name}.{os.getpid()}.new")
+    with _explained(path, "written"):
+        draft.unlink(missing_ok=True)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            if replace:
+                draft.replace(path)
+            else:
+                path.hardlink_to(draft)  # fails where a file is, in one step; a rename would not
+        finally:
+            draft.unlink(missing_ok=True)
+        _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _explained(path: Path, act: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyFileError:
+        raise
+    except OSError as error:
+        taken = isinstance(error, FileExistsError)
+        raise KeyFileError(
+            f"{path.name} cannot be {act}",
+            why=(error.strerror or str(error)).lower(),
+            fix="move the old file away first: what it opens would be lost with it"
+            if taken
+            else "check the path, its owner and its mode; a secret has mode 0400",
+            where=str(path),
+        ) from None
+
+
+def _open_to_others(path: Path, mode: int) -> KeyFileError:
+    return KeyFileError(
+        f"{path.name} is open to others",
+        why=f"its mode is {stat.S_IMODE(mode):04o}, or it is no file; others could read secrets",
+        fix=f"chmod go= {path}, and renew the secret if anybody may have read it",
+        where=str(path),
+    )
+
+
+def _not_keys(path: Path, why: str) -> KeyFileError:
+    return KeyFileError(
+        f"{path.name} is not a file of keys",
+        why=why,
+        fix="restore it from its backup; `fed ca init` makes the first",
+        where=str(path),
+    )
