@@ -4,6 +4,7 @@
 starts only when every `Persist` before it is durable. `docs/rounds.md` draws the table.
 """
 
+from fedcore.rounds.dropout import DropoutEstimate, Seen, overselection, seen_in
 from fedcore.rounds.effects import (
     Aggregate,
     Arm,
@@ -33,10 +34,13 @@ from fedcore.rounds.events import (
     Started,
 )
 from fedcore.rounds.machine import step
+from fedcore.rounds.pacing import retry_window
 from fedcore.rounds.phases import CLIENT_PHASES, ENDS, Phase
 from fedcore.rounds.policy import RoundPolicy
+from fedcore.rounds.records import from_record, to_record
 from fedcore.rounds.state import Loss, RoundState, Transition, replay
 from fedcore.rounds.table import EDGES, TABLE
+from fedcore.rounds.waiting import waiting_for
 
 __all__ = [
     "CLIENT_PHASES",
@@ -54,6 +58,7 @@ __all__ = [
     "Close",
     "Closed",
     "DeadlinePassed",
+    "DropoutEstimate",
     "Effect",
     "Event",
     "Invite",
@@ -70,8 +75,15 @@ __all__ = [
     "RoundState",
     "Scrub",
     "Scrubbed",
+    "Seen",
     "Started",
     "Transition",
+    "from_record",
+    "overselection",
     "replay",
+    "retry_window",
+    "seen_in",
     "step",
+    "to_record",
+    "waiting_for",
 ]

@@ -136,8 +136,8 @@ class Recovered:
     """A driver took the attempt over, from its record.
 
     `arrived`: whose message of the present phase is durable, in order of arrival. `lost`: who is
-    known to be lost in it, with the reason; from KEYS on, who arrived is not. A driver that finds the
-    set of the phase frozen already says so afterwards, with `Closed`.
+    known to be lost in it, with the reason; from KEYS on, who arrived is not. A driver that finds
+    the set of the phase frozen already says so afterwards, with `Closed`.
     """
 
     at: int
