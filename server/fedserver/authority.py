@@ -276,7 +276,7 @@ class Authority:
     def parse_peer(self, pem: bytes, *, now: int) -> PeerIdentity:
         """Who holds a certificate that TLS has accepted. Raises: UnauthenticatedError."""
         found = self._peers.read(pem, now=now)
-        if not self.lists.revoked().isdisjoint((found.fingerprint, found.serial)):
+        if found.fingerprint in self.lists.revoked():
             raise UnauthenticatedError(
                 "a certificate was revoked",
                 why="an operator has put it on the list of those that count no more",

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Final
 
 from fedcore.errors import AuthorityError
-from fedserver.certificates import SERIAL_BYTES
 
 __all__ = ["CertificateLists", "Listed"]
 
@@ -28,10 +27,10 @@ _FINGERPRINT_BYTES: Final = 32
 class Listed:
     """A line: a user's certificate (`role`), or one that counts no more (`reason`).
 
-    `identifier`: the SHA-256 of the certificate, 32 bytes, or its serial, 16. Times: Unix seconds.
+    `fingerprint`: SHA-256 of the certificate's DER. Times are Unix seconds.
     """
 
-    identifier: bytes
+    fingerprint: bytes
     name: str
     at: int
     not_after: int = 0
@@ -51,25 +50,24 @@ class CertificateLists:
         """Writes down a user's certificate, durably."""
         self._append(_ISSUED, issued)
 
-    def revoke(self, identifier: bytes, *, reason: str, now: int, name: str = "") -> bool:
-        """Disowns a certificate by its fingerprint or serial; False if it was disowned before.
+    def revoke(self, fingerprint: bytes, *, reason: str, now: int, name: str = "") -> bool:
+        """Disowns a certificate by its fingerprint; False if it was disowned before.
 
         Raises: AuthorityError for another length.
         """
-        if len(identifier) not in (_FINGERPRINT_BYTES, SERIAL_BYTES):
+        if len(fingerprint) != _FINGERPRINT_BYTES:
             raise AuthorityError(
-                "this is no fingerprint and no serial number",
-                why=f"they have {_FINGERPRINT_BYTES} and {SERIAL_BYTES} bytes, and "
-                f"{len(identifier)} were given",
+                "this is no fingerprint of a certificate",
+                why=f"a SHA-256 has {_FINGERPRINT_BYTES} bytes, and {len(fingerprint)} were given",
                 fix="`fed ca list` shows the fingerprints of users",
             )
-        if identifier in self.revoked():
+        if fingerprint in self.revoked():
             return False
-        self._append(_REVOKED, Listed(identifier, name, now, reason=reason))
+        self._append(_REVOKED, Listed(fingerprint, name, now, reason=reason))
         return True
 
     def revoked(self) -> frozenset[bytes]:
-        """Fingerprints and serials that count no more; read again when the file has changed.
+        """Fingerprints that count no more; read again when the file has changed.
 
         2 µs otherwise. Raises: AuthorityError for a damaged list: nobody is let in by mistake.
         """
@@ -79,7 +77,7 @@ class CertificateLists:
             return frozenset()
         stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
         if stamp != self._stamp:
-            self._revoked = frozenset(line.identifier for line in self.revocations())
+            self._revoked = frozenset(line.fingerprint for line in self.revocations())
             self._stamp = stamp
         return self._revoked
 
@@ -93,7 +91,7 @@ class CertificateLists:
 
     def _append(self, name: str, listed: Listed) -> None:
         line = {
-            "identifier": listed.identifier.hex(),
+            "fingerprint": listed.fingerprint.hex(),
             "name": listed.name,
             "at": listed.at,
             "not_after": listed.not_after,
@@ -123,7 +121,7 @@ class CertificateLists:
 
 def _listed(line: Mapping[str, object]) -> Listed:
     return Listed(
-        bytes.fromhex(str(line["identifier"])),
+        bytes.fromhex(str(line["fingerprint"])),
         name=str(line["name"]),
         at=int(str(line["at"])),
         not_after=int(str(line["not_after"])),

@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
 from fedcore.errors import AuthorityError, UnauthenticatedError
-from fedserver.certificates import CLIENT_USE, SERIAL_BYTES, der_of
+from fedserver.certificates import CLIENT_USE, der_of
 
 __all__ = [
     "ROLES",
@@ -46,8 +46,8 @@ class PeerIdentity:
     """Who holds a certificate.
 
     `id`: of a client 16 bytes, else empty; `name`: of a user, or the client's id in hexadecimal.
-    `identity_key`: the Ed25519 key of a user, 32 bytes; that of a client is in the store. `serial`:
-    16 bytes; `fingerprint`: SHA-256 of the DER; `not_before`, `not_after`: Unix seconds.
+    `identity_key`: the Ed25519 key of a user, 32 bytes; that of a client is in the store.
+    `fingerprint`: SHA-256 of the DER. Times are Unix milliseconds.
     """
 
     kind: Literal["client", "user"]
@@ -55,9 +55,8 @@ class PeerIdentity:
     id: bytes
     name: str
     role: str
-    serial: bytes
-    not_before: int
-    not_after: int
+    not_before_ms: int
+    not_after_ms: int
     identity_key: bytes = field(default=b"", repr=False)
     fingerprint: bytes = field(default=b"", repr=False)
 
@@ -128,7 +127,7 @@ class PeerReader:
         Raises: UnauthenticatedError. 0.2 ms when it is new, 1 µs when it is known.
         """
         found = self._known.get(pem) or self._read_anew(pem)
-        if not found.not_before <= now <= found.not_after:
+        if not found.not_before_ms <= 1000 * now < found.not_after_ms:
             raise _nobody(
                 "it has expired, or is not valid yet: the clocks differ, or it was not renewed"
             )
@@ -165,9 +164,8 @@ class PeerReader:
             client_id,
             name,
             role,
-            serial=certificate.serial_number.to_bytes(SERIAL_BYTES, "big"),
-            not_before=int(certificate.not_valid_before_utc.timestamp()),
-            not_after=int(certificate.not_valid_after_utc.timestamp()),
+            not_before_ms=1000 * int(certificate.not_valid_before_utc.timestamp()),
+            not_after_ms=1000 * int(certificate.not_valid_after_utc.timestamp()),
             identity_key=key,
             fingerprint=hashlib.sha256(der_of(certificate)).digest(),
         )

@@ -1,0 +1,94 @@
+"""Whoever may try without being known is slowed down, and whoever guesses is locked out.
+
+Counted by network address, in memory: a restart forgets, which gives a guesser of 256-bit tokens
+nothing. An attempt that succeeds is given back, so that a ward full of devices behind one address
+can enrol at the speed of its tokens.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from fedcore.errors import OverloadedError
+
+__all__ = ["Attempt", "Attempts"]
+
+_MINUTE_MS: Final = 60_000
+_LOCKED_MS: Final = 15 * _MINUTE_MS
+_ADDRESSES: Final = 65_536
+
+
+@dataclass(slots=True)
+class _Record:
+    """Of one address: tries left, as of when; failures in a row; locked until when."""
+
+    left: float
+    at_ms: int
+    failures: int = 0
+    locked_until_ms: int = 0
+
+
+class Attempt:
+    """One attempt, for its owner to say how it ended; without a word it counts, and is no guess."""
+
+    def __init__(self, record: _Record, limits: Attempts) -> None:
+        self._record, self._limits = record, limits
+
+    def succeeded(self) -> None:
+        """Gives the attempt back, and forgets earlier failures."""
+        self._record.left = min(self._record.left + 1, self._limits.per_minute)
+        self._record.failures = 0
+
+    def failed(self) -> None:
+        """Counts a wrong guess; the last of too many locks the address."""
+        self._record.failures += 1
+        if self._record.failures >= self._limits.failures:
+            self._record.locked_until_ms = self._limits.now_ms() + _LOCKED_MS
+            self._record.failures = 0
+
+
+class Attempts:
+    """How often an address may try: `per_minute`, and `failures` in a row before 15 locked minutes.
+
+    `now_ms`: a clock in milliseconds. Of 65,536 addresses the one that tried first is forgotten.
+    """
+
+    def __init__(
+        self, now_ms: Callable[[], int], *, per_minute: int = 5, failures: int = 10
+    ) -> None:
+        self.now_ms, self.per_minute, self.failures = now_ms, per_minute, failures
+        self._records: OrderedDict[str, _Record] = OrderedDict()
+
+    @contextmanager
+    def attempt(self, address: str) -> Iterator[Attempt]:
+        """One attempt of an address. Raises: OverloadedError, which says when it may try again."""
+        record, now_ms = self._record(address), self.now_ms()
+        if now_ms < record.locked_until_ms:
+            raise _slowed("it tried too many wrong tokens", record.locked_until_ms - now_ms)
+        regained = max(0, now_ms - record.at_ms) * self.per_minute / _MINUTE_MS
+        record.left, record.at_ms = min(self.per_minute, record.left + regained), now_ms
+        if record.left < 1:
+            wait_ms = int((1 - record.left) * _MINUTE_MS / self.per_minute) + 1
+            raise _slowed(f"it may try {self.per_minute} times a minute", wait_ms)
+        record.left -= 1
+        yield Attempt(record, self)
+
+    def _record(self, address: str) -> _Record:
+        record = self._records.setdefault(address, _Record(self.per_minute, self.now_ms()))
+        self._records.move_to_end(address)
+        if len(self._records) > _ADDRESSES:
+            self._records.popitem(last=False)
+        return record
+
+
+def _slowed(why: str, wait_ms: int) -> OverloadedError:
+    return OverloadedError(
+        "this network address tries to enrol too often",
+        why=why,
+        fix="wait, and check the join string",
+        retry=(wait_ms, wait_ms + wait_ms // 2),
+    )
