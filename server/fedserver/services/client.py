@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Protocol
 
-from google.protobuf.message import Message
-
-from fedcore.errors import InvalidRequestError
 from fedcore.v1 import client_service_pb2, common_pb2
-from fedcore.wire.envelope import Place
 from fedcore.wire.versions import check_version
 from fedserver.authorisation import Caller
 from fedserver.federation.interface import Assigned, CheckIn, Federation
 from fedserver.metrics import Metrics
 from fedserver.services import fields
+from fedserver.services.unsigned import Unsigned
 
 __all__ = ["Certificates", "ClientService", "Renewal"]
 
@@ -42,10 +39,8 @@ class Renewal(Protocol):
         ...
 
 
-class ClientService:
+class ClientService(Unsigned):
     """`now_ms`: Unix milliseconds; `version`: of the server, against which a client's is held."""
-
-    payloads: Mapping[str, type[Message]] = {}
 
     def __init__(
         self,
@@ -58,10 +53,6 @@ class ClientService:
     ) -> None:
         self._federation, self._renewal = federation, renewal
         self._version, self._metrics, self._now_ms = version, metrics, now_ms
-
-    async def place(self, caller: Caller, payload: Message, /) -> Place:
-        """Nothing here is signed."""
-        raise InvalidRequestError("no request of ClientService is signed")
 
     async def CheckIn(
         self, caller: Caller, request: client_service_pb2.CheckInRequest

@@ -133,7 +133,7 @@ def round_ref(value: common_pb2.RoundRef) -> RoundRef:
 
 
 def once(caller: Caller, method: str, payload: Message, request_id: bytes) -> Idempotency:
-    """What makes a mutation happen once. Raises: InvalidRequestError for another id than 16 bytes."""
+    """What makes a mutation happen once. Raises: InvalidRequestError for its id."""
     return Idempotency(
         principal=caller.principal,
         method=method,

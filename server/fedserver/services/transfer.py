@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from google.protobuf.message import Message
 
-from fedcore.errors import InvalidRequestError
 from fedcore.secagg.messages import UploadHeader, decode_as
 from fedcore.v1 import model_service_pb2, upload_service_pb2
 from fedcore.wire.envelope import Place
@@ -15,6 +14,7 @@ from fedserver.authorisation import Caller
 from fedserver.federation.interface import Federation
 from fedserver.metrics import Metrics
 from fedserver.services import fields
+from fedserver.services.unsigned import Unsigned
 
 __all__ = ["ModelService", "UploadService"]
 
@@ -79,17 +79,11 @@ class UploadService:
         return upload_service_pb2.CommitResponse(sha256=sha256)
 
 
-class ModelService:
+class ModelService(Unsigned):
     """Pure reads, by digest: a download may be broken off and gone on with anywhere."""
-
-    payloads: Mapping[str, type[Message]] = {}
 
     def __init__(self, federation: Federation, *, metrics: Metrics) -> None:
         self._federation, self._metrics = federation, metrics
-
-    async def place(self, caller: Caller, payload: Message, /) -> Place:
-        """Nothing here is signed."""
-        raise InvalidRequestError("no request of ModelService is signed")
 
     async def Describe(
         self, caller: Caller, request: model_service_pb2.DescribeRequest
