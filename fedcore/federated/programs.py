@@ -40,8 +40,8 @@ class Progress:
     loss: float
 
 
-def _say_nothing(progress: Progress) -> None:
-    """Progress that nobody follows."""
+def _say_nothing(told: object) -> None:
+    """What nobody follows."""
 
 
 def _go_on() -> bool:
@@ -56,8 +56,9 @@ class TrainingRequest:
     `theta`: the global model, float32 (D,), which a program must not change. `stream`: the client's
     number in streams of random numbers, see `training.stream_of`. `evaluate`: measure `theta` on
     the client's data before training. `clipping`: what adaptive clipping has come to, as the server
-    sends it. `progress` is told of every step. `cancelled` is asked before every step; once it says
-    True, a program raises CancelledError.
+    sends it. `progress` is told of every step, `measured` of what the evaluation found, whether it
+    is reported or stays here. `cancelled` is asked before every step; once it says True, a program
+    raises CancelledError.
     """
 
     task: Task
@@ -68,6 +69,7 @@ class TrainingRequest:
     evaluate: bool = False
     clipping: bytes = b""
     progress: Callable[[Progress], None] = _say_nothing
+    measured: Callable[[Mapping[str, float]], None] = _say_nothing
     cancelled: Callable[[], bool] = _go_on
 
 
@@ -76,8 +78,8 @@ class TrainingResult:
     """What a program made of a request.
 
     `delta`: the new parameters less `theta`, float32 (D,). `weight`: how many examples it was
-    trained on. `statistics`: sums over examples, by the names of the task's statistics; what is
-    missing counts as nothing measured.
+    trained on. `statistics`: "loss", summed over them, and what was measured before, by the names
+    of `fields.statistics_of`; what is missing counts as 0.
     """
 
     delta: NDArray[np.float32]

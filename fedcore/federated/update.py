@@ -1,21 +1,34 @@
-"""The published layout of what a client reports without privacy, as one vector of integers.
+"""The published layout of what a client reports without privacy, as integers that only add up.
 
-A cut and weighted update on a grid, its weight, and sums of what was measured: all of it adds up,
-in any order and behind masks, and the sums give the weighted mean.
+A cut and weighted update on a grid, its weight, and sums of what was measured: the sums of all
+clients give the weighted mean, in whatever order and behind whatever masks they were added.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedcore.errors import PlanError, UpdateError
+from fedcore.federated.fields import (
+    STATISTIC_LIMIT,
+    StatisticField,
+    grid_step,
+    statistics_of,
+    update_limit,
+)
 from fedcore.federated.task import Task
 
 __all__ = ["Mean", "UpdateLayout"]
+
+_BLOCK = 32_768  # coordinates in float64 that stay in the cache
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,8 +36,8 @@ class Mean:
     """What a round's sums stand for.
 
     `vector`: the weighted mean update, float32 (D,). `weight`: the sum of weights, of which one
-    client has at most 1. `reports`: how many clients are in it. `statistics`: by name, means over
-    examples of what was measured, and the counts themselves.
+    client has at most 1. `reports`: how many clients are in it. `statistics`: the counts, and by
+    name the means over examples of what was measured; without the latter where nobody measured.
     """
 
     vector: NDArray[np.float32]
@@ -33,31 +46,140 @@ class Mean:
     statistics: Mapping[str, float]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateLayout:
-    """The blocks "update" (D,) and "statistics" of a task without privacy."""
+    """The blocks "update" (D,) and "statistics" of a task without privacy: see `fields`."""
 
     dimension: int
+    range: float
+    step: Fraction
+    limit: int
+    largest_weight: int
+    weighted: bool
+    fields: tuple[StatisticField, ...]
 
     @classmethod
     def of(cls, task: Task) -> UpdateLayout:
         """The layout of a resolved task. Raises: PlanError for a task with privacy."""
-        raise NotImplementedError
-
-    @property
-    def blocks(self) -> tuple[str, ...]:
-        """The names of the blocks, in their order on the wire."""
-        raise NotImplementedError
+        if task.privacy is not None:
+            raise PlanError(
+                f"task {task.name!r} is to report weights and losses",
+                why="under privacy all that leaves a device is in one vector under one noise",
+                fix="let Contributor encode it, by the task's plan",
+            )
+        return cls(
+            dimension=task.dimension,
+            range=task.update.range,
+            step=grid_step(task),
+            limit=update_limit(task),
+            largest_weight=task.update.largest_weight,
+            weighted=task.update.weighted,
+            fields=statistics_of(task),
+        )
 
     def encode(
         self, vector: NDArray[np.floating[Any]], weight: int, statistics: Mapping[str, float]
-    ) -> tuple[NDArray[np.int64], ...]:
-        """One client's update (D,), trained on `weight` examples, as blocks of integers.
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """One client's update (D,), trained on `weight` examples, and its statistics, as integers.
 
-        Raises: UpdateError for another length, a weight below 1 or what is not finite.
+        Each coordinate is cut to ± range, weighted and rounded to the nearest step. Of `statistics`
+        those are taken that the task reports; "weight", "examples" and "saturated" follow from the
+        rest. Raises: UpdateError for another shape, a weight below 1, or NaN and infinity.
         """
-        raise NotImplementedError
+        _require_update(vector, self.dimension)
+        if type(weight) is not int or weight < 1:
+            raise UpdateError(
+                f"an update of weight {weight!r:.40}",
+                why="it counts by how many examples it was trained on",
+                fix="report the number of examples, an int of at least 1",
+            )
+        counted = min(weight, self.largest_weight) if self.weighted else self.largest_weight
+        scale = float(Fraction(counted, self.largest_weight) / self.step)
+        largest = _at_most(self.limit)
+        update, saturated = np.empty(self.dimension, np.int64), 0
+        for start in range(0, self.dimension, _BLOCK):
+            given = vector[start : start + _BLOCK].astype(np.float64)
+            if not np.isfinite(given).all():
+                raise UpdateError(
+                    "an update holds NaN or infinity",
+                    why="added up, it would leave nothing of all other updates",
+                    fix="lower the learning rate, and check the data with numpy.isfinite",
+                )
+            cut = np.clip(given, -self.range, self.range)
+            saturated += int(np.count_nonzero(cut != given))
+            np.rint(cut * scale, out=cut)
+            # Where a float64 cannot name each step, rounding may have gone beyond the last one.
+            update[start : start + _BLOCK] = np.clip(cut, -largest, largest)
+        own = {"weight": counted, "examples": weight, "saturated": saturated}
+        values = {**statistics, **own}
+        fixed = [_fixed(field, values.get(field.name, 0)) for field in self.fields]
+        return update, np.array(fixed, np.int64)
 
     def mean(self, totals: Sequence[NDArray[np.int64]], reports: int) -> Mean:
-        """The mean of so many reports, of the sums of their blocks. Raises: UpdateError."""
-        raise NotImplementedError
+        """The mean of so many reports, of the sums of their two blocks.
+
+        Raises: UpdateError for sums of another shape, or such as no reports add up to.
+        """
+        shapes = [(self.dimension,), (len(self.fields),)]
+        if [total.shape for total in totals] != shapes or reports < 1:
+            raise UpdateError(
+                f"sums of {reports} reports with shapes {[total.shape for total in totals]}",
+                why=f"the layout has blocks of {shapes[0]} and {shapes[1]}, of one report or more",
+                fix="pass the sums of all blocks of the task's layout",
+            )
+        update, measured = totals
+        sums = dict(zip((field.name for field in self.fields), measured.tolist(), strict=True))
+        counted = sums.pop("weight")
+        fits = reports <= counted <= reports * self.largest_weight
+        if not fits or max(-int(update.min()), int(update.max())) > reports * self.limit:
+            raise UpdateError(
+                f"sums that {reports} reports of this task do not have",
+                why="one of them was not encoded as the task says, and nobody can tell which",
+                fix="run the round again with other clients",
+            )
+        factor = float(self.step * Fraction(self.largest_weight, counted))
+        vector = np.empty(self.dimension, np.float32)
+        np.multiply(update, factor, out=vector, dtype=np.float64, casting="same_kind")
+        weight = counted / self.largest_weight
+        return Mean(vector, weight, reports, MappingProxyType(self._means(sums)))
+
+    def _means(self, sums: Mapping[str, int]) -> dict[str, float]:
+        """Counts as they are, and what was summed over examples divided by their number."""
+        found: dict[str, float] = {}
+        for field in self.fields:
+            if field.name not in sums:
+                continue
+            if not field.fraction_bits:
+                found[field.name] = sums[field.name]
+                continue
+            over = "evaluation_" if field.name.startswith("evaluation_") else ""
+            if examples := sums[f"{over}examples"]:
+                found[field.name] = math.ldexp(sums[field.name], -field.fraction_bits) / examples
+        return found
+
+
+def _require_update(vector: NDArray[Any], dimension: int) -> None:
+    if vector.shape != (dimension,) or vector.dtype.kind != "f":
+        raise UpdateError(
+            f"an update of {vector.dtype} with shape {vector.shape}",
+            why=f"the task's model has {dimension} floating numbers",
+            fix="report the new parameters less those that the round began with",
+        )
+
+
+def _fixed(field: StatisticField, value: float) -> int:
+    """The statistic as an integer, cut to the limit. Raises: UpdateError for NaN."""
+    if math.isnan(value):
+        raise UpdateError(
+            f"the statistic {field.name!r} is NaN",
+            why="added up, it would leave nothing of all others",
+            fix="report sums over examples, or leave out what was not measured",
+        )
+    most = STATISTIC_LIMIT / 2**field.fraction_bits
+    return round(math.ldexp(min(max(value, -most), most), field.fraction_bits))
+
+
+def _at_most(limit: int) -> float:
+    """The largest float64 that is not above."""
+    found = float(limit)
+    return math.nextafter(found, 0.0) if int(found) > limit else found

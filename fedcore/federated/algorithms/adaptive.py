@@ -36,10 +36,10 @@ class Adaptive(Rule):
         """The second moment after an update of these squares, each (D,)."""
         raise NotImplementedError
 
-    def apply(
-        self, theta: Vector, delta: Vector, state: ServerState
-    ) -> tuple[Vector, ServerState]:
+    def apply(self, theta: Vector, delta: Vector, state: ServerState) -> tuple[Vector, ServerState]:
         first = self.beta1 * state["first"] + (1 - self.beta1) * delta
         second = self.second(state["second"], delta * delta)
-        moved = theta + self.lr * first / (np.sqrt(second) + self.tau)
-        return moved, {"first": first, "second": second}
+        root: Vector = np.sqrt(second)
+        step: Vector = self.lr * first
+        step /= root + self.tau
+        return theta + step, {"first": first, "second": second}

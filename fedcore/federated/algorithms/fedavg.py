@@ -19,7 +19,5 @@ class FedAvg(Rule):
 
     lr: float = 1.0
 
-    def apply(
-        self, theta: Vector, delta: Vector, state: ServerState
-    ) -> tuple[Vector, ServerState]:
+    def apply(self, theta: Vector, delta: Vector, state: ServerState) -> tuple[Vector, ServerState]:
         return theta + self.lr * delta, state

@@ -23,8 +23,6 @@ class FedAvgM(Rule):
     lr: float = 1.0
     momentum: float = 0.9
 
-    def apply(
-        self, theta: Vector, delta: Vector, state: ServerState
-    ) -> tuple[Vector, ServerState]:
+    def apply(self, theta: Vector, delta: Vector, state: ServerState) -> tuple[Vector, ServerState]:
         velocity = self.momentum * state["velocity"] + delta
         return theta + self.lr * velocity, {"velocity": velocity}

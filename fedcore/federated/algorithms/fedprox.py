@@ -26,9 +26,7 @@ class FedProx(Rule):
     def local(self, optimizer: Optimizer) -> Optimizer:
         return Proximal(optimizer, self.mu)
 
-    def apply(
-        self, theta: Vector, delta: Vector, state: ServerState
-    ) -> tuple[Vector, ServerState]:
+    def apply(self, theta: Vector, delta: Vector, state: ServerState) -> tuple[Vector, ServerState]:
         return theta + self.lr * delta, state
 
 

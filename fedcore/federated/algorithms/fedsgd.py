@@ -28,8 +28,6 @@ class FedSGD(Rule):
     lr: float = 0.1
     momentum: float = 0.0
 
-    def apply(
-        self, theta: Vector, delta: Vector, state: ServerState
-    ) -> tuple[Vector, ServerState]:
+    def apply(self, theta: Vector, delta: Vector, state: ServerState) -> tuple[Vector, ServerState]:
         velocity = self.momentum * state["velocity"] + delta
         return theta + self.lr * velocity, {"velocity": velocity}

@@ -24,4 +24,5 @@ class FedYogi(Adaptive):
     beta2: float = 0.99
 
     def second(self, before: Vector, square: Vector) -> Vector:
-        return before - (1 - self.beta2) * square * np.sign(before - square)
+        towards: Vector = np.sign(before - square)
+        return before - (1 - self.beta2) * square * towards

@@ -36,8 +36,6 @@ class Rule:
         """What a client trains with, made of the optimiser that the task names."""
         return optimizer
 
-    def apply(
-        self, theta: Vector, delta: Vector, state: ServerState
-    ) -> tuple[Vector, ServerState]:
+    def apply(self, theta: Vector, delta: Vector, state: ServerState) -> tuple[Vector, ServerState]:
         """The model and the state after a round whose mean update is `delta` (D,)."""
         raise NotImplementedError

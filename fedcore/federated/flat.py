@@ -1,0 +1,54 @@
+"""A task's model as one flat vector: what is trained, and after it what the model only remembers.
+
+Statistics of batches, as batch normalisation keeps them, travel with the parameters and are
+averaged with them, so that the model that a server publishes is whole.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcore.autograd.ravel import ravel
+from fedcore.errors import UpdateError
+from fedcore.federated.choices import LOSSES
+from fedcore.federated.models import build_model
+from fedcore.federated.task import Task
+from fedcore.nn import Module, ravel_state
+from fedcore.step import Loss
+from fedcore.tensor.tensor import tensor
+
+__all__ = ["FlatModel"]
+
+
+class FlatModel:
+    """The model of a task with layers or a name, as functions of its vector (D,): theta, state.
+
+    `trained`: how many numbers are parameters; those that follow are state. `rebuild` makes the
+    model of a theta (trained,), for training; `loss` is what the task trains it by.
+    Raises: ProgramError for a model that is not installed.
+    """
+
+    def __init__(self, task: Task) -> None:
+        assert task.training.loss is not None
+        self.loss: Loss = LOSSES[task.training.loss]
+        model = build_model(task.model, task.seed)
+        theta, self.rebuild = ravel(model)
+        state, self._with_state = ravel_state(model)
+        self.trained, self.dimension = theta.size, theta.size + state.size
+
+    def split(self, vector: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Views of the parameters and of the state. Raises: UpdateError for another length."""
+        if vector.shape != (self.dimension,) or vector.dtype != np.float32:
+            raise UpdateError(
+                f"a model of {vector.dtype} with shape {vector.shape}",
+                why=f"the task's has {self.dimension} numbers in float32",
+                fix="pass the vector that the task's rounds began with, or one that came of it",
+            )
+        return vector[: self.trained], vector[self.trained :]
+
+    def model(self, vector: NDArray[np.float32]) -> Module:
+        """The model of a vector (D,), for predictions."""
+        theta, state = self.split(vector)
+        built: Module = self._with_state(self.rebuild(tensor(theta)), tensor(state))
+        return built
