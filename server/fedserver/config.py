@@ -1,0 +1,258 @@
+"""The server's settings: a TOML file and the environment, and no secret in either.
+
+`FEDCORE__SERVER__PORT=7443` stands above `server.port` of the file. A key that is not known is an
+error, because a misspelt limit would silently not be one. Where a secret is needed, its field names
+a file or, as `env:NAME`, a variable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import ipaddress
+import os
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from fedcore.errors import TaskError
+from fedcore.toml import located, parse, text_of
+
+__all__ = [
+    "AuthoritySettings",
+    "Config",
+    "LimitSettings",
+    "LoggingSettings",
+    "RoundSettings",
+    "ServerSettings",
+    "load",
+]
+
+PREFIX = "FEDCORE__"
+_PORT = Field(ge=0, le=65_535)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _loopback(host: str) -> str:
+    with contextlib.suppress(ValueError):
+        if host == "localhost" or ipaddress.ip_address(host).is_loopback:
+            return host
+    raise ValueError("it has to be an address of this machine, like 127.0.0.1")
+
+
+def _secret(source: str) -> str:
+    if not re.fullmatch(r"(env:[A-Za-z_][A-Za-z0-9_]*|[\w./-]+)?", source):
+        raise ValueError("it has to be a path, or env:NAME")
+    return source
+
+
+class ServerSettings(_Section):
+    """Where the server listens, what it is called, and where its data are.
+
+    `host`, `port`: of the services that need a certificate; 0 lets the system choose a port.
+    `hosts`: names and addresses by which clients reach it, which its certificate names.
+    `address`, `enrolment_address`: host:port that clients are told, where it is not the first of
+    `hosts` with the port. `drain_s`: how long calls may go on after the order to stop.
+    """
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, _PORT] = 7443
+    enrolment_port: Annotated[int, _PORT] = 7444
+    ops_host: Annotated[str, AfterValidator(_loopback)] = "127.0.0.1"
+    ops_port: Annotated[int, _PORT] = 7445
+    hosts: Annotated[tuple[str, ...], Field(min_length=1, max_length=32)] = (
+        "localhost",
+        "127.0.0.1",
+    )
+    address: str = ""
+    enrolment_address: str = ""
+    state_directory: Path = Path("fed-state")
+    drain_s: Annotated[float, Field(ge=0, le=600)] = 30.0
+    reflection: bool = False
+
+
+class AuthoritySettings(_Section):
+    """The certificate authority: its folder, and where the passphrase of its key is.
+
+    An empty `directory` is the folder `authority` in the state directory.
+    """
+
+    directory: Path = Path()
+    passphrase_file: Annotated[str, AfterValidator(_secret)] = ""
+
+
+class LimitSettings(_Section):
+    """What the server lets in at once; units stand in the names."""
+
+    concurrent_rpcs: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    queue: Annotated[int, Field(ge=0, le=100_000)] = 1000
+    queue_wait_s: Annotated[float, Field(ge=0, le=60)] = 2.0
+    waiting_rpcs: Annotated[int, Field(ge=1, le=1_000_000)] = 12_000
+    upload_bytes: Annotated[int, Field(ge=1 << 20)] = 512 << 20
+    calls_per_second: Annotated[float, Field(gt=0)] = 10.0
+    calls_at_once: Annotated[int, Field(ge=1)] = 20
+    loop_lag_s: Annotated[float, Field(gt=0)] = 0.25
+    disk_free: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+
+class RoundSettings(_Section):
+    """How tasks are driven, whatever they say themselves."""
+
+    lease_s: Annotated[float, Field(ge=1)] = 60.0
+    renew_s: Annotated[float, Field(gt=0)] = 20.0
+    most_attempts: Annotated[int, Field(ge=1)] = 10
+    target_check_ins_per_second: Annotated[float, Field(gt=0)] = 100.0
+
+    @model_validator(mode="after")
+    def _renewed_in_time(self) -> RoundSettings:
+        if not self.renew_s < self.lease_s:
+            raise ValueError("renew_s has to be less than lease_s")
+        return self
+
+
+class LoggingSettings(_Section):
+    """`form`: "auto" is text on a terminal and JSON elsewhere."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    form: Literal["auto", "json", "text"] = "auto"
+
+
+class Config(BaseSettings):
+    """All settings. `test_mode`: takes the failpoints that the environment names.
+
+    >>> Config.of({"server": {"port": 0}}).server.port
+    0
+    """
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, env_prefix=PREFIX, env_nested_delimiter="__"
+    )
+
+    server: ServerSettings = ServerSettings()
+    authority: AuthoritySettings = AuthoritySettings()
+    limits: LimitSettings = LimitSettings()
+    rounds: RoundSettings = RoundSettings()
+    logging: LoggingSettings = LoggingSettings()
+    test_mode: bool = False
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment above the file."""
+        return env_settings, init_settings
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Config:
+        """Settings from parsed values and the environment.
+
+        Raises: TaskError, whose `where` is a dotted path, or the name of a variable.
+        """
+        for name in sorted(os.environ):
+            section = name.removeprefix(PREFIX).lower().partition("__")[0]
+            if name.startswith(PREFIX) and section not in cls.model_fields:
+                raise _unknown((section,), where="", name=name)
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise _explained(error.errors(include_url=False)[0]) from None
+
+    @property
+    def authority_directory(self) -> Path:
+        """The folder of the certificate authority."""
+        given = self.authority.directory
+        return self.server.state_directory / "authority" if given == Path() else given
+
+
+def load(path: Path | None = None) -> Config:
+    """The settings of a file, by default none, and of the environment.
+
+    Raises: TaskError with file and line, the value, what is allowed, and the nearest name.
+    """
+    if path is None:
+        return Config.of({})
+    text, source = text_of(path), path.name
+    with located(text, source):
+        return Config.of(_plain(parse(text, source)))
+
+
+def _plain(value: Any) -> Any:
+    """Numbers with a point as floats: nothing here needs their exact text."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return float(value) if isinstance(value, Decimal) else value
+
+
+def _explained(error: ErrorDetails) -> TaskError:
+    location = tuple(str(part) for part in error["loc"])
+    where, name = _place(location)
+    if error["type"] == "extra_forbidden":
+        return _unknown(location, where=where)
+    reason = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "literal_error":
+        reason = f"it is one of {error['ctx']['expected']}"
+    # A secret that was written where its file should be named must not be shown.
+    shown = isinstance(error["input"], str | int | float) and not location[-1].endswith("_file")
+    return TaskError(
+        f"{name} = {error['input']!s:.60}" if shown else name,
+        why=reason,
+        fix=_nearest_choice(error) if shown else "",
+        where=where,
+    )
+
+
+def _place(location: tuple[str, ...]) -> tuple[str, str]:
+    """The dotted path in the file, and the name to tell; no path for a variable's value."""
+    variable = (PREFIX + "__".join(location)).upper()
+    path = _dotted(location)
+    return ("", variable) if variable in os.environ else (path, path)
+
+
+def _unknown(location: tuple[str, ...], *, where: str, name: str = "") -> TaskError:
+    model: type[BaseModel] = Config
+    for part in location[:-1]:
+        found = model.model_fields[part].annotation
+        if not (isinstance(found, type) and issubclass(found, BaseModel)):
+            break
+        model = found
+    known = sorted(model.model_fields)
+    near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+    return TaskError(
+        f"{name or _dotted(location):.80} is no setting",
+        why=f"known here: {', '.join(known)}",
+        fix=f"did you mean {near[0]}?" if near else "leave it out",
+        where=where,
+    )
+
+
+def _nearest_choice(error: ErrorDetails) -> str:
+    choices = re.findall(r"'([^']*)'", str(error.get("ctx", {}).get("expected", "")))
+    near = difflib.get_close_matches(str(error["input"]), choices, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else ""
+
+
+def _dotted(location: tuple[str, ...]) -> str:
+    path = ""
+    for part in location:
+        path += f"[{part}]" if part.isdigit() else f".{part}" if path else part
+    return path
