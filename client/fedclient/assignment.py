@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from fedcore.errors import ClientStateError
 
@@ -46,14 +47,11 @@ class OpenAssignment:
         """What `encode` gave. Raises: ClientStateError."""
         try:
             found = json.loads(data)
-            return cls(
-                **{
-                    field.name: bytes.fromhex(found[field.name])
-                    if field.type == "bytes"
-                    else found[field.name]
-                    for field in fields(cls)
-                }
-            )
+            values: dict[str, Any] = {field.name: found[field.name] for field in fields(cls)}
+            for field in fields(cls):
+                if field.type == "bytes":
+                    values[field.name] = bytes.fromhex(values[field.name])
+            return cls(**values)
         except (ValueError, KeyError, TypeError) as error:
             raise ClientStateError(
                 "the open assignment cannot be read",

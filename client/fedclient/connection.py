@@ -35,7 +35,7 @@ __all__ = ["CALL_S", "PATIENCE_S", "Answer", "Connection", "Faults", "Patience",
 
 CALL_S: Final = 30.0
 PATIENCE_S: Final = 300.0
-"""How long a call is repeated without any success, so that a restart of the server is no failure."""
+"""How long a call is repeated without success, so that a restart of the server is no failure."""
 
 _FIRST_S: Final = 0.2
 _MOST_S: Final = 10.0
@@ -69,7 +69,7 @@ class Patience:
         self._since, self._failures = time.monotonic(), 0
 
     def wait(self, error: FedcoreError) -> None:
-        """Waits before the next try. Raises: `error` if another try would not help or time is up."""
+        """Waits before the next try. Raises: `error` if none would help, or time is up."""
         self._stop.check()
         if not is_passing(error) or time.monotonic() - self._since > self._seconds:
             raise error
@@ -93,7 +93,7 @@ def is_passing(error: FedcoreError) -> bool:
 class Answer(Generic[_Response]):
     """The answer to a call that is on its way."""
 
-    def __init__(self, future: grpc.CallFuture[_Response], method: str, faults: Faults) -> None:
+    def __init__(self, future: grpc._CallFuture[_Response], method: str, faults: Faults) -> None:
         self._future, self._method, self._faults = future, method, faults
 
     def result(self, stop: Stop) -> _Response:
@@ -105,7 +105,7 @@ class Answer(Generic[_Response]):
 
         try:
             with stop.calling(self._future.cancel):
-                response = self._future.result()
+                response: _Response = self._future.result()
         except grpc.FutureCancelledError:
             stop.check()
             raise CancelledError("a call was cancelled", why="the connection was closed") from None

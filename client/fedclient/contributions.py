@@ -36,7 +36,7 @@ class Contributions:
         import numpy as np
 
         key, path = os.urandom(KEY_BYTES), self._path(assignment_id)
-        pieces = (memoryview(np.ascontiguousarray(block, "<i8")).cast("B") for block in blocks)
+        pieces = (np.ascontiguousarray(block, "<i8").view(np.uint8).data for block in blocks)
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
             with open(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb") as file:
@@ -76,7 +76,7 @@ class Contributions:
             with open(self._path(assignment_id), "rb") as file:
                 frames = open_frames(key, _frames(file, sizes))
                 for block in blocks:
-                    view, filled = memoryview(block).cast("B"), 0
+                    view, filled = block.view(np.uint8).data, 0
                     while filled < len(view):
                         frame = next(frames)
                         view[filled : filled + len(frame)] = frame

@@ -1,4 +1,4 @@
-"""Files that are whole or absent after a crash, and secrets that nobody else on the device reads."""
+"""Files that are whole or absent after a crash, and secrets that nobody else here reads."""
 
 from __future__ import annotations
 

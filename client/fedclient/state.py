@@ -7,14 +7,14 @@ the open assignment are sealed under the key of the device.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedclient.assignment import OpenAssignment
 from fedclient.contributions import Contributions
-from fedclient.database import Database
+from fedclient.database import Database, Value
 from fedclient.progress import Energy, Outcome
 from fedclient.sealing import Seal
 
@@ -74,7 +74,8 @@ class State:
     def persist(self, key: str, value: bytes) -> None:
         """Keeps a record, in the place of what stood there."""
         self._database.write(
-            "INSERT INTO record VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET sealed=excluded.sealed",
+            "INSERT INTO record VALUES (?, ?)"
+            " ON CONFLICT (key) DO UPDATE SET sealed=excluded.sealed",
             key,
             self._seal.sealed(key, value),
         )
@@ -137,7 +138,9 @@ class State:
         with self._database.transaction():
             self._database.write("DELETE FROM assignment")
             self._database.write(
-                f"UPDATE charge SET outcome=? {_AT}", outcome.value, *_place(assignment)
+                "UPDATE charge SET outcome=? WHERE task_digest=? AND round=? AND attempt=?",
+                outcome.value,
+                *_place(assignment),
             )
         self._contributions.erase_all()
         self._database.checkpoint()
@@ -156,7 +159,10 @@ class State:
 
     def give(self, assignment: OpenAssignment) -> None:
         """Notes that a vector of this attempt leaves: before its first byte does."""
-        self._database.write(f"UPDATE charge SET given=1 {_AT}", *_place(assignment))
+        self._database.write(
+            "UPDATE charge SET given=1 WHERE task_digest=? AND round=? AND attempt=?",
+            *_place(assignment),
+        )
 
     def spend(
         self,
@@ -171,7 +177,8 @@ class State:
         cost = energy or Energy()
         self._database.write(
             "UPDATE charge SET bytes_up=bytes_up+?, bytes_down=bytes_down+?, seconds=seconds+?,"
-            f" joules=joules+?, measured=max(measured, ?) {_AT}",
+            " joules=joules+?, measured=max(measured, ?)"
+            " WHERE task_digest=? AND round=? AND attempt=?",
             bytes_up,
             bytes_down,
             seconds,
@@ -198,46 +205,16 @@ class State:
 
     def charge(self, assignment: OpenAssignment) -> Charge:
         """What the attempt has cost so far."""
-        [row] = self._charges(_AT, *_place(assignment))
-        return row
+        [row] = self._database.rows(
+            "SELECT * FROM charge WHERE task_digest=? AND round=? AND attempt=?",
+            *_place(assignment),
+        )
+        return _charge(row)
 
     def charges(self, *, limit: int = 100) -> list[Charge]:
         """The newest charges, newest first."""
-        return list(self._charges("ORDER BY at_ms DESC LIMIT ?", limit))
-
-    def _charges(self, clause: str, *values: bytes | int) -> Iterator[Charge]:
-        rows = self._database.rows(
-            "SELECT task, task_digest, round, attempt, at_ms, given, outcome, bytes_up,"
-            f" bytes_down, seconds, joules, measured FROM charge {clause}",
-            *values,
-        )
-        for (
-            task,
-            digest,
-            round,
-            attempt,
-            at,
-            given,
-            outcome,
-            up,
-            down,
-            seconds,
-            j,
-            measured,
-        ) in rows:
-            yield Charge(
-                str(task),
-                _bytes(digest),
-                _int(round),
-                _int(attempt),
-                _int(at),
-                bool(given),
-                str(outcome),
-                _int(up),
-                _int(down),
-                _float(seconds),
-                Energy(_float(j), bool(measured)),
-            )
+        rows = self._database.rows("SELECT * FROM charge ORDER BY at_ms DESC LIMIT ?", limit)
+        return [_charge(row) for row in rows]
 
     def _save(self, assignment: OpenAssignment) -> None:
         self._database.write(
@@ -259,7 +236,21 @@ class State:
         )
 
 
-_AT = "WHERE task_digest=? AND round=? AND attempt=?"
+def _charge(row: tuple[Value, ...]) -> Charge:
+    digest, round, attempt, task, at, given, outcome, up, down, seconds, joules, measured = row
+    return Charge(
+        str(task),
+        _bytes(digest),
+        _int(round),
+        _int(attempt),
+        _int(at),
+        bool(given),
+        str(outcome),
+        _int(up),
+        _int(down),
+        _float(seconds),
+        Energy(_float(joules), bool(measured)),
+    )
 
 
 def _place(assignment: OpenAssignment) -> tuple[bytes, int, int]:

@@ -1,4 +1,4 @@
-"""How a client is stopped at once, whatever it waits for: a call, a delay, or a step of training."""
+"""How a client is stopped at once, whatever it waits for: a call, a delay, a step of training."""
 
 from __future__ import annotations
 

@@ -1,0 +1,228 @@
+"""Models come down, updates go up: in pieces, several on their way at once, resumed after a break.
+
+What the other end has confirmed is never sent again: a download goes on behind the bytes on the
+disk, also after a restart of the program, an upload behind the offset that the server tells.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from fedclient.connection import Answer, Connection, Patience
+from fedclient.files import make_folder, sync_folder
+from fedclient.stopping import Stop
+from fedcore.errors import ClientStateError, FedcoreError, TransferError, UploadError
+from fedcore.failpoints import failpoint
+
+if TYPE_CHECKING:
+    from fedcore.v1.common_pb2 import Envelope
+    from fedcore.v1.model_service_pb2 import GetChunkResponse
+    from fedcore.v1.upload_service_pb2 import BeginResponse, PutChunkResponse
+
+__all__ = ["Moved", "Source", "download", "upload"]
+
+Moved = Callable[[int, int], None]
+"""Told of bytes that were moved, and of how many there are in all."""
+
+Source = Callable[[], Iterable[tuple[int, bytes]]]
+"""The bytes of an upload from its beginning, as (offset, bytes): the same at every call."""
+
+_PIECE_S = 60.0
+_REPEATS = 3  # of what the other end finds damaged
+
+
+def download(
+    connection: Connection,
+    digest: bytes,
+    *,
+    size: int,
+    folder: Path,
+    stop: Stop,
+    moved: Moved,
+) -> Path:
+    """The file of the model with this SHA-256 and of `size` bytes, in `folder`.
+
+    Memory: five pieces of 1 MiB. Raises: TransferError if the bytes are others than those named;
+    ClientStateError if the disk does not take them; what the server refuses with.
+    """
+    make_folder(folder)
+    whole, part = folder / f"{digest.hex()}.safetensors", folder / f"{digest.hex()}.part"
+    for _ in range(_REPEATS):
+        if whole.exists():
+            if whole.stat().st_size == size and _digest_is(whole, digest):
+                return whole
+            whole.unlink()
+        try:
+            with open(os.open(part, os.O_CREAT | os.O_RDWR, 0o600), "r+b") as file:
+                _fill(connection, digest, size, file, stop, moved)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(whole)
+            sync_folder(folder)
+        except OSError as error:
+            if isinstance(error, FedcoreError):
+                raise
+            raise ClientStateError(
+                "a model cannot be written",
+                why=f"{error.strerror} ({error.errno})",
+                fix="free the disk: the download goes on where it was",
+            ) from error
+    raise TransferError(
+        "a model is not the one that was named",
+        why="its SHA-256 is another, at every try",
+        fix="report it to the operator: the server's file is damaged",
+    )
+
+
+def _fill(
+    connection: Connection, digest: bytes, size: int, file: BinaryIO, stop: Stop, moved: Moved
+) -> None:
+    from fedcore.v1.model_service_pb2 import GetChunkRequest
+    from fedcore.wire.transfer import WINDOW, check_chunk, pieces
+
+    patience = Patience(stop=stop)
+    file.truncate(min(file.seek(0, os.SEEK_END), size))
+    while (start := file.seek(0, os.SEEK_END)) < size:
+        coming: deque[tuple[int, int, Answer[GetChunkResponse]]] = deque()
+        todo = pieces(size, start=start)
+        try:
+            while True:
+                while len(coming) < WINDOW and (piece := next(todo, None)) is not None:
+                    request = GetChunkRequest(digest=digest, offset=piece[0], length=piece[1])
+                    answer = connection.start(
+                        connection.models.GetChunk, request, timeout_s=_PIECE_S
+                    )
+                    coming.append((*piece, answer))
+                if not coming:
+                    break
+                offset, length, answer = coming.popleft()
+                response = answer.result(stop)
+                check_chunk(response.data, crc32=response.crc32, offset=offset, size=size)
+                if response.size != size or len(response.data) != length:
+                    raise _damaged(f"{len(response.data)} of {length} bytes came")
+                file.write(response.data)
+                moved(length, size)
+                patience.succeeded()
+                failpoint("client.mid_download")
+        except FedcoreError as error:
+            file.flush()
+            patience.wait(error)
+        finally:
+            _cancel(answer for _, _, answer in coming)
+
+
+def upload(
+    connection: Connection,
+    assignment_id: bytes,
+    *,
+    size: int,
+    header: bytes,
+    source: Source,
+    seal: Callable[[bytes], Envelope],
+    stop: Stop,
+    moved: Moved,
+) -> None:
+    """Sends an update of `size` bytes; when it returns, the server has acknowledged it.
+
+    `header`: what precedes a masked update, or empty. `seal`: the signed envelope over the payload
+    that ends the upload. Memory: five pieces of 1 MiB beside the source.
+    Raises: TransferError if the source is not of that size; what the server refuses with.
+    """
+    from fedcore.v1.upload_service_pb2 import BeginRequest, CommitRequest, UploadSeal
+
+    patience, refused = Patience(stop=stop), 0
+    begin = BeginRequest(assignment_id=assignment_id, size=size, header=header)
+    while True:
+        try:
+            opened = connection.start(connection.uploads.Begin, begin).result(stop)
+            if opened.sealed:
+                return
+            digest = _send(connection, opened, size, source, stop, moved, patience)
+            payload = UploadSeal(upload_id=opened.upload_id, size=size, sha256=digest)
+            request = CommitRequest(seal=seal(payload.SerializeToString(deterministic=True)))
+            answer = connection.start(connection.uploads.Commit, request, timeout_s=_PIECE_S)
+            answer.result(stop)
+            return
+        except (UploadError, TransferError) as error:
+            # Pieces too far ahead, or damaged: the server tells at Begin from where to go on.
+            refused += 1
+            if refused >= _REPEATS:
+                raise error
+        except FedcoreError as error:
+            patience.wait(error)
+
+
+def _send(
+    connection: Connection,
+    opened: BeginResponse,
+    size: int,
+    source: Source,
+    stop: Stop,
+    moved: Moved,
+    patience: Patience,
+) -> bytes:
+    """Sends what the server has not got; SHA-256 of the whole."""
+    from fedcore.v1.upload_service_pb2 import PutChunkRequest
+    from fedcore.wire.transfer import CHUNK_BYTES, WINDOW, crc32
+
+    whole, end = hashlib.sha256(), 0
+    going: deque[tuple[int, Answer[PutChunkResponse]]] = deque()
+    window = min(max(1, opened.window), WINDOW)
+    largest = min(opened.chunk_bytes or CHUNK_BYTES, CHUNK_BYTES)
+
+    def settle(most: int) -> None:
+        while len(going) > most:
+            length, answer = going.popleft()
+            answer.result(stop)
+            moved(length, size)
+            patience.succeeded()
+            failpoint("client.mid_upload")
+
+    try:
+        for offset, data in _from(source(), opened.committed_offset, whole, largest):
+            request = PutChunkRequest(
+                upload_id=opened.upload_id, offset=offset, crc32=crc32(data), data=data
+            )
+            answer = connection.start(connection.uploads.PutChunk, request, timeout_s=_PIECE_S)
+            going.append((len(data), answer))
+            settle(window - 1)
+            end = offset + len(data)
+        settle(0)
+    finally:
+        _cancel(answer for _, answer in going)
+    if max(end, opened.committed_offset) != size:
+        raise _damaged(f"an update of {end} bytes was announced as {size}")
+    return whole.digest()
+
+
+def _from(
+    source: Iterable[tuple[int, bytes]], start: int, whole: hashlib._Hash, largest: int
+) -> Iterator[tuple[int, bytes]]:
+    """What of a source lies behind `start`, cut to `largest` bytes; `whole` sees all of it."""
+    for begin, data in source:
+        whole.update(data)
+        for offset in range(max(begin, start), begin + len(data), largest):
+            yield offset, data[offset - begin : offset - begin + largest]
+
+
+def _cancel(answers: Iterable[Answer[PutChunkResponse] | Answer[GetChunkResponse]]) -> None:
+    for answer in answers:
+        answer.cancel()
+
+
+def _digest_is(path: Path, digest: bytes) -> bool:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").digest()
+    return hmac.compare_digest(found, digest)
+
+
+def _damaged(why: str) -> TransferError:
+    return TransferError(
+        "bytes were lost on their way", why=why, fix="try again; report it if it happens again"
+    )

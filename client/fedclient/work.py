@@ -1,0 +1,137 @@
+"""The local work of one assignment: fetch the model, train it, make what goes on the wire.
+
+It runs in a thread of its own, so that under secure aggregation keys and shares are exchanged while
+the device trains; a cancellation reaches it before its next step.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING
+
+from fedclient.connection import Connection
+from fedclient.energy import Meter
+from fedclient.progress import Energy, Stage
+from fedclient.stopping import Stop
+from fedclient.transfer import download
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from fedcore.data import Dataset
+    from fedcore.federated.contribution import Contributor
+    from fedcore.federated.programs import Progress as Step, TrainingRequest
+    from fedcore.federated.task import Task
+    from fedcore.v1.round_service_pb2 import Train
+
+__all__ = ["Cost", "Work", "begin"]
+
+Tell = Callable[[Stage, float | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What the work took. `bytes_down`: only what was really moved."""
+
+    bytes_down: int
+    seconds: float
+    energy: Energy
+
+
+class Work:
+    """What one instruction to train asks for; `run` does all of it.
+
+    `contributor`: of the task. `stream`: of the device's random numbers. `models`: the folder of
+    models. `tell`: of each stage and its share. After `run`, failed or not, `cost` is set.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        train: Train,
+        *,
+        round: int,
+        dataset: Dataset,
+        contributor: Contributor,
+        stream: int,
+        connection: Connection,
+        models: Path,
+        stop: Stop,
+        tell: Tell,
+    ) -> None:
+        self._task, self._train, self._round = task, train, round
+        self._dataset, self._contributor, self._stream = dataset, contributor, stream
+        self._connection, self._models, self._stop, self._tell = connection, models, stop, tell
+        self._moved = 0
+        self.cost = Cost(0, 0.0, Energy())
+
+    def run(self) -> list[NDArray[np.int64]]:
+        """The blocks of the task's layout.
+
+        Raises: CancelledError, DivergenceError, ProgramError, TransferError, UpdateError.
+        """
+        meter, begun_s = Meter(), time.monotonic()
+        try:
+            return self._blocks()
+        finally:
+            self.cost = Cost(self._moved, time.monotonic() - begun_s, meter.read())
+
+    def _blocks(self) -> list[NDArray[np.int64]]:
+        from fedcore.federated.programs import TrainingRequest
+
+        self._tell(Stage.DOWNLOADING, None)
+        path = download(
+            self._connection,
+            self._train.model_digest,
+            size=self._train.model_bytes,
+            folder=self._models,
+            stop=self._stop,
+            moved=self._downloaded,
+        )
+        theta = vector_of(path, self._task)
+        self._stop.check()
+        self._tell(Stage.TRAINING, 0.0)
+        request: TrainingRequest = TrainingRequest(
+            task=self._task,
+            theta=theta,
+            dataset=self._dataset,
+            round=self._round,
+            stream=self._stream,
+            evaluate=self._train.evaluate,
+            clipping=self._train.clipping,
+            progress=self._stepped,
+            cancelled=self._stop.is_set,
+        )
+        return list(self._contributor.contribute(request))
+
+    def _downloaded(self, moved: int, size: int) -> None:
+        self._moved += moved
+        self._tell(Stage.DOWNLOADING, min(1.0, self._moved / size))
+
+    def _stepped(self, step: Step) -> None:
+        self._tell(Stage.TRAINING, step.step / max(1, step.steps))
+
+
+def begin(work: Work) -> Future[list[NDArray[np.int64]]]:
+    """Starts the work in a thread that does not keep the program from ending."""
+    future: Future[list[NDArray[np.int64]]] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work.run())
+        except BaseException as error:
+            future.set_exception(error)
+
+    Thread(target=run, name="local work", daemon=True).start()
+    return future
+
+
+def vector_of(path: Path, task: Task) -> NDArray[np.float32]:
+    """The vector (D,) of a model's file. Raises: UpdateError unless it is one of the task's."""
+    raise NotImplementedError
