@@ -114,13 +114,15 @@ class Settings:
     """
 
     def __post_init__(self) -> None:
-        for name, bounds in _bounds(type(self)).items():
+        schema: Any = type(self)
+        for name, bounds in _bounds(schema).items():
             _check_bounds(name, getattr(self, name), bounds)
 
     @classmethod
-    def read(cls: type[T], values: Mapping[str, Any], path: str) -> T:
+    def read(cls, values: Mapping[str, Any], path: str) -> Self:
         """This table from parsed text. Raises: TaskError naming the dotted path."""
-        return _read_fields(values, cls, path)
+        found: Self = _read_fields(values, cls, path)
+        return found
 
     def write(self) -> dict[str, Any]:
         """What `read` reads, as JSON values."""
@@ -216,7 +218,8 @@ def _check_bounds(path: str, value: Any, bounds: Bounds | None) -> None:
 
 
 def _write_fields(settings: Settings) -> dict[str, Any]:
-    hints, found = _hints(type(settings)), {}
+    schema: Any = type(settings)
+    hints, found = _hints(schema), {}
     for field in fields(settings):
         if (value := getattr(settings, field.name)) is not None:
             options = hints[field.name] == Options

@@ -227,6 +227,9 @@ class _FedSGD(Settings):
     momentum: Annotated[float, Bounds(least=0, below=1)] = 0.0
 
 
+_NO_SUMS = ("bulyan", "geometric_median", "krum", "median", "multi_krum", "trimmed_mean")
+
+
 @dataclass(frozen=True, kw_only=True)
 class AlgorithmSpec(Choice):
     """What the server makes of a round's mean, and clients of their loss: a sum in any case.
@@ -243,6 +246,18 @@ class AlgorithmSpec(Choice):
         "fedsgd": _FedSGD,
         "fedyogi": _FedAdam,
     }
+
+    @classmethod
+    def _complete(cls, name: str, options: Mapping[str, Any], path: str) -> Options:
+        if name in _NO_SUMS:
+            raise TaskError(
+                f"algorithm {name!r} has to see each client's update",
+                why="clients send integers of which nothing but the sum is learned",
+                fix='take an algorithm of sums, like "fedavg", and bound each update by its range '
+                "or clipping norm",
+                where=f"{path}.name" if path else "name",
+            )
+        return super()._complete(name, options, path)
 
 
 @dataclass(frozen=True)

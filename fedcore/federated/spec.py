@@ -53,18 +53,22 @@ class ArraySpec(Settings):
 class ModelSpec(Settings):
     """What is trained: `layers` of `fedcore.nn`, an installed model by `name`, or `arrays`.
 
-    `dimension`: how many numbers it has, parameters and then state; `parts`: how many each of its
-    arrays has, which clipping by layer goes by. Both are filled in by `Task.resolved`.
+    `parts`: how many numbers each of its arrays has, parameters and then state, which clipping by
+    layer goes by; filled in by `Task.resolved`.
     """
 
     layers: Annotated[tuple[LayerSpec, ...], Bounds(length=(0, MOST_LAYERS))] = ()
     name: Annotated[str | None, Bounds(pattern=NAME)] = None
     options: Options = ()
     arrays: Annotated[tuple[ArraySpec, ...], Bounds(length=(0, 1024))] = ()
-    dimension: Annotated[int | None, Bounds(least=1, most=LARGEST_DIMENSION)] = None
     parts: Annotated[
         tuple[int, ...] | None, Bounds(least=1, most=LARGEST_DIMENSION, length=(1, 4096))
     ] = None
+
+    @property
+    def dimension(self) -> int | None:
+        """D, how many numbers the model has; None until the parts are known."""
+        return None if self.parts is None else sum(self.parts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +107,7 @@ class UpdateSpec(Settings):
     """
 
     range: Annotated[float, Bounds(above=0, most=2.0**60)] = 4.0
-    slot_bits: Annotated[int, Bounds(least=16, most=64)] = 32
+    slot_bits: Annotated[int, Bounds(least=16, most=48)] = 32
     largest_weight: Annotated[int, Bounds(least=1, most=2**36)] = 1000
     weighted: bool = True
 

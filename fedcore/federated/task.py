@@ -6,13 +6,16 @@ canonical form, whose digest everything is bound to, says all that a client has 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import hashlib
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from fedcore.errors import TaskError
 from fedcore.federated.choices import AlgorithmSpec
+from fedcore.federated.models import sizes_of
+from fedcore.federated.privacy_terms import calibrated_plan, require_plan
+from fedcore.federated.session import layout_of, policy_of, session_of
 from fedcore.federated.spec import (
     CohortSpec,
     DataSpec,
@@ -25,13 +28,16 @@ from fedcore.federated.spec import (
     TrainingSpec,
     UpdateSpec,
 )
+from fedcore.federated.task_checks import check, refused
+from fedcore.federated.task_json import decode, encode, read_document
 from fedcore.privacy import PrivacyPlan
+from fedcore.rounds.policy import RoundPolicy
 from fedcore.secagg import Layout, SessionConfig
-
-if TYPE_CHECKING:
-    from fedcore.rounds import RoundPolicy
+from fedcore.toml import located, parse, text_of
 
 __all__ = ["Task"]
+
+_DOMAIN = b"fedcore task 1\0"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,59 +63,122 @@ class Task:
     deadlines: DeadlineSpec = field(default_factory=DeadlineSpec)
     evaluation: EvaluationSpec = field(default_factory=EvaluationSpec)
 
+    def __post_init__(self) -> None:
+        check(self)
+
     @classmethod
     def from_toml(cls, source: Path | str) -> Task:
-        """The task of a file (a Path), or of a text (a str). Raises: TaskError with file and line."""
-        raise NotImplementedError
+        """The task of a file (a Path), or of a text (a str), not yet resolved.
+
+        Raises: TaskError, with file and line.
+        """
+        text, name = (
+            (text_of(source), source.name) if isinstance(source, Path) else (source, "task")
+        )
+        with located(text, name):
+            return cls(**read_document(parse(text, name)))
+
+    @classmethod
+    def from_canonical(cls, data: bytes) -> Task:
+        """The resolved task that `canonical` gave as `data`, from a network too.
+
+        That the plan is what follows from the task and keeps its promise is checked, and nothing is
+        built. Raises: TaskError for all other bytes; PlanError for terms of no plan.
+        """
+        task = cls(**decode(data))
+        task._require_resolved()
+        if task.canonical != data:
+            raise TaskError(
+                "the bytes are no canonical task",
+                why="what they say has another form, with sorted keys and every default",
+                fix="send what Task.canonical gives",
+            )
+        if task.plan is not None:
+            require_plan(task, task.plan)
+        return task
 
     def resolved(self) -> Task:
-        """This task with dimension and plan filled in; the same if it has them.
+        """This task with the sizes of its model and its plan; what it has already, it keeps.
 
-        Raises: TaskError; ProgramError for a model that is not installed; PlanError.
+        Building the model takes as long as its parameters take to draw, calibrating under a second.
+        Raises: TaskError; ProgramError for a model that is not installed; PlanError for a promise
+        that cannot be kept.
         """
-        raise NotImplementedError
+        task = self
+        if task.model.parts is None:
+            parts, state = sizes_of(task.model, task.seed)
+            if state and task.privacy is not None:
+                raise refused(
+                    "model",
+                    "a model with statistics of batches under privacy",
+                    "they carry no noise, and every example changes every other's output",
+                    "take a model that normalises each example by itself",
+                )
+            task = replace(task, model=replace(task.model, parts=parts))
+        if task.privacy is not None and task.plan is None:
+            task = replace(task, plan=calibrated_plan(task))
+        return task
 
     @property
     def dimension(self) -> int:
         """D, the numbers of the model: parameters, then state. Raises: TaskError if unresolved."""
-        raise NotImplementedError
+        self._require_resolved()
+        assert self.model.dimension is not None
+        return self.model.dimension
 
     @cached_property
     def canonical(self) -> bytes:
         """JSON in its one form. Raises: TaskError for a task that is not resolved."""
-        raise NotImplementedError
-
-    @classmethod
-    def from_canonical(cls, data: bytes) -> Task:
-        """The resolved task that `canonical` wrote. Raises: TaskError for all other bytes."""
-        raise NotImplementedError
+        self._require_resolved()
+        return encode(self)
 
     @cached_property
     def digest(self) -> bytes:
-        """SHA-256 of the canonical form under a domain of its own."""
-        raise NotImplementedError
-
-    @cached_property
-    def layout(self) -> Layout:
-        """The blocks of integers that a client sends, of the names `block_names`."""
-        raise NotImplementedError
+        """SHA-256 of the canonical form, under a domain of its own."""
+        return hashlib.sha256(_DOMAIN + self.canonical).digest()
 
     @property
     def block_names(self) -> tuple[str, ...]:
-        """("update",), without privacy ("update", "statistics")."""
+        """The blocks of the layout: ("update",), without privacy ("update", "statistics")."""
         return ("update",) if self.privacy is not None else ("update", "statistics")
+
+    @cached_property
+    def layout(self) -> Layout:
+        """The blocks of integers that a client sends. Raises: TaskError if unresolved."""
+        self._require_resolved()
+        return layout_of(self)
 
     def session_config(self) -> SessionConfig:
         """The terms of a round's secure aggregation. Raises: TaskError for a task without."""
-        raise NotImplementedError
+        return session_of(self)
 
     def policy(self) -> RoundPolicy:
         """What the round machine goes by."""
-        raise NotImplementedError
+        return policy_of(self)
 
     def rate(self, round: int) -> float:
-        """The learning rate of a round: the optimizer's, under fedsgd the server's, by schedule."""
-        raise NotImplementedError
+        """The learning rate of a round, from 0: the optimizer's, under fedsgd the server's.
 
+        Raises: TaskError for a task whose program has a rate of its own.
+        """
+        training = self.training
+        if self.algorithm.name == "fedsgd":
+            lr = dict(self.algorithm.options)["lr"]
+        elif training.optimizer is not None:
+            lr = dict(training.optimizer.options)["lr"]
+        else:
+            raise refused("training", "a rate of no optimizer", "the program has its own", "")
+        assert isinstance(lr, float)
+        return lr if training.schedule is None else training.schedule.rate(lr, round=round)
 
-_Unused = Mapping
+    def _require_resolved(self) -> None:
+        missing = "model.parts" if self.model.parts is None else ""
+        if not missing and self.privacy is not None and self.plan is None:
+            missing = "plan"
+        if missing:
+            raise refused(
+                missing,
+                f"a task without {missing}",
+                "it follows from the rest, and is filled in before anybody relies on it",
+                "call resolved()",
+            )
