@@ -65,7 +65,8 @@ class ServerSettings(_Section):
     `host`, `port`: of the services that need a certificate; 0 lets the system choose a port.
     `hosts`: names and addresses by which clients reach it, which its certificate names.
     `address`, `enrolment_address`: host:port that clients are told, where it is not the first of
-    `hosts` with the port. `drain_s`: how long calls may go on after the order to stop.
+    `hosts` with the port. After the order to stop check-ins are sent away for `notice_s`, and calls
+    may go on for `drain_s`.
     """
 
     host: str = "127.0.0.1"
@@ -80,6 +81,7 @@ class ServerSettings(_Section):
     address: str = ""
     enrolment_address: str = ""
     state_directory: Path = Path("fed-state")
+    notice_s: Annotated[float, Field(ge=0, le=60)] = 1.0
     drain_s: Annotated[float, Field(ge=0, le=600)] = 30.0
     reflection: bool = False
 
@@ -207,7 +209,7 @@ def _explained(error: ErrorDetails) -> TaskError:
     location = tuple(str(part) for part in error["loc"])
     where, name = _place(location)
     if error["type"] == "extra_forbidden":
-        return _unknown(location, where=where)
+        return _unknown(location, where=where, name=name)
     reason = error["msg"].removeprefix("Value error, ")
     if error["type"] == "literal_error":
         reason = f"it is one of {error['ctx']['expected']}"

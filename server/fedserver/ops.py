@@ -1,0 +1,107 @@
+"""The port of the machine's own operator: is it alive, is it ready, what are its figures.
+
+Plain HTTP, because the probes of orchestrators have no client certificate, and so on loopback only.
+It answers only to names of this machine, so that no web page can read it through a browser, and
+changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Iterator, Sequence
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from fedcore.errors import ServerError
+from fedserver.metrics import Metrics
+
+__all__ = ["Ops", "application"]
+
+_EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
+_OWN_NAMES = ("localhost", "127.0.0.1", "[::1]")
+
+
+def application(
+    metrics: Metrics, *, reasons: Callable[[], Sequence[str]], version: str
+) -> Starlette:
+    """The routes. `reasons`: why the server takes no new work, empty if it does."""
+
+    async def livez(request: Request) -> Response:
+        return PlainTextResponse("alive\n")
+
+    async def readyz(request: Request) -> Response:
+        found = list(reasons())
+        body = {"ready": not found, "reasons": found, "version": version}
+        return JSONResponse(body, status_code=503 if found else 200)
+
+    async def figures(request: Request) -> Response:
+        return Response(metrics.exposition(), media_type=_EXPOSITION)
+
+    return Starlette(
+        routes=[Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", figures)],
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(_OWN_NAMES))],
+    )
+
+
+class Ops:
+    """The port, in the event loop of the server."""
+
+    def __init__(self, app: Starlette, *, host: str, port: int) -> None:
+        self._address = (host, port)
+        self._server = _Quiet(
+            uvicorn.Config(
+                app,
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                limit_concurrency=64,
+                timeout_graceful_shutdown=1,
+            )
+        )
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> int:
+        """Listens, and returns the port. Raises: ServerError where another has it."""
+        listener = _bound(*self._address)
+        self._task = asyncio.create_task(self._server.serve(sockets=[listener]))
+        port: int = listener.getsockname()[1]
+        return port
+
+    async def stop(self) -> None:
+        """Answers what was asked, then closes the port."""
+        self._server.should_exit = True
+        if self._task is not None:
+            await self._task
+
+
+class _Quiet(uvicorn.Server):
+    """A server that leaves the signals of the process to the process."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket that listens on host and port. Raises: ServerError."""
+    try:
+        return socket.create_server((host, port), family=_family(host))
+    except OSError as error:
+        raise ServerError(
+            f"the server cannot listen on {host}:{port}",
+            why=(error.strerror or str(error)).lower(),
+            fix="stop what listens there, or choose another port",
+        ) from None
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET

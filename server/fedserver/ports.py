@@ -1,0 +1,80 @@
+"""The two gRPC ports: how they are protected, and how a certificate is exchanged under way.
+
+The service port asks every peer for a certificate of our authority before a byte of ours is read.
+The enrolment port shows the server's certificate and asks for none. Both take a renewed certificate
+at the next handshake, without a restart.
+"""
+
+from __future__ import annotations
+
+import random
+
+import grpc
+
+from fedcore.errors import ServerError
+from fedcore.wire.channels import server_options
+from fedserver.authority import ServerCertificate
+
+__all__ = ["Credentials", "Port"]
+
+
+class Credentials:
+    """What a port shows at a handshake; `swap` changes it for the handshakes to come.
+
+    `root_pem`: of the authority whose certificates are taken from peers, None to ask for none.
+    """
+
+    def __init__(self, certificate: ServerCertificate, *, root_pem: bytes | None) -> None:
+        self._root_pem = root_pem
+        self._pending: grpc.ServerCertificateConfiguration | None = None
+        self._credentials = grpc.dynamic_ssl_server_credentials(
+            self._configuration(certificate),
+            self._fetch,
+            require_client_authentication=root_pem is not None,
+        )
+
+    def swap(self, certificate: ServerCertificate) -> None:
+        """Shows another certificate from the next handshake on."""
+        self._pending = self._configuration(certificate)
+
+    @property
+    def value(self) -> grpc.ServerCredentials:
+        """For `add_secure_port`."""
+        return self._credentials
+
+    def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
+        """Called by a thread of gRPC before each handshake; None: as before."""
+        found, self._pending = self._pending, None
+        return found
+
+    def _configuration(self, certificate: ServerCertificate) -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration(
+            [(certificate.key, certificate.chain)], root_certificates=self._root_pem
+        )
+
+
+class Port:
+    """A gRPC server on one port; `number` is known before it starts."""
+
+    def __init__(self, host: str, port: int, credentials: Credentials, *, rpcs: int) -> None:
+        options = server_options(jitter=random.random())  # noqa: S311, it guards nothing
+        self.server = grpc.aio.server(options=options, maximum_concurrent_rpcs=rpcs)
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        try:
+            self.number = self.server.add_secure_port(address, credentials.value)
+        except RuntimeError:
+            self.number = 0
+        if not self.number:
+            raise ServerError(
+                f"the server cannot listen on {address}",
+                why="another process has the port, or this one may not have it",
+                fix="stop what listens there, or choose another port",
+            )
+
+    async def start(self) -> None:
+        """Begins to answer."""
+        await self.server.start()
+
+    async def stop(self, *, grace_s: float) -> None:
+        """Takes no new calls; those that were begun may go on for `grace_s`."""
+        await self.server.stop(grace_s)
