@@ -7,97 +7,26 @@ under a temporary name, or under a digest that no row knows, is collected a day 
 
 from __future__ import annotations
 
-import asyncio
-import errno
 import hashlib
 import hmac
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Final, ParamSpec, Protocol, TypeVar
+from typing import BinaryIO, Final, Protocol
 
 from fedcore.errors import ArgumentError, BlobError
 from fedcore.failpoints import failpoint
+from fedserver.disk import MIB, FsOps, blob_error, digest_of, in_thread, require_space
 
-__all__ = [
-    "BlobStore",
-    "BlobWriter",
-    "FsOps",
-    "LocalBlobStore",
-    "blob_error",
-    "finished",
-    "in_thread",
-    "require_space",
-]
-
-P = ParamSpec("P")
-T = TypeVar("T")
+__all__ = ["BlobStore", "BlobWriter", "LocalBlobStore"]
 
 _DAY_S: Final = 86_400.0
-_PIECE: Final = 1 << 20
 _DIGEST_BYTES: Final = 32
-_RESERVE: Final = 64 << 20
+_RESERVE: Final = 64 * MIB
 _INCOMING: Final = "incoming"
-
-
-class FsOps:
-    """What changes a disk, in one place, so that a test can cut the power between any two steps.
-
-    Files are made for their owner alone. Every method raises OSError.
-    """
-
-    def create(self, path: Path) -> int:
-        """The descriptor of a new, empty file, open to be read and written."""
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-
-    def open(self, path: Path) -> int:
-        """The descriptor of a file that exists, open to be read and written; never of a link."""
-        return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-
-    def pwrite(self, file: int, data: bytes | memoryview, offset: int) -> None:
-        """Write all of `data` at `offset`."""
-        left = memoryview(data).cast("B")
-        while left:
-            written = os.pwrite(file, left, offset)
-            left, offset = left[written:], offset + written
-
-    def truncate(self, file: int, size: int) -> None:
-        """Cut a file to `size` bytes."""
-        os.ftruncate(file, size)
-
-    def fsync(self, file: int) -> None:
-        """Bring the bytes of a file onto the disk."""
-        os.fsync(file)
-
-    def close(self, file: int) -> None:
-        """Close a descriptor."""
-        os.close(file)
-
-    def rename(self, source: Path, target: Path) -> None:
-        """Give a file another name, in place of what had it."""
-        os.replace(source, target)
-
-    def unlink(self, path: Path) -> None:
-        """Take a name away."""
-        os.unlink(path)
-
-    def make_folder(self, path: Path) -> None:
-        """Make a folder, its parent existing, and bring its name onto the disk."""
-        with suppress(FileExistsError):
-            os.mkdir(path, 0o700)
-        # Also when it was there: whoever made it may not have come to this line.
-        self.fsync_folder(path.parent)
-
-    def fsync_folder(self, path: Path) -> None:
-        """Bring the names in a folder onto the disk."""
-        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 class BlobWriter(Protocol):
@@ -241,7 +170,7 @@ class LocalBlobStore:
             file = self._disk.open(path)
             try:
                 os.fchmod(file, 0o600)
-                digest = _digest_of(file)
+                digest = digest_of(file)
                 self._disk.fsync(file)
             finally:
                 self._disk.close(file)
@@ -280,7 +209,7 @@ class LocalBlobStore:
 
     def _verify(self, digest: bytes) -> None:
         with self._open(digest) as file, blob_error(f"blob {digest.hex()[:16]} cannot be read"):
-            found = _digest_of(file.fileno())
+            found = digest_of(file.fileno())
         if not hmac.compare_digest(found, digest):
             raise BlobError(
                 f"blob {digest.hex()[:16]} is damaged",
@@ -356,73 +285,6 @@ class _LocalWriter:
             self._disk.fsync(self._file)
             self._name(self._path, digest)
         return digest
-
-
-async def in_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run `function` in a worker thread, to its end even when cancelled: see `finished`."""
-    return await finished(asyncio.to_thread(function, *args, **kwargs))
-
-
-async def finished(work: Coroutine[Any, Any, T]) -> T:
-    """Await `work`; when cancelled, let it come to its end first.
-
-    A thread cannot be stopped, so whoever holds a lock round one may not let go of it before.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        while not task.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait({task})
-        if not task.cancelled():
-            task.exception()  # now somebody has seen it; the cancellation is what matters
-        raise
-
-
-@contextmanager
-def blob_error(what: str) -> Iterator[None]:
-    """Turn an OSError into a BlobError that says `what` failed, why, and what to do."""
-    try:
-        yield
-    except BlobError:
-        raise
-    except OSError as error:
-        raise BlobError(what, why=_reason(error), fix=_remedy(error)) from error
-
-
-def require_space(folder: Path, size: int, *, reserve: int) -> None:
-    """Raise OSError, ENOSPC, unless `size` bytes leave `reserve` bytes free."""
-    disk = os.statvfs(folder)
-    if disk.f_bavail * disk.f_frsize < size + reserve:
-        raise OSError(errno.ENOSPC, f"{size} bytes would leave less than {reserve} bytes free")
-
-
-def _reason(error: OSError) -> str:
-    name = errno.errorcode.get(error.errno or 0, "")
-    return f"{name}: {error.strerror}" if name else str(error)
-
-
-def _remedy(error: OSError) -> str:
-    match error.errno:
-        case errno.ENOSPC | errno.EDQUOT:
-            return "make room on the disk; what was begun is not kept"
-        case errno.EIO:
-            return "check the disk and the kernel's log; do not trust this disk until then"
-        case errno.ENOENT:
-            return "restore the file from a backup; it was deleted behind the server's back"
-        case errno.EXDEV:
-            return "keep uploads and blobs on one file system"
-    return "check the owner and the rights of the server's state folder"
-
-
-def _digest_of(file: int) -> bytes:
-    """SHA-256 of a whole file, whatever the position of its descriptor."""
-    found, offset = hashlib.sha256(), 0
-    while piece := os.pread(file, _PIECE, offset):
-        found.update(piece)
-        offset += len(piece)
-    return found.digest()
 
 
 def _older(path: Path, before: float) -> bool:

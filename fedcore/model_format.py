@@ -1,0 +1,244 @@
+"""Models travel as safetensors files of one canonical form, read and written with NumPy alone.
+
+Equal content gives equal bytes, so a model's digest is its name. Nothing in a file is executed, and
+a reader that knows the model it expects knows every byte of the header but the few texts in it: it
+compares, and allocates nothing that the file asks for.
+
+    8 bytes   length of the header, little-endian
+    header    {"__metadata__":{texts, sorted},
+              "name":{"dtype":"F32","shape":[…],"data_offsets":[begin,end]}, … in the vector's order}
+              without space between, but padded with spaces to a multiple of 8
+    values    the flat vector, float32, little-endian
+
+Source: the safetensors format (github.com/huggingface/safetensors, README, "Format").
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcore.errors import (
+    ArgumentError,
+    CheckpointError,
+    DataFormatError,
+    ShapeError,
+    TruncatedFileError,
+)
+
+if TYPE_CHECKING:
+    from fedcore.autograd.ravel import Spec
+
+__all__ = ["Model", "encode_model", "model_bytes", "read_model"]
+
+_MOST_HEADER: Final = 1 << 20
+_MOST_TENSORS: Final = 4_096
+_MOST_TEXTS: Final = 32
+_MOST_TEXT_BYTES: Final = 16 << 10
+_PIECE: Final = 1 << 20
+_OPENING: Final = b'{"__metadata__":'
+# A flat object of texts and nothing else, so that what is parsed is small when it is hostile.
+_TEXT: Final = rb'"(?:[^"\\\x00-\x1f]++|\\["\\/bfnrtu])*+"'
+_PAIR: Final = rb"%b:%b" % (_TEXT, _TEXT)
+_TEXTS: Final = re.compile(rb"\{(?:%b(?:,%b){0,%d})?\}" % (_PAIR, _PAIR, _MOST_TEXTS - 1))
+_TENSOR: Final = re.compile(
+    rb'"(?P<name>[^"]{0,256})":\{"dtype":"(?P<dtype>\w{1,8})","shape":\[(?P<shape>[\d,]{0,99})\]'
+)
+
+
+class Model(NamedTuple):
+    """What a model file holds: the flat vector (D,) float32, and texts such as round and parent."""
+
+    vector: NDArray[np.float32]
+    metadata: dict[str, str]
+
+
+def model_bytes(spec: Spec, metadata: Mapping[str, str]) -> int:
+    """The size of the file of such a model. Raises: as `encode_model`."""
+    return 8 + len(_header(spec, metadata)) + 4 * spec.size
+
+
+def encode_model(
+    vector: NDArray[np.float32], spec: Spec, *, metadata: Mapping[str, str]
+) -> Iterator[bytes | memoryview]:
+    """The file of a model, in pieces of at most 1 MiB that are views of `vector`, (D,) float32.
+
+    Raises: ShapeError if the vector is not one of `spec`; ArgumentError for more than 4,096
+    parameters, none, more than 32 texts or 16 KiB of them.
+
+    >>> from fedcore.autograd.ravel import ravel
+    >>> from fedcore.tensor import tensor
+    >>> theta, rebuild = ravel({"w": tensor([[1.0, 2.0]])})
+    >>> file = b"".join(encode_model(theta.numpy(), rebuild.spec, metadata={"round": "7"}))
+    >>> file[8:].split(b"}")[0], len(file)
+    (b'{"__metadata__":{"round":"7"', 112)
+    """
+    if vector.shape != (spec.size,) or vector.dtype != np.float32 or spec.dtype != np.float32:
+        raise ShapeError(
+            f"a vector {vector.shape} of {vector.dtype} is not the model's {spec.size} parameters",
+            why="a model file holds the flat float32 vector that ravel makes",
+            fix="pass ravel(model)[0].numpy() and its spec",
+        )
+    header = _header(spec, metadata)
+    return _pieces(header, np.ascontiguousarray(vector, dtype="<f4"))
+
+
+def read_model(file: BinaryIO, spec: Spec, *, mapped: bool = False) -> Model:
+    """Read a model from an open file, all of whose header has to be that of the model of `spec`.
+
+    `mapped`: the vector is a read-only view of the file on the disk, which then must not change;
+    else a new array. Raises: DataFormatError for what is no model file, TruncatedFileError for one
+    that ends early, CheckpointError for one of another model; before the vector is allocated.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    header = _read_header(file, size)
+    metadata = _parsed(header, spec)
+    begin, expected = 8 + len(header), 4 * spec.size
+    if size < begin + expected:
+        raise _truncated(size, begin + expected)
+    if size > begin + expected:
+        raise _broken(f"{size - begin - expected} bytes follow its values")
+    if mapped:
+        view = np.memmap(file, "<f4", "r", offset=begin, shape=(spec.size,))
+        return Model(view.view(np.ndarray), metadata)
+    vector = np.empty(spec.size, "<f4")
+    values = memoryview(vector.view(np.uint8))
+    for start in range(0, expected, _PIECE):
+        values[start : start + _PIECE] = _read(file, min(_PIECE, expected - start))
+    return Model(vector, metadata)
+
+
+def _pieces(header: bytes, vector: NDArray[Any]) -> Iterator[bytes | memoryview]:
+    yield len(header).to_bytes(8, "little")
+    yield header
+    values = memoryview(vector.view(np.uint8))
+    for begin in range(0, len(values), _PIECE):
+        yield values[begin : begin + _PIECE]
+
+
+def _header(spec: Spec, metadata: Mapping[str, str]) -> bytes:
+    try:
+        texts = _encode(dict(sorted(metadata.items())))
+    except (TypeError, ValueError):  # it is of no JSON type, or has no UTF-8 form
+        texts = b""
+    if (
+        len(metadata) > _MOST_TEXTS
+        or len(texts) > _MOST_TEXT_BYTES
+        or not _TEXTS.fullmatch(texts)
+        or not all(isinstance(name, str) for name in metadata)
+    ):
+        raise ArgumentError(
+            f"{len(metadata)} entries cannot be the metadata of a model",
+            why=f"they are texts by name, at most {_MOST_TEXTS} in {_MOST_TEXT_BYTES} bytes",
+            fix="keep what is longer, or no text, outside the model",
+        )
+    header = _OPENING + texts + _tensors(spec)
+    header += b" " * (-len(header) % 8)
+    if len(header) > _MOST_HEADER:
+        raise ArgumentError(
+            f"a model's header of {len(header)} bytes is too long",
+            why=f"a reader takes at most {_MOST_HEADER}",
+            fix="shorten the names of the parameters",
+        )
+    return header
+
+
+def _tensors(spec: Spec) -> bytes:
+    """All of a header behind its metadata, save for the padding."""
+    if not 1 <= len(spec.entries) <= _MOST_TENSORS:
+        raise ArgumentError(
+            f"a model of {len(spec.entries)} parameters cannot be written",
+            why=f"a model file holds 1 … {_MOST_TENSORS} of them",
+            fix="join parameters into larger arrays",
+        )
+    parts = []
+    for entry in spec:
+        offsets = [4 * entry.offset, 4 * (entry.offset + entry.size)]
+        said = {"dtype": "F32", "shape": list(entry.shape), "data_offsets": offsets}
+        parts.append(b",%b:%b" % (_encode(entry.path), _encode(said)))
+    return b"".join(parts) + b"}"
+
+
+def _encode(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _read_header(file: BinaryIO, size: int) -> bytes:
+    if size < 8:
+        raise _truncated(size, 8)
+    length = int.from_bytes(_read(file, 8), "little")
+    if not 2 <= length <= _MOST_HEADER or length % 8:
+        raise _broken(f"its header would have {length} bytes")
+    if 8 + length > size:
+        raise _truncated(size, 8 + length)
+    return _read(file, length)
+
+
+def _parsed(header: bytes, spec: Spec) -> dict[str, str]:
+    """The texts of a header that is that of `spec` in every other byte."""
+    tensors, body = _tensors(spec), header.rstrip(b" ")
+    if not body.startswith(_OPENING):
+        raise _broken("its header does not begin with its metadata")
+    texts = _TEXTS.match(body, len(_OPENING), len(_OPENING) + _MOST_TEXT_BYTES)
+    if texts is None:
+        raise _broken(f"its metadata are not at most {_MOST_TEXTS} short texts by name")
+    if body[texts.end() :] != tensors:
+        raise CheckpointError(
+            "a model file is not of the expected model",
+            why=_difference(body[texts.end() :], tensors),
+            fix="use the file of this task, with the model that the task describes",
+        )
+    try:
+        found = dict(sorted(json.loads(texts[0]).items()))
+        canonical = _header(spec, found) == header
+    except ValueError:  # a text that is no Unicode, or breaks off within an escape
+        canonical = False
+    if not canonical:
+        raise _broken("its header is not in the canonical form")
+    return found
+
+
+def _difference(found: bytes, expected: bytes) -> str:
+    """Where the tensors of a header first differ from those of the model, in words."""
+    for index, wanted in enumerate(_TENSOR.finditer(expected)):
+        given = _TENSOR.match(found, wanted.start())
+        if given is None or given[0] != wanted[0]:
+            return f"its array {index} is {_named(given)}, and the model's {_named(wanted)}"
+    return "its arrays lie at other places, or are more"
+
+
+def _named(tensor: re.Match[bytes] | None) -> str:
+    if tensor is None:
+        return "missing"
+    name, shape = tensor["name"][:80].decode("utf-8", "replace"), tensor["shape"].decode()
+    return f"{name!r} {tensor['dtype'].decode()} [{shape}]"
+
+
+def _broken(reason: str) -> DataFormatError:
+    return DataFormatError(
+        "a file is no model file",
+        why=reason,
+        fix="download it again; a model of elsewhere has to be imported first",
+    )
+
+
+def _truncated(size: int, expected: int) -> TruncatedFileError:
+    return TruncatedFileError(
+        "a model file ends early",
+        why=f"it has {size} bytes of at least {expected}",
+        fix="download it again",
+    )
+
+
+def _read(file: BinaryIO, size: int) -> bytes:
+    data = file.read(size)
+    if len(data) != size:  # it was cut since its size was asked
+        raise _truncated(len(data), size)
+    return data

@@ -1,0 +1,149 @@
+"""What changes the disk goes through one small class, so that a test can cut the power in between.
+
+Beside it stands what all work on the disk shares: a thread in which it comes to its end, an error
+that says why it failed, and room that has to stay free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import os
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final, ParamSpec, TypeVar
+
+from fedcore.errors import BlobError
+
+__all__ = ["MIB", "FsOps", "blob_error", "digest_of", "finished", "in_thread", "require_space"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+MIB: Final = 1 << 20
+
+
+class FsOps:
+    """What changes a disk, in one place, so that a test can cut the power between any two steps.
+
+    Files are made for their owner alone. Every method raises OSError.
+    """
+
+    def create(self, path: Path) -> int:
+        """The descriptor of a new, empty file, open to be read and written."""
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+    def open(self, path: Path) -> int:
+        """The descriptor of a file that exists, open to be read and written; never of a link."""
+        return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    def pwrite(self, file: int, data: bytes | memoryview, offset: int) -> None:
+        """Write all of `data` at `offset`."""
+        left = memoryview(data).cast("B")
+        while left:
+            written = os.pwrite(file, left, offset)
+            left, offset = left[written:], offset + written
+
+    def truncate(self, file: int, size: int) -> None:
+        """Cut a file to `size` bytes."""
+        os.ftruncate(file, size)
+
+    def fsync(self, file: int) -> None:
+        """Bring the bytes of a file onto the disk."""
+        os.fsync(file)
+
+    def close(self, file: int) -> None:
+        """Close a descriptor."""
+        os.close(file)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Give a file another name, in place of what had it."""
+        os.replace(source, target)
+
+    def unlink(self, path: Path) -> None:
+        """Take a name away."""
+        os.unlink(path)
+
+    def make_folder(self, path: Path) -> None:
+        """Make a folder, its parent existing, and bring its name onto the disk."""
+        with suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+        # Also when it was there: whoever made it may not have come to this line.
+        self.fsync_folder(path.parent)
+
+    def fsync_folder(self, path: Path) -> None:
+        """Bring the names in a folder onto the disk."""
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+async def in_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run `function` in a worker thread, to its end even when cancelled: see `finished`."""
+    return await finished(asyncio.to_thread(function, *args, **kwargs))
+
+
+async def finished(work: Coroutine[Any, Any, T]) -> T:
+    """Await `work`; when cancelled, let it come to its end first.
+
+    A thread cannot be stopped, so whoever holds a lock round one may not let go of it before.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # now somebody has seen it; the cancellation is what matters
+        raise
+
+
+@contextmanager
+def blob_error(what: str) -> Iterator[None]:
+    """Turn an OSError into a BlobError that says `what` failed, why, and what to do."""
+    try:
+        yield
+    except BlobError:
+        raise
+    except OSError as error:
+        raise BlobError(what, why=_reason(error), fix=_remedy(error)) from error
+
+
+def require_space(folder: Path, size: int, *, reserve: int) -> None:
+    """Raise OSError, ENOSPC, unless `size` bytes leave `reserve` bytes free."""
+    disk = os.statvfs(folder)
+    if disk.f_bavail * disk.f_frsize < size + reserve:
+        raise OSError(errno.ENOSPC, f"{size} bytes would leave less than {reserve} bytes free")
+
+
+def _reason(error: OSError) -> str:
+    name = errno.errorcode.get(error.errno or 0, "")
+    return f"{name}: {error.strerror}" if name else str(error)
+
+
+def _remedy(error: OSError) -> str:
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return "make room on the disk; what was begun is not kept"
+        case errno.EIO:
+            return "check the disk and the kernel's log; do not trust this disk until then"
+        case errno.ENOENT:
+            return "restore the file from a backup; it was deleted behind the server's back"
+        case errno.EXDEV:
+            return "keep uploads and blobs on one file system"
+    return "check the owner and the rights of the server's state folder"
+
+
+def digest_of(file: int) -> bytes:
+    """SHA-256 of a whole file, whatever the position of its descriptor."""
+    found, offset = hashlib.sha256(), 0
+    while piece := os.pread(file, MIB, offset):
+        found.update(piece)
+        offset += len(piece)
+    return found.digest()
