@@ -63,16 +63,17 @@ from fedserver.peers import (
     user_names,
 )
 
-__all__ = ["Authority", "ServerCertificate", "due"]
+__all__ = ["ISSUING", "ROOT", "SERVER", "Authority", "ServerCertificate", "due"]
 
 ROOT_DAYS: Final = 3650
 ISSUING_DAYS: Final = 1825
 SERVER_S: Final = 7 * 86_400
 CLIENT_S: Final = 86_400
 
-_ROOT, _ROOT_KEY = "root.pem", "root.key.pem"
-_ISSUING, _ISSUING_KEY = "issuing.pem", "issuing.key.pem"
-_SERVER, _SERVER_KEY = "server.pem", "server.key.pem"
+ROOT: Final = "root.pem"
+ISSUING: Final = "issuing.pem"
+SERVER: Final = "server.pem"
+_KEY_OF: Final = {ROOT: "root.key.pem", ISSUING: "issuing.key.pem", SERVER: "server.key.pem"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,11 +164,11 @@ class Authority:
             signer=(root, root_key),
         )
         private_directory(directory)
-        write_secret(directory / _ROOT_KEY, pem_of_key(root_key, root_passphrase))
-        write_secret(directory / _ISSUING_KEY, pem_of_key(issuing_key, passphrase))
+        write_secret(directory / _KEY_OF[ROOT], pem_of_key(root_key, root_passphrase))
+        write_secret(directory / _KEY_OF[ISSUING], pem_of_key(issuing_key, passphrase))
         registrar = create_key(directory / REGISTRAR_KEY, entropy=source)
-        write_public(directory / _ISSUING, _pem(issuing))
-        write_public(directory / _ROOT, _pem(root))
+        write_public(directory / ISSUING, _pem(issuing))
+        write_public(directory / ROOT, _pem(root))
         return cls(
             directory,
             root=root,
@@ -184,8 +185,8 @@ class Authority:
         Raises: KeyFileError for a missing or readable file or a wrong passphrase; AuthorityError if
         the files do not belong together.
         """
-        root, issuing = _certificate(directory / _ROOT), _certificate(directory / _ISSUING)
-        key = _private_key(directory / _ISSUING_KEY, passphrase)
+        root, issuing = _certificate(directory / ROOT), _certificate(directory / ISSUING)
+        key = _private_key(directory / _KEY_OF[ISSUING], passphrase)
         try:
             issuing.verify_directly_issued_by(root)
             fits = issuing.public_key() == key.public_key()
@@ -194,7 +195,7 @@ class Authority:
         if not fits:
             raise AuthorityError(
                 "the files of the authority do not belong together",
-                why=f"{_ROOT}, {_ISSUING} and {_ISSUING_KEY} are not of one chain",
+                why=f"{ROOT}, {ISSUING} and {_KEY_OF[ISSUING]} are not of one chain",
                 fix="restore the whole directory from one backup",
                 where=str(directory),
             )
@@ -267,10 +268,10 @@ class Authority:
         key = new_key()
         leaf = self._leaf(key.public_key(), hosts[0][:64], names, SERVER_USE, now, SERVER_S)
         # The key first: a certificate without its key would be found, and could not be served.
-        (self.directory / _SERVER).unlink(missing_ok=True)
-        write_secret(self.directory / _SERVER_KEY, pem_of_key(key), replace=True)
+        (self.directory / SERVER).unlink(missing_ok=True)
+        write_secret(self.directory / _KEY_OF[SERVER], pem_of_key(key), replace=True)
         chain = _pem(leaf) + _pem(self._signer[0])
-        write_public(self.directory / _SERVER, chain, replace=True)
+        write_public(self.directory / SERVER, chain, replace=True)
         return _served(pem_of_key(key), chain, leaf)
 
     def parse_peer(self, pem: bytes, *, now: int) -> PeerIdentity:
@@ -333,13 +334,11 @@ class Authority:
     ) -> ServerCertificate | None:
         """The one on disk, unless it is for other hosts, of another authority, or due."""
         try:
-            chain = (self.directory / _SERVER).read_bytes()
+            chain = (self.directory / SERVER).read_bytes()
             leaf = x509.load_pem_x509_certificate(chain)
             leaf.verify_directly_issued_by(self._signer[0])
-            key = read_secret(self.directory / _SERVER_KEY)
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError, InvalidSignature):
+            key = read_secret(self.directory / _KEY_OF[SERVER])
+        except (FileNotFoundError, ValueError, TypeError, InvalidSignature):
             return None
         found = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         served = _served(key, chain, leaf)

@@ -1,0 +1,47 @@
+"""Commands made with typer behave as all do: common options anywhere, one sort of error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import typer
+from typer.exceptions import TyperException
+from typer.main import get_command
+
+from fedcore.console import Console, ExitCode, common_options
+from fedcore.errors import ArgumentError
+
+__all__ = ["dispatch", "verbs"]
+
+
+def verbs(summary: str) -> typer.Typer:
+    """An application for the verbs of one command; its text is plain, as all of `fed` is."""
+    return typer.Typer(
+        help=summary,
+        epilog="Every verb takes --format text|json|jsonl, -q, -v and --debug.",
+        add_completion=False,
+        rich_markup_mode=None,
+        no_args_is_help=False,
+    )
+
+
+def dispatch(app: typer.Typer, argv: Sequence[str], *, command: str) -> int:
+    """Runs a verb and returns the exit code; the verb finds its `Console` in the context.
+
+    Raises: ArgumentError for what typer would complain of, and what the verb raises.
+    """
+    options, rest = common_options().parse_known_args(list(argv))
+    verb = next((word for word in rest if not word.startswith("-")), "")
+    console = Console.of(options, command=f"{command} {verb}".strip())
+    try:
+        code = get_command(app).main(
+            rest, prog_name=f"fed {command}", standalone_mode=False, obj=console
+        )
+    except TyperException as error:
+        message = error.format_message() if hasattr(error, "format_message") else str(error)
+        raise ArgumentError(
+            f"fed {command}: {message}",
+            why="the arguments cannot be understood",
+            fix=f"fed {command} --help says what it takes",
+        ) from None
+    return int(code) if isinstance(code, int) else ExitCode.OK
