@@ -6,7 +6,7 @@ compares, and allocates nothing that the file asks for.
 
     8 bytes   length of the header, little-endian
     header    {"__metadata__":{texts, sorted},
-              "name":{"dtype":"F32","shape":[…],"data_offsets":[begin,end]}, … in the vector's order}
+              "name":{"dtype":"F32","shape":[…],"data_offsets":[…]}, … in the vector's order}
               without space between, but padded with spaces to a multiple of 8
     values    the flat vector, float32, little-endian
 
@@ -42,6 +42,7 @@ _MOST_TENSORS: Final = 4_096
 _MOST_TEXTS: Final = 32
 _MOST_TEXT_BYTES: Final = 16 << 10
 _PIECE: Final = 1 << 20
+_RESERVED: Final = "__metadata__"
 _OPENING: Final = b'{"__metadata__":'
 # A flat object of texts and nothing else, so that what is parsed is small when it is hostile.
 _TEXT: Final = rb'"(?:[^"\\\x00-\x1f]++|\\["\\/bfnrtu])*+"'
@@ -73,7 +74,7 @@ def encode_model(
     parameters, none, more than 32 texts or 16 KiB of them.
 
     >>> from fedcore.autograd.ravel import ravel
-    >>> from fedcore.tensor import tensor
+    >>> from fedcore.tensor.tensor import tensor
     >>> theta, rebuild = ravel({"w": tensor([[1.0, 2.0]])})
     >>> file = b"".join(encode_model(theta.numpy(), rebuild.spec, metadata={"round": "7"}))
     >>> file[8:].split(b"}")[0], len(file)
@@ -109,7 +110,7 @@ def read_model(file: BinaryIO, spec: Spec, *, mapped: bool = False) -> Model:
         view = np.memmap(file, "<f4", "r", offset=begin, shape=(spec.size,))
         return Model(view.view(np.ndarray), metadata)
     vector = np.empty(spec.size, "<f4")
-    values = memoryview(vector.view(np.uint8))
+    values = vector.view(np.uint8).data
     for start in range(0, expected, _PIECE):
         values[start : start + _PIECE] = _read(file, min(_PIECE, expected - start))
     return Model(vector, metadata)
@@ -118,7 +119,7 @@ def read_model(file: BinaryIO, spec: Spec, *, mapped: bool = False) -> Model:
 def _pieces(header: bytes, vector: NDArray[Any]) -> Iterator[bytes | memoryview]:
     yield len(header).to_bytes(8, "little")
     yield header
-    values = memoryview(vector.view(np.uint8))
+    values = vector.view(np.uint8).data
     for begin in range(0, len(values), _PIECE):
         yield values[begin : begin + _PIECE]
 
@@ -152,11 +153,13 @@ def _header(spec: Spec, metadata: Mapping[str, str]) -> bytes:
 
 def _tensors(spec: Spec) -> bytes:
     """All of a header behind its metadata, save for the padding."""
-    if not 1 <= len(spec.entries) <= _MOST_TENSORS:
+    named = _RESERVED not in {entry.path for entry in spec}
+    if not 1 <= len(spec.entries) <= _MOST_TENSORS or spec.size < 1 or not named:
         raise ArgumentError(
-            f"a model of {len(spec.entries)} parameters cannot be written",
-            why=f"a model file holds 1 … {_MOST_TENSORS} of them",
-            fix="join parameters into larger arrays",
+            f"a model of {len(spec.entries)} arrays with {spec.size} parameters cannot be a file",
+            why=f"a model file holds 1 … {_MOST_TENSORS} arrays, not all of them empty, and none "
+            f"that is called {_RESERVED}",
+            fix="join parameters into larger arrays, or give them other names",
         )
     parts = []
     for entry in spec:
