@@ -19,6 +19,7 @@ from types import NoneType, UnionType
 from typing import (
     Any,
     Literal,
+    Self,
     TypeAlias,
     TypeVar,
     Union,
@@ -163,9 +164,10 @@ def read_value(value: Any, annotation: Any, path: str) -> Any:
     if annotation == Options:
         return _read_options(value, path)
     origin, arguments = get_origin(annotation), get_args(annotation)
+    if annotation is Any:
+        return read_option(value, path)
     if origin in (Union, UnionType):
-        [wanted] = [argument for argument in arguments if argument is not NoneType]
-        return read_value(value, wanted, path)
+        return read_value(value, _member(value, arguments, path), path)
     if origin is Literal:
         return _read_choice(value, arguments, path)
     if origin is tuple:
@@ -181,6 +183,18 @@ def read_value(value: Any, annotation: Any, path: str) -> Any:
             return annotation.read(value, path)
         return _read_fields(value, annotation, path)
     return _READERS[annotation](value, path)
+
+
+def _member(value: Any, members: tuple[Any, ...], path: str) -> Any:
+    """Of a union's types the one that is written like `value`."""
+    wanted = [member for member in members if member is not NoneType]
+    if len(wanted) == 1:
+        return wanted[0]
+    kind = tuple if isinstance(value, list | tuple) else type(value)
+    for member in wanted:
+        if kind is (get_origin(member) or member):
+            return member
+    raise setting_error(path, value, "it is of another type than any that is taken here")
 
 
 def write_settings(value: Any) -> Any:

@@ -11,16 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
-from types import NoneType, UnionType
 from typing import (
     Annotated,
     Any,
     ClassVar,
     Final,
     Self,
-    Union,
-    get_args,
-    get_origin,
     get_type_hints,
 )
 
@@ -31,7 +27,6 @@ from fedcore.settings import (
     Bounds,
     Options,
     Settings,
-    read_option,
     read_settings,
     read_value,
     unknown_key,
@@ -293,10 +288,7 @@ def _complete(make: Any, options: Mapping[str, Any], path: str) -> Options:
         place = f"{path}.{name}" if path else str(name)
         if name not in known:
             raise unknown_key(path, name, list(known))
-        plain = _is_plain(known[name].hint)
-        found[name] = (
-            read_value(value, known[name].hint, place) if plain else read_option(value, place)
-        )
+        found[name] = read_value(value, known[name].hint, place)
     for name, option in known.items():
         if name not in found and option.default is MISSING:
             place = f"{path}.{name}" if path else name
@@ -304,12 +296,6 @@ def _complete(make: Any, options: Mapping[str, Any], path: str) -> Options:
         if name not in found and option.default is not None:
             found[name] = option.default
     return tuple(sorted(found.items()))
-
-
-def _is_plain(hint: Any) -> bool:
-    if get_origin(hint) in (Union, UnionType):
-        return len([item for item in get_args(hint) if item is not NoneType]) == 1
-    return True
 
 
 def _made(name: str, make: Callable[[], Any]) -> None:

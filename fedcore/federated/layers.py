@@ -42,7 +42,7 @@ def conv1d(
         outputs,
         kernel_size,
         stride=stride,
-        padding=padding,  # type: ignore[arg-type]  # a wrong one is refused by the layer
+        padding=padding,
         dilation=dilation,
         groups=groups,
         bias=bias,
@@ -149,11 +149,11 @@ def group_norm(*, groups: int, channels: int, eps: float = 1e-5) -> nn.Module:
 
 
 def max_pool1d(*, window: int = 2, stride: int | None = None, padding: Padding = 0) -> nn.Module:
-    return nn.MaxPool1d(window, stride=stride, padding=padding)  # type: ignore[arg-type]
+    return nn.MaxPool1d(window, stride=stride, padding=padding)
 
 
 def avg_pool1d(*, window: int = 2, stride: int | None = None, padding: Padding = 0) -> nn.Module:
-    return nn.AvgPool1d(window, stride=stride, padding=padding)  # type: ignore[arg-type]
+    return nn.AvgPool1d(window, stride=stride, padding=padding)
 
 
 def max_pool2d(*, window: Size = 2, stride: Size | None = None, padding: Padding = 0) -> nn.Module:
@@ -238,41 +238,50 @@ def layer_size(kind: str, options: Mapping[str, Any]) -> int:
     >>> layer_size("linear", {"inputs": 64, "outputs": 10, "bias": True})
     650
     """
-    return int(_SIZES[kind](options)) if kind in _SIZES else 0
+    return max(0, int(_SIZES[kind](options))) if kind in _SIZES else 0
 
 
-def _conv1d_size(o: Mapping[str, Any]) -> int:
-    return o["kernel_size"] * (o["inputs"] // max(1, o["groups"])) * o["outputs"] + o["outputs"]
+def _conv1d_size(options: Mapping[str, Any]) -> int:
+    return _weights(options, options["kernel_size"])
 
 
-def _conv2d_size(o: Mapping[str, Any]) -> int:
-    kernel = o["kernel_size"]
+def _conv2d_size(options: Mapping[str, Any]) -> int:
+    kernel = options["kernel_size"]
     area = kernel**2 if isinstance(kernel, int) else math.prod(kernel)
-    return area * (o["inputs"] // max(1, o["groups"])) * o["outputs"] + o["outputs"]
+    return _weights(options, area)
+
+
+def _weights(options: Mapping[str, Any], area: int) -> int:
+    return int(
+        area * (options["inputs"] // max(1, options["groups"])) * options["outputs"]
+        + options["outputs"]
+    )
 
 
 def _recurrent_size(gates: int) -> Callable[[Mapping[str, Any]], int]:
-    return lambda o: gates * o["hidden"] * (o["features"] + o["hidden"] + 2)
+    return lambda options: gates * options["hidden"] * (options["features"] + options["hidden"] + 2)
 
 
-def _attention_size(o: Mapping[str, Any]) -> int:
-    return 4 * (o["features"] ** 2 + o["features"])
+def _attention_size(options: Mapping[str, Any]) -> int:
+    return 4 * int(options["features"] ** 2 + options["features"])
 
 
 _SIZES: Final[Mapping[str, Callable[[Mapping[str, Any]], int]]] = {
     "attention": _attention_size,
-    "batch_norm": lambda o: 5 * o["channels"],
+    "batch_norm": lambda options: 5 * options["channels"],
     "conv1d": _conv1d_size,
     "conv2d": _conv2d_size,
-    "embedding": lambda o: o["count"] * o["features"],
-    "group_norm": lambda o: 2 * o["channels"],
+    "embedding": lambda options: options["count"] * options["features"],
+    "group_norm": lambda options: 2 * options["channels"],
     "gru": _recurrent_size(3),
-    "layer_norm": lambda o: 2 * o["features"],
-    "linear": lambda o: (o["inputs"] + o["bias"]) * o["outputs"],
+    "layer_norm": lambda options: 2 * options["features"],
+    "linear": lambda options: (options["inputs"] + options["bias"]) * options["outputs"],
     "lstm": _recurrent_size(4),
-    "rms_norm": lambda o: o["features"],
+    "rms_norm": lambda options: options["features"],
     "rnn": _recurrent_size(1),
-    "transformer_encoder": lambda o: (
-        _attention_size(o) + o["hidden"] * (2 * o["features"] + 1) + 5 * o["features"]
+    "transformer_encoder": lambda options: (
+        _attention_size(options)
+        + options["hidden"] * (2 * options["features"] + 1)
+        + 5 * options["features"]
     ),
 }

@@ -170,6 +170,14 @@ def _check_cohort(task: Task) -> None:
 
 def _check_session(task: Task, terms: SecAggSpec) -> None:
     cohort = task.cohort
+    for name in ("gamma", "delta"):
+        if getattr(terms, name).denominator >= 2**32:
+            raise refused(
+                f"secure_aggregation.{name}",
+                f"{name} = {getattr(terms, name)}",
+                "a session's terms hold fractions of 32 bits",
+                "take fewer digits, like 0.15",
+            )
     session_parameters(terms, cohort.minimum)
     least = session_parameters(terms, cohort.select).minimum_survivors
     for name in ("goal", "minimum"):
@@ -290,7 +298,7 @@ def _check_drawn_clients(task: Task, promise: PrivacySpec) -> None:
             "take overselection = 1.0, and goal as the most that may be drawn",
         )
     delta = promise.delta or default_delta(promise.population)
-    chance = math.log(delta / 1024 / task.rounds.count) - promise.epsilon - 1
+    chance = math.log(delta) - math.log(1024 * task.rounds.count) - promise.epsilon - 1
     least, most = sampling.cohort(promise.population, chance)
     if cohort.minimum >= least or cohort.goal <= most:
         raise refused(
