@@ -78,7 +78,7 @@ def encode_model(
     >>> theta, rebuild = ravel({"w": tensor([[1.0, 2.0]])})
     >>> file = b"".join(encode_model(theta.numpy(), rebuild.spec, metadata={"round": "7"}))
     >>> file[8:].split(b"}")[0], len(file)
-    (b'{"__metadata__":{"round":"7"', 112)
+    (b'{"__metadata__":{"round":"7"', 104)
     """
     if vector.shape != (spec.size,) or vector.dtype != np.float32 or spec.dtype != np.float32:
         raise ShapeError(
