@@ -146,6 +146,7 @@ def _joined(arrays: Any, specs: Sequence[ArraySpec], method: str) -> NDArray[np.
             why=f"the task's are {', '.join(f'{s.name} {s.shape}' for s in specs):.400}",
             fix="return a list of the arrays, in the order in which the task names them",
         )
+    arrays32: list[NDArray[np.float32]] = []
     for spec, array in zip(specs, given, strict=True):
         if array.dtype.kind not in "fiu":
             raise ProgramError(
@@ -153,13 +154,15 @@ def _joined(arrays: Any, specs: Sequence[ArraySpec], method: str) -> NDArray[np.
                 why="a model is made of real numbers",
                 fix="return float32 arrays",
             )
-        if not np.isfinite(array).all():
+        with np.errstate(over="ignore"):
+            arrays32.append(array.astype(np.float32).reshape(-1))
+        if not np.isfinite(arrays32[-1]).all():
             raise DivergenceError(
-                f"{method} gave NaN or infinity in {spec.name!r}",
+                f"{method} gave NaN or infinity in {spec.name!r}, in float32",
                 why="added up, it would leave nothing of all other updates",
                 fix="lower the learning rate, and check the data with numpy.isfinite",
             )
-    return np.concatenate([array.astype(np.float32).reshape(-1) for array in given])
+    return np.concatenate(arrays32)
 
 
 def _triple(answer: Any, method: str, wanted: str) -> tuple[Any, Any, Any]:

@@ -1,4 +1,4 @@
-"""A whole task in one process, without network or masks: what a deployed federation must agree with.
+"""A whole task in one process, without network or masks: what a deployment has to agree with.
 
 Clients do what they do on their devices, their words are added up as a server adds them, and the
 sums are opened by the mechanisms and the ledger that a server uses. Masks cancel, so without noise

@@ -95,7 +95,6 @@ class UpdateLayout:
             )
         counted = min(weight, self.largest_weight) if self.weighted else self.largest_weight
         scale = float(Fraction(counted, self.largest_weight) / self.step)
-        largest = _at_most(self.limit)
         update, saturated = np.empty(self.dimension, np.int64), 0
         for start in range(0, self.dimension, _BLOCK):
             given = vector[start : start + _BLOCK].astype(np.float64)
@@ -107,9 +106,8 @@ class UpdateLayout:
                 )
             cut = np.clip(given, -self.range, self.range)
             saturated += int(np.count_nonzero(cut != given))
-            np.rint(cut * scale, out=cut)
-            # Where a float64 cannot name each step, rounding may have gone beyond the last one.
-            update[start : start + _BLOCK] = np.clip(cut, -largest, largest)
+            # A slot has 48 bits at most, so that a float64 names each step, and none is beyond.
+            update[start : start + _BLOCK] = np.rint(cut * scale)
         own = {"weight": counted, "examples": weight, "saturated": saturated}
         values = {**statistics, **own}
         fixed = [_fixed(field, values.get(field.name, 0)) for field in self.fields]
@@ -177,9 +175,3 @@ def _fixed(field: StatisticField, value: float) -> int:
         )
     most = STATISTIC_LIMIT / 2**field.fraction_bits
     return round(math.ldexp(min(max(value, -most), most), field.fraction_bits))
-
-
-def _at_most(limit: int) -> float:
-    """The largest float64 that is not above."""
-    found = float(limit)
-    return math.nextafter(found, 0.0) if int(found) > limit else found

@@ -37,9 +37,10 @@ class Adaptive(Rule):
         raise NotImplementedError
 
     def apply(self, theta: Vector, delta: Vector, state: ServerState) -> tuple[Vector, ServerState]:
-        first = self.beta1 * state["first"] + (1 - self.beta1) * delta
-        second = self.second(state["second"], delta * delta)
-        root: Vector = np.sqrt(second)
+        first: Vector = self.beta1 * state["first"] + (1 - self.beta1) * delta
+        second: Vector = self.second(state["second"], delta * delta)
+        scale = np.sqrt(second)
+        scale += np.float32(self.tau)
         step: Vector = self.lr * first
-        step /= root + self.tau
+        step /= scale
         return theta + step, {"first": first, "second": second}
