@@ -242,6 +242,11 @@ class Admission:
             return self._pools.waits.one()
         return (self._pools.bulk if permission.bulk else self._pools.control).one()
 
+    @property
+    def queued(self) -> int:
+        """How many calls wait for others to end."""
+        return self._pools.control.waiting + self._pools.bulk.waiting
+
     def has_room(self) -> bool:
         """Whether the disk takes more."""
         return self._disk_free() >= self._least_free

@@ -8,8 +8,12 @@ at the next handshake, without a restart.
 from __future__ import annotations
 
 import random
+from collections import deque
+from collections.abc import Sequence
 
 import grpc
+from grpc_health.v1 import health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
 
 from fedcore.errors import ServerError
 from fedcore.wire.channels import server_options
@@ -26,16 +30,17 @@ class Credentials:
 
     def __init__(self, certificate: ServerCertificate, *, root_pem: bytes | None) -> None:
         self._root_pem = root_pem
-        self._pending: grpc.ServerCertificateConfiguration | None = None
+        # A deque, because threads of gRPC take from it while the event loop puts into it.
+        self._pending: deque[grpc.ServerCertificateConfiguration] = deque(maxlen=1)
         self._credentials = grpc.dynamic_ssl_server_credentials(
             self._configuration(certificate),
-            self._fetch,
+            self._fetch,  # type: ignore[arg-type]  # the stubs do not know that it may be None
             require_client_authentication=root_pem is not None,
         )
 
     def swap(self, certificate: ServerCertificate) -> None:
         """Shows another certificate from the next handshake on."""
-        self._pending = self._configuration(certificate)
+        self._pending.append(self._configuration(certificate))
 
     @property
     def value(self) -> grpc.ServerCredentials:
@@ -44,8 +49,10 @@ class Credentials:
 
     def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
         """Called by a thread of gRPC before each handshake; None: as before."""
-        found, self._pending = self._pending, None
-        return found
+        try:
+            return self._pending.popleft()
+        except IndexError:
+            return None
 
     def _configuration(self, certificate: ServerCertificate) -> grpc.ServerCertificateConfiguration:
         return grpc.ssl_server_certificate_configuration(
@@ -70,6 +77,21 @@ class Port:
                 why="another process has the port, or this one may not have it",
                 fix="stop what listens there, or choose another port",
             )
+
+    def serve(
+        self,
+        handlers: Sequence[grpc.GenericRpcHandler],
+        *,
+        health: health_pb2_grpc.HealthServicer | None = None,
+        reflected: Sequence[str] = (),
+    ) -> None:
+        """Answers with these handlers. `reflected`: services that are described to whoever asks."""
+        self.server.add_generic_rpc_handlers(tuple(handlers))
+        if health is not None:
+            health_pb2_grpc.add_HealthServicer_to_server(health, self.server)
+        if reflected:
+            names = [f"fedcore.v1.{name}" for name in reflected]
+            reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], self.server)
 
     async def start(self) -> None:
         """Begins to answer."""

@@ -48,7 +48,7 @@ from fedserver.authorisation import Caller, Permission, authorise, permission_of
 from fedserver.metrics import Metrics
 from fedserver.store.records import AuditEntry
 
-__all__ = ["SERVICES", "Gate", "Service", "handler_of"]
+__all__ = ["SERVICES", "Context", "Gate", "Service", "handler_of", "peer_address"]
 
 _FILES = (
     admin_service_pb2,
@@ -212,7 +212,7 @@ class _Endpoint:
         self._gate.metrics.refusals.labels(failure.code).inc()
         log = structlog.get_logger("fedserver.serving")
         if isinstance(error, UnauthenticatedError):
-            await self._note(Caller("anonymous", name=_address(context)), error)
+            await self._note(Caller("anonymous", name=peer_address(context)), error)
         if isinstance(error, FedcoreError) and failure.code == error.code:
             log.info("refused", code=error.code, what=error.what, why=error.why)
             details = failure.what
@@ -289,6 +289,6 @@ def _check_metadata(context: Context) -> None:
         raise refused("too much metadata", why=f"{METADATA_BYTES} bytes are taken")
 
 
-def _address(context: Context) -> str:
+def peer_address(context: Context) -> str:
     """Whence a call comes, without the port: "ipv4:127.0.0.1"."""
     return context.peer().rpartition(":")[0]

@@ -1,0 +1,308 @@
+"""The server put together: the parts, the two ports before them, and the order to stop.
+
+`Server` takes its parts ready made, because whoever opens them knows how to close them, and tests
+have others. What it adds is the network: gates, services, ports, health, and the tasks that keep
+them fresh. Nothing acknowledged depends on a clean end; a clean end only saves others the wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from fedcore.errors import FedcoreError, StoreError
+from fedcore.wire.versions import installed_version
+from fedserver.admission import Admission, LoopLag
+from fedserver.authentication import Authenticator
+from fedserver.authorisation import Caller
+from fedserver.authority import Authority, ServerCertificate
+from fedserver.config import Config, LimitSettings
+from fedserver.enrolment import Enrolment
+from fedserver.federation.interface import Federation
+from fedserver.health import Health
+from fedserver.metrics import Metrics
+from fedserver.ops import Ops, application
+from fedserver.ports import Credentials, Port
+from fedserver.services.admin import AdminService, Invitation
+from fedserver.services.assignment import RoundService, SecAggService
+from fedserver.services.client import ClientService
+from fedserver.services.enrolment import EnrolmentService
+from fedserver.services.overview import About
+from fedserver.services.transfer import ModelService, UploadService
+from fedserver.serving import SERVICES, Context, Gate, Service, handler_of, peer_address
+from fedserver.store.protocol import Store
+
+__all__ = ["Addresses", "Parts", "Server", "now_ms"]
+
+_ENROLMENT = "EnrolmentService"
+_RENEW_EVERY_S = 3600.0
+_HEARTBEAT_EVERY_S = 10.0
+
+
+def now_ms() -> int:
+    """Unix milliseconds of this machine's clock."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a server is made of. `signed_head`: the newest of the audit log, or nothing."""
+
+    store: Store
+    authority: Authority
+    federation: Federation
+    metrics: Metrics
+    signed_head: Callable[[], bytes] = bytes
+    database: str = "sqlite"
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where a started server answers: host:port, and of the ops port its number."""
+
+    service: str
+    enrolment: str
+    ops: int
+
+
+class Server:
+    """One server process, in the event loop that calls `start`."""
+
+    def __init__(
+        self, config: Config, parts: Parts, *, exit_now: Callable[[int], object] = os._exit
+    ) -> None:
+        self._config, self._parts, self._exit_now = config, parts, exit_now
+        self._draining = False
+        self._stop = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._lag = LoopLag(threshold_s=config.limits.loop_lag_s)
+        self._admission = _admission(config.limits, self._lag, config.server.state_directory)
+        self._authenticator = Authenticator(parts.store, parts.authority, now_ms=now_ms)
+        self._health = Health(
+            [SERVICES[name].full_name for name in SERVICES if name != _ENROLMENT],
+            checks=(self._refuses_work, self._lacks_room, self._is_late),
+            metrics=parts.metrics,
+        )
+        self._log = structlog.get_logger("fedserver")
+
+    async def start(self) -> Addresses:
+        """Opens the ports and answers. Raises: ServerError for a port in use; AuthorityError."""
+        settings, parts = self._config.server, self._parts
+        identity = await parts.store.server_identity()
+        certificate = await asyncio.to_thread(self._server_certificate)
+        self._credentials = (
+            Credentials(certificate, root_pem=parts.authority.root_pem),
+            Credentials(certificate, root_pem=None),
+        )
+        rpcs = self._admission.rpcs
+        service, enrolment = (
+            Port(settings.host, port, credentials, rpcs=rpcs)
+            for port, credentials in zip(
+                (settings.port, settings.enrolment_port), self._credentials, strict=True
+            )
+        )
+        self._ports = (service, enrolment)
+        self._ops = Ops(
+            application(parts.metrics, reasons=self._health.reasons, version=installed_version()),
+            host=settings.ops_host,
+            port=settings.ops_port,
+        )
+        found = Addresses(
+            settings.address or _address(settings.hosts[0], service.number),
+            settings.enrolment_address or _address(settings.hosts[0], enrolment.number),
+            await self._ops.start(),
+        )
+        self._serve(identity.server_id, found)
+        await self._authenticator.refresh()
+        self._watch()
+        await asyncio.gather(service.start(), enrolment.start())
+        await self._health.started()
+        self._log.info("serving", address=found.service, enrolment=found.enrolment, ops=found.ops)
+        return found
+
+    async def serve_until_stopped(self) -> None:
+        """Waits for SIGTERM or SIGINT, then stops; a second signal ends the process at once."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.order_stop)
+        try:
+            await self._stop.wait()
+            await self.stop()
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def order_stop(self) -> None:
+        """Ends `serve_until_stopped`; the second time the process, without another word."""
+        if self._stop.is_set():
+            self._exit_now(1)
+        self._stop.set()
+
+    async def drain(self) -> None:
+        """Takes no new work from now on; what was begun goes on."""
+        if not self._draining:
+            self._draining = True
+            self._log.info("draining")
+            await self._parts.federation.drain()
+            await self._health.tell()
+
+    async def stop(self) -> None:
+        """Stops in order: told to all, no new work, what was begun, leases, database."""
+        settings = self._config.server
+        self._log.info("stopping", drain_s=settings.drain_s)
+        await self._health.stopping()
+        await self.drain()
+        await asyncio.sleep(settings.notice_s)
+        await asyncio.gather(*(port.stop(grace_s=settings.drain_s) for port in self._ports))
+        await self._parts.federation.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with contextlib.suppress(StoreError):  # what was acknowledged is durable without it
+            await self._parts.store.checkpoint()
+        await self._ops.stop()
+        self._log.info("stopped")
+
+    def _serve(self, server_id: bytes, found: Addresses) -> None:
+        parts, version = self._parts, installed_version()
+        enrolment = Enrolment(
+            parts.store,
+            parts.authority,
+            registrar=parts.authority.registrar,
+            address=found.service,
+            server_id=server_id,
+            version=version,
+        )
+        admin = AdminService(
+            parts.store,
+            parts.federation,
+            self._authenticator,
+            about=About(server_id, version, now_ms(), parts.database),
+            invitation=Invitation(found.enrolment, parts.authority.root_digest),
+            now_ms=now_ms,
+            draining=lambda: self._draining,
+            drain=self.drain,
+            signed_head=parts.signed_head,
+        )
+        federation, metrics = parts.federation, parts.metrics
+        services: dict[str, Service] = {
+            "AdminService": admin,
+            "ClientService": ClientService(
+                federation, enrolment, version=version, metrics=metrics, now_ms=now_ms
+            ),
+            "RoundService": RoundService(federation, now_ms=now_ms),
+            "SecAggService": SecAggService(federation),
+            "UploadService": UploadService(federation, metrics=metrics),
+            "ModelService": ModelService(federation, metrics=metrics),
+        }
+        service_port, enrolment_port = self._ports
+        gate = self._gate(self._identify)
+        service_port.serve(
+            [handler_of(service, name, gate=gate) for name, service in services.items()],
+            health=self._health.servicer,
+            reflected=[*services] if self._config.server.reflection else [],
+        )
+        anonymous = self._gate(_anonymous)
+        enrolment_port.serve([handler_of(EnrolmentService(enrolment), _ENROLMENT, gate=anonymous)])
+
+    def _gate(self, identify: Callable[[Context], Awaitable[Caller]]) -> Gate:
+        return Gate.of(
+            admission=self._admission,
+            identify=identify,
+            audit=self._parts.store.append_audit,
+            metrics=self._parts.metrics,
+        )
+
+    async def _identify(self, context: Context) -> Caller:
+        certificates = context.auth_context().get("x509_pem_cert", ())
+        return await self._authenticator.caller(
+            next(iter(certificates), None), address=peer_address(context)
+        )
+
+    def _watch(self) -> None:
+        """Begins what is done again and again while the server runs."""
+        self._parts.metrics.watch_lag(lambda: self._lag.lag_s)
+        self._parts.metrics.watch_queue(lambda: self._admission.queued)
+        for work in (
+            self._lag.watch(now_s=time.monotonic),
+            self._authenticator.watch(),
+            self._health.watch(),
+            self._again(self._renew, every_s=_RENEW_EVERY_S),
+            self._again(self._show_life, every_s=_HEARTBEAT_EVERY_S),
+        ):
+            self._tasks.append(asyncio.create_task(work))
+
+    async def _again(
+        self, work: Callable[[], Coroutine[Any, Any, None]], *, every_s: float
+    ) -> None:
+        while True:
+            try:
+                await work()
+            except FedcoreError as error:
+                self._log.error("housekeeping failed", code=error.code, what=error.what)
+            await asyncio.sleep(every_s)
+
+    async def _renew(self) -> None:
+        """Exchanges the server's certificate if it is due, for the handshakes to come."""
+        certificate = await asyncio.to_thread(self._server_certificate)
+        for credentials in self._credentials:
+            credentials.swap(certificate)
+
+    async def _show_life(self) -> None:
+        await self._parts.store.node_heartbeat(
+            f"{os.uname().nodename}:{os.getpid()}",
+            version=installed_version(),
+            draining=self._draining,
+        )
+
+    def _server_certificate(self) -> ServerCertificate:
+        return self._parts.authority.server_certificate(
+            self._config.server.hosts, now=now_ms() // 1000
+        )
+
+    def _refuses_work(self) -> str:
+        return "the server is draining" if self._draining else ""
+
+    def _lacks_room(self) -> str:
+        return "" if self._admission.has_room() else "the disk is nearly full"
+
+    def _is_late(self) -> str:
+        return "the event loop is late" if self._lag.overloaded else ""
+
+
+def _admission(limits: LimitSettings, lag: LoopLag, state_directory: Path) -> Admission:
+    def disk_free() -> float:
+        usage = shutil.disk_usage(state_directory)
+        return usage.free / usage.total
+
+    return Admission(
+        now_s=time.monotonic,
+        lag=lag,
+        disk_free=disk_free,
+        concurrent=limits.concurrent_rpcs,
+        queue=limits.queue,
+        queue_wait_s=limits.queue_wait_s,
+        waiting=limits.waiting_rpcs,
+        bulk_bytes=limits.upload_bytes,
+        rate=limits.calls_per_second,
+        burst=limits.calls_at_once,
+        least_free=limits.disk_free,
+    )
+
+
+async def _anonymous(context: Context) -> Caller:
+    return Caller("anonymous", address=peer_address(context))
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
