@@ -61,12 +61,16 @@ STATUS: Final[Mapping[type[FedcoreError], str]] = MappingProxyType(
         errors.ParticipationError: "FAILED_PRECONDITION",
         errors.SecAggError: "FAILED_PRECONDITION",
         errors.ParameterError: "INVALID_ARGUMENT",
+        errors.PolicyError: "FAILED_PRECONDITION",
         errors.MessageError: "INVALID_ARGUMENT",
+        errors.StageError: "FAILED_PRECONDITION",
+        errors.ConsistencyError: "FAILED_PRECONDITION",
         errors.ShareError: "INVALID_ARGUMENT",
         errors.PackingError: "INVALID_ARGUMENT",
         errors.AuthenticationError: "UNAUTHENTICATED",
         errors.ReuseError: "ALREADY_EXISTS",
         errors.AbortError: "ABORTED",
+        errors.EntropyError: "INTERNAL",
     }
 )
 
@@ -161,7 +165,7 @@ def error_from(error: grpc.RpcError) -> FedcoreError:
 
 
 _BY_CODE: Final[Mapping[str, type[FedcoreError]]] = MappingProxyType(
-    {found.code: found for found in STATUS}
+    {found.code: found for found, name in STATUS.items() if name != "INTERNAL"}
 )
 
 
