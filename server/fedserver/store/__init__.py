@@ -1,3 +1,3 @@
-"""The server's durable memory: what a method has answered is on disk, whole, or it never happened."""
+"""The server's durable memory: what it has answered is on disk, and nothing is there by halves."""
 
 __all__: list[str] = []

@@ -1,10 +1,9 @@
 """What the server asks of a database, so that another one can take SQLite's place.
 
-Every method is one transaction, and what it changed is durable when it returns (W1). A mutation that
-is named in `audit` writes that row in the same transaction (W12); one with `idempotency` happens once:
-asked again with the same key and request it changes nothing and gives the stored answer, with another
-request it raises ConflictError. All raise StoreError where the database fails, and then nothing was
-changed. Rules W1 to W12 are those of docs/server.md.
+Every method is one transaction, and what it changed is durable when it returns (W1). `audit` is
+written in the same transaction (W12). A mutation with `idempotency` happens once: asked again with
+the same key and request it changes nothing and gives the stored answer, with another request it
+raises ConflictError. All raise StoreError where the database fails, and then nothing was changed.
 """
 
 from __future__ import annotations
@@ -138,10 +137,10 @@ class PartyStore(Protocol):
     ) -> Enrolled:
         """Uses a token once for a new client.
 
-        `key_hash`: SHA-256 of the public key in the signing request. The same key and token again give
-        the first `reply`, whatever is left of the token; the same key with another token is a
-        ConflictError. Raises: TokenError where the token is unknown, expired, used up, or another
-        tenant's.
+        `key_hash`: SHA-256 of the public key in the signing request. The same key and token
+        again give the first `reply`, whatever is left of the token. Raises: TokenError where the
+        token is unknown, expired, used up, or another tenant's; ConflictError for the same key with
+        another token, and for an id, an identity key or a certificate in use.
         """
 
     async def enrolment(self, key_hash: bytes) -> Enrolled | None:
@@ -166,7 +165,10 @@ class PartyStore(Protocol):
         audit: AuditEntry | None = None,
         idempotency: Idempotency | None = None,
     ) -> Stored:
-        """REVOKED revokes its certificates too. Raises: NotFoundError; ConflictError once revoked."""
+        """REVOKED revokes its certificates too, and stays.
+
+        Raises: NotFoundError; ConflictError for another state once it is revoked.
+        """
 
     async def add_certificate(
         self, certificate: CertificateRecord, *, audit: AuditEntry | None = None
@@ -214,7 +216,10 @@ class TaskStore(Protocol):
         audit: AuditEntry | None = None,
         idempotency: Idempotency | None = None,
     ) -> Stored:
-        """The same state again is no change. Raises: NotFoundError; ConflictError once it has ended."""
+        """The same state again changes nothing.
+
+        Raises: NotFoundError; ConflictError for another state once it has ended.
+        """
 
     async def head(self, task_id: str) -> HeadRecord | None: ...
 
@@ -225,7 +230,10 @@ class TaskStore(Protocol):
         """The task's line, the first model first."""
 
     async def acquire_lease(self, task_id: str, owner: str, ttl_ms: int) -> Lease | None:
-        """None while another owner holds it; to its owner it is given anew, with a new token."""
+        """None while another owner holds it; its owner gets it anew, with a new token.
+
+        Raises: NotFoundError.
+        """
 
     async def renew_lease(self, lease: Lease, ttl_ms: int) -> Lease:
         """The same token for longer. Raises: LeaseLostError."""
@@ -237,7 +245,7 @@ class TaskStore(Protocol):
 class RoundStore(Protocol):
     """Rounds and what clients did for them.
 
-    A `lease_token` that is not the task's newest raises LeaseLostError, and nothing is changed (W3).
+    A `lease_token` that is not the task's newest raises LeaseLostError; nothing is changed (W3).
     """
 
     async def open_round(
@@ -251,7 +259,11 @@ class RoundStore(Protocol):
         lease_token: int,
         audit: AuditEntry | None = None,
     ) -> RoundRecord:
-        """A new attempt, at sequence 0. Raises: ConflictError if it is there, or another is open."""
+        """A new attempt, at sequence 0.
+
+        The same again gives the same record. Raises: ConflictError if it was opened otherwise, or
+        another of the task is open; NotFoundError.
+        """
 
     async def advance_round(
         self,
@@ -271,9 +283,10 @@ class RoundStore(Protocol):
     ) -> RoundRecord:
         """One transition by compare-and-swap, with its event and all that belongs to it (W3).
 
-        `assignments`: new ones, each answering the check-in of its `request_id`; `end_assignments`:
-        how those that are still ACTIVE end; `session`, `erase`: as in `put_session`. Without `audit`
-        the lease's owner is written as the actor. Raises: ConflictError if phase or sequence differ.
+        `assignments`: new ones, each answers the check-in of its `request_id`; `end_assignments`:
+        how those that are still ACTIVE end; `session`, `erase`: as in `put_session`. Without
+        `audit` the lease's owner is written as the actor. Raises: ConflictError if phase or
+        sequence differ; NotFoundError.
         """
 
     async def complete_round(
@@ -293,6 +306,7 @@ class RoundStore(Protocol):
     ) -> RoundRecord:
         """`advance_round` to COMPLETED, and the head moves from `expected_parent` to `model` (W6).
 
+        Assignments that are still ACTIVE end as COMPLETED, and the task counts one round more.
         Raises: as `advance_round`; ConflictError if the head is another.
         """
 
@@ -306,7 +320,8 @@ class RoundStore(Protocol):
     async def rounds(self, task_id: str, *, after_event: int = 0, limit: int = 100) -> RoundsPage:
         """What changed after that event, in the order of change."""
 
-    async def round_events(self, ref: RoundRef) -> tuple[EventRecord, ...]: ...
+    async def round_events(self, ref: RoundRef) -> tuple[EventRecord, ...]:
+        """All that happened to it; the first, from the phase "", is its opening."""
 
     async def metrics(self, ref: RoundRef) -> dict[str, MetricRecord]: ...
 
@@ -322,13 +337,13 @@ class RoundStore(Protocol):
     ) -> CheckInRecord:
         """Notes a request for work; the same again gives the first record, with its answer by now.
 
-        Raises: ConflictError if it asked for another task before.
+        Raises: ConflictError if it asked for another task before; NotFoundError for a client.
         """
 
     async def refuse_check_in(
         self, client_id: bytes, request_id: bytes, retry: tuple[int, int]
     ) -> CheckInRecord:
-        """Answers with a window of ms to come back in, if nothing was answered yet: see the record."""
+        """Answers with a window of ms to come back in, unless it has an answer: see the record."""
 
     async def waiting(self, task_id: str) -> tuple[CheckInRecord, ...]:
         """Check-ins without an answer, the oldest first."""
@@ -343,7 +358,10 @@ class RoundStore(Protocol):
         """Ends it, if it had not ended: see the record. Raises: NotFoundError."""
 
     async def report(self, assignment_id: bytes, report: AssignmentReport) -> AssignmentRecord:
-        """Keeps what the client says, once, ended or not. Raises: ConflictError for another report."""
+        """Keeps what the client says, once, ended or not.
+
+        Raises: ConflictError for another report; NotFoundError.
+        """
 
     async def put_session(
         self,
@@ -366,8 +384,8 @@ class RoundStore(Protocol):
     ) -> UploadRecord:
         """The one upload of an assignment: a repeat finds the first, whatever its `upload_id`.
 
-        Raises: ConflictError for another size or header; PhaseError unless the round is COLLECTING or
-        earlier and the assignment ACTIVE; NotFoundError.
+        Raises: ConflictError for another size or header; PhaseError for a first one unless the
+        assignment is ACTIVE and its attempt open; NotFoundError.
         """
 
     async def committed(self, upload_id: bytes, offset: int) -> None:
@@ -384,8 +402,8 @@ class RoundStore(Protocol):
     ) -> UploadRecord:
         """Acknowledges an update, once, with the session's records that go with it (W7).
 
-        Sealed before with the same digest: the record again. Raises: ConflictError for another digest,
-        which is audited; PhaseError unless the round is COLLECTING; NotFoundError.
+        Sealed before with the same digest: the record again. Raises: ConflictError for another
+        digest, which is audited; PhaseError unless the round is COLLECTING; NotFoundError.
         """
 
     async def upload(self, upload_id: bytes) -> UploadRecord | None: ...

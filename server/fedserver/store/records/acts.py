@@ -17,8 +17,8 @@ __all__ = [
 class AuditEntry:
     """An act to be written into the audit log, in the transaction that does it.
 
-    `actor`: who, like "user:ada" or "client:<hex>"; `action`: like "task.submit"; `object`: on what.
-    None of them may hold a payload or a secret.
+    `actor`: who, like "user:ada" or "client:<hex>"; `action`: like "task.submit"; `object`: on
+    what. None of them may hold a payload or a secret.
     """
 
     actor: str

@@ -94,7 +94,7 @@ class PrincipalRecord:
 
 @dataclass(frozen=True, slots=True)
 class TokenRecord:
-    """An enrolment token, of which only the hash is kept; `attributes`: what its clients will have."""
+    """An enrolment token, as its hash; `attributes`: what its clients will have."""
 
     token_sha256: bytes = field(repr=False)
     tenant: str

@@ -30,7 +30,8 @@ class ModelRecord:
 class HeadRecord:
     """A task's newest model, and what belongs to it.
 
-    `state_digest`: of the algorithm's state, a blob; `ledger_head`: of the privacy ledger. Empty: none.
+    `state_digest`: of the algorithm's state, a blob; `ledger_head`: of the privacy ledger. Empty:
+    there is none.
     """
 
     task_id: str

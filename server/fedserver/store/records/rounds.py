@@ -92,8 +92,8 @@ class TaskRecord:
 class Lease:
     """The right to drive a task until `expires_ms`.
 
-    `token`: the fencing token, greater than every earlier one of the task. `attempts`: how often the
-    lease was taken since a round last went on; a number that grows tells of a driver that crashes.
+    `token`: the fencing token, greater than every earlier one of the task. `attempts`: how often
+    the lease was taken since a round last went on; if it grows, a driver crashes again and again.
     """
 
     task_id: str
@@ -121,8 +121,8 @@ class Transition:
 class RoundRecord:
     """An attempt at a round; `state`: the machine's own record, as JSON values.
 
-    `sequence`: 0 when it was opened. `assigned`, `uploaded`, `bytes_up`: sums over its assignments and
-    sealed uploads.
+    `sequence`: 0 when it was opened. `assigned`, `uploaded`: how many assignments it has, and
+    uploads that were sealed; `bytes_up`: what clients report to have sent.
     """
 
     ref: RoundRef
@@ -166,9 +166,9 @@ class EventRecord:
 
 @dataclass(frozen=True, slots=True)
 class CheckInRecord:
-    """A client's request for work, and its answer: an assignment, a window to come back in, or none yet.
+    """A client's request for work; its answer: an assignment, or a window to come back in.
 
-    `offer`: what the client has installed, as JSON values.
+    `offer`: what the client has installed, as JSON values. Without both answers it still waits.
     """
 
     client_id: bytes

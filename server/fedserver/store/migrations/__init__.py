@@ -1,0 +1,3 @@
+"""The history of the schema, a step a file, in Alembic's form."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""The steps, each with its way back."""
+
+__all__: list[str] = []

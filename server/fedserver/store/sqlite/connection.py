@@ -1,0 +1,68 @@
+"""How a database file is opened: durable at every commit, with one connection that writes."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from fedcore.errors import StoreError
+
+__all__ = ["reading", "writing"]
+
+# FULL syncs the log at every commit: NORMAL loses acknowledged commits in a power cut, which
+# tests/server/store/test_power_cut.py shows. Mapped memory makes a known corruption of SQLite
+# before 3.51.3 likelier; so do checkpoints by several connections, hence by the writer alone.
+_WRITER = (
+    "PRAGMA journal_mode=WAL",
+    "PRAGMA synchronous=FULL",
+    "PRAGMA foreign_keys=ON",
+    "PRAGMA secure_delete=ON",  # what is scrubbed is overwritten
+    "PRAGMA mmap_size=0",
+    "PRAGMA wal_autocheckpoint=1000",
+)
+_READER = ("PRAGMA query_only=ON", "PRAGMA mmap_size=0", "PRAGMA wal_autocheckpoint=0")
+
+# A second process that writes is a mistake that must show, not a wait.
+_WRITER_WAITS_S = 2.0
+_READER_WAITS_S = 10.0
+_STATEMENTS = 512
+
+
+def writing(path: Path) -> sqlite3.Connection:
+    """The connection that writes; the file is made if there is none, for its owner alone.
+
+    Raises: StoreError.
+    """
+    try:
+        if not path.exists():
+            path.touch(mode=0o600)
+        return _opened(path, _WRITER, _WRITER_WAITS_S)
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(
+            f"the database {path.name} cannot be opened",
+            why=f"{type(error).__name__}: {error}",
+            fix="look at its folder, its owner and its permissions; is another server running?",
+        ) from error
+
+
+def reading(path: Path) -> sqlite3.Connection:
+    """A connection that cannot change anything. Raises: sqlite3.Error."""
+    return _opened(path, _READER, _READER_WAITS_S)
+
+
+def _opened(path: Path, pragmas: tuple[str, ...], timeout_s: float) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path,
+        timeout=timeout_s,
+        isolation_level=None,  # transactions begin and end where we say so
+        check_same_thread=False,  # pools hand a connection from thread to thread, never to two
+        cached_statements=_STATEMENTS,
+    )
+    try:
+        connection.row_factory = sqlite3.Row
+        for pragma in pragmas:
+            connection.execute(pragma)
+    except BaseException:
+        connection.close()
+        raise
+    return connection

@@ -1,0 +1,194 @@
+"""Clients' parts in SQLite: their requests for work, and the assignments that answer them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sqlalchemy import Connection, select
+
+from fedcore.errors import ConflictError
+from fedserver.store import schema
+from fedserver.store.records import (
+    AssignmentRecord,
+    AssignmentReport,
+    AssignmentState,
+    CheckInRecord,
+    RoundRef,
+)
+from fedserver.store.sqlite.base import SqliteBase
+from fedserver.store.sqlite.reads import all_rows, is_round, one_row
+from fedserver.store.sqlite.rows import Row, assignment_of, check_in_of, report_text
+from fedserver.store.sqlite.transaction import Transaction, as_json, missing, of_round
+
+__all__ = ["SqliteParticipation", "add_assignment", "end_assignments"]
+
+
+class SqliteParticipation(SqliteBase):
+    """The part of `RoundStore` that is about check-ins and assignments."""
+
+    async def check_in(
+        self,
+        client_id: bytes,
+        request_id: bytes,
+        *,
+        wanted: str,
+        task_id: str,
+        offer: Mapping[str, object],
+        sdk_version: str = "",
+    ) -> CheckInRecord:
+        offered = as_json(offer)
+
+        def act(db: Transaction) -> CheckInRecord:
+            seen: dict[str, object] = {"last_seen_ms": db.now_ms}
+            if sdk_version:
+                seen["sdk_version"] = sdk_version
+            if not db.update("client", {"client_id": client_id}, **seen):
+                raise missing(f"client {client_id.hex()}")
+            key = {"client_id": client_id, "request_id": request_id}
+            if (row := db.find("check_in", **key)) is None:
+                db.insert(
+                    "check_in",
+                    **key,
+                    wanted=wanted,
+                    task_id=task_id,
+                    offer=offered,
+                    at_ms=db.now_ms,
+                    assignment_id=b"",
+                    retry_min_ms=None,
+                    retry_max_ms=None,
+                    waiting=1,
+                )
+                return CheckInRecord(client_id, request_id, wanted, task_id, offer, db.now_ms)
+            if row["wanted"] != wanted:
+                raise ConflictError(
+                    "this check-in asked for another task before",
+                    why="a request id names one request for good",
+                    fix="draw a new request id for a new request",
+                )
+            return check_in_of(row)
+
+        return await self._write("check_in", act)
+
+    async def refuse_check_in(
+        self, client_id: bytes, request_id: bytes, retry: tuple[int, int]
+    ) -> CheckInRecord:
+        def act(db: Transaction) -> CheckInRecord:
+            key = {"client_id": client_id, "request_id": request_id}
+            window = {"retry_min_ms": retry[0], "retry_max_ms": retry[1]}
+            db.update("check_in", key | {"waiting": 1}, waiting=0, **window)
+            if (row := db.find("check_in", **key)) is None:
+                raise missing("check-in with this request id")
+            return check_in_of(row)
+
+        return await self._write("refuse_check_in", act)
+
+    async def waiting(self, task_id: str) -> tuple[CheckInRecord, ...]:
+        table = schema.check_in
+        wanted = select(table).where(table.c.waiting == 1, table.c.task_id == task_id)
+        ordered = wanted.order_by(table.c.at_ms, table.c.client_id)
+        return await self._read(lambda c: tuple(map(check_in_of, all_rows(c, ordered))))
+
+    async def assignment(self, assignment_id: bytes) -> AssignmentRecord | None:
+        table = schema.assignment
+        wanted = select(table).where(table.c.assignment_id == assignment_id)
+
+        def query(connection: Connection) -> AssignmentRecord | None:
+            row = one_row(connection, wanted)
+            return assignment_of(row) if row else None
+
+        return await self._read(query)
+
+    async def assignments(self, ref: RoundRef) -> tuple[AssignmentRecord, ...]:
+        table = schema.assignment
+        wanted = select(table).where(*is_round(table, ref)).order_by(table.c.client_id)
+        return await self._read(lambda c: tuple(map(assignment_of, all_rows(c, wanted))))
+
+    async def end_assignment(
+        self, assignment_id: bytes, state: AssignmentState, *, failure: int = 0, reason: str = ""
+    ) -> AssignmentRecord:
+        def act(db: Transaction) -> AssignmentRecord:
+            active = {"assignment_id": assignment_id, "state": AssignmentState.ACTIVE}
+            end = {"ended_ms": db.now_ms, "failure": failure, "reason": reason}
+            db.update("assignment", active, state=state, **end)
+            return assignment_of(_assignment(db, assignment_id))
+
+        return await self._write("end_assignment", act)
+
+    async def report(self, assignment_id: bytes, report: AssignmentReport) -> AssignmentRecord:
+        written = report_text(report)
+
+        def act(db: Transaction) -> AssignmentRecord:
+            row = _assignment(db, assignment_id)
+            if row["report"] is None:
+                db.update(
+                    "assignment",
+                    {"assignment_id": assignment_id},
+                    report=written,
+                    bytes_up=report.bytes_up,
+                    bytes_down=report.bytes_down,
+                    energy_j=report.energy_j,
+                )
+            elif row["report"] != written:
+                raise ConflictError(
+                    "this assignment was reported on before, with other figures",
+                    why="a client reports once",
+                    fix="repeat the report unchanged, or leave it",
+                )
+            return assignment_of(_assignment(db, assignment_id))
+
+        return await self._write("report", act)
+
+
+def add_assignment(db: Transaction, ref: RoundRef, assignment: AssignmentRecord) -> None:
+    """Adds one to an attempt, as the answer to the check-in that it names, if it names one.
+
+    Raises: ConflictError where the client has one, or its check-in another answer.
+    """
+    client_id = assignment.client_id
+    if db.find("assignment", **of_round(ref), client_id=client_id) is not None:
+        raise ConflictError(
+            f"client {client_id.hex()} has a part in round {ref}",
+            why="a client takes part once in an attempt",
+            fix="read the assignments of the round again",
+        )
+    db.insert(
+        "assignment",
+        assignment_id=assignment.assignment_id,
+        **of_round(ref),
+        client_id=client_id,
+        nonce=assignment.nonce,
+        request_id=assignment.request_id,
+        expires_ms=assignment.expires_ms,
+        state=AssignmentState.ACTIVE,
+        issued_ms=db.now_ms,
+        ended_ms=0,
+        failure=0,
+        reason="",
+        report=None,
+        bytes_up=0,
+        bytes_down=0,
+        energy_j=0.0,
+    )
+    if not assignment.request_id:
+        return
+    waiting = {"client_id": client_id, "request_id": assignment.request_id, "waiting": 1}
+    answer = {"waiting": 0, "assignment_id": assignment.assignment_id}
+    if not db.update("check_in", waiting, **answer):
+        raise ConflictError(
+            f"the check-in of client {client_id.hex()} does not wait any more",
+            why="it was answered before, or it was never made",
+            fix="read again who waits, and select among those",
+        )
+
+
+def end_assignments(db: Transaction, ref: RoundRef, state: AssignmentState, *, reason: str) -> None:
+    """Ends every part in an attempt that is ACTIVE."""
+    active = of_round(ref) | {"state": AssignmentState.ACTIVE}
+    db.update("assignment", active, state=state, ended_ms=db.now_ms, reason=reason)
+
+
+def _assignment(db: Transaction, assignment_id: bytes) -> Row:
+    row = db.find("assignment", assignment_id=assignment_id)
+    if row is None:
+        raise missing("assignment with this id")
+    return row

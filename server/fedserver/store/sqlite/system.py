@@ -1,0 +1,175 @@
+"""The server's own affairs in SQLite: identity, audit log, outbox, counts, housekeeping."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from sqlalchemy import Connection, func, select, text
+
+from fedserver.store import schema
+from fedserver.store.audit import EMPTY
+from fedserver.store.migrating import version_of
+from fedserver.store.records import (
+    AuditEntry,
+    AuditHead,
+    AuditRecord,
+    ClientState,
+    Idempotency,
+    NodeRecord,
+    OutboxEntry,
+    ServerIdentity,
+    Statistics,
+    Stored,
+    StoreSize,
+    TaskState,
+    UploadState,
+)
+from fedserver.store.sqlite.base import SqliteBase
+from fedserver.store.sqlite.reads import all_rows, one_row
+from fedserver.store.sqlite.rows import audit_of
+from fedserver.store.sqlite.sessions import ENDED
+from fedserver.store.sqlite.transaction import Transaction, missing
+
+__all__ = ["SqliteSystem"]
+
+
+class SqliteSystem(SqliteBase):
+    """`SystemStore` on SQLite."""
+
+    async def now_ms(self) -> int:
+        return self._clock()
+
+    async def server_identity(self) -> ServerIdentity:
+        def query(connection: Connection) -> ServerIdentity:
+            row = one_row(connection, select(schema.server_identity))
+            assert row is not None, "opening the store makes the identity"
+            return ServerIdentity(row["server_id"], row["epoch"], row["created_ms"])
+
+        return await self._read(query)
+
+    async def bump_epoch(self) -> int:
+        def act(db: Transaction) -> int:
+            row = db.one("SELECT server_id, epoch FROM server_identity")
+            assert row is not None, "opening the store makes the identity"
+            db.update("server_identity", {"server_id": row["server_id"]}, epoch=row["epoch"] + 1)
+            return int(row["epoch"]) + 1
+
+        return await self._write("bump_epoch", act)
+
+    async def recall(self, idempotency: Idempotency) -> Stored | None:
+        return await self._write("recall", lambda db: db.recall(idempotency))
+
+    async def append_audit(self, entry: AuditEntry) -> AuditHead:
+        def act(db: Transaction) -> AuditHead:
+            head = db.audit(entry)
+            assert head is not None
+            return head
+
+        return await self._write("append_audit", act)
+
+    async def audit_entries(self, after: int = 0, limit: int = 1000) -> tuple[AuditRecord, ...]:
+        log = schema.audit_log
+        page = select(log).where(log.c.sequence > after).order_by(log.c.sequence).limit(limit)
+        return await self._read(lambda c: tuple(map(audit_of, all_rows(c, page))))
+
+    async def audit_head(self) -> AuditHead:
+        def query(connection: Connection) -> AuditHead:
+            log = schema.audit_log
+            last = select(log.c.sequence, log.c.hash).order_by(log.c.sequence.desc()).limit(1)
+            row = one_row(connection, last)
+            return AuditHead(row["sequence"], row["hash"]) if row else EMPTY
+
+        return await self._read(query)
+
+    async def outbox_pending(self, limit: int = 100) -> tuple[OutboxEntry, ...]:
+        box = schema.outbox
+        page = select(box).where(box.c.done_ms == 0).order_by(box.c.entry_id).limit(limit)
+
+        def query(connection: Connection) -> tuple[OutboxEntry, ...]:
+            return tuple(
+                OutboxEntry(row["entry_id"], row["topic"], row["payload"])
+                for row in all_rows(connection, page)
+            )
+
+        return await self._read(query)
+
+    async def outbox_done(self, entry_id: int) -> None:
+        def act(db: Transaction) -> None:
+            if db.find("outbox", entry_id=entry_id) is None:
+                raise missing(f"outbox entry {entry_id}")
+            db.update("outbox", {"entry_id": entry_id, "done_ms": 0}, done_ms=db.now_ms)
+
+        await self._write("outbox_done", act)
+
+    async def node_heartbeat(self, node_id: str, *, version: str, draining: bool) -> None:
+        def act(db: Transaction) -> None:
+            now = {"version": version, "draining": int(draining), "heartbeat_ms": db.now_ms}
+            if not db.update("server_node", {"node_id": node_id}, **now):
+                db.insert("server_node", node_id=node_id, **now)
+
+        await self._write("node_heartbeat", act)
+
+    async def nodes(self) -> tuple[NodeRecord, ...]:
+        def query(connection: Connection) -> tuple[NodeRecord, ...]:
+            node = schema.server_node
+            return tuple(
+                NodeRecord(
+                    row["node_id"], row["version"], bool(row["draining"]), row["heartbeat_ms"]
+                )
+                for row in all_rows(connection, select(node).order_by(node.c.node_id))
+            )
+
+        return await self._read(query)
+
+    async def statistics(self) -> Statistics:
+        def query(connection: Connection) -> Statistics:
+            def count(table: str, *conditions: object) -> int:
+                counted = select(func.count()).select_from(schema.metadata.tables[table])
+                return int(connection.scalar(counted.where(*conditions)) or 0)  # type: ignore[arg-type]
+
+            return Statistics(
+                clients=count("client"),
+                clients_active=count("client", schema.client.c.state == ClientState.ACTIVE),
+                tasks_running=count("task", schema.task.c.state == TaskState.RUNNING),
+                rounds_open=count("round", schema.round_table.c.phase.not_in(ENDED)),
+                check_ins_waiting=count("check_in", schema.check_in.c.waiting == 1),
+                uploads_open=count("upload", schema.upload.c.state == UploadState.OPEN),
+                audit_entries=count("audit_log"),
+                schema=version_of(connection) or "",
+            )
+
+        return await self._read(query)
+
+    async def prune(self, before_ms: int) -> int:
+        def act(db: Transaction) -> int:
+            return sum(
+                db.connection.execute(statement, (before_ms,)).rowcount
+                for statement in (
+                    "DELETE FROM check_in WHERE waiting = 0 AND at_ms < ?",
+                    "DELETE FROM idempotency WHERE at_ms < ?",
+                    "DELETE FROM outbox WHERE done_ms > 0 AND done_ms < ?",
+                )
+            )
+
+        return await self._write("prune", act)
+
+    async def size(self) -> StoreSize:
+        def measure() -> StoreSize:
+            log, log_bytes = self._path.with_name(self._path.name + "-wal"), 0
+            with contextlib.suppress(FileNotFoundError):
+                log_bytes = log.stat().st_size
+            return StoreSize(self._path.stat().st_size, log_bytes)
+
+        return await asyncio.to_thread(measure)
+
+    async def integrity(self) -> tuple[str, ...]:
+        def query(connection: Connection) -> tuple[str, ...]:
+            found = [str(row[0]) for row in connection.execute(text("PRAGMA integrity_check"))]
+            broken = connection.execute(text("PRAGMA foreign_key_check")).all()
+            found += [
+                f"a row of {row[0]} points to a row of {row[2]} that is gone" for row in broken
+            ]
+            return tuple(line for line in found if line != "ok")
+
+        return await self._read(query)
