@@ -84,13 +84,14 @@ def arm(spec: str, *, test_mode: bool) -> None:
     OSError: [Errno 5] failpoint upload.after_seal
     >>> disarm()
     """
-    if not test_mode and spec.strip():
+    parts = [part for part in spec.split(";") if part.strip()]
+    if parts and not test_mode:
         raise ArgumentError(
             "failpoints are armed outside of the test mode",
             why="an armed failpoint kills or delays the process on purpose",
             fix="take FEDCORE_FAILPOINTS out of the environment, or start with --test-mode",
         )
-    wanted = dict(_parsed(part) for part in spec.split(";") if part.strip())
+    wanted = dict(map(_parsed, parts))
     disarm()
     _armed.update(wanted)
 

@@ -118,8 +118,8 @@ class LocalBlobStore:
     @asynccontextmanager
     async def writer(self) -> AsyncIterator[BlobWriter]:
         writer = _LocalWriter(self._root / _INCOMING, self._name, self._reserve, self._disk)
-        await in_thread(writer.open)
         try:
+            await in_thread(writer.open)
             yield writer
         finally:
             await in_thread(writer.close)
