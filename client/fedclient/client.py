@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
+from fedclient.assignment import OpenAssignment
+from fedclient.connection import Connection, Faults, is_passing, no_faults
+from fedclient.energy import battery_level
+from fedclient.files import make_folder
+from fedclient.identity import DeviceIdentity, Membership, authority_pem, now_utc
+from fedclient.join import enrol, renew
 from fedclient.policy import Policy
-from fedclient.progress import Progress, Summary
+from fedclient.progress import Outcome, Progress, Stage, Summary
+from fedclient.state import DAY_MS, Charge, State
+from fedclient.stopping import Stop
+from fedcore.errors import CancelledError, ConnectError, DevicePolicyError, FedcoreError
+from fedcore.failpoints import failpoint
 
 if TYPE_CHECKING:
+    from fedclient.participation import Device
     from fedcore.data import Dataset
     from fedcore.federated.programs import Program
 
 __all__ = ["Client"]
+
+_NOT_ALLOWED_NOW_S: Final = 60.0
+_AFTER_FAILURE_S: Final = (1.0, 300.0)
+_LONGEST_RETRY_MS: Final = DAY_MS
+
+
+def _say_nothing(progress: Progress) -> None:
+    """Progress that nobody follows."""
 
 
 class Client:
@@ -21,6 +43,17 @@ class Client:
 
     Made by `join` or `open`; one process at a time. Close it, or use it as a context manager.
     """
+
+    def __init__(
+        self, directory: str | Path, *, stop: Stop | None = None, faults: Faults = no_faults
+    ) -> None:
+        folder = Path(directory)
+        self._folder = folder
+        self._identity = DeviceIdentity(folder / "identity")
+        self._state = State(folder, key=self._identity.device_key)
+        self._stop, self._faults = stop or Stop(), faults
+        self._connection = self._connected()
+        self._outages = self._refusals = 0
 
     @classmethod
     def join(
@@ -37,12 +70,43 @@ class Client:
         training, so that a simulation can repeat them. `attributes`: what a token may ask for.
         Raises: JoinStringError, ConnectError, TokenError, ClientStateError (a member already).
         """
-        raise NotImplementedError
+        from fedcore.wire.joining import JoinString
+
+        invitation, folder = JoinString.parse(join_string), Path(directory)
+        make_folder(folder)
+        stop = Stop()
+        enrol(
+            invitation,
+            folder=folder / "identity",
+            name=name,
+            attributes=attributes or {},
+            stop=stop,
+        )
+        return cls(folder, stop=stop)
 
     @classmethod
     def open(cls, directory: str | Path) -> Self:
         """The member whose folder this is. Raises: ClientStateError if it is none, or in use."""
-        raise NotImplementedError
+        return cls(directory)
+
+    @property
+    def membership(self) -> Membership:
+        """What this device is called where, and whom it trusts."""
+        return self._identity.membership
+
+    @property
+    def certificate_expires(self) -> datetime:
+        """When the device's certificate ends, unless it is renewed."""
+        return self._identity.tls.certificate.not_valid_after_utc
+
+    @property
+    def assignment(self) -> OpenAssignment | None:
+        """What it works on, or will go on with."""
+        return self._state.assignment
+
+    def charges(self, *, limit: int = 100) -> list[Charge]:
+        """What rounds have cost this device, the newest first."""
+        return self._state.charges(limit=limit)
 
     def run(
         self,
@@ -52,29 +116,193 @@ class Client:
         policy: Policy | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         rounds: int | None = None,
+        battery: Callable[[], float | None] = battery_level,
     ) -> list[Summary]:
         """Takes part until `rounds` assignments have ended, or until `stop`; for ever by default.
 
         `datasets`: by the names under which tasks ask for them. `policy`: what the owner allows,
-        by default `Policy()`. Without a server it waits and tries again.
-        Raises: ClientCertificateError, NotAuthorisedError, ClientStateError, UntrustedServerError:
+        by default `Policy()`. `battery`: its charge, 0 to 1, or None. Without a server it waits and
+        tries again. Returns how the last 1,000 assignments ended.
+        Raises: ClientCertificateError, NotAuthorisedError, UntrustedServerError, ClientStateError:
         what does not pass by itself.
         """
-        raise NotImplementedError
+        from fedclient.attempt import Tasks, take_part
+
+        rules, tell = policy or Policy(), on_progress or _say_nothing
+        tasks = Tasks(programs or {})
+        device: Device | None = None
+        ended: list[Summary] = []
+        try:
+            while rounds is None or len(ended) < rounds:
+                try:
+                    if self._renewed() or device is None:
+                        device = self._device(rules, tell)
+                    assignment = self._state.assignment
+                    if assignment is None:
+                        assignment = self._check_in(rules, datasets, programs or {}, tell, battery)
+                    if assignment is None:
+                        continue
+                    summary = take_part(device, assignment, tasks=tasks, datasets=datasets)
+                    ended = [*ended[-999:], summary] if rounds is None else [*ended, summary]
+                    self._pause_after(summary)
+                except ConnectError as error:
+                    self._endure(error, tell)
+        except CancelledError:
+            if not self._stop.is_set():
+                raise
+        finally:
+            self._stop.clear()
+        return ended
 
     def stop(self) -> None:
-        """Lets `run` return soon, from another thread or a signal's handler; training stops too.
+        """Lets `run` return soon; for another thread. Training stops before its next step.
 
         An open assignment is gone on with by the next `run`.
         """
-        raise NotImplementedError
+        self._stop.set("the client's owner stopped it")
 
     def close(self) -> None:
         """Closes the folder and the connection."""
-        raise NotImplementedError
+        self._stop.set("the client was closed")
+        self._connection.close()
+        self._state.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *reason: object) -> None:
         self.close()
+
+    def _connected(self) -> Connection:
+        membership = self._identity.membership
+        return Connection(
+            membership.address,
+            root=authority_pem(membership.authority),
+            tls=self._identity.tls,
+            faults=self._faults,
+        )
+
+    def _device(self, policy: Policy, tell: Callable[[Progress], None]) -> Device:
+        from fedclient.aggregation import Aggregation
+        from fedclient.participation import Device
+        from fedcore.federated.training import stream_of
+
+        membership, signing = self._identity.membership, self._identity.signing
+        session_policy = policy.session_policy(membership.registrars)
+        return Device(
+            connection=self._connection,
+            state=self._state,
+            identity=signing,
+            aggregation=Aggregation(signing, session_policy, state=self._state),
+            policy=policy,
+            models=self._folder / "models",
+            stream=stream_of(membership.name),
+            stop=self._stop,
+            tell=tell,
+        )
+
+    def _renewed(self) -> bool:
+        """Renews certificates that are old, between two assignments; whether it did."""
+        self._stop.check()
+        tls = self._identity.tls
+        if self._state.assignment is not None or not tls.renewal_due(now_utc()):
+            return False
+        try:
+            renew(self._identity, self._connection, stop=self._stop)
+        except FedcoreError as error:
+            # They still hold, unless they have expired: then nobody answers this device any more.
+            if tls.expired(now_utc()) or not is_passing(error):
+                raise
+            return False
+        self._connection.close()
+        self._connection = self._connected()
+        return True
+
+    def _check_in(
+        self,
+        policy: Policy,
+        datasets: Mapping[str, Dataset],
+        programs: Mapping[str, Program],
+        tell: Callable[[Progress], None],
+        battery: Callable[[], float | None],
+    ) -> OpenAssignment | None:
+        """Asks for work once: an assignment, or None after a wait."""
+        from fedcore.v1.client_service_pb2 import CheckInRequest
+        from fedcore.wire.versions import installed_version
+
+        delay_s = (self._state.retry_at_ms - _now_ms()) / 1000
+        if delay_s > 0:
+            self._wait(delay_s, tell, "the server has no work yet")
+        try:
+            spent = self._state.spent(since_ms=_now_ms() - DAY_MS)
+            now = datetime.now().astimezone()
+            policy.check_now(now=now, spent=spent, battery=battery())
+        except DevicePolicyError as error:
+            self._wait(_NOT_ALLOWED_NOW_S, tell, error.why)
+            return None
+        request = CheckInRequest(
+            request_id=self._state.request_id(),
+            sdk_version=installed_version(),
+            programs=sorted({"local", *programs}),
+            datasets=sorted(datasets),
+        )
+        answer = self._connection.call(self._connection.clients.CheckIn, request, stop=self._stop)
+        self._outages = 0
+        if answer.WhichOneof("answer") != "assignment":
+            window = answer.retry
+            # Jitter of its own: clients that were told the same do not come back together.
+            delay_ms = random.uniform(window.delay_min_ms, window.delay_max_ms)  # noqa: S311
+            retry_at_ms = _now_ms() + round(min(delay_ms, _LONGEST_RETRY_MS))
+            self._state.answered(retry_at_ms=retry_at_ms)
+            return None
+        found = answer.assignment
+        assignment = OpenAssignment(
+            assignment_id=found.assignment_id,
+            task_id=found.round.task_id,
+            round=found.round.round,
+            attempt=found.round.attempt,
+            task_digest=found.task_digest,
+            nonce=found.nonce,
+            heartbeat_ms=found.heartbeat_ms,
+            deadline_ms=found.deadline_ms,
+        )
+        self._state.answered(assignment=assignment, at_ms=_now_ms())
+        failpoint("client.after_checkin")
+        tell(Progress(Stage.ASSIGNED, assignment.task_id, assignment.round, assignment.attempt))
+        return assignment
+
+    def _pause_after(self, summary: Summary) -> None:
+        """Waits longer after each failure in a row, so that what cannot go well costs little."""
+        if summary.outcome not in (Outcome.REFUSED, Outcome.FAILED):
+            self._refusals = 0
+            return
+        self._refusals += 1
+        delay_ms = 1000 * _backoff_s(self._refusals)
+        self._state.answered(retry_at_ms=_now_ms() + round(delay_ms))
+
+    def _endure(self, error: ConnectError, tell: Callable[[Progress], None]) -> None:
+        """Waits for a server that cannot be reached. Raises: what will not pass by itself."""
+        from fedclient.doctor import diagnose
+
+        if not is_passing(error):
+            raise error
+        found = diagnose(self._identity, stop=self._stop)
+        if found is not None and not is_passing(found):
+            raise found from error
+        self._outages += 1
+        self._wait(_backoff_s(self._outages), tell, error.what)
+
+    def _wait(self, seconds: float, tell: Callable[[Progress], None], why: str) -> None:
+        tell(Progress(Stage.WAITING, detail=f"{seconds:.1f} s, {why}"))
+        self._stop.wait(seconds)
+        self._stop.check()
+
+
+def _backoff_s(failures: int) -> float:
+    """A delay with full jitter, from a range that doubles with every failure in a row."""
+    least, most = _AFTER_FAILURE_S
+    return random.uniform(least / 2, min(most, least * 2.0 ** min(failures, 16)))  # noqa: S311
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

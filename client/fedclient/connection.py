@@ -31,7 +31,16 @@ if TYPE_CHECKING:
     from fedcore.v1.secagg_service_pb2_grpc import SecAggServiceStub
     from fedcore.v1.upload_service_pb2_grpc import UploadServiceStub
 
-__all__ = ["CALL_S", "PATIENCE_S", "Answer", "Connection", "Faults", "Patience", "is_passing"]
+__all__ = [
+    "CALL_S",
+    "PATIENCE_S",
+    "Answer",
+    "Connection",
+    "Faults",
+    "Patience",
+    "is_passing",
+    "no_faults",
+]
 
 CALL_S: Final = 30.0
 PATIENCE_S: Final = 300.0
@@ -53,7 +62,7 @@ class Faults(Protocol):
     def __call__(self, moment: str, method: str, /) -> None: ...
 
 
-def _no_faults(moment: str, method: str, /) -> None:
+def no_faults(moment: str, method: str, /) -> None:
     """What production injects."""
 
 
@@ -129,7 +138,7 @@ class Connection:
     """
 
     def __init__(
-        self, address: str, *, root: bytes, tls: Tls | None = None, faults: Faults = _no_faults
+        self, address: str, *, root: bytes, tls: Tls | None = None, faults: Faults = no_faults
     ) -> None:
         self.address, self._faults = address, faults
         self._root, self._tls = root, tls

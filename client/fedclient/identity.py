@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Self
@@ -157,13 +157,17 @@ class DeviceIdentity:
         write_file(folder / "membership.json", membership.encode(), mode=0o600)
         return cls(folder)
 
+    @property
+    def tls_file(self) -> Path:
+        """Where the key and the certificates of connections are, for what reads them from a file."""
+        return self._folder / "tls.pem"
+
     def renewed(self, tls: Tls, certificate: bytes) -> None:
         """Takes new certificates in the place of the old ones.
 
         Raises: ClientCertificateError if they are of another client.
         """
-        values = {**{f.name: getattr(self.membership, f.name) for f in fields(Membership)}}
-        membership = Membership(**{**values, "certificate": certificate})
+        membership = replace(self.membership, certificate=certificate)
         signing = self._signing(membership)
         write_file(self._folder / "tls.pem", tls.key + tls.chain, mode=_SECRET)
         write_file(self._folder / "membership.json", membership.encode(), mode=0o600)

@@ -53,6 +53,9 @@ def download(
     """
     make_folder(folder)
     whole, part = folder / f"{digest.hex()}.safetensors", folder / f"{digest.hex()}.part"
+    for other in folder.iterdir():  # a device keeps the model that it works on, and no other
+        if other not in (whole, part):
+            other.unlink(missing_ok=True)
     for _ in range(_REPEATS):
         if whole.exists():
             if whole.stat().st_size == size and _digest_is(whole, digest):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from fedcore.data import Dataset
     from fedcore.federated.contribution import Contributor
-    from fedcore.federated.programs import Progress as Step, TrainingRequest
+    from fedcore.federated.programs import Progress as Step
     from fedcore.federated.task import Task
     from fedcore.v1.round_service_pb2 import Train
 
@@ -83,7 +83,9 @@ class Work:
             self.cost = Cost(self._moved, time.monotonic() - begun_s, meter.read())
 
     def _blocks(self) -> list[NDArray[np.int64]]:
+        from fedcore.federated.parameters import parameters_of
         from fedcore.federated.programs import TrainingRequest
+        from fedcore.model_format import read_model
 
         self._tell(Stage.DOWNLOADING, None)
         path = download(
@@ -94,10 +96,11 @@ class Work:
             stop=self._stop,
             moved=self._downloaded,
         )
-        theta = vector_of(path, self._task)
+        with path.open("rb", buffering=0) as file:
+            theta = read_model(file, parameters_of(self._task)).vector
         self._stop.check()
         self._tell(Stage.TRAINING, 0.0)
-        request: TrainingRequest = TrainingRequest(
+        request = TrainingRequest(
             task=self._task,
             theta=theta,
             dataset=self._dataset,
@@ -130,8 +133,3 @@ def begin(work: Work) -> Future[list[NDArray[np.int64]]]:
 
     Thread(target=run, name="local work", daemon=True).start()
     return future
-
-
-def vector_of(path: Path, task: Task) -> NDArray[np.float32]:
-    """The vector (D,) of a model's file. Raises: UpdateError unless it is one of the task's."""
-    raise NotImplementedError

@@ -1,0 +1,310 @@
+"""`fed client`: join a federation, take part in it, see what it cost, find out what is wrong.
+
+Nothing but the base install is needed. Data are bound by name, from files that `fedcore.data` reads
+or by a function of the owner's own that returns them; nothing of it comes from a network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from fedcore.console import Console, ExitCode, Json, Parser, common_options
+from fedcore.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from fedclient.client import Client
+    from fedclient.progress import Summary
+    from fedcore.data import Dataset
+    from fedcore.federated.programs import Program
+
+__all__ = ["main"]
+
+_STATE = "fed-client"
+
+
+def main(argv: list[str]) -> int:
+    """Runs one subcommand and returns its exit code. Raises: FedcoreError, which `fed` prints."""
+    options = _parser().parse_args(argv)
+    console = Console.of(options, command=f"client {options.verb}")
+    code: int = options.run(options, console)
+    return code
+
+
+def _parser() -> Parser:
+    common = common_options()
+    parser = Parser(prog="fed client", description="Take part in a federation.", parents=[common])
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
+
+    join = verbs.add_parser("join", parents=[common], help="become a member")
+    join.add_argument("join_string", help="what `fed token create` printed, or - to read it")
+    join.add_argument("--name", default="", help="what this device is called")
+    join.add_argument(
+        *("--attribute", "-a"), action="append", default=[], metavar="NAME=VALUE", type=_pair
+    )
+    _folder_of(join)
+    join.set_defaults(run=_join)
+
+    run = verbs.add_parser("run", parents=[common], help="take part")
+    run.add_argument(
+        "--data",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        type=_pair,
+        help="bind a data set: .npz, or .csv whose last column is the target",
+    )
+    run.add_argument(
+        "--setup",
+        metavar="MODULE:FUNCTION",
+        help="an installed function that returns (datasets, programs), each by name",
+    )
+    run.add_argument("--policy", type=Path, help="a TOML file: what this device takes part in")
+    run.add_argument("--rounds", type=int, help="end after so many assignments")
+    run.add_argument("--test-mode", action="store_true", help=argparse.SUPPRESS)
+    _folder_of(run)
+    run.set_defaults(run=_run)
+
+    status = verbs.add_parser("status", parents=[common], help="what it does, and what it cost")
+    _folder_of(status)
+    status.set_defaults(run=_status)
+
+    doctor = verbs.add_parser("doctor", parents=[common], help="why the server is not reached")
+    _folder_of(doctor)
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _folder_of(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        *("--directory", "-d"), type=Path, default=Path(_STATE), help=f"state (default {_STATE})"
+    )
+
+
+def _join(options: argparse.Namespace, console: Console) -> int:
+    from fedclient.client import Client
+
+    text = options.join_string
+    if text == "-":
+        text = sys.stdin.readline()
+    attributes = dict(options.attribute)
+    with Client.join(
+        text, directory=options.directory, name=options.name, attributes=attributes
+    ) as client:
+        data = _described(client)
+        console.show(data, f"{data['name']} is a member, at {data['server']}")
+    return ExitCode.OK
+
+
+def _run(options: argparse.Namespace, console: Console) -> int:
+    from fedclient.client import Client
+    from fedclient.policy import Policy
+
+    _arm(test_mode=options.test_mode)
+    if options.rounds is not None and options.rounds < 1:
+        raise ArgumentError(
+            f"--rounds {options.rounds}", why="it is at least 1", fix="leave it out for no end"
+        )
+    datasets, programs = _bound(options)
+    policy = Policy.load(options.policy) if options.policy else None
+    with Client.open(options.directory) as client:
+        _stop_on_signals(client)
+        summaries = client.run(
+            datasets=datasets,
+            programs=programs,
+            policy=policy,
+            on_progress=lambda progress: console.progress(str(progress)),
+            rounds=options.rounds,
+        )
+    console.show_each(
+        (_of_summary(summary), f"{summary.task} round {summary.round}: {summary.outcome}")
+        for summary in summaries
+    )
+    return ExitCode.OK
+
+
+def _status(options: argparse.Namespace, console: Console) -> int:
+    from fedclient.client import Client
+
+    with Client.open(options.directory) as client:
+        data: dict[str, Json] = dict(_described(client))
+        assignment, charges = client.assignment, client.charges(limit=20)
+    data["working_on"] = (
+        None
+        if assignment is None
+        else {
+            "task": assignment.task_id,
+            "round": assignment.round,
+            "attempt": assignment.attempt,
+        }
+    )
+    data["charges"] = [
+        {
+            "task": charge.task,
+            "round": charge.round,
+            "attempt": charge.attempt,
+            "at": _time(charge.at_ms / 1000),
+            "outcome": charge.outcome or "open",
+            "update_given": charge.given,
+            "bytes_up": charge.bytes_up,
+            "bytes_down": charge.bytes_down,
+            "seconds": charge.seconds,
+            "joules": charge.energy.joules,
+            "energy": "measured" if charge.energy.measured else "estimated",
+        }
+        for charge in charges
+    ]
+    lines = [f"{data['name']} of {data['server']}, certificate until {data['certificate_until']}"]
+    lines += [
+        f"  {charge.task} round {charge.round}.{charge.attempt}: {charge.outcome or 'open'}, "
+        f"up {charge.bytes_up:,} down {charge.bytes_down:,} bytes, {charge.seconds:.1f} s, "
+        f"{charge.energy.joules:.0f} J {'measured' if charge.energy.measured else 'estimated'}"
+        for charge in charges
+    ]
+    console.show(data, "\n".join(lines))
+    return ExitCode.OK
+
+
+def _doctor(options: argparse.Namespace, console: Console) -> int:
+    from fedclient.doctor import examine
+    from fedclient.identity import DeviceIdentity
+    from fedclient.stopping import Stop
+
+    found = list(examine(DeviceIdentity(options.directory / "identity"), stop=Stop()))
+    console.show_each(
+        (
+            {
+                "check": finding.check,
+                "ok": finding.error is None,
+                "detail": finding.detail,
+                "code": finding.error.code if finding.error else None,
+                "why": finding.error.why if finding.error else None,
+                "fix": finding.error.fix if finding.error else None,
+            },
+            f"{'wrong' if finding.error else 'ok   '} {finding.check}: "
+            + (str(finding.error) if finding.error else finding.detail),
+        )
+        for finding in found
+    )
+    return ExitCode.CONNECTION if any(finding.error for finding in found) else ExitCode.OK
+
+
+def _described(client: Client) -> dict[str, str]:
+    membership = client.membership
+    return {
+        "name": membership.name,
+        "client_id": membership.client_id.hex(),
+        "tenant": membership.tenant,
+        "server": membership.address,
+        "certificate_until": _time(client.certificate_expires.timestamp()),
+    }
+
+
+def _of_summary(summary: Summary) -> Json:
+    return {
+        "task": summary.task,
+        "round": summary.round,
+        "attempt": summary.attempt,
+        "outcome": summary.outcome.value,
+        "reason": summary.reason,
+        "bytes_up": summary.bytes_up,
+        "bytes_down": summary.bytes_down,
+        "seconds": summary.seconds,
+        "joules": summary.energy.joules,
+        "energy": "measured" if summary.energy.measured else "estimated",
+    }
+
+
+def _bound(
+    options: argparse.Namespace,
+) -> tuple[Mapping[str, Dataset], Mapping[str, Program]]:
+    datasets: dict[str, Dataset] = {}
+    programs: dict[str, Program] = {}
+    if options.setup:
+        found_datasets, found_programs = _setup(options.setup)
+        datasets.update(found_datasets)
+        programs.update(found_programs)
+    for name, path in options.data:
+        datasets[name] = _read(name, Path(path))
+    return datasets, programs
+
+
+def _setup(name: str) -> Any:
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ArgumentError(
+            f"--setup {name}",
+            why=f"no such function is installed: {error}",
+            fix="name a function of an installed package, like my_package.devices:setup",
+        ) from error
+    return found()
+
+
+def _read(name: str, path: Path) -> Dataset:
+    """The data of a file: arrays x and y of an .npz, or a .csv with the target in its last column.
+
+    Targets that are whole numbers are classes.
+    """
+    import numpy as np
+
+    from fedcore.data import Dataset, load_csv, load_npz
+
+    if path.suffix == ".npz":
+        arrays = load_npz(path)
+        if not {"x", "y"} <= arrays.keys():
+            raise ArgumentError(
+                f"--data {name}: the file has no arrays x and y",
+                why=f"it has {', '.join(sorted(arrays)) or 'none'}",
+                fix="numpy.savez(path, x=features, y=targets), or bind the data by --setup",
+            )
+        return Dataset(arrays["x"], arrays["y"], name)
+    if path.suffix in (".csv", ".gz"):
+        found = load_csv(path).dataset(label=-1)
+        whole = bool(np.all(found.y == np.floor(found.y)))
+        return Dataset(found.x, found.y.astype(np.int64) if whole else found.y, name)
+    raise ArgumentError(
+        f"--data {name}: no data are read from a file {path.suffix or 'without a suffix'}",
+        why="known are .npz and .csv",
+        fix="bind the data by --setup module:function",
+    )
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
+def _stop_on_signals(client: Client) -> None:
+    """A first signal ends the run in good order, a second one at once."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        # A handler runs between two steps of this very thread, which may hold a lock.
+        threading.Thread(target=client.stop, daemon=True).start()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+
+
+def _arm(*, test_mode: bool) -> None:
+    import os
+
+    from fedcore.failpoints import arm
+
+    arm(os.environ.get("FEDCORE_FAILPOINTS", ""), test_mode=test_mode)
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
