@@ -45,6 +45,7 @@ __all__ = ["step"]
 
 Outcome: TypeAlias = tuple[RoundState, tuple[Effect, ...]]
 _NOBODY: frozenset[bytes] = frozenset()
+_SHA256_BYTES = 32
 
 
 def step(state: RoundState, event: Event, policy: RoundPolicy) -> Outcome:
@@ -66,17 +67,25 @@ def step(state: RoundState, event: Event, policy: RoundPolicy) -> Outcome:
     """
     if isinstance(event, DeadlinePassed) and event.phase is not state.phase:
         return state, ()
-    _require_legal(state, event)
+    _require_legal(state, event, policy)
+    after, effects = _decide(state, event, policy)
+    assert after.phase in TABLE[state.phase, type(event)]
+    return after, effects
+
+
+def _decide(state: RoundState, event: Event, policy: RoundPolicy) -> Outcome:
     match event:
         case Started():
             reason = f"attempt {state.attempt} of {policy.max_attempts}"
             return _move(state, Phase.SELECTING, event.at, policy, reason=reason)
         case CheckedIn() | Arrived():
-            return _follow(_with_arrived(state, {event.client}), event.at, policy)
+            return _go_on(_with_arrived(state, {event.client}), event.at, policy)
+        case Lost() if state.phase is Phase.SELECTING:
+            return _with_lost(state, {event.client: event.why}), ()
         case Lost():
-            return _follow(_with_lost(state, {event.client: event.why}), event.at, policy)
+            return _judge(_with_lost(state, {event.client: event.why}), event.at, policy)
         case DeadlinePassed():
-            return _follow(state, event.at, policy, rearm=True)
+            return _timer(state, event.at, policy)
         case Closed():
             return _closed(state, event, policy)
         case CannotClose():
@@ -86,9 +95,9 @@ def step(state: RoundState, event: Event, policy: RoundPolicy) -> Outcome:
         case Released():
             return _move(state, Phase.RELEASING, event.at, policy, digest=event.digest)
         case Published():
-            return _move(state, Phase.COMPLETED, event.at, policy, digest=state.digest)
+            return _move(state, Phase.COMPLETED, event.at, policy)
         case Scrubbed() if state.phase is Phase.COMPLETED:
-            return _move(state, Phase.SCRUBBED, event.at, policy, digest=state.digest)
+            return _move(state, Phase.SCRUBBED, event.at, policy)
         case Cancel() if state.phase not in (Phase.RELEASING, Phase.COMPLETED):
             return _move(state, Phase.CANCELLED, event.at, policy, reason=event.why)
         case Scrubbed() | Cancel():
@@ -97,12 +106,14 @@ def step(state: RoundState, event: Event, policy: RoundPolicy) -> Outcome:
             return _recovered(state, event, policy)
 
 
-def _require_legal(state: RoundState, event: Event) -> None:
+def _require_legal(state: RoundState, event: Event, policy: RoundPolicy) -> None:
     """Refuse what the table does not list, or what the state has behind or before it."""
     why = ""
     if (state.phase, type(event)) not in TABLE:
         why = f"a round that is {state.phase.name} awaits nothing of that kind"
     match event:
+        case CheckedIn() if _full(state, event.client, policy):
+            why = "as many clients as are selected have checked in"
         case Arrived() | CannotClose() | Closed() if event.phase is not state.phase:
             why = f"it is about {event.phase.name}, and the round is {state.phase.name}"
         case Arrived() if not state.takes(event.phase, event.client):
@@ -116,6 +127,8 @@ def _require_legal(state: RoundState, event: Event) -> None:
             why = "the sum is already being released"
         case Released() if not state.closing:
             why = "there is no sum yet that could have been released"
+        case Released() if len(event.digest) != _SHA256_BYTES:
+            why = "a result is named by the 32 bytes of its SHA-256"
     if why:
         raise TransitionError(
             f"{type(event).__name__} is not possible in round {state.round}, attempt"
@@ -123,6 +136,12 @@ def _require_legal(state: RoundState, event: Event) -> None:
             why=why,
             fix="ask the state before telling it; docs/rounds.md lists what may happen when",
         )
+
+
+def _full(state: RoundState, client: bytes, policy: RoundPolicy) -> bool:
+    """Only between `Recovered` and the timer that it sets can a selection be complete."""
+    selecting = state.phase is Phase.SELECTING
+    return selecting and client not in state.arrived and len(state.arrived) >= policy.select
 
 
 def _with_arrived(state: RoundState, clients: Set[bytes]) -> RoundState:
@@ -153,29 +172,40 @@ def _with_lost(state: RoundState, whys: Mapping[bytes, str]) -> RoundState:
     )
 
 
-def _follow(state: RoundState, at: int, policy: RoundPolicy, *, rearm: bool = False) -> Outcome:
-    """What the clients that came, are awaited and are lost now lead to."""
-    if state.closing:
-        return state, ()
-    late = state.deadline is not None and at >= state.deadline
+def _timer(state: RoundState, at: int, policy: RoundPolicy) -> Outcome:
+    """Only a timer ends a phase by its deadline, so that no other event leads to as many places."""
+    assert state.deadline is not None
+    late = at >= state.deadline
+    after, effects = _judge(state, at, policy, late=late)
+    return after, effects or (() if late or after.closing else _arm(after))
+
+
+def _judge(state: RoundState, at: int, policy: RoundPolicy, *, late: bool = False) -> Outcome:
+    """Give up where too few are left, and otherwise go on if that is possible."""
     came, awaited = len(state.arrived), len(state.pending)
     if state.phase is Phase.SELECTING:
-        short, enough = late and came < policy.minimum, late or came >= policy.select
+        too_few = late and came < policy.minimum
     else:
-        needed = policy.needed(state.phase)
-        short = came + (0 if late else awaited) < needed
-        at_goal = state.phase is Phase.COLLECTING and came >= policy.goal
-        enough = late or at_goal or not awaited
-    if short:
+        too_few = came + (0 if late else awaited) < policy.needed(state.phase)
+    if too_few and not state.closing:
         gone = dict.fromkeys(state.pending, LATE) if late else {}
         return _too_few(_with_lost(state, gone), at, policy)
-    if enough and state.phase is Phase.SELECTING:
+    return _go_on(state, at, policy, late=late)
+
+
+def _go_on(state: RoundState, at: int, policy: RoundPolicy, *, late: bool = False) -> Outcome:
+    """To the next phase, once nobody else need be waited for."""
+    came = len(state.arrived)
+    if state.phase is Phase.SELECTING:
+        if not late and came < policy.select:
+            return state, ()
         reason = f"{came} of {policy.select} clients checked in"
         following = policy.following(state.phase)
         return _move(state, following, at, policy, reason=reason, cohort=state.arrived)
-    if enough:
-        return replace(state, closing=True), (Close(state.phase),)
-    return state, _arm(state) if rearm else ()
+    at_goal = state.phase is Phase.COLLECTING and came >= policy.goal
+    if state.closing or not (late or at_goal or not state.pending):
+        return state, ()
+    return replace(state, closing=True), (Close(state.phase),)
 
 
 def _closed(state: RoundState, event: Closed, policy: RoundPolicy) -> Outcome:
@@ -269,7 +299,7 @@ def _recovered(state: RoundState, event: Recovered, policy: RoundPolicy) -> Outc
     state = _with_lost(state, event.lost)
     if state.deadline is None:
         return state, _owed(state)
-    then, due = _follow(state, event.at, policy)
+    then, due = _judge(state, event.at, policy)
     if then.phase is state.phase:
         return then, (*_owed(state), *due)
     at_once = replace(state, deadline=min(event.at, state.deadline))

@@ -44,24 +44,26 @@ def _table() -> dict[tuple[Phase, type[Event]], frozenset[Phase]]:
         (_P.SELECTING, CheckedIn): (_P.SELECTING, *_FIRST),
         (_P.SELECTING, Lost): (_P.SELECTING,),
         (_P.SELECTING, DeadlinePassed): (_P.SELECTING, *_FIRST, *_GIVEN_UP),
-        (_P.AGGREGATING, Aggregated): (_P.AGGREGATING,),
-        (_P.AGGREGATING, Released): (_P.RELEASING,),
-        (_P.RELEASING, Published): (_P.COMPLETED,),
-        (_P.RELEASING, Cancel): (_P.RELEASING,),
-        (_P.COMPLETED, Scrubbed): (_P.SCRUBBED,),
-        (_P.COMPLETED, Cancel): (_P.COMPLETED,),
     }
     for phase, following in _NEXT.items():
         rows[phase, Arrived] = (phase,)
         rows[phase, Lost] = (phase, *_GIVEN_UP)
         rows[phase, DeadlinePassed] = (phase, *_GIVEN_UP)
         rows[phase, Closed] = (*following, *_GIVEN_UP)
-    for phase in (_P.PENDING, _P.SELECTING, *_NEXT, _P.AGGREGATING):
-        rows[phase, Cancel] = (_P.CANCELLED,)
-    for phase in (_P.PENDING, _P.SELECTING, *_NEXT, _P.AGGREGATING, _P.RELEASING):
-        rows[phase, CannotClose] = _GIVEN_UP
+    rows |= {
+        (_P.AGGREGATING, Aggregated): (_P.AGGREGATING,),
+        (_P.AGGREGATING, Released): (_P.RELEASING,),
+        (_P.RELEASING, Published): (_P.COMPLETED,),
+        (_P.COMPLETED, Scrubbed): (_P.SCRUBBED,),
+    }
     for phase in (_P.ABANDONED, _P.FAILED, _P.CANCELLED):
         rows[phase, Scrubbed] = (phase,)
+    for phase in (_P.PENDING, _P.SELECTING, *_NEXT, _P.AGGREGATING):
+        rows[phase, Cancel] = (_P.CANCELLED,)
+    for phase in (_P.RELEASING, _P.COMPLETED):
+        rows[phase, Cancel] = (phase,)
+    for phase in (_P.PENDING, _P.SELECTING, *_NEXT, _P.AGGREGATING, _P.RELEASING):
+        rows[phase, CannotClose] = _GIVEN_UP
     for phase in Phase:
         rows[phase, Recovered] = (phase,)
     return {key: frozenset(targets) for key, targets in rows.items()}
