@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -78,11 +78,12 @@ def parse(text: str, source: str) -> dict[str, Any]:
         return tomllib.loads(text, parse_float=Decimal)
     except tomllib.TOMLDecodeError as error:
         reason, _, place = str(error).partition(" (at ")
-        line = re.match(r"line (\d+)", place)
+        found = re.match(r"line (\d+)", place)
+        line = found[1] if found else text.count("\n") + 1
         raise TaskError(
             f"{source} is no TOML",
             why=reason,
-            where=f"{source}:{line[1]}" if line else source,
+            where=f"{source}:{line}",
         ) from error
     except (RecursionError, ValueError, ArithmeticError) as error:
         raise TaskError(
@@ -109,7 +110,10 @@ def locate(text: str, path: str) -> int | None:
     >>> locate(text, "model.layers[1].kind"), locate(text, "model.layers[1].bias")
     (5, 4)
     """
-    lines = _Scanner(text).lines()
+    scanner = _Scanner(text)
+    with suppress(tomllib.TOMLDecodeError):  # of what is no TOML, the part before the mistake
+        scanner.scan()
+    lines = scanner.found
     while path:
         if path in lines:
             return lines[path]
@@ -126,7 +130,7 @@ class _Scanner:
         self.found: dict[str, int] = {}
         self.tables: dict[str, int] = {}  # arrays of tables: the index of the last one
 
-    def lines(self) -> dict[str, int]:
+    def scan(self) -> None:
         prefix = ""
         while self.skip(_SPACE) < len(self.text):
             start = self.at
@@ -134,9 +138,8 @@ class _Scanner:
                 prefix = self.header()
             else:
                 self.pair(prefix)
-            if self.at == start:  # no TOML after all
+            if self.at == start:
                 break
-        return self.found
 
     def header(self) -> str:
         start, double = self.at, self.text.startswith("[[", self.at)

@@ -106,7 +106,11 @@ class Choice(Settings):
                 where=path,
             )
         name = read_value(values[cls.key], str, f"{path}.{cls.key}")
-        return cls(name=name, options=cls._complete(name, options, path))
+        try:
+            return cls(name=name, options=cls._complete(name, options, path))
+        except TaskError as error:
+            error.where = error.where or path
+            raise
 
     def write(self) -> dict[str, Any]:
         """What `read` reads."""

@@ -67,7 +67,7 @@ def conv2d(
         outputs,
         kernel_size,  # type: ignore[arg-type]
         stride=stride,  # type: ignore[arg-type]
-        padding=padding,  # type: ignore[arg-type]
+        padding=padding,
         dilation=dilation,  # type: ignore[arg-type]
         groups=groups,
         bias=bias,

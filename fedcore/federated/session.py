@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from fedcore.errors import TaskError
 from fedcore.federated.fields import STATISTIC_BITS, STATISTIC_LIMIT, statistics_of, update_limit
 from fedcore.privacy import CompactShares, NoiseShares, PrivacyPlan, Unit
-from fedcore.rounds.phases import Phase
-from fedcore.rounds.policy import RoundPolicy
+from fedcore.rounds import Phase, RoundPolicy
 from fedcore.secagg import Block, Layout, Profile, SessionConfig
 
 if TYPE_CHECKING:

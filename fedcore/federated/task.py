@@ -31,7 +31,7 @@ from fedcore.federated.spec import (
 from fedcore.federated.task_checks import check, refused
 from fedcore.federated.task_json import decode, encode, read_document
 from fedcore.privacy import PrivacyPlan
-from fedcore.rounds.policy import RoundPolicy
+from fedcore.rounds import RoundPolicy
 from fedcore.secagg import Layout, SessionConfig
 from fedcore.toml import located, parse, text_of
 
