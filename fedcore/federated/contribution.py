@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcore.entropy import Entropy
-from fedcore.errors import DivergenceError, ProgramError, UpdateError
+from fedcore.errors import DivergenceError, UpdateError
 from fedcore.federated.clipping import decode_clipping
 from fedcore.federated.evaluation import measure
 from fedcore.federated.flat import FlatModel
@@ -34,6 +34,7 @@ from fedcore.privacy import (
     QuantileState,
     ShareAdder,
     Stream,
+    Unit,
     draw_records,
     quantise,
 )
@@ -84,7 +85,7 @@ class Contributor:
 def _way_of(
     task: Task, programs: Mapping[str, Program], entropy: Entropy | None
 ) -> Callable[[TrainingRequest], Blocks]:
-    if task.plan is not None and task.plan.unit.value == "record":
+    if task.plan is not None and task.plan.unit is Unit.RECORD:
         return _OfRecords(task, task.plan, entropy)
     name = task.training.program
     program = find_program(name, {"local": LocalTraining(), **programs})
@@ -142,18 +143,10 @@ class _OfRecords:
     """A noisy step's sum: records are drawn here, and the gradient of each is clipped."""
 
     def __init__(self, task: Task, plan: PrivacyPlan, entropy: Entropy | None) -> None:
-        if task.training.program != "local":
-            raise ProgramError(
-                f"program {task.training.program!r} for a task that protects records",
-                why="per-example gradients have to be clipped one by one, as only the built-in "
-                "program does",
-                fix='set program = "local", or protect clients: unit = "client"',
-            )
         self._plan, self._flat = plan, FlatModel(task)
         self._gradients = RecordGradients(self._flat.rebuild, loss=self._flat.loss, plan=plan)
         self._stream = Stream(entropy)
         self._shares = ShareAdder(plan, entropy=entropy) if _has_shares(plan) else None
-        self._limit = task.layout.blocks[0].limit
 
     @blas.one_thread()
     def __call__(self, request: TrainingRequest) -> Blocks:
@@ -163,10 +156,7 @@ class _OfRecords:
             measure(self._flat, request)
         total = self._total(request)
         require_wanted(request)
-        if self._shares is not None:
-            return (self._shares.add(total),)
-        # Cut coordinate by coordinate, which moves no two sums further apart.
-        return (np.clip(total.vector, -self._limit, self._limit),)
+        return (total.vector if self._shares is None else self._shares.add(total),)
 
     def _total(self, request: TrainingRequest) -> IntSum:
         theta, _ = self._flat.split(request.theta)

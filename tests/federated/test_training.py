@@ -1,4 +1,4 @@
-"""A client's local work: the bits it finds, when it stops, and what it says when it cannot go on."""
+"""A client's local work: the bits it finds, when it stops, and what it says when it cannot."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from fedcore.errors import PlanError, UpdateError
+from fedcore.errors import UpdateError
 from fedcore.federated.fields import STATISTIC_LIMIT, statistics_of
 from fedcore.federated.update import UpdateLayout
 from fedcore.secagg import new_accumulator, total_of
