@@ -1,0 +1,168 @@
+"""The contract suite's ground: every implementation of the store, with a clock that tests move."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from fedserver.store.protocol import Store
+from fedserver.store.records import (
+    AssignmentRecord,
+    CertificateRecord,
+    ClientRecord,
+    Lease,
+    ModelRecord,
+    RoundRecord,
+    RoundRef,
+    TaskRecord,
+    TokenRecord,
+    Transition,
+)
+from fedserver.store.sqlite import SqliteStore
+
+KEY = bytes(range(32))
+
+
+@dataclass
+class FakeClock:
+    """Milliseconds that pass when a test says so."""
+
+    now: int = 1_000_000
+
+    def __call__(self) -> int:
+        return self.now
+
+
+def digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+def client_id(number: int) -> bytes:
+    return number.to_bytes(16, "big")
+
+
+def assignment(ref: RoundRef, client: bytes, *, request_id: bytes = b"") -> AssignmentRecord:
+    identity = hashlib.sha256(str(ref).encode() + client).digest()[:16]
+    return AssignmentRecord(identity, ref, client, bytes(32), request_id, 2_000_000)
+
+
+@dataclass
+class World:
+    """A store, and the shortest ways to what most tests begin with."""
+
+    store: Store
+    clock: FakeClock
+    reopen: Callable[[], Awaitable[Store]]
+    lease: Lease | None = None
+
+    digest = staticmethod(digest)
+    client_id = staticmethod(client_id)
+    assignment = staticmethod(assignment)
+
+    async def token(self, name: str = "token", *, uses: int = 1000, ttl_ms: int = 60_000) -> bytes:
+        token = TokenRecord(digest(name), "acme", uses, self.clock.now + ttl_ms, {"site": "a"})
+        await self.store.create_token(token)
+        return token.token_sha256
+
+    async def enrol(self, number: int, token: bytes) -> ClientRecord:
+        client, certificate = self.applicant(number)
+        await self.store.enrol(
+            token, client, certificate, key_hash=digest(f"key {number}"), reply=b"reply"
+        )
+        return client
+
+    def applicant(self, number: int) -> tuple[ClientRecord, CertificateRecord]:
+        identity = client_id(number)
+        client = ClientRecord(
+            identity, "acme", digest(f"identity {number}"), f"spiffe://x/{number}", "1.0"
+        )
+        certificate = CertificateRecord(
+            client_id(number + 1), digest(f"certificate {number}"), identity, 9_000_000
+        )
+        return client, certificate
+
+    async def clients(self, count: int) -> list[bytes]:
+        token = await self.token()
+        return [(await self.enrol(number, token)).client_id for number in range(count)]
+
+    def new_task(self, task_id: str = "task-1") -> tuple[TaskRecord, ModelRecord]:
+        task = TaskRecord(
+            task_id=task_id,
+            tenant="acme",
+            name="digits",
+            spec=b"{}",
+            digest=digest(task_id),
+            author_key=bytes(32),
+            signature=bytes(64),
+            rounds=3,
+            submitted_by="user:ada",
+        )
+        return task, ModelRecord(digest(f"{task_id} first"), task_id, b"", 0, 100)
+
+    async def task(self, task_id: str = "task-1") -> bytes:
+        """Adds a task, takes its lease, and gives the digest of its first model."""
+        task, model = self.new_task(task_id)
+        await self.store.add_task(task, model)
+        self.lease = await self.store.acquire_lease(task_id, "driver", 60_000)
+        return model.digest
+
+    @property
+    def held(self) -> int:
+        assert self.lease is not None
+        return self.lease.token
+
+    async def round(self, base: bytes, number: int = 1, attempt: int = 1) -> RoundRef:
+        ref = RoundRef("task-1", number, attempt)
+        await self.store.open_round(
+            ref,
+            phase="SELECTING",
+            state={"phase": "SELECTING"},
+            base_model=base,
+            deadline_ms=self.clock.now + 1000,
+            lease_token=self.held,
+        )
+        return ref
+
+    async def go(self, ref: RoundRef, to_phase: str, **options: object) -> RoundRecord:
+        """One transition from wherever the round is."""
+        found = await self.store.round(ref)
+        assert found is not None
+        return await self.store.advance_round(
+            ref,
+            Transition(found.phase, to_phase, found.sequence + 1),
+            state={"phase": to_phase},
+            lease_token=self.held,
+            **options,  # type: ignore[arg-type]
+        )
+
+    async def part(self, ref: RoundRef, client: bytes) -> bytes:
+        """A client that was selected, in a round that collects; gives the assignment's id."""
+        part = assignment(ref, client)
+        await self.go(ref, "COLLECTING", assignments=(part,))
+        return part.assignment_id
+
+
+async def open_sqlite(folder: Path, clock: FakeClock) -> Store:
+    return await SqliteStore.open(folder / "server.db", keys=[KEY], clock=clock)
+
+
+IMPLEMENTATIONS = {"sqlite": open_sqlite}
+
+
+@pytest.fixture(params=sorted(IMPLEMENTATIONS))
+async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
+    clock, opener = FakeClock(), IMPLEMENTATIONS[request.param]
+    store = await opener(tmp_path, clock)
+
+    async def reopen() -> Store:
+        await made.store.close()
+        made.store = await opener(tmp_path, clock)
+        return made.store
+
+    made = World(store, clock, reopen)
+    yield made
+    await made.store.close()

@@ -1,0 +1,111 @@
+"""Contract: the server's identity lasts, its log is a chain, and its outbox forgets nothing."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from fedcore.errors import ConflictError, NotFoundError, StoreError
+from fedserver.store.audit import verify
+from fedserver.store.records import AuditEntry, AuditHead, OutboxMessage, TokenRecord
+
+
+async def test_a_server_keeps_its_identity_and_its_epoch_grows(world) -> None:
+    first = await world.store.server_identity()
+    assert len(first.server_id) == 16
+    assert await world.store.bump_epoch() == first.epoch + 1
+    await world.reopen()
+    now = await world.store.server_identity()
+    assert (now.server_id, now.epoch) == (first.server_id, first.epoch + 1)
+
+
+async def test_the_clock_never_goes_back(world) -> None:
+    before = await world.store.now_ms()
+    world.clock.now -= 5000
+    assert await world.store.now_ms() == before
+    world.clock.now += 5001
+    assert await world.store.now_ms() == before + 1
+
+
+async def test_entries_written_at_once_stand_in_one_chain(world) -> None:
+    entries = [AuditEntry(f"user:{n}", "act", "object", "allowed", bytes(16)) for n in range(200)]
+    heads = await asyncio.gather(*map(world.store.append_audit, entries))
+    records = await world.store.audit_entries(limit=1000)
+    assert [record.sequence for record in records] == list(range(1, 201))
+    assert sorted(record.entry.actor for record in records) == sorted(e.actor for e in entries)
+    assert verify(records) == await world.store.audit_head()
+    assert set(heads) == {AuditHead(record.sequence, record.hash) for record in records}
+    page = await world.store.audit_entries(after=100, limit=7)
+    assert page == records[100:107]
+
+
+async def test_an_act_that_is_refused_leaves_no_hole_in_the_chain(world) -> None:
+    token = TokenRecord(world.digest("t"), "acme", 1, 2_000_000)
+    tries = [
+        world.store.create_token(token, audit=AuditEntry("a", "token.create", str(n)))
+        for n in range(30)
+    ]
+    results = await asyncio.gather(*tries, return_exceptions=True)
+    assert [isinstance(result, ConflictError) for result in results].count(False) == 1
+    await world.store.append_audit(AuditEntry("a", "b", "c"))
+    records = await world.store.audit_entries()
+    assert len(records) == 2
+    assert verify(records) == await world.store.audit_head()
+
+
+async def test_the_outbox_gives_what_is_not_done_in_order(world) -> None:
+    ref = await world.round(await world.task())
+    messages = [OutboxMessage("topic", bytes([n])) for n in range(3)]
+    await world.go(ref, "COLLECTING", outbox=messages)
+    pending = await world.store.outbox_pending()
+    assert [entry.payload for entry in pending] == [b"\0", b"\1", b"\2"]
+    await world.store.outbox_done(pending[1].entry_id)
+    await world.store.outbox_done(pending[1].entry_id)
+    assert [entry.payload for entry in await world.store.outbox_pending()] == [b"\0", b"\2"]
+    assert len(await world.store.outbox_pending(limit=1)) == 1
+    with pytest.raises(NotFoundError):
+        await world.store.outbox_done(99)
+
+
+async def test_pruning_forgets_what_was_answered_long_ago_and_nothing_else(world) -> None:
+    (one, other) = await world.clients(2)
+    for client in (one, other):
+        options = {"wanted": "", "task_id": "task-1", "offer": {}}
+        await world.store.check_in(client, b"r", **options)
+    await world.store.refuse_check_in(one, b"r", (1, 2))
+    assert await world.store.prune(world.clock.now) == 0
+    assert await world.store.prune(world.clock.now + 1) == 1
+    assert [found.client_id for found in await world.store.waiting("task-1")] == [other]
+
+
+async def test_counts_and_nodes_are_told(world) -> None:
+    await world.clients(2)
+    await world.round(await world.task())
+    await world.store.node_heartbeat("n1", version="1", draining=False)
+    world.clock.now += 7
+    await world.store.node_heartbeat("n1", version="2", draining=True)
+    (node,) = await world.store.nodes()
+    assert (node.version, node.draining, node.heartbeat_ms) == ("2", True, world.clock.now)
+    counts = await world.store.statistics()
+    assert (counts.clients, counts.clients_active, counts.tasks_running) == (2, 2, 1)
+    assert (counts.rounds_open, counts.uploads_open, counts.audit_entries) == (1, 0, 1)
+    assert counts.schema
+
+
+async def test_a_store_is_whole_and_has_a_size(world) -> None:
+    await world.round(await world.task())
+    assert await world.store.integrity() == ()
+    await world.store.checkpoint()
+    size = await world.store.size()
+    assert size.database_bytes > 0
+    assert size.wal_bytes == 0
+
+
+async def test_a_closed_store_says_so_and_may_be_closed_again(world) -> None:
+    await world.store.close()
+    await world.store.close()
+    with pytest.raises(StoreError, match="closed"):
+        await world.store.bump_epoch()
+    with pytest.raises(StoreError, match="closed"):
+        await world.store.tasks()
