@@ -7,6 +7,7 @@ if a default changes one day.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from difflib import get_close_matches
@@ -186,8 +187,22 @@ class ScheduleSpec(Choice):
         _made(self.name, lambda: self.rate(1.0, round=0))
 
     def rate(self, lr: float, *, round: int) -> float:
-        """The rate in a round, counted from 0, if the first was `lr`."""
-        return float(self.known[self.name](lr, **dict(self.options))(round))
+        """The rate in a round, counted from 0, if it starts from `lr`.
+
+        Raises: TaskError where it leaves the numbers.
+        """
+        try:
+            found = float(self.known[self.name](lr, **dict(self.options))(round))
+        except OverflowError:
+            found = math.inf
+        if not 0 <= found < math.inf:
+            raise TaskError(
+                f"a learning rate of {found} in round {round}",
+                why="a rate is finite and at least 0",
+                fix="let the schedule fall, or rise more slowly",
+                where="training.schedule",
+            )
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

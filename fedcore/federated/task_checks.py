@@ -122,6 +122,9 @@ def _check_training(task: Task) -> None:
             "it changes the optimizer's learning rate from round to round",
             "name an optimizer, or leave the schedule out",
         )
+    if training.schedule is not None:
+        for round in (0, task.rounds.count - 1):
+            task.rate(round)
 
 
 def _check_one_gradient(task: Task) -> None:
