@@ -1,0 +1,361 @@
+"""One attempt at a round: the machine's decisions carried out, each only when it may be.
+
+Events go through `fedcore.rounds.step` one at a time. What a client sends is durable before it is
+acknowledged and before it becomes an event; a transition is durable before anything that follows
+from it. So a server that is killed anywhere finds in its store all that anybody was told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+from fedcore.errors import (
+    BudgetError,
+    FedcoreError,
+    PrivacyError,
+    RoundOverError,
+    SecAggError,
+    TransitionError,
+)
+from fedcore.failpoints import failpoint
+from fedcore.rounds import (
+    Aggregate,
+    Aggregated,
+    Arm,
+    Begin,
+    Cancel,
+    CannotClose,
+    Close,
+    Closed,
+    DeadlinePassed,
+    Effect,
+    Event,
+    Invite,
+    Lost,
+    Persist,
+    Phase,
+    Publish,
+    Published,
+    Release,
+    Released,
+    RoundPolicy,
+    RoundState,
+    Scrub,
+    Scrubbed,
+    Transition,
+    step,
+)
+from fedcore.secagg import Message
+from fedserver.federation.cohort import Cohort
+from fedserver.federation.interface import Train
+from fedserver.federation.journal import Journal
+from fedserver.federation.masked import MaskedSession
+from fedserver.federation.payments import Payment
+from fedserver.federation.reports import Reports
+from fedserver.federation.resources import HostedTask, Resources
+from fedserver.federation.results import Result, Results
+from fedserver.store.records import RoundRef
+
+__all__ = ["INVITED", "PAYMENT", "Attempt"]
+
+PAYMENT, INVITED = "payment", "invited"
+_T = TypeVar("_T")
+
+
+class Attempt:
+    """A running attempt; `run` it, and tell it by `post` what happens.
+
+    `masked`: its session of secure aggregation, None without. `invited`: the clients that the
+    privacy plan has drawn, None where whoever comes may take part. `spent_up`: the privacy budget
+    pays for no further round. `next_attempt`: the one that is to follow, or None.
+    """
+
+    def __init__(
+        self,
+        hosted: HostedTask,
+        resources: Resources,
+        state: RoundState,
+        *,
+        policy: RoundPolicy,
+        journal: Journal,
+        reports: Reports,
+        results: Results,
+        masked: MaskedSession | None,
+        train: Train,
+        payment: Payment | None = None,
+        invited: frozenset[bytes] | None = None,
+    ) -> None:
+        self.hosted, self.state, self.policy = hosted, state, _restricted(policy, invited)
+        self.reports, self.masked, self.train, self.cohort = reports, masked, train, Cohort()
+        self.invited, self.spent_up = invited, False
+        self.next_attempt: int | None = None
+        self._resources, self.journal, self._results = resources, journal, results
+        self._payment = payment
+        self._result: Result | None = None
+        self._events: asyncio.Queue[Event | None] = asyncio.Queue()
+        self._follow: deque[Event] = deque()
+        self._timers: dict[Phase, asyncio.TimerHandle] = {}
+        self._writing: set[asyncio.Task[object]] = set()
+        self._page = asyncio.Event()
+        self._scrubbed = False
+
+    @property
+    def ref(self) -> RoundRef:
+        """Which attempt it is."""
+        return RoundRef(self.state.task_id, self.state.round, self.state.attempt)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is to be done."""
+        return self.state.over and not self._follow and self._scrubbed
+
+    def restrict(self, payment: Payment, invited: frozenset[bytes]) -> None:
+        """From here on only these clients may take part, and `payment` pays for the attempt."""
+        self._payment, self.invited = payment, invited
+        self.policy = _restricted(self.policy, invited)
+
+    def post(self, event: Event) -> None:
+        """Tells the attempt what has happened, and is durable where that matters."""
+        self._events.put_nowait(event)
+
+    def stop(self) -> None:
+        """Lets `run` return after what it is at, with the attempt left as it is."""
+        self._events.put_nowait(None)
+
+    async def run(self) -> None:
+        """Goes on until the attempt is over and its secrets are destroyed, or until `stop`.
+
+        Raises: StoreError, BlobError or LeaseLostError; what was durable is to be taken up again.
+        """
+        watching = asyncio.ensure_future(self._watch())
+        try:
+            while not self.over and (event := await self._events.get()) is not None:
+                await self.feed(event)
+        finally:
+            watching.cancel()
+            for timer in self._timers.values():
+                timer.cancel()
+            self.cohort.dismiss()
+            self._turn_page()
+
+    async def _watch(self) -> None:
+        """Tells of clients that gave no sign of life, or take too long to train."""
+        deadlines = self.hosted.task.deadlines
+        patience_s = deadlines.heartbeat_s * deadlines.patience
+        while True:
+            await asyncio.sleep(deadlines.heartbeat_s / 2)
+            for client in self.cohort.silent(self.state.pending, longer_than_s=patience_s):
+                self.post(Lost(self._now(), client, "no sign of life"))
+            late = self.state.since + int(1000 * deadlines.compute_s) < self._now()
+            if self.state.phase is Phase.COLLECTING and late:
+                for client in self.state.pending - self.reports.begun:
+                    self.post(Lost(self._now(), client, "no update begun in time"))
+
+    async def feed(self, event: Event) -> None:
+        """One event, and all that follows from it at once."""
+        self._follow.append(event)
+        while self._follow:
+            await self._step(self._follow.popleft())
+
+    async def keep(self, records: Mapping[str, bytes]) -> None:
+        """Makes records of the session durable, before any phase is closed."""
+        await self.durable(self.journal.keep(records))
+
+    def due(self, client: bytes) -> Message | None:
+        """The session's last message to a client, if there is a session and one was sent."""
+        return None if self.masked is None else self.masked.due(client)
+
+    async def durable(self, work: Awaitable[_T]) -> _T:
+        """Waits for a write that must be finished before a phase may be closed.
+
+        It goes on when its caller is gone: what is half written must not be missed.
+        """
+        task = asyncio.ensure_future(work)
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+        return await asyncio.shield(task)
+
+    async def turned(self, timeout_s: float) -> None:
+        """Returns when there may be something new for clients, or after so many seconds."""
+        try:
+            await asyncio.wait_for(self._page.wait(), timeout_s)
+        except TimeoutError:
+            return
+
+    def _turn_page(self) -> None:
+        page, self._page = self._page, asyncio.Event()
+        page.set()
+
+    async def _step(self, event: Event) -> None:
+        try:
+            state, effects = step(self.state, event, self.policy)
+        except TransitionError:
+            # Late, as a client's message may be; what must not be late is never refused.
+            return
+        if not effects or not isinstance(effects[0], Persist):
+            self.state = state
+        for effect in effects:
+            await self._perform(effect, state)
+        if effects:
+            self._turn_page()
+
+    async def _perform(self, effect: Effect, state: RoundState) -> None:
+        match effect:
+            case Persist(transition):
+                await self._persist(transition, state)
+            case Invite():
+                await self._invite()
+            case Arm(phase, deadline):
+                self._arm(phase, deadline)
+            case Close(phase):
+                await self._close(phase)
+            case Aggregate():
+                await self._aggregate()
+            case Release():
+                await self._release()
+            case Publish():
+                self._follow.append(Published(self._now()))
+            case Scrub():
+                await self._scrub()
+            case Begin(attempt):
+                self.next_attempt = attempt
+
+    async def _persist(self, transition: Transition, state: RoundState) -> None:
+        failpoint("round.before_persist")
+        if transition.to_phase is Phase.COMPLETED:
+            failpoint("complete.before_commit")
+            await self.journal.complete(transition, state, await self._known_result())
+            failpoint("complete.after_commit")
+        else:
+            result = self._result if transition.to_phase is Phase.RELEASING else None
+            await self.journal.advance(transition, state, cohort=self.cohort, result=result)
+        failpoint("round.after_persist")
+        before, self.state = self.state, state
+        self._observe(before, transition)
+
+    async def _invite(self) -> None:
+        """Where nothing is masked, what is sent next is all: so it is paid for now."""
+        if self.state.phase is not Phase.COLLECTING or self.masked is not None:
+            return
+        if self.hosted.account is not None and self._payment is None:
+            await self._guarded(Phase.COLLECTING, self._pay_openly())
+
+    async def _pay_openly(self) -> None:
+        payment = await self._reserved()
+        await asyncio.to_thread(payment.begin, self.state.members, None)
+        await self.journal.keep({PAYMENT: payment.record})
+
+    async def _reserved(self) -> Payment:
+        assert self.hosted.account is not None
+        if self._payment is None:
+            self._payment = await asyncio.to_thread(self.hosted.account.reserve, self.state.round)
+        return self._payment
+
+    async def _guarded(self, phase: Phase, work: Awaitable[None]) -> None:
+        """Does what may show that the attempt cannot go on."""
+        try:
+            await work
+        except BudgetError as error:
+            self.spent_up = True
+            self._follow.append(CannotClose(self._now(), phase, _said(error)))
+        except (PrivacyError, SecAggError, RoundOverError) as error:
+            self._follow.append(CannotClose(self._now(), phase, _said(error)))
+
+    async def _close(self, phase: Phase) -> None:
+        while self._writing:
+            await asyncio.wait(self._writing)
+        if self.masked is None:
+            self._follow.append(Closed(self._now(), phase, self.reports.clients))
+        else:
+            await self._guarded(phase, self._freeze(phase, self.masked))
+
+    async def _freeze(self, phase: Phase, masked: MaskedSession) -> None:
+        if not masked.is_past(phase):
+            records: dict[str, bytes] = {}
+            if phase is Phase.KEYS and self.hosted.account is not None:
+                terms = masked.parameters
+                payment = await self._reserved()
+                await asyncio.to_thread(payment.begin, masked.members, terms)
+                records[PAYMENT] = payment.record
+            records |= await asyncio.to_thread(masked.close, phase)
+            await self.journal.keep(records)
+            failpoint("secagg.after_persist")
+        remaining = self.state.arrived if phase is Phase.UNMASKING else masked.pending
+        self._follow.append(Closed(self._now(), phase, remaining))
+
+    async def _aggregate(self) -> None:
+        if not await self._results.is_released(self.state.round):
+            plan = None if self.masked is None else await asyncio.to_thread(self.masked.plan)
+            await self.reports.sum_up(self.state.survivors, plan)
+        self._follow.append(Aggregated(self._now()))
+
+    async def _release(self) -> None:
+        try:
+            self._result = await self._results.make(
+                self.state.round, self.reports, payment=self._payment
+            )
+        except (FedcoreError, ArithmeticError) as error:
+            if isinstance(error, OSError):  # of the disk or the database, and no fault of the sum
+                raise
+            why = _said(error) if isinstance(error, FedcoreError) else str(error)
+            self._follow.append(CannotClose(self._now(), Phase.AGGREGATING, why))
+            return
+        await self.journal.keep({Results.RECORD: self._result.to_record()})
+        self._follow.append(Released(self._now(), self._result.digest))
+
+    async def _known_result(self) -> Result:
+        if self._result is None:
+            self._result = Result.from_record((await self.journal.kept())[Results.RECORD])
+        return self._result
+
+    async def _scrub(self) -> None:
+        failpoint("scrub.before")
+        if self._payment is not None and not self.state.digest:
+            await asyncio.to_thread(self._payment.give_up, self.state.reason)
+        await self.journal.scrub()
+        self._scrubbed = True
+        self._follow.append(Scrubbed(self._now()))
+
+    def _arm(self, phase: Phase, deadline: int) -> None:
+        if (old := self._timers.pop(phase, None)) is not None:
+            old.cancel()
+        delay_s = max(0.0, (deadline - self._now()) / 1000)
+        loop = asyncio.get_running_loop()
+        self._timers[phase] = loop.call_later(
+            delay_s, lambda: self.post(DeadlinePassed(self._now(), phase))
+        )
+
+    def _observe(self, before: RoundState, transition: Transition) -> None:
+        metrics = self._resources.metrics
+        elapsed_s = max(0, transition.at - before.since) / 1000
+        metrics.phase_seconds.labels(transition.from_phase.value).observe(elapsed_s)
+        for client in transition.lost.keys() - before.lost.keys():
+            metrics.dropouts.labels(transition.lost[client].phase.value).inc()
+        if self.state.over or transition.to_phase is Phase.COMPLETED:
+            metrics.rounds.labels(transition.to_phase.value).inc()
+
+    def _now(self) -> int:
+        return self._resources.clock()
+
+    async def cancel(self, why: str) -> None:
+        """Lets an operator end the round; one whose result is durable completes all the same."""
+        self.post(Cancel(self._now(), why))
+
+
+def _restricted(policy: RoundPolicy, invited: frozenset[bytes] | None) -> RoundPolicy:
+    """Where the plan has drawn who takes part, whoever of them comes is enough.
+
+    To wait for others would tell who was drawn, and to go on only with many would bias the sample.
+    """
+    if invited is None:
+        return policy
+    count = max(1, len(invited))
+    return replace(policy, select=count, goal=count, minimum=1)
+
+
+def _said(error: FedcoreError) -> str:
+    return f"{error.code} {error.what}" + (f": {error.why}" if error.why else "")

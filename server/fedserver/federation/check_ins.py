@@ -1,0 +1,162 @@
+"""Clients that ask for work: which task, whether now, and else when to come back.
+
+A check-in is durable before it counts. While a selection is open or about to be, it is held, so
+that a small population meets without anybody's clock; a large one is told when to come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from fedcore.errors import DrainingError
+from fedcore.rounds import CheckedIn, Lost, Phase
+from fedcore.rounds.pacing import retry_window
+from fedserver.authorisation import Caller
+from fedserver.federation.attempt import Attempt
+from fedserver.federation.driver import TaskDriver
+from fedserver.federation.hosting import Tasks
+from fedserver.federation.interface import Assigned, CheckIn, RetryLater
+from fedserver.store.records import AssignmentRecord, CheckInRecord
+
+__all__ = ["CheckIns"]
+
+_HELD_S: Final = 15.0
+_MOST_HELD: Final = 4096
+_RATE: Final = 500.0  # check-ins a second that a large population is spread to
+_IDLE_MS: Final = (5_000, 15_000)  # where no task is for this client
+_SOON_MS: Final = (200, 1_000)
+
+
+class CheckIns(Tasks):
+    """What is answered to who asks for work."""
+
+    _held: int
+
+    async def check_in(self, caller: Caller, ask: CheckIn, /) -> Assigned | RetryLater:
+        """An assignment or a delay; the same answer for the same `request_id`."""
+        if self._draining:
+            raise DrainingError(
+                "the server takes no new work",
+                why="it is shutting down",
+                fix="ask again later",
+                retry=_SOON_MS,
+            )
+        driver = self._chosen(caller, ask)
+        if driver is None:
+            return self._counted(RetryLater(*_IDLE_MS))
+        record = await self._store.check_in(
+            caller.id,
+            ask.request_id,
+            wanted=ask.task_id,
+            task_id=driver.hosted.task_id,
+            offer={
+                "programs": sorted(ask.programs),
+                "datasets": sorted(ask.datasets),
+                "models": sorted(ask.models),
+            },
+            sdk_version=ask.sdk_version,
+        )
+        if (answer := await self._answer(record)) is not None:
+            return answer
+        assignment = await self._selected(driver, caller.id, ask.request_id)
+        if assignment is not None:
+            return self._counted(_assigned(driver, assignment))
+        window = await self._window(driver)
+        record = await self._store.refuse_check_in(caller.id, ask.request_id, window)
+        return self._counted(await self._answer(record) or RetryLater(*window))
+
+    def _chosen(self, caller: Caller, ask: CheckIn) -> TaskDriver | None:
+        """A task that the client can work for: one that selects now, else any that runs."""
+        fitting = [
+            driver
+            for driver in self._drivers.values()
+            if not driver.ended and _fits(driver, caller, ask)
+        ]
+        selecting = (d for d in fitting if d.attempt and d.attempt.state.phase is Phase.SELECTING)
+        return next(selecting, fitting[0] if fitting else None)
+
+    async def _selected(
+        self, driver: TaskDriver, client: bytes, request_id: bytes
+    ) -> AssignmentRecord | None:
+        """The assignment of a client once it is selected; None if it is not, or not in time."""
+        if self._held >= _MOST_HELD:
+            return None
+        self._held += 1
+        try:
+            end = asyncio.get_running_loop().time() + _HELD_S
+            attempt = await driver.selecting(_HELD_S)
+            if attempt is None or not await self._may_take_part(attempt, client):
+                return None
+            return await self._held_for(attempt, client, request_id, end)
+        finally:
+            self._held -= 1
+
+    async def _held_for(
+        self, attempt: Attempt, client: bytes, request_id: bytes, end: float
+    ) -> AssignmentRecord | None:
+        waiting = attempt.cohort.enter(client, request_id)
+        attempt.post(CheckedIn(self._resources.clock(), client))
+        left = max(0.0, end - asyncio.get_running_loop().time())
+        try:
+            return await asyncio.wait_for(asyncio.shield(waiting.answer), left)
+        except TimeoutError:
+            return None
+        finally:
+            # Whoever has gone away is not to be counted on; if it was selected, it is told again.
+            if not waiting.answer.done() and attempt.cohort.leave(client, waiting):
+                attempt.post(Lost(self._resources.clock(), client, "left while it waited"))
+
+    async def _may_take_part(self, attempt: Attempt, client: bytes) -> bool:
+        if attempt.invited is not None:
+            return client in attempt.invited
+        account = attempt.hosted.account
+        return account is None or await asyncio.to_thread(account.may_take_part, client)
+
+    async def _answer(self, record: CheckInRecord) -> Assigned | RetryLater | None:
+        if record.assignment_id:
+            assignment = await self._store.assignment(record.assignment_id)
+            driver = self._drivers.get(record.task_id)
+            if assignment is not None and driver is not None:
+                return _assigned(driver, assignment)
+        return None if record.retry is None else RetryLater(*record.retry)
+
+    async def _window(self, driver: TaskDriver) -> tuple[int, int]:
+        """When to come back: for the next selection, as far as anybody can tell."""
+        now = self._resources.clock()
+        attempt = driver.attempt
+        selection_ms = driver.hosted.policy.durations[Phase.SELECTING]
+        begins = now if attempt is None else attempt.state.deadline or now
+        population = (await self._store.statistics()).clients_active
+        shortest, longest = retry_window(population, _RATE, begins, selection_ms, now)
+        # A round may end long before its deadline, and whoever may be selected shall not miss it.
+        return min(shortest, _SOON_MS[1]), min(max(longest, _SOON_MS[1]), 2 * selection_ms)
+
+    def _counted(self, answer: Assigned | RetryLater) -> Assigned | RetryLater:
+        kind = "assigned" if isinstance(answer, Assigned) else "later"
+        self._resources.metrics.check_ins.labels(kind).inc()
+        return answer
+
+
+def _fits(driver: TaskDriver, caller: Caller, ask: CheckIn) -> bool:
+    """Whether the client may and can work for the task."""
+    hosted = driver.hosted
+    task = hosted.task
+    return (
+        hosted.tenant == caller.tenant
+        and ask.task_id in ("", hosted.task_id, task.name)
+        and task.data.dataset in ask.datasets
+        and (task.training.program == "local" or task.training.program in ask.programs)
+        and (task.model.name is None or task.model.name in ask.models)
+    )
+
+
+def _assigned(driver: TaskDriver, assignment: AssignmentRecord) -> Assigned:
+    return Assigned(
+        assignment_id=assignment.assignment_id,
+        ref=assignment.ref,
+        task_digest=driver.hosted.task.digest,
+        nonce=assignment.nonce,
+        heartbeat_ms=int(1000 * driver.hosted.task.deadlines.heartbeat_s),
+        deadline_ms=assignment.expires_ms,
+    )

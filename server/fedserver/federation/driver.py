@@ -1,0 +1,210 @@
+"""Carries a task out, round after round, until it is done, fails or is cancelled.
+
+Where a driver stands is in the store alone: it may be killed between any two lines, and the next
+one goes on from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import structlog
+
+from fedcore.errors import BlobError, BudgetError, LeaseLostError, LedgerBusyError, StoreError
+from fedcore.rounds import Cancel, CannotClose, Phase, Scrubbed, step
+from fedcore.rounds.records import from_record
+from fedserver.federation.attempt import Attempt
+from fedserver.federation.cohort import Cohort
+from fedserver.federation.journal import SCRUB, Journal
+from fedserver.federation.lease import MOST_ATTEMPTS, LeaseHolder, held
+from fedserver.federation.opening import open_attempt, take_up
+from fedserver.federation.resources import HostedTask, Resources
+from fedserver.store.records import AuditEntry, HeadRecord, RoundRecord, RoundRef, TaskState
+
+__all__ = ["TaskDriver"]
+
+_PAUSE_S: Final = 1.0
+_NOT_OPEN: Final = {
+    phase.value
+    for phase in (
+        Phase.COMPLETED,
+        Phase.SCRUBBED,
+        Phase.ABANDONED,
+        Phase.FAILED,
+        Phase.CANCELLED,
+    )
+}
+
+
+class TaskDriver:
+    """One task's driver. `owner`: the name under which this server holds leases."""
+
+    def __init__(self, hosted: HostedTask, resources: Resources, *, owner: str) -> None:
+        self.hosted, self._resources, self._owner = hosted, resources, owner
+        self.attempt: Attempt | None = None
+        self._began = asyncio.Event()
+        self._stopping = self._draining = False
+        self._ended, self._cancelled = False, ""
+        self._log = structlog.get_logger("fedserver.driver").bind(task=hosted.task_id)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the task has ended, or is about to."""
+        return self._ended or bool(self._cancelled)
+
+    async def run(self) -> None:
+        """Goes on until the task has ended, or until `stop`."""
+        while not self._stopping:
+            try:
+                async with held(self._resources.store, self.hosted.task_id, self._owner) as lease:
+                    await self._finish_scrubbing(lease)
+                    if await self._carry_out(lease):
+                        self._ended = True
+                        return
+            except (StoreError, BlobError, LedgerBusyError, LeaseLostError) as error:
+                # What is in memory may be ahead of what is durable: begin again from the latter.
+                self._log.error("driver.interrupted", code=error.code, what=error.what)
+                await asyncio.sleep(_PAUSE_S)
+            finally:
+                self._let_go()
+
+    def stop(self) -> None:
+        """Ends the driver after its present transaction; an open round stays open in the store."""
+        self._stopping = True
+        if self.attempt is not None:
+            self.attempt.stop()
+
+    def drain(self) -> None:
+        """From now on nobody is selected, and who waits to be is answered."""
+        self._draining = True
+        self._began.set()
+        if self.attempt is not None:
+            self.attempt.cohort.dismiss()
+
+    def cancel(self, why: str) -> None:
+        """Ends the task's open round; the task itself was ended in the store."""
+        self._cancelled = why
+        if self.attempt is not None:
+            self.attempt.post(Cancel(self._resources.clock(), why))
+
+    async def turned(self, timeout_s: float) -> None:
+        """Returns when something may have changed, or after so many seconds."""
+        waits = [asyncio.ensure_future(self._began.wait())]
+        if self.attempt is not None:
+            waits.append(asyncio.ensure_future(self.attempt.turned(timeout_s)))
+        await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        for waiting in waits:
+            waiting.cancel()
+
+    async def selecting(self, timeout_s: float) -> Attempt | None:
+        """The attempt that selects clients now, or will within so many seconds; else None."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while (left := deadline - asyncio.get_running_loop().time()) > 0:
+            attempt = self.attempt
+            if attempt is not None and attempt.state.phase is Phase.SELECTING:
+                return attempt
+            await self.turned(left)
+            if self._draining or self._stopping or self._cancelled:
+                return None
+        return None
+
+    async def _carry_out(self, lease: LeaseHolder) -> bool:
+        """Whether the task has ended."""
+        while not self._stopping:
+            head = await self._resources.store.head(self.hosted.task_id)
+            assert head is not None
+            if self._cancelled:
+                return True
+            if head.round >= self.hosted.task.rounds.count:
+                return await self._end(TaskState.COMPLETED, "all rounds are completed")
+            try:
+                attempt = await self._next(head, lease)
+            except BudgetError as error:
+                return await self._end(TaskState.COMPLETED, error.what)
+            if attempt is None:
+                return await self._end(TaskState.FAILED, "a round failed in all its attempts")
+            self._begin(attempt)
+            await attempt.run()
+            if attempt.spent_up:
+                why = "the privacy budget pays for no further round"
+                return await self._end(TaskState.COMPLETED, why)
+        return False
+
+    async def _next(self, head: HeadRecord, lease: LeaseHolder) -> Attempt | None:
+        """The attempt to go on with, or None where the round has failed for good."""
+        store, task_id = self._resources.store, self.hosted.task_id
+        record = await store.latest_attempt(task_id, head.round)
+        if record is not None and record.phase not in _NOT_OPEN:
+            attempt = await take_up(self.hosted, self._resources, record, head=head, lease=lease)
+            if lease().attempts > MOST_ATTEMPTS:
+                phase = attempt.state.phase
+                why = f"its driver was started {lease().attempts} times without getting on"
+                attempt.post(CannotClose(self._resources.clock(), phase, why))
+            return attempt
+        if record is not None and record.phase in (Phase.FAILED.value, Phase.CANCELLED.value):
+            return None
+        number = 1 if record is None else record.ref.attempt + 1
+        ref = RoundRef(task_id, head.round, number)
+        return await open_attempt(self.hosted, self._resources, ref, head=head, lease=lease)
+
+    def _begin(self, attempt: Attempt) -> None:
+        began, self._began = self._began, asyncio.Event()
+        self.attempt = attempt
+        if self._cancelled:
+            attempt.post(Cancel(self._resources.clock(), self._cancelled))
+        began.set()
+
+    def _let_go(self) -> None:
+        """Whoever waits asks again, and finds what is taken up."""
+        if self.attempt is not None:
+            self.attempt.cohort.dismiss()
+            self.attempt = None
+
+    async def _end(self, state: TaskState, why: str) -> bool:
+        audit = AuditEntry("driver", f"task.{state.value.lower()}", self.hosted.task_id)
+        await self._resources.store.set_task_state(
+            self.hosted.task_id, state, reason=why, audit=audit
+        )
+        self._log.info("task.ended", state=state.value, why=why)
+        return True
+
+    async def _finish_scrubbing(self, lease: LeaseHolder) -> None:
+        """Destroys what a crash left of rounds that were over (W10)."""
+        store = self._resources.store
+        for entry in await store.outbox_pending(limit=1000):
+            ref = _ref_of(entry.payload)
+            if entry.topic != SCRUB or ref.task_id != self.hosted.task_id:
+                continue
+            record = await store.round(ref)
+            if record is None:
+                await store.outbox_done(entry.entry_id)
+                continue
+            journal = Journal(
+                store,
+                self._resources.spool,
+                ref,
+                lease,
+                record.base_model,
+                self._resources.entropy,
+            )
+            await journal.scrub()
+            await self._note_scrubbed(record, journal)
+
+    async def _note_scrubbed(self, record: RoundRecord, journal: Journal) -> None:
+        if record.phase != Phase.COMPLETED.value:
+            return
+        state = from_record(record.state)
+        after, effects = step(state, Scrubbed(self._resources.clock()), self.hosted.policy)
+        (persist,) = effects
+        await journal.advance(
+            persist.transition,  # type: ignore[union-attr]
+            after,
+            cohort=Cohort(),
+            result=None,
+        )
+
+
+def _ref_of(payload: bytes) -> RoundRef:
+    task_id, round_, attempt = payload.decode().rsplit("/", 2)
+    return RoundRef(task_id, int(round_), int(attempt))

@@ -1,0 +1,302 @@
+"""The tasks that a server carries out: taken from an author, taken up at start, shown, ended."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import json
+from typing import Final
+
+from fedcore.autograd.ravel import Spec
+from fedcore.errors import InvalidRequestError, NotFoundError, OverloadedError
+from fedcore.federated.algorithms import algorithm_of
+from fedcore.federated.models import initial_theta
+from fedcore.federated.parameters import parameters_of
+from fedcore.federated.task import Task
+from fedcore.model_format import Model, read_model
+from fedcore.privacy import Head
+from fedcore.private_rounds import spent_by_round
+from fedcore.rounds.waiting import waiting_for
+from fedcore.secagg.identity import verify_signature
+from fedcore.wire.envelope import TASK, Place, signed_bytes
+from fedserver.authorisation import Caller
+from fedserver.federation.attempt import Attempt
+from fedserver.federation.driver import TaskDriver
+from fedserver.federation.interface import (
+    ModelDescription,
+    RoundWaits,
+    SignedTask,
+    Spent,
+    Submission,
+    SubmittedTask,
+)
+from fedserver.federation.payments import Account, Accounts
+from fedserver.federation.resources import HostedTask, Resources
+from fedserver.model_files import ModelOrigin, store_model
+from fedserver.store.records import (
+    AuditEntry,
+    HeadRecord,
+    Idempotency,
+    ModelRecord,
+    RoundRef,
+    TaskRecord,
+    TaskState,
+)
+
+__all__ = ["Tasks", "unknown"]
+
+_ID_BYTES: Final = 32
+_MOST_TASKS: Final = 100  # running at once, of a tenant
+
+
+class Tasks:
+    """All tasks of a server that is one process. `owner`: the name under which it holds leases."""
+
+    def __init__(self, resources: Resources, accounts: Accounts, *, owner: str) -> None:
+        self._resources, self._accounts, self._owner = resources, accounts, owner
+        self._store, self._blobs, self._spool = resources.store, resources.blobs, resources.spool
+        self._drivers: dict[str, TaskDriver] = {}
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._draining = False
+
+    async def start(self) -> None:
+        """Takes up every task that is running."""
+        for record in await self._store.tasks(state=TaskState.RUNNING):
+            head = await self._store.head(record.task_id)
+            self._drive(await asyncio.to_thread(self._hosted, record, head))
+
+    async def drain(self) -> None:
+        """From now on no selection takes anybody; who waits is answered."""
+        self._draining = True
+        for driver in self._drivers.values():
+            driver.drain()
+
+    async def stop(self) -> None:
+        """Ends the drivers after their present transaction, and lets go of the ledgers."""
+        await self.drain()
+        for driver in self._drivers.values():
+            driver.stop()
+        await asyncio.gather(*self._running.values(), return_exceptions=True)
+        await asyncio.to_thread(self._accounts.close)
+
+    async def submit(
+        self, caller: Caller, submission: Submission, /, *, once: Idempotency
+    ) -> SubmittedTask:
+        """Checks, keeps and starts a task; asked again with the same request, it gives the same.
+
+        Raises: TaskError and the like for a task that cannot be carried out; InvalidRequestError.
+        """
+        if (stored := await self._store.recall(once)) is not None:
+            return _submitted(stored.response)
+        task = await asyncio.to_thread(Task.from_canonical, submission.canonical)
+        _require_signed(caller, submission)
+        await self._require_room(caller)
+        task_id = _task_id(task, once)
+        digest = await self._first_model(task, submission.model)
+        model = ModelRecord(digest, task_id, b"", 0, await self._blobs.size(digest))
+        record = TaskRecord(
+            task_id=task_id,
+            tenant=caller.tenant,
+            name=task.name,
+            spec=submission.canonical,
+            digest=task.digest,
+            author_key=caller.identity_key,
+            signature=submission.signature,
+            rounds=task.rounds.count,
+            submitted_by=caller.principal,
+        )
+        # The ledger first: a task whose budget nobody keeps must never be found in the store.
+        hosted = await asyncio.to_thread(self._hosted, record, None)
+        answer = task_id.encode() + b"\0" + digest
+        await self._store.add_task(
+            record,
+            model,
+            audit=_entry(caller, "task.submit", task_id, once),
+            idempotency=Idempotency(
+                once.principal, once.method, once.request_id, once.request_sha256, answer
+            ),
+        )
+        self._drive(hosted)
+        return SubmittedTask(task_id, digest)
+
+    async def cancel(
+        self, caller: Caller, task_id: str, /, *, reason: str, once: Idempotency
+    ) -> None:
+        """Ends a task; its open round is given up."""
+        await self._visible(caller, task_id)
+        await self._store.set_task_state(
+            task_id,
+            TaskState.CANCELLED,
+            reason=reason,
+            audit=_entry(caller, "task.cancel", task_id, once),
+            idempotency=once,
+        )
+        if (driver := self._drivers.get(task_id)) is not None:
+            driver.cancel(reason)
+
+    async def task(self, caller: Caller, task_id: str, /) -> SignedTask:
+        """A task of the caller's tenant."""
+        record = await self._visible(caller, task_id)
+        return SignedTask(record.spec, record.author_key, record.signature)
+
+    async def model(self, caller: Caller, digest: bytes, /) -> ModelDescription:
+        """A model of a task of the caller's tenant."""
+        record = await self._store.model(digest)
+        if record is None:
+            raise unknown("model")
+        await self._visible(caller, record.task_id)
+        return ModelDescription(record.size, record.task_id, record.round, record.parent)
+
+    async def spent(self, caller: Caller, task_id: str, /) -> Spent:
+        """What a task has spent of its privacy budget."""
+        account = await self._account(await self._visible(caller, task_id))
+        return Spent() if account is None else await asyncio.to_thread(_spent, account)
+
+    async def certificate(self, caller: Caller, task_id: str, /) -> bytes:
+        """The certificate of a task's privacy, JSON. Raises: NotFoundError without privacy."""
+        record = await self._visible(caller, task_id)
+        account = await self._account(record)
+        if account is None:
+            raise NotFoundError(
+                f"task {task_id} promises no privacy",
+                why="it has no ledger",
+                fix="name what it protects, in [privacy], when it is submitted",
+            )
+        return await asyncio.to_thread(account.certificate)
+
+    async def show_round(self, caller: Caller, ref: RoundRef, /) -> RoundWaits:
+        """What an attempt waits for now; "" once it is over."""
+        await self._visible(caller, ref.task_id)
+        attempt = self._attempt(ref)
+        if attempt is None:
+            return RoundWaits("")
+        words = waiting_for(attempt.state, attempt.policy, self._resources.clock())
+        return RoundWaits(words, tuple(sorted(attempt.state.pending)))
+
+    async def changed(self, caller: Caller, task_id: str, /, *, after: int, wait_s: float) -> None:
+        """Returns when the task has a round event later than `after`, or after `wait_s` seconds."""
+        await self._visible(caller, task_id)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + wait_s
+        while (left := end - loop.time()) > 0 and not self._draining:
+            page = await self._store.rounds(task_id, after_event=after, limit=1)
+            driver = self._drivers.get(task_id)
+            if page.rounds or driver is None or self._running[task_id].done():
+                return
+            await driver.turned(left)
+
+    async def _visible(self, caller: Caller, task_id: str) -> TaskRecord:
+        record = await self._store.task(task_id)
+        if record is None or record.tenant != caller.tenant:
+            raise unknown("task")
+        return record
+
+    def _attempt(self, ref: RoundRef) -> Attempt | None:
+        driver = self._drivers.get(ref.task_id)
+        attempt = None if driver is None else driver.attempt
+        return attempt if attempt is not None and attempt.ref == ref else None
+
+    async def _account(self, record: TaskRecord) -> Account | None:
+        """The ledger of a task, also of one that has ended."""
+        if (driver := self._drivers.get(record.task_id)) is not None:
+            return driver.hosted.account
+        head = await self._store.head(record.task_id)
+        return (await asyncio.to_thread(self._hosted, record, head)).account
+
+    async def _require_room(self, caller: Caller) -> None:
+        running = await self._store.tasks(tenant=caller.tenant, state=TaskState.RUNNING)
+        if len(running) >= _MOST_TASKS:
+            raise OverloadedError(
+                f"{len(running)} tasks are running",
+                why="so many a tenant may have at once",
+                fix="cancel one, or wait until one has ended",
+                retry=(60_000, 600_000),
+            )
+
+    async def _first_model(self, task: Task, given: bytes) -> bytes:
+        """The digest of the first model: the one that was handed in, or as the task draws it."""
+        spec = await asyncio.to_thread(parameters_of, task)
+        if given:
+            theta, _ = await asyncio.to_thread(_read, given, spec)
+        elif task.model.arrays:
+            raise InvalidRequestError(
+                "a task whose model is plain arrays comes without a first model",
+                why="nobody here knows how its parameters are drawn",
+                fix="hand in a safetensors file: fed task submit --model first.safetensors",
+            )
+        else:
+            theta = await asyncio.to_thread(initial_theta, task)
+        return await store_model(self._blobs, theta, spec, ModelOrigin(task.digest.hex(), 0, b""))
+
+    def _drive(self, hosted: HostedTask) -> None:
+        driver = TaskDriver(hosted, self._resources, owner=self._owner)
+        self._drivers[hosted.task_id] = driver
+        self._running[hosted.task_id] = asyncio.ensure_future(driver.run())
+
+    def _hosted(self, record: TaskRecord, head: HeadRecord | None) -> HostedTask:
+        task = Task.from_canonical(record.spec)
+        checkpoint = None
+        if head is not None and head.ledger_head:
+            checkpoint = Head.from_json(json.loads(head.ledger_head))
+        account = None
+        if task.plan is not None:
+            account = (
+                self._accounts.create(record.task_id, task.plan)
+                if head is None
+                else self._accounts.open(record.task_id, task.plan, checkpoint=checkpoint)
+            )
+        return HostedTask(
+            task_id=record.task_id,
+            tenant=record.tenant,
+            task=task,
+            policy=task.policy(),
+            algorithm=algorithm_of(task),
+            account=account,
+            config=None if task.secure_aggregation is None else task.session_config(),
+        )
+
+
+def unknown(kind: str) -> NotFoundError:
+    """What to raise for an object that is not there, or is somebody else's."""
+    return NotFoundError(
+        f"there is no such {kind}",
+        why=f"no {kind} of that name is yours",
+        fix=f"list what there is, and name the {kind} as it is listed",
+    )
+
+
+def _spent(account: Account) -> Spent:
+    ledger = account.ledger
+    return Spent(ledger.epsilon(), ledger.plan.epsilon, spent_by_round(ledger))
+
+
+def _read(data: bytes, spec: Spec) -> Model:
+    with io.BytesIO(data) as file:
+        return read_model(file, spec)
+
+
+def _require_signed(caller: Caller, submission: Submission) -> None:
+    """Clients check the author's signature: one that does not hold would be refused by all."""
+    signed = signed_bytes(submission.canonical, method=TASK, place=Place())
+    if not verify_signature(caller.identity_key, submission.signature, signed):
+        raise InvalidRequestError(
+            "the task is not signed by who submits it",
+            why="its signature does not hold for the caller's key",
+            fix="sign it with the key of the profile that submits it",
+        )
+
+
+def _task_id(task: Task, once: Idempotency) -> str:
+    """Its name and a few letters that make it one of many; the same for the same request."""
+    drawn = hashlib.sha256(once.principal.encode() + b"\0" + once.request_id).hexdigest()
+    return f"{task.name[:48]}-{drawn[:12]}"
+
+
+def _submitted(response: bytes) -> SubmittedTask:
+    task_id, digest = response[:-_ID_BYTES].removesuffix(b"\0"), response[-_ID_BYTES:]
+    return SubmittedTask(task_id.decode(), digest)
+
+
+def _entry(caller: Caller, action: str, on: str, once: Idempotency) -> AuditEntry:
+    return AuditEntry(caller.principal, action, on, request_id=once.request_id)

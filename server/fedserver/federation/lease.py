@@ -1,0 +1,62 @@
+"""The right to drive a task, renewed while it is used and given back when it is not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+from fedcore.errors import LeaseLostError
+from fedserver.store.protocol import Store
+from fedserver.store.records import Lease
+
+__all__ = ["LEASE_MS", "MOST_ATTEMPTS", "LeaseHolder", "held"]
+
+LEASE_MS: Final = 60_000
+MOST_ATTEMPTS: Final = 10
+"""How often a lease may be taken without a round going on: then a driver crashes over it."""
+
+
+class LeaseHolder:
+    """A lease that is renewed at a third of its time. Raises, when asked, once it was lost."""
+
+    def __init__(self, store: Store, lease: Lease, *, ttl_ms: int) -> None:
+        self._store, self._lease, self._ttl_ms = store, lease, ttl_ms
+        self._lost: LeaseLostError | None = None
+
+    def __call__(self) -> Lease:
+        """The lease as it stands. Raises: LeaseLostError."""
+        if self._lost is not None:
+            raise self._lost
+        return self._lease
+
+    async def renew(self) -> None:
+        """Renews for ever, until the lease is lost."""
+        while self._lost is None:
+            await asyncio.sleep(self._ttl_ms / 3000)
+            try:
+                self._lease = await self._store.renew_lease(self._lease, self._ttl_ms)
+            except LeaseLostError as error:
+                self._lost = error
+
+
+@asynccontextmanager
+async def held(
+    store: Store, task_id: str, owner: str, *, ttl_ms: int = LEASE_MS
+) -> AsyncIterator[LeaseHolder]:
+    """A task's lease, waited for while another driver has it; given back in the end."""
+    lease = await store.acquire_lease(task_id, owner, ttl_ms)
+    while lease is None:
+        await asyncio.sleep(ttl_ms / 10_000)
+        lease = await store.acquire_lease(task_id, owner, ttl_ms)
+    holder = LeaseHolder(store, lease, ttl_ms=ttl_ms)
+    renewing = asyncio.ensure_future(holder.renew())
+    try:
+        yield holder
+    finally:
+        renewing.cancel()
+        with suppress(asyncio.CancelledError):
+            await renewing
+        with suppress(LeaseLostError):
+            await store.release_lease(holder())

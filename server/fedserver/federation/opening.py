@@ -1,0 +1,218 @@
+"""How an attempt comes to be in memory: opened anew, or taken up from what is durable."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from fedcore.federated.clipping import encode_clipping
+from fedcore.rounds import (
+    CLIENT_PHASES,
+    Phase,
+    Recovered,
+    RoundState,
+    Started,
+)
+from fedcore.rounds.records import from_record
+from fedcore.secagg.identity import ID_BYTES
+from fedserver.federation.attempt import INVITED, PAYMENT, Attempt
+from fedserver.federation.interface import Train
+from fedserver.federation.journal import Journal
+from fedserver.federation.masked import MaskedSession
+from fedserver.federation.payments import Payment
+from fedserver.federation.reports import Reports
+from fedserver.federation.resources import HostedTask, Resources
+from fedserver.federation.results import Results
+from fedserver.store.protocol import Store
+from fedserver.store.records import (
+    AssignmentRecord,
+    AssignmentState,
+    HeadRecord,
+    Lease,
+    RoundRecord,
+    RoundRef,
+)
+
+__all__ = ["open_attempt", "take_up"]
+
+_SECOND = 1000
+
+
+async def open_attempt(
+    hosted: HostedTask,
+    resources: Resources,
+    ref: RoundRef,
+    *,
+    head: HeadRecord,
+    lease: Callable[[], Lease],
+) -> Attempt:
+    """A new attempt, durable, that begins to select clients.
+
+    Raises: BudgetError where the plan draws who takes part and no further round is paid for.
+    """
+    now = resources.clock()
+    state = RoundState.opened(ref.task_id, round=ref.round, attempt=ref.attempt, at=now)
+    attempt = await _assembled(hosted, resources, state, head=head, lease=lease, kept={})
+    await attempt.journal.open(state)
+    if hosted.account is not None and hosted.account.draws_clients:
+        await _draw(attempt, resources)
+    attempt.post(Started(now))
+    return attempt
+
+
+async def _draw(attempt: Attempt, resources: Resources) -> None:
+    """Pays for the round and draws its clients, before anybody may check in."""
+    account = attempt.hosted.account
+    assert account is not None
+    payment = await asyncio.to_thread(account.reserve, attempt.state.round)
+    population = await _population(resources.store, attempt.hosted)
+    invited = payment.draw(population)
+    await attempt.journal.keep({PAYMENT: payment.record, INVITED: b"".join(sorted(invited))})
+    attempt.restrict(payment, invited)
+
+
+async def _population(store: Store, hosted: HostedTask) -> list[bytes]:
+    """All clients of the tenant in the order in which they came, whether they may still come.
+
+    Ids begin with the time of enrolment, so a client's place never changes.
+    """
+    found: list[bytes] = []
+    while page := await store.clients(
+        tenant=hosted.tenant, after=found[-1] if found else b"", limit=1000
+    ):
+        found += [client.client_id for client in page]
+    return found
+
+
+async def take_up(
+    hosted: HostedTask,
+    resources: Resources,
+    record: RoundRecord,
+    *,
+    head: HeadRecord,
+    lease: Callable[[], Lease],
+) -> Attempt:
+    """An attempt that another process left behind, as it stands in the store."""
+    store = resources.store
+    state = from_record(record.state)
+    kept = await store.session(record.ref)
+    attempt = await _assembled(hosted, resources, state, head=head, lease=lease, kept=kept)
+    assignments = await store.assignments(record.ref)
+    attempt.cohort.restore(assignments)
+    for upload in await store.uploads(record.ref, sealed_only=True):
+        attempt.reports.restore(upload.client_id, upload.upload_id)
+    attempt.post(
+        Recovered(
+            resources.clock(),
+            arrived=tuple(sorted(_arrived(attempt))),
+            lost=_lost(state, assignments),
+        )
+    )
+    if state.phase is Phase.PENDING:
+        account = hosted.account
+        if account is not None and account.draws_clients and PAYMENT not in kept:
+            await _draw(attempt, resources)
+        attempt.post(Started(resources.clock()))
+    return attempt
+
+
+async def _assembled(
+    hosted: HostedTask,
+    resources: Resources,
+    state: RoundState,
+    *,
+    head: HeadRecord,
+    lease: Callable[[], Lease],
+    kept: Mapping[str, bytes],
+) -> Attempt:
+    ref = RoundRef(state.task_id, state.round, state.attempt)
+    masked = None if hosted.config is None else _session(hosted, resources, ref, head, kept)
+    results = Results(hosted, resources, head)
+    journal = Journal(resources.store, resources.spool, ref, lease, head.digest, resources.entropy)
+    return Attempt(
+        hosted,
+        resources,
+        state,
+        policy=hosted.policy,
+        journal=journal,
+        reports=Reports(hosted.task.layout, resources.spool, threads=resources.threads),
+        results=results,
+        masked=masked,
+        train=await _train(hosted, resources, state.round, head, results),
+        payment=await _payment(hosted, masked, kept),
+        invited=_invited(kept),
+    )
+
+
+def _session(
+    hosted: HostedTask,
+    resources: Resources,
+    ref: RoundRef,
+    head: HeadRecord,
+    kept: Mapping[str, bytes],
+) -> MaskedSession:
+    assert hosted.config is not None
+    length_ms = sum(hosted.policy.durations.values())
+    return MaskedSession.restored(
+        kept,
+        hosted.config,
+        ref,
+        model=head.digest,
+        trust=resources.trust(),
+        now=(resources.clock() + length_ms) // _SECOND,
+    )
+
+
+async def _train(
+    hosted: HostedTask, resources: Resources, round: int, head: HeadRecord, results: Results
+) -> Train:
+    every = hosted.task.evaluation.every
+    return Train(
+        model_digest=head.digest,
+        model_bytes=await resources.blobs.size(head.digest),
+        update_bytes=hosted.task.layout.upload_bytes,
+        clipping=encode_clipping(await results.clipping()),
+        evaluate=bool(every) and round % every == 0,
+    )
+
+
+async def _payment(
+    hosted: HostedTask, masked: MaskedSession | None, kept: Mapping[str, bytes]
+) -> Payment | None:
+    """What the attempt is paid with already, taken up for the session that it was paid for."""
+    account = hosted.account
+    if account is None or PAYMENT not in kept or Results.RECORD in kept:
+        return None
+    payment = await asyncio.to_thread(account.resume, kept[PAYMENT])
+    if payment is None:
+        return None
+    terms = None if masked is None else masked.parameters
+    await asyncio.to_thread(payment.take_up, terms)
+    return payment
+
+
+def _invited(kept: Mapping[str, bytes]) -> frozenset[bytes] | None:
+    if (ids := kept.get(INVITED)) is None:
+        return None
+    return frozenset(ids[at : at + ID_BYTES] for at in range(0, len(ids), ID_BYTES))
+
+
+def _arrived(attempt: Attempt) -> frozenset[bytes]:
+    """Whose message of the present phase is durable."""
+    state, masked = attempt.state, attempt.masked
+    if state.phase not in CLIENT_PHASES:
+        return frozenset()
+    if masked is None:
+        return attempt.reports.clients
+    if state.phase is Phase.KEYS or masked.is_past(state.phase):
+        return state.members & masked.members
+    return state.members - masked.pending
+
+
+def _lost(state: RoundState, assignments: tuple[AssignmentRecord, ...]) -> dict[bytes, str]:
+    return {
+        found.client_id: found.reason or found.state.value
+        for found in assignments
+        if found.state in (AssignmentState.FAILED, AssignmentState.DROPPED)
+        and found.client_id in state.members
+    }

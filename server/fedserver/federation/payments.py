@@ -1,0 +1,237 @@
+"""What a round's release is paid with: a reservation in the task's ledger, and its one mechanism.
+
+A reservation is durable before the first client is asked for anything that may enter a noisy sum.
+A server that dies takes it up again for the same session, so that nothing is paid for twice; a new
+attempt has new noise and pays anew.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcore.errors import PlanError, ReservationError, UpdateError
+from fedcore.failpoints import failpoint
+from fedcore.privacy import (
+    CentralMechanism,
+    CentralNoise,
+    CompactMechanism,
+    CompactShares,
+    Head,
+    IntSum,
+    Ledger,
+    NoiseShares,
+    NoisySum,
+    PrivacyPlan,
+    PrivateMean,
+    QuantileState,
+    Reservation,
+    SharedMechanism,
+    Uncontrolled,
+    Unit,
+    certificate,
+    released_mean,
+)
+from fedcore.secagg import Parameters
+
+__all__ = ["Account", "Accounts", "Payment"]
+
+Mechanism = CentralMechanism | SharedMechanism | CompactMechanism
+
+
+class Accounts:
+    """The ledgers of all tasks, one folder each; opened once, for one process may hold each.
+
+    `participation_key`: 32 bytes, kept elsewhere, under which the ledgers keep who took part.
+    """
+
+    def __init__(self, folder: Path, *, participation_key: bytes) -> None:
+        self._folder, self._key = folder, participation_key
+        self._open: dict[str, Account] = {}
+
+    def create(self, task_id: str, plan: PrivacyPlan) -> Account:
+        """The account of a new task; one that a crash left behind without a release is taken up.
+
+        Raises: PlanError, LedgerError.
+        """
+        if self._at(task_id).exists():
+            return self.open(task_id, plan, checkpoint=None)
+        ledger = Ledger.create(self._at(task_id), plan, participation_key=self._seal(plan))
+        return self._keep(task_id, ledger)
+
+    def open(self, task_id: str, plan: PrivacyPlan, *, checkpoint: Head | None) -> Account:
+        """The account of a task. `checkpoint`: the ledger's head beside the newest model.
+
+        Raises: RollbackError, LedgerError, PlanError.
+        """
+        if (found := self._open.get(task_id)) is not None:
+            return found
+        ledger = Ledger.open(
+            self._at(task_id),
+            checkpoint=checkpoint,
+            plan=plan,
+            participation_key=self._seal(plan),
+        )
+        return self._keep(task_id, ledger)
+
+    def close(self) -> None:
+        """Lets go of all ledgers."""
+        for account in self._open.values():
+            account.ledger.close()
+        self._open.clear()
+
+    def _at(self, task_id: str) -> Path:
+        return self._folder / task_id
+
+    def _keep(self, task_id: str, ledger: Ledger) -> Account:
+        self._open[task_id] = Account(ledger)
+        return self._open[task_id]
+
+    def _seal(self, plan: PrivacyPlan) -> bytes | None:
+        return self._key if isinstance(plan.sampling, Uncontrolled) else None
+
+
+class Account:
+    """A task's ledger, as its rounds use it. It waits for the disk: call it in a thread."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger, self.plan = ledger, ledger.plan
+
+    @property
+    def draws_clients(self) -> bool:
+        """Whether the plan, and not who comes, decides which clients are asked."""
+        openly = isinstance(self.plan.sampling, Uncontrolled)
+        return self.plan.unit is not Unit.RECORD and not openly
+
+    def may_take_part(self, client_id: bytes) -> bool:
+        """Whether a client's participation stays within the plan's bounds."""
+        if not isinstance(self.plan.sampling, Uncontrolled):
+            return True
+        return bool(self.ledger.may_participate([client_id])[0])
+
+    def reserve(self, round: int) -> Payment:
+        """Pays for a round. Raises: BudgetError, after which no further round is begun."""
+        failpoint("release.before_reserve")
+        reservation = self.ledger.reserve(round)
+        failpoint("release.after_reserve")
+        return Payment(self.plan, reservation)
+
+    def resume(self, record: bytes) -> Payment | None:
+        """The payment of an attempt that a crash interrupted; None if it can only be made anew."""
+        try:
+            return Payment(self.plan, self.ledger.resume(json.loads(record)["seq"]))
+        except ReservationError:
+            return None
+
+    def released(self, round: int, clipping: QuantileState | None) -> PrivateMean | None:
+        """What was released for a round before a crash, or None."""
+        return released_mean(self.ledger, round, clipping=clipping)
+
+    def certificate(self) -> bytes:
+        """What may be said of the guarantee, as JSON."""
+        return json.dumps(certificate(self.ledger), sort_keys=True).encode()
+
+
+class Payment:
+    """One reservation and the mechanism that draws its noise."""
+
+    def __init__(self, plan: PrivacyPlan, reservation: Reservation) -> None:
+        self.plan, self.reservation = plan, reservation
+        self._mechanism = _mechanism(plan)
+
+    @property
+    def record(self) -> bytes:
+        """What is kept beside the attempt, so that its payment can be taken up again."""
+        return json.dumps({"seq": self.reservation.seq}).encode()
+
+    def draw(self, population: Sequence[bytes]) -> frozenset[bytes]:
+        """Which clients are asked, by the plan's sampling; once.
+
+        `population`: all clients, each at the place that it has for good; a place that nobody has
+        draws nobody.
+        """
+        places = self.reservation.select().tolist()
+        return frozenset(population[place] for place in places if place < len(population))
+
+    def begin(self, clients: Iterable[bytes], terms: Parameters | None) -> None:
+        """Before the first update may be sent: who takes part, on which terms.
+
+        `terms`: of the session, None without one. Raises: PlanError if a sum with less noise than
+        planned could be opened; ParticipationError.
+        """
+        if isinstance(self.plan.sampling, Uncontrolled):
+            self.reservation.participate(sorted(clients))
+        self.take_up(terms)
+
+    def take_up(self, terms: Parameters | None) -> None:
+        """What `begin` does for a session that is open already: nobody is recorded again."""
+        if isinstance(self._mechanism, CentralMechanism):
+            return
+        if terms is None:
+            raise PlanError(
+                "clients are to add their noise without secure aggregation",
+                why="a share of the noise hides nobody's update by itself",
+                fix="plan central noise, or let the task aggregate securely",
+            )
+        self._mechanism.begin(
+            self.reservation, minimum_survivors=terms.minimum_survivors, corrupt=terms.corrupt
+        )
+
+    def release(
+        self,
+        totals: Sequence[NDArray[np.int64]],
+        *,
+        reports: int,
+        clipping: QuantileState | None,
+    ) -> PrivateMean:
+        """The mean, once it is charged and durable."""
+        if len(totals) != 1:
+            raise UpdateError(
+                f"a private sum comes in {len(totals)} blocks",
+                why="all that leaves a device under privacy is in one vector under one noise",
+                fix="encode updates by the layout of the task",
+            )
+        failpoint("release.before_publish")
+        found = self._release(totals[0], reports, clipping)
+        failpoint("release.after_publish")
+        return found
+
+    def give_up(self, reason: str) -> None:
+        """Takes the payment back where nothing can have been seen; else it stays spent."""
+        try:
+            self.reservation.void(reason)
+        except ReservationError:
+            return
+
+    def _release(
+        self, total: NDArray[np.int64], reports: int, clipping: QuantileState | None
+    ) -> PrivateMean:
+        match self._mechanism:
+            case CentralMechanism() as mechanism:
+                exact = IntSum(total, self.plan.contribution_norm)
+                return mechanism.release(exact, self.reservation, clipping=clipping)
+            case SharedMechanism() as mechanism:
+                noisy = NoisySum(total, shares=reports)
+                return mechanism.release(noisy, self.reservation, clipping=clipping)
+            case CompactMechanism() as mechanism:
+                return mechanism.release(NoisySum(total, shares=reports), self.reservation)
+
+
+def _mechanism(plan: PrivacyPlan) -> Mechanism:
+    match plan.noise:
+        case CentralNoise():
+            return CentralMechanism(plan)
+        case NoiseShares():
+            return SharedMechanism(plan)
+        case CompactShares():
+            return CompactMechanism(plan)
+        case other:
+            raise PlanError(
+                f"a server cannot release under {type(other).__name__}",
+                why="its state is in memory alone, and a server that restarts could not go on",
+                fix='plan noise "central", "shares" or "compact"',
+            )

@@ -1,0 +1,95 @@
+"""The updates of one attempt: on their way, sealed, and added up as they come.
+
+Only a seal acknowledges an update. The sum is kept in memory and is a function of the sealed set:
+a server that was restarted makes it anew from the spool, so nothing is ever added twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcore.errors import UploadError
+from fedcore.secagg import Layout, UnmaskPlan
+from fedserver.accumulation import Accumulation, accumulation_of
+from fedserver.spool import Spool
+
+__all__ = ["Reports"]
+
+
+class Reports:
+    """Sealed uploads by client, and their sum. `threads`: how many take the masks off."""
+
+    def __init__(self, layout: Layout, spool: Spool, *, threads: int) -> None:
+        self.layout = layout
+        self._spool, self._threads = spool, threads
+        self._sealed: dict[bytes, bytes] = {}
+        self._begun: set[bytes] = set()
+        self._sum = Accumulation(layout)
+        self._adding: set[asyncio.Task[None]] = set()
+        self._totals: Sequence[NDArray[np.int64]] = ()
+
+    @property
+    def clients(self) -> frozenset[bytes]:
+        """Whose update is acknowledged."""
+        return frozenset(self._sealed)
+
+    @property
+    def begun(self) -> frozenset[bytes]:
+        """Who has begun to send an update."""
+        return frozenset(self._begun)
+
+    @property
+    def totals(self) -> Sequence[NDArray[np.int64]]:
+        """The sums, block by block, once `sum_up` has made them."""
+        return self._totals
+
+    @property
+    def count(self) -> int:
+        """How many updates are in the sum."""
+        return len(self._sum.included)
+
+    def require_size(self, size: int) -> None:
+        """Raises: UploadError unless an update of this task has `size` bytes."""
+        if size != self.layout.upload_bytes:
+            raise UploadError(
+                f"an upload of {size:,} bytes is begun",
+                why=f"an update of this task has {self.layout.upload_bytes:,}",
+                fix="encode the update by the layout of its task",
+            )
+
+    def begin(self, client: bytes) -> None:
+        """Notes that a client has begun to send."""
+        self._begun.add(client)
+
+    def seal(self, client: bytes, upload_id: bytes) -> None:
+        """Counts an update that is durable and acknowledged, and adds it in the background."""
+        self._begun.add(client)
+        self._sealed[client] = upload_id
+        task = asyncio.ensure_future(self._add(client, upload_id))
+        self._adding.add(task)
+        task.add_done_callback(self._adding.discard)
+
+    def restore(self, client: bytes, upload_id: bytes) -> None:
+        """Takes up an update that was acknowledged before a restart; it is added at the end."""
+        self._begun.add(client)
+        self._sealed[client] = upload_id
+
+    async def sum_up(self, members: frozenset[bytes], plan: UnmaskPlan | None) -> None:
+        """Makes the sums of exactly these clients' updates, without their masks."""
+        while self._adding:
+            await asyncio.wait(self._adding)
+        if self._sum.included != members:
+            uploads = {client: self._sealed[client] for client in members}
+            self._sum = await accumulation_of(self.layout, self._spool, uploads)
+        self._totals = await self._sum.total(members, plan=plan, threads=self._threads)
+
+    async def _add(self, client: bytes, upload_id: bytes) -> None:
+        try:
+            await self._sum.add(client, self._spool.read_frames(upload_id, self.layout))
+        except Exception:
+            # Half of it may be in: `sum_up` finds another set than the round's, and begins anew.
+            self._sum = Accumulation(self.layout)

@@ -1,0 +1,60 @@
+"""What every round of a server shares: disk, database, clock, and whose certificates count."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from fedcore.entropy import Entropy, SystemEntropy
+from fedcore.federated.algorithms import Algorithm
+from fedcore.federated.task import Task
+from fedcore.rounds import RoundPolicy
+from fedcore.secagg import SessionConfig, TrustStore
+from fedserver.blobs import BlobStore
+from fedserver.federation.payments import Account
+from fedserver.metrics import Metrics
+from fedserver.spool import Spool
+from fedserver.store.protocol import Store
+
+__all__ = ["HostedTask", "Resources", "now_ms"]
+
+
+def now_ms() -> int:
+    """Unix milliseconds of this machine's clock."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What rounds are carried out with.
+
+    `trust`: whose identity certificates count now; it changes when a client is revoked. `threads`:
+    how many take masks off a sum.
+    """
+
+    store: Store
+    blobs: BlobStore
+    spool: Spool
+    metrics: Metrics
+    trust: Callable[[], TrustStore]
+    clock: Callable[[], int] = now_ms
+    threads: int = 2
+    entropy: Entropy = field(default_factory=SystemEntropy)
+
+
+@dataclass(frozen=True, slots=True)
+class HostedTask:
+    """A task that is being carried out, with what follows from it once and for all.
+
+    `account`: its privacy ledger, None without privacy. `config`: the terms of its sessions of
+    secure aggregation, None without.
+    """
+
+    task_id: str
+    tenant: str
+    task: Task
+    policy: RoundPolicy
+    algorithm: Algorithm
+    account: Account | None
+    config: SessionConfig | None

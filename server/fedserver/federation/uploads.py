@@ -1,0 +1,118 @@
+"""Updates on their way up: begun, sent in chunks, sealed; only the seal acknowledges one."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from fedcore.rounds import Arrived, Phase
+from fedcore.secagg.messages import UploadHeader
+from fedserver.authorisation import Caller
+from fedserver.federation.attempt import Attempt
+from fedserver.federation.hosting import unknown
+from fedserver.federation.interface import ModelChunk, UploadProgress
+from fedserver.federation.parts import Parts, untimely
+from fedserver.store.records import RoundRef, UploadRecord
+
+__all__ = ["Uploads"]
+
+_REMEMBERED = 4096
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Uploads(Parts):
+    """What moves bytes. Which upload is whose is remembered, for it is asked for every chunk."""
+
+    _owners: dict[tuple[bytes, bytes], RoundRef]
+    _sizes: dict[tuple[str, bytes], int]
+
+    async def begin_upload(
+        self, caller: Caller, assignment_id: bytes, /, *, size: int, header: UploadHeader | None
+    ) -> UploadProgress:
+        """Opens an assignment's upload, or finds it again. Raises: UploadError for its size."""
+        assignment = await self._assignment(caller, assignment_id)
+        attempt = self._collecting(assignment.ref, caller.id)
+        attempt.reports.require_size(size)
+        if (header is None) is not (attempt.masked is None):
+            raise untimely(attempt, "masked updates begin with a header, and no others do")
+        if attempt.masked is not None and header is not None:
+            await attempt.keep(attempt.masked.take(caller.id, header))
+        upload = await attempt.durable(
+            self._store.begin_upload(
+                assignment_id,
+                self._resources.entropy.token(16),
+                size=size,
+                header=b"" if header is None else header.context,
+            )
+        )
+        progress = await self._spool.open(upload.upload_id, size)
+        attempt.reports.begin(caller.id)
+        sealed = caller.id in attempt.reports.clients
+        return UploadProgress(upload.upload_id, progress.committed_offset, sealed)
+
+    async def put_chunk(
+        self, caller: Caller, upload_id: bytes, /, *, offset: int, crc32: int, data: bytes
+    ) -> int:
+        """Takes a chunk, and returns how many bytes from the beginning are durable."""
+        ref = self._owners.get((caller.id, upload_id))
+        if ref is None:
+            ref = (await self._upload(caller, upload_id)).ref
+            _remember(self._owners, (caller.id, upload_id), ref)
+        self._collecting(ref, caller.id).cohort.hear(caller.id)
+        committed = await self._spool.put(upload_id, offset, crc32, data)
+        self._resources.metrics.upload_bytes.inc(len(data))
+        return committed
+
+    async def commit_upload(
+        self, caller: Caller, upload_id: bytes, /, *, size: int, sha256: bytes
+    ) -> None:
+        """Seals an upload: when it returns, the update is acknowledged."""
+        upload = await self._upload(caller, upload_id)
+        attempt = self._collecting(upload.ref, caller.id)
+        await self._spool.open(upload_id, size)
+        await self._spool.seal(upload_id, size, sha256)
+        # The phase may have been closed meanwhile; from here to its counting it cannot be.
+        self._collecting(upload.ref, caller.id)
+        await attempt.durable(self._seal(attempt, caller.id, upload_id, size, sha256))
+
+    async def model_chunk(
+        self, caller: Caller, digest: bytes, /, *, offset: int, length: int
+    ) -> ModelChunk:
+        """At most `length` bytes of a model that the caller may see."""
+        size = self._sizes.get((caller.tenant, digest))
+        if size is None:
+            size = (await self.model(caller, digest)).size
+            _remember(self._sizes, (caller.tenant, digest), size)
+        data = await self._blobs.read(digest, offset, length)
+        self._resources.metrics.download_bytes.inc(len(data))
+        return ModelChunk(data, size)
+
+    async def _seal(
+        self, attempt: Attempt, client: bytes, upload_id: bytes, size: int, sha256: bytes
+    ) -> None:
+        records = None
+        if attempt.masked is not None:
+            records = attempt.masked.finish(client, sha256=sha256, size=size)
+        await self._store.seal_upload(upload_id, sha256, session=records)
+        if client not in attempt.reports.clients:
+            attempt.reports.seal(client, upload_id)
+        attempt.post(Arrived(self._resources.clock(), Phase.COLLECTING, client))
+
+    async def _upload(self, caller: Caller, upload_id: bytes) -> UploadRecord:
+        upload = await self._store.upload(upload_id)
+        if upload is None or upload.client_id != caller.id:
+            raise unknown("upload")
+        return upload
+
+    def _collecting(self, ref: RoundRef, client: bytes) -> Attempt:
+        """The attempt, while it takes the client's update. Raises: PhaseError."""
+        attempt = self._required(ref)
+        if not attempt.state.takes(Phase.COLLECTING, client):
+            raise untimely(attempt, "no update of this client is awaited")
+        return attempt
+
+
+def _remember(known: dict[K, V], key: K, value: V) -> None:
+    if len(known) >= _REMEMBERED:
+        known.clear()
+    known[key] = value
