@@ -159,7 +159,7 @@ class DeviceIdentity:
 
     @property
     def tls_file(self) -> Path:
-        """Where the key and the certificates of connections are, for what reads them from a file."""
+        """Where the key and the certificates of connections are, for what reads files."""
         return self._folder / "tls.pem"
 
     def renewed(self, tls: Tls, certificate: bytes) -> None:

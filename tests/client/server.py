@@ -1,0 +1,567 @@
+"""A small server in this process: real gRPC over mTLS, real sessions, everything else in memory.
+
+It keeps what it was sent, so that a test can say what must never be sent twice or otherwise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import grpc
+import numpy as np
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from fedcore.autograd.ravel import Spec
+from fedcore.entropy import SystemEntropy
+from fedcore.errors import (
+    ConflictError,
+    FedcoreError,
+    NotFoundError,
+    PhaseError,
+    SecAggError,
+    TokenError,
+    UnauthenticatedError,
+    UploadError,
+)
+from fedcore.federated.models import initial_theta
+from fedcore.federated.parameters import parameters_of
+from fedcore.federated.task import Task
+from fedcore.model_format import encode_model
+from fedcore.secagg import (
+    CertificateAuthority,
+    SecAggServer,
+    Send,
+    Stage,
+    TrustStore,
+    UploadTrailer,
+    accumulate,
+    decode,
+    encode,
+    new_accumulator,
+    total_of,
+    unmask,
+)
+from fedcore.secagg.messages import MaskRequest, Roster, Survivors, UnmaskRequest
+from fedcore.v1 import (
+    client_service_pb2 as clients,
+    client_service_pb2_grpc,
+    common_pb2 as common,
+    enrolment_service_pb2 as enrolment,
+    enrolment_service_pb2_grpc,
+    model_service_pb2 as models,
+    model_service_pb2_grpc,
+    round_service_pb2 as rounds,
+    round_service_pb2_grpc,
+    secagg_service_pb2 as aggregation,
+    secagg_service_pb2_grpc,
+    upload_service_pb2 as uploads,
+    upload_service_pb2_grpc,
+)
+from fedcore.wire.channels import server_options
+from fedcore.wire.envelope import TASK, Place, opened, proof_statement, seal
+from fedcore.wire.failures import metadata_of, status_of
+from fedcore.wire.joining import JoinString
+from fedcore.wire.transfer import crc32
+
+from tests.client.authority import Authority
+
+NUMBERS = {Roster: 3, MaskRequest: 4, Survivors: 5, UnmaskRequest: 6}
+FINISHED = 100
+
+
+@dataclass
+class Upload:
+    upload_id: bytes
+    size: int
+    header: bytes
+    pieces: dict[int, bytes] = field(default_factory=dict)
+    arrived: list[tuple[int, int]] = field(default_factory=list)
+    sealed: bool = False
+
+    @property
+    def committed(self) -> int:
+        offset = 0
+        while offset in self.pieces:
+            offset += len(self.pieces[offset])
+        return offset
+
+    @property
+    def data(self) -> bytes:
+        return b"".join(self.pieces[offset] for offset in sorted(self.pieces))
+
+
+@dataclass
+class Seat:
+    """One client's assignment."""
+
+    client: bytes
+    assignment_id: bytes
+    round: int
+    attempt: int
+    nonce: bytes
+    upload: Upload | None = None
+    report: rounds.Report | None = None
+
+
+class FakeServer:
+    """Serves `task` to `goal` clients a round. Its switches are plain attributes.
+
+    `before`: called with (method, client id) as a call comes in; what it raises is its answer.
+    """
+
+    def __init__(
+        self, task: Task, *, goal: int, rounds: int = 1, authority: Authority | None = None
+    ) -> None:
+        self.task, self.goal, self.rounds = task, goal, rounds
+        self.authority = authority or Authority()
+        self.registrar = CertificateAuthority.generate(SystemEntropy())
+        self.trust = TrustStore([self.registrar.public_key])
+        self.author = Ed25519PrivateKey.generate()
+        self.token = os.urandom(32)
+        self.uses: dict[bytes, tuple[bytes, Any]] = {}
+        self.keys: dict[bytes, bytes] = {}
+        self.theta = initial_theta(task)
+        self.models: dict[bytes, bytes] = {}
+        self.round, self.attempt = 0, 1
+        self.seats: dict[bytes, Seat] = {}
+        self.check_ins: dict[tuple[bytes, bytes], Any] = {}
+        self.posted: dict[tuple[bytes, int, int, str], bytes] = {}
+        self.totals: list[list[Any]] = []
+        self.ended: dict[int, tuple[int, str]] = {}
+        self.session: SecAggServer | None = None
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
+        self.calls: defaultdict[str, int] = defaultdict(int)
+        self.beats: defaultdict[bytes, int] = defaultdict(int)
+        self.cancelled: dict[bytes, str] = {}
+        self.revoked: set[bytes] = set()
+        self.retry_ms = (20, 60)
+        self.heartbeat_ms = 100
+        self.chunk_bytes = 2**20
+        self.lifetime = timedelta(days=1)
+        self.before: Callable[[str, bytes], None] = lambda method, client: None
+        self.after: Callable[[str, bytes], None] = lambda method, client: None
+        self.manual = False
+        self._open_round()
+
+    # Its life.
+
+    def start(self, port: int = 0) -> FakeServer:
+        self._pool = ThreadPoolExecutor(64)
+        self.enrolment_server = self._server(client_auth=False)
+        enrolment_service_pb2_grpc.add_EnrolmentServiceServicer_to_server(
+            Service(self, "Enrolment"), self.enrolment_server
+        )
+        key, chain = self._pair = getattr(self, "_pair", None) or self.authority.server()
+        anonymous = grpc.ssl_server_credentials([(key, chain)])
+        self.enrolment_port = self.enrolment_server.add_secure_port("127.0.0.1:0", anonymous)
+        self.server = self._server(client_auth=True)
+        for module, name in (
+            (client_service_pb2_grpc, "Client"),
+            (round_service_pb2_grpc, "Round"),
+            (secagg_service_pb2_grpc, "SecAgg"),
+            (model_service_pb2_grpc, "Model"),
+            (upload_service_pb2_grpc, "Upload"),
+        ):
+            add = getattr(module, f"add_{name}ServiceServicer_to_server")
+            add(Service(self, name), self.server)
+        mutual = grpc.ssl_server_credentials(
+            [(key, chain)], root_certificates=self.authority.pem, require_client_auth=True
+        )
+        self.port = self.server.add_secure_port(f"127.0.0.1:{port}", mutual)
+        self.enrolment_server.start()
+        self.server.start()
+        return self
+
+    def stop(self) -> None:
+        with self.lock:
+            self.changed.notify_all()
+        self.enrolment_server.stop(0).wait()
+        self.server.stop(0).wait()
+        self._pool.shutdown(wait=False)
+
+    def _server(self, *, client_auth: bool) -> grpc.Server:
+        return grpc.server(self._pool, options=server_options())
+
+    @property
+    def join_string(self) -> str:
+        digest = hashlib.sha256(self.authority.der).digest()
+        return JoinString(f"127.0.0.1:{self.enrolment_port}", digest, self.token).encode()
+
+    def wait_for(self, condition: Callable[[], bool], timeout_s: float = 20) -> None:
+        with self.changed:
+            assert self.changed.wait_for(condition, timeout_s), "the server waited in vain"
+
+    # Rounds.
+
+    def _open_round(self) -> None:
+        data = b"".join(
+            encode_model(
+                self.theta,
+                parameters_of(self.task),
+                metadata={"round": str(self.round), "attempt": "0"},
+            )
+        )
+        self.digest = hashlib.sha256(data).digest()
+        self.models[self.digest] = data
+        if self.task.secure_aggregation is not None:
+            self.session = SecAggServer(
+                self.task.session_config(),
+                model_digest=self.digest,
+                round=self.round,
+                attempt=self.attempt,
+                trust=self.trust,
+                now=int(time.time()) + 600,
+            )
+
+    def present(self) -> list[Seat]:
+        place = (self.round, self.attempt)
+        return [seat for seat in self.seats.values() if (seat.round, seat.attempt) == place]
+
+    def go_on(self) -> None:
+        """Closes what nobody is awaited for any more."""
+        if self.manual:
+            return
+        here = self.present()
+        if len(here) < self.goal or self.round in self.ended:
+            return
+        if self.session is None:
+            if all(seat.upload is not None and seat.upload.sealed for seat in here):
+                self._sum_up([seat for seat in here])
+            return
+        stage = self.session.stage
+        ready = (
+            len(self.session.advertised) >= self.goal
+            if stage is Stage.PREKEYS
+            else not self.session.pending
+        )
+        if stage is not Stage.OPENED and ready:
+            self.close(stage)
+            self.go_on()
+
+    def close(self, stage: Stage) -> None:
+        assert self.session is not None
+        self.session.close(stage)
+        if self.session.stage is Stage.OPENED:
+            survivors = self.session.survivors
+            self._sum_up([seat for seat in self.present() if seat.client in survivors])
+        self.changed.notify_all()
+
+    def _sum_up(self, seats: list[Seat]) -> None:
+        layout = self.task.layout
+        total = new_accumulator(layout)
+        for seat in seats:
+            assert seat.upload is not None
+            for frame in layout.frames():
+                data = seat.upload.data[frame.byte : frame.byte + frame.size]
+                accumulate(total, layout, frame.byte, data)
+        if self.session is not None:
+            unmask(total, self.session.plan())
+        self.totals.append([block.copy() for block in total_of(total, layout)])
+        self.end(rounds.Finished.OUTCOME_COMPLETED)
+
+    def end(self, outcome: int, reason: str = "") -> None:
+        with self.changed:
+            self.ended[self.round] = (outcome, reason)
+            self.changed.notify_all()
+
+    def next_round(self, *, attempt: bool = False) -> None:
+        with self.changed:
+            if attempt:
+                self.attempt += 1
+                self.ended.pop(self.round, None)
+            else:
+                self.round, self.attempt = self.round + 1, 1
+            self._open_round()
+            self.changed.notify_all()
+
+    # Calls.
+
+    def Anchors(self, client: bytes, request: Any) -> Any:
+        return enrolment.AnchorsResponse(authority=self.authority.der)
+
+    def Enrol(self, client: bytes, request: enrolment.EnrolRequest) -> Any:
+        if request.token != self.token:
+            raise TokenError("the token is unknown", why="it was never made")
+        key = x509.load_der_x509_csr(request.signing_request).public_key()
+        name = key.public_numbers().x.to_bytes(32, "big")
+        if name not in self.uses:
+            from fedcore.secagg.identity import verify_signature
+
+            statement = proof_statement(request.signing_request, self.authority.der)
+            assert verify_signature(request.identity_key, request.identity_proof, statement)
+            client_id = os.urandom(16)
+            self.uses[name] = client_id, self._certified(request, client_id)
+        client_id, (chain, certificate) = self.uses[name]
+        self.keys[client_id] = request.identity_key
+        return enrolment.EnrolResponse(
+            client_id=client_id,
+            tenant="default",
+            certificate_chain=chain,
+            identity_certificate=certificate,
+            registrars=[self.registrar.public_key],
+            address=f"127.0.0.1:{self.port}",
+            server_id=bytes(16),
+        )
+
+    def _certified(self, request: Any, client_id: bytes) -> tuple[list[bytes], bytes]:
+        chain = self.authority.client(request.signing_request, client_id, ends=self.lifetime)
+        expires = int(time.time()) + 86_400
+        key = getattr(request, "identity_key", None) or self.keys[client_id]
+        return chain, self.registrar.issue(client_id, key, expires=expires).encode()
+
+    def Renew(self, client: bytes, request: Any) -> Any:
+        chain, certificate = self._certified(request, client)
+        return clients.RenewResponse(certificate_chain=chain, identity_certificate=certificate)
+
+    def CheckIn(self, client: bytes, request: Any) -> Any:
+        key = (client, request.request_id)
+        if key not in self.check_ins:
+            self.check_ins[key] = self._answer(client, request)
+        return self.check_ins[key]
+
+    def _answer(self, client: bytes, request: Any) -> Any:
+        here = self.present()
+        taken = any(seat.client == client for seat in here)
+        full = len(here) >= self.goal or taken or self.round in self.ended
+        if full or request.task_id:
+            least, most = self.retry_ms
+            retry = common.RetryWindow(delay_min_ms=least, delay_max_ms=most)
+            return clients.CheckInResponse(retry=retry)
+        seat = Seat(client, os.urandom(16), self.round, self.attempt, os.urandom(32))
+        self.seats[seat.assignment_id] = seat
+        self.changed.notify_all()
+        return clients.CheckInResponse(
+            assignment=clients.Assignment(
+                assignment_id=seat.assignment_id,
+                round=common.RoundRef(task_id="t1", round=seat.round, attempt=seat.attempt),
+                task_digest=self.task.digest,
+                nonce=seat.nonce,
+                heartbeat_ms=self.heartbeat_ms,
+            )
+        )
+
+    def GetTask(self, client: bytes, request: Any) -> Any:
+        key = self.author.public_key().public_bytes_raw()
+        envelope = seal(
+            self.task.canonical, method=TASK, place=Place(), sign=self.author.sign, key=key
+        )
+        return clients.GetTaskResponse(task=envelope)
+
+    def Heartbeat(self, client: bytes, request: Any) -> Any:
+        seat = self._seat(client, request.assignment_id)
+        self.beats[client] += 1
+        reason = self.cancelled.get(seat.assignment_id, "")
+        return clients.HeartbeatResponse(cancel=bool(reason), reason=reason)
+
+    def Next(self, client: bytes, request: Any) -> Any:
+        seat = self._seat(client, request.assignment_id)
+        end = time.monotonic() + min(request.wait_ms / 1000, 0.5)
+        while True:
+            found = self._instruction(seat, request.seen)
+            left = end - time.monotonic()
+            if found is not None or left <= 0:
+                return found or rounds.NextResponse(number=request.seen, wait=rounds.Wait())
+            self.changed.wait(left)
+
+    def _instruction(self, seat: Seat, seen: int) -> Any:
+        over = (seat.round, seat.attempt) != (self.round, self.attempt)
+        if seat.round in self.ended or over:
+            dropped = (rounds.Finished.OUTCOME_ABANDONED, "it is over")
+            outcome, reason = self.ended.get(seat.round, dropped) if not over else dropped
+            finished = rounds.Finished(outcome=outcome, reason=reason)
+            return rounds.NextResponse(number=FINISHED, finished=finished)
+        for number, order in self._orders(seat):
+            if number > seen:
+                return rounds.NextResponse(number=number, **order)
+        return None
+
+    def _orders(self, seat: Seat) -> Iterator[tuple[int, dict[str, Any]]]:
+        if len(self.present()) < self.goal:
+            return
+        stage = self.session.stage if self.session is not None else None
+        train = rounds.Train(
+            model_digest=self.digest,
+            model_bytes=len(self.models[self.digest]),
+            update_bytes=self.task.layout.upload_bytes,
+        )
+        if stage is Stage.PREKEYS:
+            yield 1, {"advertise": rounds.Advertise()}
+        if stage in (None, Stage.PREKEYS, Stage.SHARES, Stage.UPLOADS):
+            yield 2, {"train": train}
+        if self.session is not None and stage is not Stage.PREKEYS:
+            for effect in self._due(seat.client):
+                yield NUMBERS[type(effect.message)], {"secure_aggregation": encode(effect.message)}
+
+    def _due(self, client: bytes) -> list[Send]:
+        assert self.session is not None
+        try:
+            effects = self.session.resend(client)
+        except SecAggError:
+            return []
+        return [
+            effect
+            for effect in effects
+            if isinstance(effect, Send) and type(effect.message) in NUMBERS
+        ]
+
+    def Report(self, client: bytes, request: Any) -> Any:
+        payload = rounds.Report.FromString(request.report.payload)
+        seat = self._seat(client, payload.assignment_id)
+        self._opened(seat, request.report, "RoundService.Report")
+        seat.report = payload
+        self.changed.notify_all()
+        return rounds.ReportResponse()
+
+    def _opened(self, seat: Seat, envelope: Any, method: str) -> bytes:
+        place = Place("t1", seat.round, seat.attempt, seat.nonce)
+        return opened(envelope, method=method, place=place, key=self.keys[seat.client])
+
+    def secagg(self, client: bytes, envelope: Any, method: str) -> None:
+        message = aggregation.SecAggMessage.FromString(envelope.payload)
+        seat = self._seat(client, message.assignment_id)
+        self._opened(seat, envelope, f"SecAggService.{method}")
+        key = (client, seat.round, seat.attempt, method)
+        if method != "Complain" and self.posted.setdefault(key, message.message) != message.message:
+            raise ConflictError(f"another {method}", why="one was taken before")
+        assert self.session is not None
+        if (seat.round, seat.attempt) != (self.round, self.attempt):
+            raise PhaseError("the attempt is over")
+        self.session.handle(client, decode(message.message))
+        self.go_on()
+        self.changed.notify_all()
+
+    def Advertise(self, client: bytes, request: Any) -> Any:
+        self.secagg(client, request.message, "Advertise")
+        return aggregation.AdvertiseResponse()
+
+    def Share(self, client: bytes, request: Any) -> Any:
+        self.secagg(client, request.message, "Share")
+        return aggregation.ShareResponse()
+
+    def Complain(self, client: bytes, request: Any) -> Any:
+        self.secagg(client, request.message, "Complain")
+        return aggregation.ComplainResponse()
+
+    def Confirm(self, client: bytes, request: Any) -> Any:
+        self.secagg(client, request.message, "Confirm")
+        return aggregation.ConfirmResponse()
+
+    def Answer(self, client: bytes, request: Any) -> Any:
+        self.secagg(client, request.message, "Answer")
+        return aggregation.AnswerResponse()
+
+    def Describe(self, client: bytes, request: Any) -> Any:
+        return models.DescribeResponse(size=len(self.models[request.digest]))
+
+    def GetChunk(self, client: bytes, request: Any) -> Any:
+        if request.digest not in self.models:
+            raise NotFoundError("no such model")
+        whole = self.models[request.digest]
+        data = whole[request.offset : request.offset + (request.length or 2**20)]
+        return models.GetChunkResponse(data=data, crc32=crc32(data), size=len(whole))
+
+    def Begin(self, client: bytes, request: Any) -> Any:
+        seat = self._seat(client, request.assignment_id)
+        if seat.upload is None:
+            seat.upload = Upload(os.urandom(16), request.size, request.header)
+            if self.session is not None:
+                self.session.handle(client, decode(request.header))
+        upload = seat.upload
+        if (upload.size, upload.header) != (request.size, request.header):
+            raise ConflictError("another upload was begun")
+        return uploads.BeginResponse(
+            upload_id=upload.upload_id,
+            committed_offset=upload.committed,
+            chunk_bytes=self.chunk_bytes,
+            window=4,
+            sealed=upload.sealed,
+        )
+
+    def PutChunk(self, client: bytes, request: Any) -> Any:
+        upload = self._upload(client, request.upload_id)
+        if crc32(request.data) != request.crc32:
+            raise UploadError("a damaged chunk")
+        upload.arrived.append((request.offset, len(request.data)))
+        known = upload.pieces.setdefault(request.offset, request.data)
+        if known != request.data:
+            raise UploadError("a chunk was changed")
+        return uploads.PutChunkResponse(committed_offset=upload.committed)
+
+    def Commit(self, client: bytes, request: Any) -> Any:
+        payload = uploads.UploadSeal.FromString(request.seal.payload)
+        upload = self._upload(client, payload.upload_id)
+        [seat] = [seat for seat in self.seats.values() if seat.upload is upload]
+        self._opened(seat, request.seal, "UploadService.Commit")
+        found = hashlib.sha256(upload.data).digest()
+        if found != payload.sha256 or upload.committed != upload.size:
+            raise UploadError("the upload is not whole")
+        if not upload.sealed:
+            upload.sealed = True
+            if self.session is not None:
+                sid = decode(upload.header).sid
+                trailer = UploadTrailer(sid, found)
+                self.session.finish_upload(client, trailer, received=found, length=upload.size)
+            self.go_on()
+            self.changed.notify_all()
+        return uploads.CommitResponse(sha256=found)
+
+    def _seat(self, client: bytes, assignment_id: bytes) -> Seat:
+        seat = self.seats.get(assignment_id)
+        if seat is None or seat.client != client:
+            raise NotFoundError("no such assignment")
+        return seat
+
+    def _upload(self, client: bytes, upload_id: bytes) -> Upload:
+        for seat in self.seats.values():
+            if seat.client == client and seat.upload and seat.upload.upload_id == upload_id:
+                return seat.upload
+        raise NotFoundError("no such upload")
+
+
+class Service:
+    """Every service at once: each call goes to the method of its name, errors become statuses."""
+
+    def __init__(self, fake: FakeServer, name: str) -> None:
+        self._fake, self._name = fake, name
+
+    def __getattr__(self, method: str) -> Callable[[Any, grpc.ServicerContext], Any]:
+        fake = self._fake
+
+        def handle(request: Any, context: grpc.ServicerContext) -> Any:
+            client = caller_of(context)
+            try:
+                fake.before(method, client)
+                with fake.lock:
+                    fake.calls[method] += 1
+                    if client in fake.revoked:
+                        raise UnauthenticatedError("the certificate is revoked")
+                    answer = getattr(fake, method)(client, request)
+                fake.after(method, client)
+                return answer
+            except FedcoreError as error:
+                context.set_trailing_metadata(metadata_of(error))
+                context.abort(status_of(error), error.what)
+
+        return handle
+
+
+def caller_of(context: grpc.ServicerContext) -> bytes:
+    """The client's id, by its certificate; empty on the enrolment port."""
+    found = context.auth_context().get("x509_pem_cert")
+    if not found:
+        return b""
+    certificate = x509.load_pem_x509_certificate(found[0])
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    [uri] = names.get_values_for_type(x509.UniformResourceIdentifier)
+    return bytes.fromhex(uri.rsplit("/", 1)[1])
