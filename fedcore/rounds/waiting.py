@@ -23,7 +23,7 @@ _AWAITED: Mapping[Phase, str] = MappingProxyType(
 _SERVER: Mapping[Phase, str] = MappingProxyType(
     {
         Phase.PENDING: "waits for the server to begin",
-        Phase.AGGREGATING: "waits for the server to sum {survivors} reports",
+        Phase.AGGREGATING: "waits for the server to release the result",
         Phase.RELEASING: "waits for the server to publish the model",
         Phase.COMPLETED: "is complete, and waits for its updates and keys to be destroyed",
     }
@@ -56,12 +56,10 @@ def _what(state: RoundState, policy: RoundPolicy) -> str:
     if state.phase is Phase.SELECTING:
         missing = _clients(policy.select - came)
         return f"waits for {missing} to check in ({came} came, at least {needed} must)"
+    if state.phase is Phase.AGGREGATING and not state.closing:
+        return f"waits for the server to sum the reports of {_clients(len(state.survivors))}"
     if state.phase in _SERVER:
-        return (
-            "waits for the server to release the result"
-            if state.closing
-            else _SERVER[state.phase].format(survivors=len(state.survivors))
-        )
+        return _SERVER[state.phase]
     if state.closing:
         return f"waits for the server to go on with {came} of {_clients(len(state.members))}"
     gone = len(state.members) - came - len(state.pending)
