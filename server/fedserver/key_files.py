@@ -43,6 +43,7 @@ PARTICIPATION_KEY: Final = "participation.key"  # hashes and seals names in the 
 REGISTRAR_KEY: Final = "registrar.key"  # Ed25519, says which identity key is whose
 
 _LARGEST: Final = 64 * 1024
+_READ: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 _KEY: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
@@ -75,7 +76,8 @@ def read_secret(path: Path) -> bytes:
 
     Raises: KeyFileError if it is missing, larger than 64 KiB, or open to the group or the world.
     """
-    with _explained(path, "read"), path.open("rb") as file:
+    # O_NONBLOCK: a pipe would be waited for until somebody writes to it.
+    with _explained(path, "read"), os.fdopen(os.open(path, _READ), "rb") as file:
         # Of what was opened, so that nothing can be exchanged between the look and the reading.
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o077:

@@ -11,6 +11,7 @@ import datetime
 import hashlib
 import json
 import re
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -34,7 +35,6 @@ from fedserver.key_files import (
     DATASTORE_KEYS,
     PARTICIPATION_KEY,
     create_key,
-    private_directory,
     secret_from,
     write_public,
     write_secret,
@@ -80,21 +80,22 @@ def init(
         )
     # All or nothing: a half-made authority could neither be used nor made again.
     draft = directory.with_name(f".{directory.name}.new")
-    private_directory(draft)
-    for leftover in draft.iterdir():
-        leftover.unlink()
+    shutil.rmtree(draft, ignore_errors=True)
     now = int(time.time())
-    authority = Authority.create(
-        draft,
-        trust_domain=trust_domain,
-        now=now,
-        root_passphrase=secret_from(root_passphrase) if root_passphrase else None,
-        passphrase=secret_from(passphrase) if passphrase else None,
-    )
-    served = authority.server_certificate(host, now=now)
-    for name in (DATASTORE_KEYS, PARTICIPATION_KEY, AUDIT_SIGNER):
-        create_key(draft / name)
-    draft.replace(directory)
+    try:
+        authority = Authority.create(
+            draft,
+            trust_domain=trust_domain,
+            now=now,
+            root_passphrase=secret_from(root_passphrase) if root_passphrase else None,
+            passphrase=secret_from(passphrase) if passphrase else None,
+        )
+        served = authority.server_certificate(host, now=now)
+        for name in (DATASTORE_KEYS, PARTICIPATION_KEY, AUDIT_SIGNER):
+            create_key(draft / name)
+        draft.replace(directory)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
     root_key_stays = "" if root_passphrase else "; move root.key.pem to a safe place"
     _console(context).show(
         {

@@ -1,0 +1,118 @@
+"""An address may try so often, guesses lock it out, and success costs nothing."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, strategies as st
+
+from fedcore.errors import OverloadedError
+from fedserver.attempts import Attempts
+
+MINUTE = 60_000
+
+
+class Clock:
+    """A clock that the test turns."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000
+
+    def __call__(self) -> int:
+        return self.now
+
+
+def waits(attempts: Attempts, address: str = "a") -> int:
+    """0 if the address may try (and does), else how long it is told to wait."""
+    try:
+        with attempts.attempt(address):
+            return 0
+    except OverloadedError as refused:
+        assert refused.retry is not None and refused.retry[0] <= refused.retry[1]
+        return refused.retry[0]
+
+
+def guess(attempts: Attempts, address: str = "a") -> None:
+    with attempts.attempt(address) as attempt:
+        attempt.failed()
+
+
+@given(st.lists(st.integers(0, 2 * MINUTE), max_size=60), st.integers(1, 10))
+def test_no_minute_has_more_tries_than_allowed(pauses: list[int], per_minute: int) -> None:
+    clock = Clock()
+    attempts = Attempts(clock, per_minute=per_minute, failures=10**6)
+    times = []
+    for pause in pauses:
+        clock.now += pause
+        if not waits(attempts):
+            times.append(clock.now)
+    for start in times:
+        # A full bucket, and what flows in during the minute.
+        assert sum(start <= at < start + MINUTE for at in times) <= 2 * per_minute
+
+
+@given(st.integers(1, 10))
+def test_whoever_waits_as_long_as_told_may_try(per_minute: int) -> None:
+    clock = Clock()
+    attempts = Attempts(clock, per_minute=per_minute)
+    for _ in range(per_minute):
+        assert waits(attempts) == 0
+    for _ in range(5):
+        clock.now += waits(attempts)
+        assert waits(attempts) == 0
+
+
+def test_ten_wrong_guesses_lock_an_address_for_fifteen_minutes() -> None:
+    clock = Clock()
+    attempts = Attempts(clock)
+    for _ in range(10):
+        clock.now += MINUTE
+        guess(attempts)
+    assert waits(attempts) == 15 * MINUTE
+    clock.now += 15 * MINUTE - 1
+    assert waits(attempts) == 1
+    assert waits(attempts, "b") == 0
+    clock.now += 1
+    assert waits(attempts) == 0
+
+
+def test_nine_wrong_guesses_before_a_right_one_lock_nobody() -> None:
+    clock = Clock()
+    attempts = Attempts(clock)
+    for _ in range(3):
+        for _ in range(9):
+            clock.now += MINUTE
+            guess(attempts)
+        with attempts.attempt("a") as attempt:
+            attempt.succeeded()
+        assert waits(attempts) == 0
+
+
+def test_what_succeeds_is_given_back() -> None:
+    attempts = Attempts(Clock())
+    for _ in range(100):
+        with attempts.attempt("a") as attempt:
+            attempt.succeeded()
+    assert waits(attempts) == 0
+
+
+def test_an_error_on_the_way_counts_as_a_try() -> None:
+    attempts = Attempts(Clock(), per_minute=1)
+    with pytest.raises(KeyError), attempts.attempt("a"):
+        raise KeyError
+    assert waits(attempts) > 0
+
+
+def test_a_clock_that_runs_backwards_gives_nothing_away() -> None:
+    clock = Clock()
+    attempts = Attempts(clock, per_minute=1)
+    assert waits(attempts) == 0
+    clock.now -= 10 * MINUTE
+    assert waits(attempts) > 0
+
+
+def test_memory_is_bounded_whoever_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedserver.attempts._ADDRESSES", 10)
+    attempts = Attempts(Clock())
+    for number in range(100):
+        waits(attempts, str(number))
+    assert len(attempts._records) == 10
