@@ -101,6 +101,7 @@ class _Steps:
         self._optimizer = rule_of(task).local(task.training.optimizer.make())
         step = train_step(flat.rebuild, loss=flat.loss, optimizer=self._optimizer)
         self._step = compile(step, donate=(0, 2))
+        self._memory: tuple[Tensor, ...] = ()
 
     def run(
         self, request: TrainingRequest, before: NDArray[np.float32], state: NDArray[np.float32]
@@ -110,13 +111,13 @@ class _Steps:
         rate, forward = self._task.rate(request.round), _key(request, "forward")
         a_pass = data.steps_per_epoch(terms.batch_size)
         steps = terms.steps or a_pass * (terms.epochs or 1)
-        theta, kept = tensor(before.copy()), tensor(state.copy())
-        moments = self._optimizer.init(theta)
+        theta, *moments = self._begin(before)
+        kept = tensor(state.copy())
         examples, total = 0.0, 0.0
         for now, batch in enumerate(islice(_batches(request, terms.batch_size), steps)):
             require_wanted(request)
             inputs = (*_singles(batch), forward.fold(now).words())
-            theta, kept, moments, value, _ = self._step(theta, kept, moments, *inputs, rate)
+            theta, kept, moments, value, _ = self._step(theta, kept, tuple(moments), *inputs, rate)
             loss = value.item()
             if not math.isfinite(loss):
                 raise _diverged(f"the loss is {loss} at step {now + 1}", request)
@@ -125,6 +126,21 @@ class _Steps:
                 examples, total = examples + weight, total + loss * weight
             request.progress(Progress(now + 1, steps, loss))
         return _Trained(theta.numpy() - before, kept.numpy(), int(examples), total)
+
+    def _begin(self, before: NDArray[np.float32]) -> tuple[Tensor, ...]:
+        """Parameters and the optimiser's state, in the memory of the last round.
+
+        The compiled step is bound to the memory that it was first given, and would bind another
+        in every round: of Adam, three models a round.
+        """
+        start = tensor(before)
+        values = [before, *(part.numpy() for part in self._optimizer.init(start))]
+        if not self._memory:
+            self._memory = tuple(tensor(value.copy()) for value in values)
+        else:
+            for own, value in zip(self._memory, values, strict=True):
+                np.copyto(own.data, value)
+        return self._memory
 
 
 class _Gradient:

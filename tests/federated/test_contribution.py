@@ -1,4 +1,4 @@
-"""What leaves a device: bounded as the plan says, noised anew each time, and telling of no failure."""
+"""What leaves a device: bounded as the plan says, noised anew each time, silent about failures."""
 
 from __future__ import annotations
 

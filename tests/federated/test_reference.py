@@ -13,11 +13,13 @@ from fedcore.data import Dataset
 from fedcore.entropy import SeededEntropy
 from fedcore.errors import DivergenceError, PlanError, UpdateError
 from fedcore.federated.algorithms import algorithm_of
+from fedcore.federated.clipping import encode_clipping
 from fedcore.federated.evaluation import evaluate_sums
 from fedcore.federated.flat import FlatModel
 from fedcore.federated.models import initial_theta
 from fedcore.federated.reference import train_in_process
 from fedcore.federated.task import Task
+from fedcore.federated.training import LocalTraining
 from fedcore.federated.update import Mean, UpdateLayout
 from fedcore.metrics import accuracy
 from fedcore.privacy import Ledger
@@ -134,6 +136,16 @@ def test_fedsgd_with_all_clients_is_a_step_on_the_data_of_all(small_task, hospit
     np.testing.assert_allclose(found, (theta - gradient * 0.5).numpy(), atol=1e-6)
 
 
+def test_what_the_server_keeps_goes_from_round_to_round(small_task, hospitals):
+    task, means = small_task(algorithm={"name": "fedavgm", "lr": 0.5, "momentum": 0.5}), []
+    models = train_in_process(task, hospitals, on_round=lambda i, theta, mean: means.append(mean))
+    theta, velocity = initial_theta(task), np.float32(0)
+    for mean, model in zip(means, models, strict=True):
+        velocity = velocity * np.float32(0.5) + mean.vector
+        theta = theta + velocity * np.float32(0.5)
+        np.testing.assert_allclose(model, theta, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "algorithm",
     [
@@ -210,19 +222,36 @@ def test_clients_are_protected_by_every_kind_of_noise(small_task, phones, tmp_pa
     assert away < 1.5 + 10 * deviation * np.sqrt(task.dimension)
 
 
-def test_the_clipping_norm_adapts_from_round_to_round(small_task, phones, tmp_path):
-    task = private(
-        small_task, "central", rounds=3, clipping="adaptive", clipping_norm=50, denominator=40
-    )
-    norms = []
+class Spy:
+    """Trains as the built-in program does, and keeps what clipping has come to by round."""
+
+    def __init__(self):
+        self.program, self.seen = LocalTraining(), []
+
+    def train(self, request):
+        self.seen.append(request.clipping)
+        return self.program.train(request)
+
+
+def test_each_round_clips_by_what_came_of_the_last_release(small_task, phones, tmp_path):
+    terms = {"clipping": "adaptive", "clipping_norm": 50, "denominator": 40}
+    task, states = private(small_task, "central", rounds=3, **terms), []
+    spies = {name: {"local": Spy()} for name in phones}
     train_in_process(
         task,
         phones,
         ledger=tmp_path / "ledger",
+        programs=spies,
         entropy=SeededEntropy(bytes(32)),
-        on_round=lambda i, theta, mean: norms.append(float(mean.clipping.norm)),
+        on_round=lambda i, theta, mean: states.append(mean.clipping),
     )
-    assert norms == sorted(norms, reverse=True) and norms[-1] < 50.0
+    start = task.plan.clipping.start(
+        noise_multiplier=task.plan.noise_multiplier, grid_steps=task.plan.grid
+    )
+    wanted = [encode_clipping(state) for state in (start, *states[:-1])]
+    assert all(own["local"].seen == wanted for own in spies.values())
+    norms = [float(state.norm) for state in states]
+    assert norms == sorted(norms, reverse=True) and norms[0] < 50  # no update is so long
 
 
 def test_privacy_without_a_ledger_is_refused(small_task, phones):
@@ -237,7 +266,7 @@ def test_a_server_applies_nothing_that_was_not_released(small_task, phones, tmp_
     algorithm = algorithm_of(task)
     with pytest.raises(PlanError, match="a Mean is to move the model"):
         algorithm.apply(theta, exact, algorithm.start(), round=0)
-    with pytest.raises(PlanError, match="leave a device|one vector"):
+    with pytest.raises(PlanError, match="weights and losses"):
         UpdateLayout.of(task)
     means = []
     train_in_process(

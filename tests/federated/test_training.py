@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -208,6 +210,27 @@ def test_data_that_do_not_fit_the_model_are_refused_with_their_shapes(small_task
         LocalTraining().train(request_of(small_task(), wide))
     with pytest.raises(UpdateError, match="15 numbers"):
         LocalTraining().train(request_of(small_task(), small_data, theta=np.zeros(3, np.float32)))
+
+
+@pytest.mark.parametrize(("optimizer", "most"), [("sgd", 8), ("adam", 12)])
+def test_memory_is_a_few_models_and_does_not_grow_from_round_to_round(small_task, optimizer, most):
+    layers = [{"kind": "linear", "inputs": 500, "outputs": 400}]
+    terms = training(optimizer={"name": optimizer, "lr": 0.01})
+    task = small_task(model={"layers": layers}, training=terms)
+    draw = np.random.default_rng(1)
+    data = Dataset(draw.normal(size=(8, 500)).astype(np.float32), draw.integers(0, 400, 8))
+    program, theta = LocalTraining(), initial_theta(task)
+    program.train(request_of(task, data, theta=theta))  # records the program
+    tracemalloc.start()
+    try:
+        begun = tracemalloc.get_traced_memory()[0]
+        for index in range(4):
+            program.train(request_of(task, data, theta=theta, round=index))
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (kept - begun) / theta.nbytes < 0.5
+    assert (peak - begun) / theta.nbytes < most
 
 
 def test_one_program_serves_one_task_after_another(small_task, small_data):
