@@ -48,7 +48,7 @@ class Database:
         try:
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
             self._connection = sqlite3.connect(
-                path, timeout=1.0, isolation_level=None, check_same_thread=False
+                path, timeout=0.2, isolation_level=None, check_same_thread=False
             )
         except (OSError, sqlite3.Error) as error:
             raise self._failed(error) from error

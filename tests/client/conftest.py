@@ -11,7 +11,6 @@ import pytest
 from fedcore.data import Dataset
 from fedcore.failpoints import disarm
 from fedcore.federated.task import Task
-
 from tests.client.server import FakeServer
 
 TASK = """

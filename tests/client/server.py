@@ -21,7 +21,6 @@ import numpy as np
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedcore.autograd.ravel import Spec
 from fedcore.entropy import SystemEntropy
 from fedcore.errors import (
     ConflictError,
@@ -72,7 +71,6 @@ from fedcore.wire.envelope import TASK, Place, opened, proof_statement, seal
 from fedcore.wire.failures import metadata_of, status_of
 from fedcore.wire.joining import JoinString
 from fedcore.wire.transfer import crc32
-
 from tests.client.authority import Authority
 
 NUMBERS = {Roster: 3, MaskRequest: 4, Survivors: 5, UnmaskRequest: 6}
@@ -130,7 +128,8 @@ class FakeServer:
         self.token = os.urandom(32)
         self.uses: dict[bytes, tuple[bytes, Any]] = {}
         self.keys: dict[bytes, bytes] = {}
-        self.theta = initial_theta(task)
+        arrays = task.model.arrays
+        self.theta = np.zeros(task.dimension, np.float32) if arrays else initial_theta(task)
         self.models: dict[bytes, bytes] = {}
         self.round, self.attempt = 0, 1
         self.seats: dict[bytes, Seat] = {}
@@ -152,6 +151,7 @@ class FakeServer:
         self.before: Callable[[str, bytes], None] = lambda method, client: None
         self.after: Callable[[str, bytes], None] = lambda method, client: None
         self.manual = False
+        self.address = ""
         self._open_round()
 
     # Its life.
@@ -310,7 +310,7 @@ class FakeServer:
             certificate_chain=chain,
             identity_certificate=certificate,
             registrars=[self.registrar.public_key],
-            address=f"127.0.0.1:{self.port}",
+            address=self.address or f"127.0.0.1:{self.port}",
             server_id=bytes(16),
         )
 
@@ -361,6 +361,7 @@ class FakeServer:
     def Heartbeat(self, client: bytes, request: Any) -> Any:
         seat = self._seat(client, request.assignment_id)
         self.beats[client] += 1
+        self.changed.notify_all()
         reason = self.cancelled.get(seat.assignment_id, "")
         return clients.HeartbeatResponse(cancel=bool(reason), reason=reason)
 
