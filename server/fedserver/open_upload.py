@@ -78,7 +78,7 @@ class OpenUpload:
         return self._file.size - self._file.received
 
     async def begin(self, size: int, *, reserve_bytes: int) -> int:
-        """Open the file, the first time: how much of the upload is durable.
+        """Open the file, or make durable what came since: how much of the upload is.
 
         Raises: ConflictError if it was begun with another size than `size`; OverloadedError unless
         it fits onto the disk beside `reserve_bytes`; BlobError.
@@ -94,6 +94,7 @@ class OpenUpload:
                     why="an assignment has one upload, whose size is fixed when it begins",
                     fix="send the update that was announced",
                 )
+            await self._on_disk(self._file.sync)
             return self._file.committed
 
     async def put(self, offset: int, data: bytes) -> int:
@@ -162,18 +163,18 @@ class OpenUpload:
             raise not_open()
 
     def _keep(self, offset: int, data: bytes) -> None:
-        before = self._waiting.get(offset)
-        if before is not None and before != data:
+        if offset > self._file.received + self._window:
+            raise UploadError(
+                f"the chunk at {offset} is too far ahead",
+                why=f"all before it has to arrive first, from byte {self._file.received} on",
+                fix=f"go on from byte {self._file.received}",
+                retry=_RETRY_AHEAD_MS,
+            )
+        before = self._waiting.get(offset, b"")
+        if not data.startswith(before[: len(data)]):
             raise changed(offset)
-        if before is None:
-            if offset > self._file.received + self._window:
-                raise UploadError(
-                    f"the chunk at {offset} is too far ahead",
-                    why=f"all before it has to arrive first, from byte {self._file.received} on",
-                    fix=f"go on from byte {self._file.received}",
-                    retry=_RETRY_AHEAD_MS,
-                )
-            self._memory.keep(len(data))
+        if len(data) > len(before):
+            self._memory.keep(len(data) - len(before))
             self._waiting[offset] = data
 
     async def _take(self, offset: int, data: bytes) -> None:

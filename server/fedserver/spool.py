@@ -17,7 +17,7 @@ from fedcore.failpoints import failpoint
 from fedcore.secagg import Layout
 from fedserver.disk import MIB, FsOps, blob_error, finished
 from fedserver.open_upload import ChunkMemory, OpenUpload, changed, not_open
-from fedserver.upload_file import UploadFile
+from fedserver.upload_file import UploadFile, part_of, size_of
 
 __all__ = ["Spool", "SpoolProgress"]
 
@@ -40,7 +40,8 @@ class Spool:
     `window`: a chunk may begin so many chunks beyond the first byte that is missing. A client that
     never has more than half as many chunks beyond its oldest unanswered one is never too far ahead.
     `in_flight_bytes`: the memory for the chunks of all uploads that are not in a file yet.
-    `sync_bytes`: how much is written between two fsyncs, and at most lost by a crash.
+    `sync_bytes`: how much is written between two fsyncs, and at most lost by a crash. To `open` an
+    upload again makes all of it durable, so that a client that comes back repeats nothing.
     `reserve_bytes`: the space on the disk that uploads leave free.
     Methods raise BlobError when the disk fails, OverloadedError when it or the memory is full. What
     they began they bring to its end, also when they are cancelled.
@@ -116,15 +117,16 @@ class Spool:
         Raises: NotFoundError if it is not sealed, UploadError if its size is not the layout's.
         """
         path = self._sealed_path(upload_id)
-        with blob_error("an upload cannot be read"), path.open("rb", buffering=0) as file:
-            if (size := os.fstat(file.fileno()).st_size) != layout.upload_bytes:
+        with blob_error("an upload cannot be read"):
+            if (size := size_of(path)) != layout.upload_bytes:
                 raise UploadError(
                     f"an upload has {size} bytes",
                     why=f"an update of this task has {layout.upload_bytes}",
                     fix="encode the update by the layout of its task",
                 )
-            for frame in layout.frames():
-                yield frame.byte, os.pread(file.fileno(), frame.size, frame.byte)
+            with path.open("rb", buffering=0) as file:
+                for frame in layout.frames():
+                    yield frame.byte, os.pread(file.fileno(), frame.size, frame.byte)
 
     async def _open(self, upload_id: bytes, size: int) -> SpoolProgress:
         if not 1 <= len(upload_id) <= _MOST_ID_BYTES or size < 1:
@@ -171,7 +173,7 @@ class Spool:
     async def _put_again(self, upload_id: bytes, offset: int, data: bytes) -> int:
         path = self._sealed_path(upload_id)
         with blob_error("an upload cannot be read"):
-            if await asyncio.to_thread(_part_of, path, offset, len(data)) != data:
+            if await asyncio.to_thread(part_of, path, offset, len(data)) != data:
                 raise changed(offset)
         return await self._sealed_size(upload_id)
 
@@ -223,7 +225,7 @@ class Spool:
     async def _sealed_size(self, upload_id: bytes, expected: int | None = None) -> int:
         """The size of a sealed upload. Raises: ConflictError unless it is the one expected."""
         with blob_error("an upload cannot be read"):
-            size = (await asyncio.to_thread(os.stat, self._sealed_path(upload_id))).st_size
+            size = await asyncio.to_thread(size_of, self._sealed_path(upload_id))
         if expected is not None and expected != size:
             raise ConflictError(
                 f"an upload is sealed with {size} bytes, not with {expected}",
@@ -247,8 +249,3 @@ class Spool:
 
     def _path(self, upload_id: bytes, kind: str) -> Path:
         return self._root / f"{upload_id.hex()}.{kind}"
-
-
-def _part_of(path: Path, offset: int, size: int) -> bytes:
-    with path.open("rb", buffering=0) as file:
-        return os.pread(file.fileno(), size, offset)

@@ -1,48 +1,56 @@
-"""The file of an upload holds the bytes that arrived, in order, and tells after a crash how many.
+"""The file of an upload says by itself how much of it is durable, so that a crash loses no more.
 
-What lies beyond `sync_bytes` times k is written only after everything before is on the disk. So of
-a file found after a crash the whole multiples below its length are durable, and no second file has
-to say so.
+It holds the bytes of the upload, in order, and behind them a record of how many of them are on the
+disk. The record is written after an fsync of those bytes, and is on the disk itself before anyone
+is told. While bytes stream in, the fsync of later ones brings it there, so it lags behind them:
+an fsync of its own cost a third of 900 MB/s.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import struct
+import zlib
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from fedcore.failpoints import failpoint
 from fedserver.disk import MIB, FsOps, require_space
 
-__all__ = ["UploadFile"]
+__all__ = ["UploadFile", "part_of", "size_of"]
+
+# Durable bytes, size of the upload, CRC-32 of the two. Short enough to lie in one sector or two
+# that follow each other; where a cut tears it, the checksum says that there is none.
+_RECORD: Final = struct.Struct("<QQI")
 
 
 class UploadFile:
     """An upload of `size` bytes that grows in `path`; every method raises OSError.
 
-    `received`: the bytes in the file; `committed`: those of them that are durable; `digest`: the
-    SHA-256 of those that went through `hash`. The methods are for a worker thread, one at a time;
-    only `hash` and `append` of the same bytes may run side by side. After an error the object
-    is of no more use: a failed fsync drops what it could not write, so a new one has to look.
+    `received`: the bytes in the file; `committed`: those of them that a restart finds. The methods
+    are for a worker thread, one at a time; only `hash` and `append` of the same bytes may run side
+    by side. After an error the object is of no more use: a failed fsync drops what it could not
+    write, so a new one has to look.
     """
 
     def __init__(self, path: Path, size: int, *, sync_bytes: int, disk: FsOps) -> None:
         self.path, self.size = path, size
-        self.received = self.committed = 0
-        self._sync, self._disk, self._hash = sync_bytes, disk, hashlib.sha256()
+        self.received = self.committed = self._synced = 0
+        self._sync_bytes, self._disk, self._hash = sync_bytes, disk, hashlib.sha256()
 
     @property
     def digest(self) -> bytes:
-        """The SHA-256 of what was received."""
+        """The SHA-256 of what went through `hash`."""
         return self._hash.digest()
 
     def begin(self, reserve_bytes: int) -> None:
         """Make the file, or go on with the one that is there.
 
-        Of that, what is durable is kept and read again for the digest. A file longer than `size`
-        belongs to another upload, and nothing of it is kept. Raises: OSError, ENOSPC, unless a new
-        upload leaves `reserve_bytes` free on the disk.
+        Of that, what is durable is kept, and read again for the digest; nothing is if it belongs
+        to an upload of another size. Raises: OSError, ENOSPC, unless a new upload leaves
+        `reserve_bytes` free on the disk.
         """
         try:
             file = self._disk.open(self.path)
@@ -50,25 +58,19 @@ class UploadFile:
             require_space(self.path.parent, self.size, reserve=reserve_bytes)
             file = self._disk.create(self.path)
         try:
-            length = os.fstat(file).st_size
-            durable = max(0, length - 1) // self._sync * self._sync if length <= self.size else 0
-            self._disk.truncate(file, durable)
+            durable = self._recorded(os.pread(file, _RECORD.size, self.size))
+            self._disk.truncate(file, self.size + _RECORD.size)
             for offset in range(0, durable, MIB):
                 self.hash(os.pread(file, min(MIB, durable - offset), offset))
         finally:
             self._disk.close(file)
         # Also of a file that was there: its maker may not have come to this line.
         self._disk.fsync_folder(self.path.parent)
-        self.received = self.committed = durable
+        self.received = self.committed = self._synced = durable
 
     def hash(self, data: bytes | memoryview) -> None:
         """Add to the digest the bytes that `append` adds to the file."""
         self._hash.update(data)
-
-    def holds(self, offset: int, data: bytes) -> bool:
-        """Whether these bytes stand in the file at `offset`."""
-        with self.path.open("rb", buffering=0) as file:
-            return os.pread(file.fileno(), len(data), offset) == data
 
     def append(self, data: bytes | memoryview) -> None:
         """Write `data` behind what is there, with an fsync at each multiple of `sync_bytes`."""
@@ -76,14 +78,27 @@ class UploadFile:
         file = self._disk.open(self.path)
         try:
             while left:
-                piece = left[: self._sync - self.received % self._sync]
+                piece = left[: self._sync_bytes - self.received % self._sync_bytes]
                 self._disk.pwrite(file, piece, self.received)
                 self.received, left = self.received + len(piece), left[len(piece) :]
-                if self.received % self._sync == 0:
-                    self._disk.fsync(file)
-                    self.committed = self.received
+                if self.received % self._sync_bytes == 0:
+                    self._commit(file)
         finally:
             self._disk.close(file)
+
+    def sync(self) -> None:
+        """Make all durable that was received."""
+        if self.committed < self.received:
+            file = self._disk.open(self.path)
+            try:
+                self._commit(file)
+                self._commit(file)
+            finally:
+                self._disk.close(file)
+
+    def holds(self, offset: int, data: bytes) -> bool:
+        """Whether these bytes, all of them received, stand in the file at `offset`."""
+        return part_of(self.path, offset, len(data)) == data
 
     def finish(self, path: Path) -> None:
         """Bring all of it onto the disk and rename it; the new name is not durable yet."""
@@ -100,3 +115,33 @@ class UploadFile:
         with suppress(FileNotFoundError):
             self._disk.unlink(self.path)
         self._disk.fsync_folder(self.path.parent)
+
+    def _commit(self, file: int) -> None:
+        """Bring what was received onto the disk, and the record of what was there before."""
+        self._disk.pwrite(file, self._record(self._synced), self.size)
+        self._disk.fsync(file)
+        self.committed, self._synced = self._synced, self.received
+
+    def _record(self, durable: int) -> bytes:
+        body = struct.pack("<QQ", durable, self.size)
+        return body + zlib.crc32(body).to_bytes(4, "little")
+
+    def _recorded(self, record: bytes) -> int:
+        """How many bytes a record says are durable; 0 for what is no record of this upload."""
+        if len(record) < _RECORD.size:
+            return 0
+        durable, size, _ = _RECORD.unpack(record)
+        fits = size == self.size and durable <= size and record == self._record(durable)
+        return durable if fits else 0
+
+
+def size_of(path: Path) -> int:
+    """The size of the upload in a file. Raises: OSError."""
+    return path.stat().st_size - _RECORD.size
+
+
+def part_of(path: Path, offset: int, size: int) -> bytes:
+    """The bytes of an upload from `offset` on, fewer at its end. Raises: OSError."""
+    with path.open("rb", buffering=0) as file:
+        end = os.fstat(file.fileno()).st_size - _RECORD.size
+        return os.pread(file.fileno(), max(0, min(size, end - offset)), offset)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from enum import Enum, auto
 from pathlib import Path
 
@@ -107,30 +108,32 @@ class LossyDisk(FsOps):
 
 
 async def every_cut(
-    folder: Path, story: Callable[[LossyDisk], Awaitable[None]], start: Path | None = None
-) -> Iterator[tuple[LossyDisk, Loss, Path]]:
+    folder: Path,
+    story: Callable[[LossyDisk], Awaitable[None]],
+    *,
+    kind: type[LossyDisk] = LossyDisk,
+    start: Path | None = None,
+) -> list[tuple[LossyDisk, Loss, Path]]:
     """Tell `story` again and again, cut one step later each time, until it comes to its end.
 
     (disk, loss, what is left over) for each cut and each kind of loss, that of the end included.
-    `start`: what lies on the disk at first.
+    `start`: a folder whose content lies on the disk at first.
     """
-    found = []
+    found: list[tuple[LossyDisk, Loss, Path]] = []
     for cut_at in itertools.count(1):
-        root = folder / f"{cut_at}" / "disk"
+        root = folder / str(cut_at) / "disk"
         if start is None:
             root.mkdir(parents=True)
         else:
             shutil.copytree(start, root)
-        disk = LossyDisk(root, cut_at=cut_at)
+        disk = kind(root, cut_at=cut_at)
         ended = False
-        try:
+        with suppress(PowerCut):
             await story(disk)
             ended = True
-        except PowerCut:
-            pass
         found += [
-            (disk, loss, disk.left_over(loss, folder / f"{cut_at}" / loss.name)) for loss in Loss
+            (disk, loss, disk.left_over(loss, folder / str(cut_at) / loss.name)) for loss in Loss
         ]
         if ended:
-            return iter(found)
-    raise AssertionError
+            break
+    return found

@@ -240,13 +240,12 @@ async def acknowledged_and_left(
     told: dict[LossyDisk, set[bytes]] = {}
 
     async def story(disk: LossyDisk) -> None:
-        disk.__class__ = kind
         (disk.root / "state").mkdir()
         disk._folders.add(disk.root / "state")  # the operator's folder is on the disk already
         told[disk] = set()
         await put_three(disk, told[disk])
 
-    cuts = await every_cut(tmp_path, story)
+    cuts = await every_cut(tmp_path, story, kind=kind)
     return [(told[disk], loss, left) for disk, loss, left in cuts]
 
 

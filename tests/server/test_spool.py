@@ -1,0 +1,544 @@
+"""The spool: whatever the order, the repeats and the crashes, an upload is its bytes or nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import os
+import random
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from fedcore.errors import (
+    BlobError,
+    ConflictError,
+    InvalidRequestError,
+    NotFoundError,
+    OverloadedError,
+    UploadError,
+)
+from fedcore.failpoints import arm, disarm
+from fedcore.secagg import Block, Layout
+from fedserver.disk import FsOps
+from fedserver.spool import Spool, SpoolProgress
+from fedserver.upload_file import part_of
+from tests.server.lossy_disk import Loss, LossyDisk, PowerCut, every_cut
+
+ID = b"upload-of-one"
+SYNC = 64
+
+
+def small(root: Path, **options: Any) -> Spool:
+    """A spool for uploads of a few hundred bytes."""
+    return Spool(root, **{"chunk_bytes": 32, "sync_bytes": SYNC, "window": 4, **options})
+
+
+def sha(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+async def put(spool: Spool, offset: int, data: bytes, upload: bytes = ID) -> int:
+    return await spool.put(upload, offset, zlib.crc32(data), data)
+
+
+async def send(spool: Spool, data: bytes, start: int = 0) -> None:
+    for offset in range(start, len(data), 32):
+        await put(spool, offset, data[offset : offset + 32])
+
+
+def sealed(root: Path, data: bytes, upload: bytes = ID) -> bytes:
+    path = root / f"{upload.hex()}.{sha(data).hex()}"
+    return part_of(path, 0, len(data) + 1)
+
+
+@pytest.fixture
+def data() -> bytes:
+    return random.Random(1).randbytes(200)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "spool"
+
+
+@pytest.fixture
+def spool(root: Path) -> Spool:
+    return small(root)
+
+
+async def test_an_upload_in_order_is_sealed_as_its_bytes(
+    spool: Spool, root: Path, data: bytes
+) -> None:
+    assert await spool.open(ID, 200) == SpoolProgress(0, sealed=False)
+    await send(spool, data)
+    await spool.seal(ID, 200, sha(data))
+    assert sealed(root, data) == data
+    assert await spool.open(ID, 200) == SpoolProgress(200, sealed=True)
+    assert [(root / name).stat().st_mode & 0o777 for name in os.listdir(root)] == [0o600]
+
+
+async def test_only_what_is_durable_is_said_to_be(spool: Spool, data: bytes) -> None:
+    await spool.open(ID, 200)
+    offsets = [await put(spool, at, data[at : at + 32]) for at in range(0, 200, 32)]
+    assert offsets == [0, 0, 0, 64, 64, 128, 128]
+    assert (await spool.open(ID, 200)).committed_offset == 200
+
+
+ranges = st.lists(st.tuples(st.integers(0, 199), st.integers(1, 32)), max_size=40)
+
+
+@given(ranges=ranges, seed=st.integers(0, 99), restarts=st.sets(st.integers(0, 40), max_size=3))
+def test_any_order_with_repeats_overlaps_and_restarts_gives_the_same_bytes(
+    tmp_path_factory: pytest.TempPathFactory,
+    ranges: Sequence[tuple[int, int]],
+    seed: int,
+    restarts: set[int],
+) -> None:
+    root, data = tmp_path_factory.mktemp("spool"), random.Random(seed).randbytes(200)
+
+    async def story() -> None:
+        spool = small(root)
+        await spool.open(ID, 200)
+        for turn, (offset, length) in enumerate(ranges):
+            if turn in restarts:
+                before = (await spool.open(ID, 200)).committed_offset
+                spool = small(root)
+                assert (await spool.open(ID, 200)).committed_offset <= before
+            try:
+                await put(spool, offset, data[offset : offset + length])
+            except UploadError as error:
+                assert "too far ahead" in str(error)
+        await send(spool, data)
+        assert spool.in_flight == 0
+        await spool.seal(ID, 200, sha(data))
+
+    asyncio.run(story())
+    assert sealed(root, data) == data
+
+
+@given(seed=st.integers(0, 999))
+def test_a_window_of_chunks_at_once_never_runs_too_far_ahead(
+    tmp_path_factory: pytest.TempPathFactory, seed: int
+) -> None:
+    root, data, draw = tmp_path_factory.mktemp("spool"), bytes(range(200)), random.Random(seed)
+
+    async def story() -> None:
+        spool = small(root)
+        await spool.open(ID, 200)
+        waiting = list(range(0, 200, 32))
+        while waiting:
+            # Never further than four chunks beyond the oldest one that is not answered.
+            offset = draw.choice([at for at in waiting if at <= waiting[0] + 128])
+            await put(spool, offset, data[offset : offset + 32])
+            waiting.remove(offset)
+        await spool.seal(ID, 200, sha(data))
+
+    asyncio.run(story())
+
+
+async def test_chunks_that_are_sent_at_once_are_taken_each_in_its_turn(
+    spool: Spool, root: Path, data: bytes
+) -> None:
+    await spool.open(ID, 200)
+    for start in (0, 128):
+        chunks = range(start, min(start + 128, 200), 32)
+        await asyncio.gather(*(put(spool, at, data[at : at + 32]) for at in reversed(chunks)))
+    await asyncio.gather(*(spool.seal(ID, 200, sha(data)) for _ in range(3)))
+    assert sealed(root, data) == data
+
+
+@pytest.mark.parametrize("offset", [0, 16, 32, 64])
+async def test_a_repeat_with_other_bytes_is_refused(spool: Spool, data: bytes, offset: int) -> None:
+    await spool.open(ID, 200)
+    await put(spool, 0, data[:32])
+    await put(spool, 64, data[64:96])
+    changed = bytearray(data[offset : offset + 32])
+    changed[0] ^= 1
+    if offset == 32:  # takes up with the chunk at 64, which overlaps in nothing
+        await put(spool, 32, bytes(changed))
+        return
+    with pytest.raises(UploadError, match="another than before"):
+        await put(spool, offset, bytes(changed))
+
+
+async def test_a_waiting_chunk_that_contradicts_what_comes_before_is_dropped(
+    spool: Spool, root: Path, data: bytes
+) -> None:
+    await spool.open(ID, 200)
+    await put(spool, 40, bytes(32))
+    await put(spool, 0, data[:32])
+    with pytest.raises(UploadError, match="another than before"):
+        await put(spool, 32, data[32:64])
+    assert spool.in_flight == 0
+    await send(spool, data)
+    await spool.seal(ID, 200, sha(data))
+    assert sealed(root, data) == data
+
+
+async def test_a_damaged_chunk_is_refused_before_anything_else(spool: Spool, data: bytes) -> None:
+    with pytest.raises(UploadError, match="damaged"):
+        await spool.put(b"unknown", 0, zlib.crc32(data[:32]) ^ 1, data[:32])
+
+
+@pytest.mark.parametrize(("offset", "size"), [(0, 0), (0, 33), (-1, 32), (192, 32), (1 << 62, 8)])
+async def test_a_chunk_outside_the_bounds_is_refused(spool: Spool, offset: int, size: int) -> None:
+    await spool.open(ID, 200)
+    with pytest.raises(UploadError):
+        await put(spool, offset, bytes(size))
+
+
+async def test_a_chunk_too_far_ahead_is_told_where_to_go_on(spool: Spool, data: bytes) -> None:
+    await spool.open(ID, 1_000)
+    await put(spool, 0, data[:32])
+    await put(spool, 160, bytes(32))  # 32 + 4 chunks
+    with pytest.raises(UploadError, match="go on from byte 32") as caught:
+        await put(spool, 161, bytes(32))
+    assert caught.value.retry is not None
+
+
+async def test_an_upload_that_is_not_open_is_not_found(spool: Spool, data: bytes) -> None:
+    with pytest.raises(NotFoundError):
+        await put(spool, 0, data[:32])
+    with pytest.raises(NotFoundError):
+        await spool.seal(ID, 200, sha(data))
+    with pytest.raises(NotFoundError):
+        next(spool.read_frames(ID, Layout((Block(8, 64, 1),))))
+
+
+@pytest.mark.parametrize(("upload", "size"), [(b"", 1), (bytes(65), 1), (ID, 0), (ID, -1)])
+async def test_an_upload_without_a_name_or_a_size_is_refused(
+    spool: Spool, upload: bytes, size: int
+) -> None:
+    with pytest.raises(InvalidRequestError):
+        await spool.open(upload, size)
+
+
+async def test_an_upload_keeps_the_size_with_which_it_began(spool: Spool, data: bytes) -> None:
+    await spool.open(ID, 200)
+    with pytest.raises(ConflictError):
+        await spool.open(ID, 201)
+    await send(spool, data)
+    await spool.seal(ID, 200, sha(data))
+    with pytest.raises(ConflictError):
+        await spool.open(ID, 199)
+
+
+async def test_an_incomplete_upload_is_not_sealed_but_told_where_to_go_on(
+    spool: Spool, data: bytes
+) -> None:
+    await spool.open(ID, 200)
+    await send(spool, data[:96])
+    for size in (200, 96):
+        with pytest.raises(UploadError, match="go on from byte 96"):
+            await spool.seal(ID, size, sha(data[:96]))
+
+
+async def test_an_upload_that_is_not_what_was_sealed_begins_again(
+    spool: Spool, root: Path, data: bytes
+) -> None:
+    await spool.open(ID, 200)
+    await send(spool, bytes(200))
+    with pytest.raises(UploadError, match="from byte 0"):
+        await spool.seal(ID, 200, sha(data))
+    assert os.listdir(root) == []
+    assert await spool.open(ID, 200) == SpoolProgress(0, sealed=False)
+    await send(spool, data)
+    await spool.seal(ID, 200, sha(data))
+
+
+async def test_a_seal_can_be_repeated_but_not_changed(
+    spool: Spool, root: Path, data: bytes
+) -> None:
+    await spool.open(ID, 200)
+    await send(spool, data)
+    for restarted in (False, False, True):
+        again = small(root) if restarted else spool
+        await again.seal(ID, 200, sha(data))
+        with pytest.raises(ConflictError):
+            await again.seal(ID, 200, sha(b""))
+        with pytest.raises(ConflictError):
+            await again.seal(ID, 199, sha(data))
+    with pytest.raises(InvalidRequestError):
+        await spool.seal(ID, 200, sha(data)[:31])
+
+
+async def test_a_chunk_that_comes_after_the_seal_is_answered_as_a_repeat(
+    spool: Spool, data: bytes
+) -> None:
+    await spool.open(ID, 200)
+    await send(spool, data)
+    await spool.seal(ID, 200, sha(data))
+    assert await put(spool, 32, data[32:64]) == 200
+    with pytest.raises(UploadError, match="another than before"):
+        await put(spool, 32, bytes(32))
+    with pytest.raises(UploadError, match="another than before"):
+        await put(spool, 192, data[192:] + b"more")
+
+
+async def test_uploads_do_not_touch_each_other_and_leave_when_discarded(
+    spool: Spool, root: Path, data: bytes
+) -> None:
+    for upload in (b"a", b"b", b"c"):
+        await spool.open(upload, 200)
+    for offset in range(0, 200, 32):
+        await put(spool, offset, data[offset : offset + 32], b"a")
+        await put(spool, offset, bytes(min(32, 200 - offset)), b"b")
+    await put(spool, 64, bytes(32), b"c")
+    await spool.seal(b"a", 200, sha(data))
+    assert await spool.stored() == {b"a", b"b", b"c"}
+    for upload in (b"c", b"b", b"nobody", b"b"):
+        await spool.discard(upload)
+    assert spool.in_flight == 0
+    assert await spool.stored() == {b"a"}
+    assert sealed(root, data, b"a") == data
+    await spool.discard(b"a")
+    assert os.listdir(root) == []
+    with pytest.raises(NotFoundError):
+        await spool.seal(b"a", 200, sha(data))
+
+
+async def test_a_restart_can_discard_what_nobody_knows(root: Path, data: bytes) -> None:
+    spool = small(root)
+    await spool.open(b"part", 200)
+    await spool.open(ID, 200)
+    await send(spool, data)
+    await spool.seal(ID, 200, sha(data))
+    after = small(root)
+    for upload in await after.stored():
+        await after.discard(upload)
+    assert os.listdir(root) == []
+
+
+async def test_memory_for_chunks_is_bounded_and_waiting_ones_leave_room(root: Path) -> None:
+    spool = small(root, in_flight_bytes=128)
+    for upload in (b"a", b"b"):
+        await spool.open(upload, 200)
+    for upload in (b"a", b"b"):
+        await put(spool, 64, bytes(32), upload)
+    with pytest.raises(OverloadedError) as caught:
+        await put(spool, 96, bytes(32), b"a")
+    assert caught.value.retry is not None
+    assert spool.in_flight == 64
+    await put(spool, 0, bytes(32), b"a")  # what comes in its turn always finds room
+    outcomes = await asyncio.gather(
+        *(put(spool, 0, bytes(32), b"a") for _ in range(5)), return_exceptions=True
+    )
+    assert sum(isinstance(outcome, OverloadedError) for outcome in outcomes) == 3
+    assert spool.in_flight == 64
+    await put(spool, 32, bytes(32), b"a")
+    assert spool.in_flight == 32
+
+
+class Failing(FsOps):
+    """A disk of which one method fails from the n-th time on, until it is mended."""
+
+    def __init__(self, method: str, code: int, turn: int) -> None:
+        self.method, self.turn, self.mended = method, turn, False
+        original = getattr(super(), method)
+
+        def fail(*given: object) -> object:
+            self.turn -= 1
+            if self.turn < 0 and not self.mended:
+                raise OSError(code, os.strerror(code))
+            return original(*given)
+
+        setattr(self, method, fail)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("turn", range(5))
+@pytest.mark.parametrize("method", ["create", "open", "pwrite", "fsync", "rename", "fsync_folder"])
+async def test_after_a_failure_of_the_disk_an_upload_goes_on_from_what_is_durable(
+    root: Path, data: bytes, method: str, turn: int, code: int
+) -> None:
+    disk = Failing(method, code, turn + 2 * (method == "fsync_folder"))
+    spool = small(root, disk=disk)
+
+    async def upload() -> None:
+        progress = await spool.open(ID, 200)
+        await send(spool, data, progress.committed_offset)
+        await spool.seal(ID, 200, sha(data))
+
+    kinds = (BlobError, OverloadedError) if code == errno.ENOSPC else (BlobError,)
+    try:
+        await upload()
+    except kinds:
+        disk.mended = True
+        await upload()
+    assert sealed(root, data) == data
+    assert spool.in_flight == 0
+
+
+async def test_a_full_disk_refuses_with_a_pause_before_anything_is_made(root: Path) -> None:
+    spool = small(root, reserve_bytes=1 << 60)
+    with pytest.raises(OverloadedError, match="full") as caught:
+        await spool.open(ID, 200)
+    assert caught.value.retry is not None
+    assert os.listdir(root) == []
+
+
+async def test_space_is_promised_once(root: Path) -> None:
+    status = os.statvfs(root.parent)
+    free = status.f_bavail * status.f_frsize
+    spool = small(root)
+    await spool.open(b"large", free * 2 // 3)
+    with pytest.raises(OverloadedError):
+        await spool.open(b"as large", free * 2 // 3)
+    await spool.discard(b"large")
+    await spool.open(b"as large", free * 2 // 3)
+
+
+async def test_a_cancelled_chunk_is_taken_all_the_same(
+    spool: Spool, root: Path, data: bytes
+) -> None:
+    await spool.open(ID, 200)
+    for offset in range(0, 200, 32):
+        task = asyncio.ensure_future(put(spool, offset, data[offset : offset + 32]))
+        for _ in range(offset // 32):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task})
+    await send(spool, data)
+    await spool.seal(ID, 200, sha(data))
+    assert sealed(root, data) == data
+
+
+async def test_frames_are_those_of_the_layout_and_of_no_other(root: Path) -> None:
+    layout = Layout((Block(300_000, 56, 1), Block(3, 64, 1)))
+    data = random.Random(2).randbytes(layout.upload_bytes)
+    spool = Spool(root)
+    await spool.open(ID, len(data))
+    for offset in range(0, len(data), 1 << 20):
+        await put(spool, offset, data[offset : offset + (1 << 20)])
+    await spool.seal(ID, len(data), sha(data))
+    frames = list(spool.read_frames(ID, layout))
+    assert b"".join(frame for _, frame in frames) == data
+    assert [offset for offset, _ in frames] == list(layout.frame_at)
+    with pytest.raises(UploadError, match="an update of this task has"):
+        next(spool.read_frames(ID, Layout((Block(4, 64, 1),))))
+
+
+@pytest.mark.parametrize("name", ["upload.before_seal", "upload.after_seal", "upload.after_chunk"])
+async def test_a_failpoint_on_the_way_loses_nothing_that_was_answered(
+    spool: Spool, root: Path, data: bytes, name: str
+) -> None:
+    await spool.open(ID, 200)
+    await send(spool, data[:192])
+    assert (await spool.open(ID, 200)).committed_offset == 192
+    arm(f"{name}=error", test_mode=True)
+    try:
+        with pytest.raises(OSError, match=name.replace(".", r"\.")):
+            await put(spool, 192, data[192:])
+            await spool.seal(ID, 200, sha(data))
+    finally:
+        disarm()
+    progress = await spool.open(ID, 200)
+    assert progress.committed_offset >= 192
+    await send(spool, data, progress.committed_offset)
+    await spool.seal(ID, 200, sha(data))
+    assert sealed(root, data) == data
+
+
+def prepared(tmp_path: Path) -> Path:
+    """A disk with the folder that an operator made."""
+    (tmp_path / "before" / "state").mkdir(parents=True)
+    return tmp_path / "before"
+
+
+async def left_after_cuts(
+    tmp_path: Path, data: bytes, kind: type[LossyDisk]
+) -> list[tuple[int, Path]]:
+    """(what a client knows to be durable, its disk) for each cut; −1 once it was told of a seal."""
+    told: dict[LossyDisk, int] = {}
+
+    async def story(disk: LossyDisk) -> None:
+        told[disk] = 0
+        spool = small(disk.root / "state" / "spool", disk=disk)
+        for first in (True, False):  # the second time as after a restart of the process
+            progress = await spool.open(ID, 200)
+            order = [32, 0, 96, 64] if first else range(progress.committed_offset, 200, 32)
+            for at in order:
+                told[disk] = await put(spool, at, data[at : at + 32])
+            spool = spool if not first else small(disk.root / "state" / "spool", disk=disk)
+        await spool.seal(ID, 200, sha(data))
+        told[disk] = -1
+
+    cuts = await every_cut(tmp_path, story, kind=kind, start=prepared(tmp_path))
+    return [(told[disk], left) for disk, _, left in cuts]
+
+
+async def goes_on(told: int, left: Path, data: bytes) -> None:
+    """Finish an upload after a cut, and check that nothing which was answered is lost."""
+    root = left / "state" / "spool"
+    spool = small(root)
+    progress = await spool.open(ID, 200)
+    assert progress.committed_offset >= told
+    assert progress.sealed or told >= 0
+    if not progress.sealed:
+        await send(spool, data, progress.committed_offset)
+        await spool.seal(ID, 200, sha(data))
+    assert sealed(root, data) == data
+    assert len(os.listdir(root)) == 1
+
+
+async def test_after_a_cut_anywhere_an_upload_goes_on_from_what_was_answered(
+    tmp_path: Path, data: bytes
+) -> None:
+    cuts = await left_after_cuts(tmp_path, data, LossyDisk)
+    assert len(cuts) > 60
+    for told, left in cuts:
+        await goes_on(told, left, data)
+
+
+class WithoutFileSync(LossyDisk):
+    def fsync(self, file: int) -> None:
+        self._step()
+
+
+class WithoutFolderSync(LossyDisk):
+    def fsync_folder(self, path: Path) -> None:
+        self._step()
+
+
+@pytest.mark.parametrize("kind", [WithoutFileSync, WithoutFolderSync])
+async def test_a_cut_finds_a_spool_that_leaves_out_a_sync(
+    tmp_path: Path, data: bytes, kind: type[LossyDisk]
+) -> None:
+    lost = 0
+    for told, left in await left_after_cuts(tmp_path, data, kind):
+        try:
+            await goes_on(told, left, data)
+        except (AssertionError, ConflictError, UploadError):
+            lost += 1
+    assert lost
+
+
+@settings(max_examples=20)
+@given(first=st.integers(1, 40), second=st.integers(1, 40))
+def test_two_cuts_are_no_worse_than_one(
+    tmp_path_factory: pytest.TempPathFactory, first: int, second: int
+) -> None:
+    folder, data = tmp_path_factory.mktemp("twice"), bytes(range(200))
+
+    async def story() -> None:
+        left, told = prepared(folder), 0
+        for life, cut_at in enumerate((first, second)):
+            disk = LossyDisk(left, cut_at=cut_at)
+            try:
+                spool = small(disk.root / "state" / "spool", disk=disk)
+                progress = await spool.open(ID, 200)
+                for at in range(progress.committed_offset, 200, 32):
+                    told = max(told, await put(spool, at, data[at : at + 32]))
+            except PowerCut:
+                pass
+            losses = list(Loss)
+            left = disk.left_over(losses[(first + second) % len(losses)], folder / f"{life}")
+        await goes_on(told, left, data)
+
+    asyncio.run(story())
