@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,15 +17,17 @@ from sqlalchemy import Connection, create_engine, event, inspect, text
 from sqlalchemy.pool import NullPool
 
 from fedcore.errors import SchemaError
-from fedserver.store.sqlite.connection import writing
+from fedserver.store.connection import reading, writing
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
-__all__ = ["HEAD", "check", "downgrade", "prepare", "upgrade", "version_of"]
+__all__ = ["HEAD", "check", "downgrade", "known", "prepare", "upgrade", "version_of"]
 
 HEAD = "0002"  # the newest step under migrations/versions
 SUPPORTED = frozenset({HEAD})
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def version_of(connection: Connection) -> str | None:
@@ -35,12 +38,20 @@ def version_of(connection: Connection) -> str | None:
     return None if found is None else str(found)
 
 
+def known() -> tuple[str, ...]:
+    """All steps of the schema's history, the oldest first: from these an upgrade is possible."""
+    from alembic.script import ScriptDirectory
+
+    steps = ScriptDirectory(str(_MIGRATIONS)).walk_revisions()
+    return tuple(step.revision for step in steps)[::-1]
+
+
 def prepare(path: Path) -> None:
     """Makes a database where there is none. Raises: SchemaError for one of another schema."""
     if not path.exists():
         upgrade(path)
         return
-    with _connected(path) as connection:
+    with _connected(path, reading) as connection:
         found, empty = version_of(connection), not inspect(connection).get_table_names()
     if empty:  # killed before its first migration was durable
         upgrade(path)
@@ -49,7 +60,7 @@ def prepare(path: Path) -> None:
             f"the database {path.name} has the schema {found or 'of no version'}",
             why=f"this program knows {', '.join(sorted(SUPPORTED))}",
             fix=f"make a backup, then run: fed db upgrade --database {path}"
-            if found is not None and found < HEAD
+            if found in known()
             else "run the version of the program that wrote it, or a newer one",
         )
 
@@ -72,17 +83,22 @@ def check(path: Path) -> None:
     """Compares the tables with what this program expects. Raises: SchemaError where they differ."""
     from alembic import command
 
-    _run(path, lambda config: command.check(config))
+    _run(path, lambda config: command.check(config), connect=reading)
 
 
-def _run(path: Path, act: Callable[[Config], None]) -> None:
+def _run(
+    path: Path,
+    act: Callable[[Config], None],
+    *,
+    connect: Callable[[Path], sqlite3.Connection] = writing,
+) -> None:
     from alembic.config import Config
     from alembic.util import CommandError
 
     config = Config(stdout=io.StringIO())
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(_MIGRATIONS))
     try:
-        with _connected(path) as connection:
+        with _connected(path, connect) as connection:
             config.attributes["connection"] = connection
             act(config)
     except CommandError as error:
@@ -94,13 +110,13 @@ def _run(path: Path, act: Callable[[Config], None]) -> None:
 
 
 @contextlib.contextmanager
-def _connected(path: Path) -> Iterator[Connection]:
+def _connected(path: Path, connect: Callable[[Path], sqlite3.Connection]) -> Iterator[Connection]:
     """A connection whose transactions begin when they should, also before a CREATE TABLE."""
-    engine = create_engine("sqlite://", creator=lambda: writing(path), poolclass=NullPool)
+    engine = create_engine("sqlite://", creator=lambda: connect(path), poolclass=NullPool)
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        connection.exec_driver_sql("BEGIN")
 
     try:
         with engine.connect() as connection:

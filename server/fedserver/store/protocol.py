@@ -59,8 +59,11 @@ class SystemStore(Protocol):
 
     async def server_identity(self) -> ServerIdentity: ...
 
-    async def bump_epoch(self) -> int:
-        """The new epoch, one greater (W11)."""
+    async def bump_epoch(self, *, audit: AuditEntry | None = None) -> int:
+        """Begins a new epoch, after a restore, and gives its number (W11).
+
+        Every open attempt becomes ABANDONED, and its secrets are forgotten; no lease holds.
+        """
 
     async def recall(self, idempotency: Idempotency) -> Stored | None:
         """What this mutation answered before, None if it never happened; ConflictError as there."""

@@ -10,9 +10,9 @@ from typing import TypeVar
 
 from sqlalchemy import Connection
 
+from fedserver.store.locking import FileLock
 from fedserver.store.records import AuditEntry, Idempotency, Stored
 from fedserver.store.sealing import Sealer
-from fedserver.store.sqlite.locking import FileLock
 from fedserver.store.sqlite.reads import Reads
 from fedserver.store.sqlite.transaction import Transaction
 from fedserver.store.sqlite.writer import Writer

@@ -23,8 +23,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from fedcore.errors import StoreError
+from fedserver.store.connection import reading
 from fedserver.store.records import RoundRef
-from fedserver.store.sqlite.connection import reading
 
 __all__ = ["Reads", "all_rows", "is_round", "one_row"]
 

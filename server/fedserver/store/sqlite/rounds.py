@@ -30,7 +30,7 @@ from fedserver.store.sqlite.sessions import ENDED, change_session
 from fedserver.store.sqlite.tasks import add_model
 from fedserver.store.sqlite.transaction import Transaction, as_json, missing, of_round
 
-__all__ = ["SqliteRounds"]
+__all__ = ["SqliteRounds", "note_event"]
 
 
 class SqliteRounds(SqliteBase):
@@ -72,7 +72,7 @@ class SqliteRounds(SqliteBase):
                 last_event=0,
             )
             first = Transition("", phase, 0, deadline_ms=deadline_ms)
-            _note_event(db, ref, first, actor=owner)
+            note_event(db, ref, first, actor=owner)
             db.audit(audit or _entry(owner, ref, first))
 
         await self._write("open_round", act)
@@ -242,7 +242,7 @@ def _step(
     )
     if changed != 1:
         raise _stale(db.find("round", **of_round(ref)), ref, transition)
-    _note_event(db, ref, transition, actor=owner)
+    note_event(db, ref, transition, actor=owner)
     db.update("task_lease", {"task_id": ref.task_id}, attempts=0)  # it goes on: no crash loop
     if ending is not None:
         end_assignments(db, ref, ending, reason=transition.reason)
@@ -280,7 +280,8 @@ def _move_head(
     )
 
 
-def _note_event(db: Transaction, ref: RoundRef, transition: Transition, *, actor: str) -> None:
+def note_event(db: Transaction, ref: RoundRef, transition: Transition, *, actor: str) -> None:
+    """Writes down what happened, for those who watch."""
     event = db.insert(
         "round_event",
         **of_round(ref),

@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedserver.store.connection import writing
+from fedserver.store.locking import FileLock
 from fedserver.store.migrating import prepare
 from fedserver.store.sealing import Sealer
 from fedserver.store.sqlite.base import Clock
-from fedserver.store.sqlite.connection import writing
-from fedserver.store.sqlite.locking import FileLock
 from fedserver.store.sqlite.participation import SqliteParticipation
 from fedserver.store.sqlite.parties import SqliteParties
 from fedserver.store.sqlite.reads import Reads

@@ -26,6 +26,7 @@ from fedserver.store.records import (
     UploadState,
 )
 from fedserver.store.sqlite.base import SqliteBase
+from fedserver.store.sqlite.epochs import begin_epoch
 from fedserver.store.sqlite.reads import all_rows, one_row
 from fedserver.store.sqlite.rows import audit_of
 from fedserver.store.sqlite.sessions import ENDED
@@ -48,12 +49,11 @@ class SqliteSystem(SqliteBase):
 
         return await self._read(query)
 
-    async def bump_epoch(self) -> int:
+    async def bump_epoch(self, *, audit: AuditEntry | None = None) -> int:
         def act(db: Transaction) -> int:
-            row = db.one("SELECT server_id, epoch FROM server_identity")
-            assert row is not None, "opening the store makes the identity"
-            db.update("server_identity", {"server_id": row["server_id"]}, epoch=row["epoch"] + 1)
-            return int(row["epoch"]) + 1
+            epoch = begin_epoch(db)
+            db.audit(audit)
+            return epoch
 
         return await self._write("bump_epoch", act)
 

@@ -1,0 +1,236 @@
+"""`fed db`: the operator migrates, checks, copies and restores the server's database.
+
+It works on files, on the server's own machine. Only `backup` and `check` may run beside a server;
+the other verbs refuse while one holds the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
+
+from fedcore.console import Console, ExitCode, Json
+from fedcore.errors import ArgumentError, AuditError, SchemaError, StoreError
+from fedserver.audit_heads import AUDIT_HEAD
+from fedserver.commands.dispatch import dispatch, verbs
+from fedserver.key_files import AUDIT_SIGNER, load_key
+from fedserver.store import migrating
+from fedserver.store.audit import read_head
+from fedserver.store.backup import back_up, check_history, read_manifest, restore
+from fedserver.store.connection import reading
+from fedserver.store.locking import FileLock
+from fedserver.store.records import AuditHead
+
+__all__ = ["main"]
+
+DATABASE: Final = Path("fed-state/fed.db")
+
+app = verbs("The server's database.")
+
+Database = Annotated[Path, typer.Option("--database", help="the file of the database")]
+Head = Annotated[
+    Path | None,
+    typer.Option("--signed-head", help=f"of the audit log; by default {AUDIT_HEAD} beside it"),
+]
+Signer = Annotated[
+    Path | None,
+    typer.Option("--signer", help=f"by default authority/{AUDIT_SIGNER} beside the database"),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would happen, and do nothing")]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs `fed db` with these arguments and returns its exit code. Raises: FedcoreError."""
+    return dispatch(app, argv, command="db")
+
+
+@app.command()
+def upgrade(context: typer.Context, database: Database = DATABASE, dry_run: DryRun = False) -> None:
+    """Migrates the database to the schema of this program, all or nothing."""
+    before = _version(database)
+    if before is not None and before not in migrating.known():
+        raise SchemaError(
+            f"the database {database.name} has the schema {before}",
+            why=f"this program knows {', '.join(migrating.known())}",
+            fix="run the version of the program that wrote it, or a newer one",
+        )
+    if not dry_run:
+        lock = FileLock(database)
+        try:
+            migrating.upgrade(database)
+        finally:
+            lock.release()
+    did = "would go" if dry_run else "went"
+    text = f"the schema {did} from {before or 'none'} to {migrating.HEAD}"
+    _console(context).show(
+        {"from": before, "to": migrating.HEAD, "done": not dry_run},
+        text if before != migrating.HEAD else f"the schema is {migrating.HEAD} already",
+    )
+
+
+@app.command()
+def check(
+    context: typer.Context,
+    database: Database = DATABASE,
+    signed_head: Head = None,
+    signer: Signer = None,
+) -> int:
+    """Checks the file, its schema and the chain of its audit log; ends with 1 if one fails."""
+    version = _version(database)
+    problems = _damage(database)
+    head = None
+    try:
+        migrating.check(database)
+    except SchemaError as error:
+        problems.append(f"{error.what}: {error.why}")
+    try:
+        signed = _signed(database, signed_head, signer, server_id=_server_id(database))
+        head = check_history(database, signed)
+    except (AuditError, StoreError) as error:
+        problems.append(f"{error.what}: {error.why}")
+    entries = head.sequence if head is not None else None
+    lines = [
+        f"verdict  {'does not hold' if problems else 'holds'}",
+        *(f"because  {problem}" for problem in problems),
+        f"schema   {version}",
+        f"audit    {entries if entries is not None else 'unknown'} entries",
+    ]
+    data: Json = {
+        "holds": not problems,
+        "problems": problems,
+        "schema": version,
+        "audit_sequence": entries,
+        "audit_hash": head.hash.hex() if head is not None else None,
+    }
+    _console(context).show(data, "\n".join(lines))
+    return ExitCode.FAILED if problems else ExitCode.OK
+
+
+@app.command()
+def backup(
+    context: typer.Context,
+    output: Annotated[Path, typer.Option("--output", help="the file of the backup, a new one")],
+    database: Database = DATABASE,
+) -> None:
+    """Copies the database, with a manifest beside the copy; a server may go on meanwhile."""
+    made = back_up(database, output)
+    _console(context).show(
+        {"backup": str(output), **asdict(made)},
+        f"backup   {output}, {made.bytes} bytes\n"
+        f"sha256   {made.sha256}\n"
+        f"audit    {made.audit_sequence} entries, epoch {made.epoch}",
+    )
+
+
+@app.command("restore")
+def restore_(
+    context: typer.Context,
+    backup: Annotated[Path, typer.Argument(help="the file that `fed db backup` wrote")],
+    database: Database = DATABASE,
+    signed_head: Head = None,
+    signer: Signer = None,
+    accept_rollback: Annotated[
+        bool, typer.Option(help="also if it is older than what was signed: acts are forgotten")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="do it without asking")] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Puts a backup in the database's place: open attempts are abandoned, a new epoch begins."""
+    manifest = read_manifest(backup)
+    signed = None
+    if not accept_rollback:
+        server_id = bytes.fromhex(manifest.server_id)
+        signed = _signed(database, signed_head, signer, server_id=server_id)
+        check_history(backup, signed)
+    console = _console(context)
+    what = f"{database} by a backup with {manifest.audit_sequence} entries in its audit log"
+    if dry_run:
+        console.show({"would_restore": str(backup), **asdict(manifest)}, f"would replace {what}")
+        return
+    if not yes:
+        _ask(f"Replace {what}?")
+    _, old = asyncio.run(restore(database, backup, signed=signed, accept_rollback=accept_rollback))
+    kept = f"; the old one is {old}" if old is not None else ""
+    console.show(
+        {
+            "database": str(database),
+            "epoch": manifest.epoch + 1,
+            "before": str(old) if old is not None else None,
+        },
+        f"restored {database}, epoch {manifest.epoch + 1}{kept}",
+    )
+
+
+def _version(database: Path) -> str | None:
+    """Raises: StoreError if there is no such file."""
+    if not database.is_file():
+        raise StoreError(
+            f"there is no database {database.name}",
+            why=f"nothing lies at {database}",
+            fix="name the file with --database",
+        )
+    engine = create_engine("sqlite://", creator=lambda: reading(database), poolclass=NullPool)
+    try:
+        with engine.connect() as connection:
+            return migrating.version_of(connection)
+    finally:
+        engine.dispose()
+
+
+def _damage(database: Path) -> list[str]:
+    with contextlib.closing(reading(database)) as connection:
+        found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check")]
+        broken = connection.execute("PRAGMA foreign_key_check").fetchall()
+    return [line for line in found if line != "ok"] + [
+        f"a row of {row[0]} points to a row of {row[2]} that is gone" for row in broken
+    ]
+
+
+def _server_id(database: Path) -> bytes:
+    with contextlib.closing(reading(database)) as connection:
+        row = connection.execute("SELECT server_id FROM server_identity").fetchone()
+    return bytes(row["server_id"]) if row else b""
+
+
+def _signed(
+    database: Path, head: Path | None, signer: Path | None, *, server_id: bytes
+) -> AuditHead | None:
+    """The newest signed head, or None where none was ever written. Raises: AuditError."""
+    path = head or database.with_name(AUDIT_HEAD)
+    if not path.exists():
+        if head is not None:
+            raise AuditError(
+                f"there is no signed head {head.name}",
+                why=f"nothing lies at {head}",
+                fix="name the file that the server writes",
+            )
+        return None
+    key = load_key(signer or database.parent / "authority" / AUDIT_SIGNER)
+    public = Ed25519PrivateKey.from_private_bytes(key).public_key()
+    return read_head(path.read_bytes(), server_id, public)
+
+
+def _console(context: typer.Context) -> Console:
+    assert isinstance(context.obj, Console)
+    return context.obj
+
+
+def _ask(question: str) -> None:
+    if not sys.stdin.isatty():
+        raise ArgumentError(
+            "fed db: this replaces the database, and nobody is there to be asked",
+            why="standard input is no terminal",
+            fix="pass --yes, or --dry-run to see what would happen",
+        )
+    if not typer.confirm(question, err=True):
+        raise ArgumentError("fed db: nothing was done", why="the answer was no")

@@ -1,0 +1,290 @@
+"""Copies of the database: made while the server runs, and checked before they take its place.
+
+Beside a backup lies its manifest: what the copy must be, to the bit, and how far its history goes.
+A restore works on a copy of the backup, begins a new epoch in it (W11), and only then puts it in
+the place of the old database, which is kept under another name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import json
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from fedcore.errors import ArgumentError, FedcoreError, StoreError
+from fedserver.store.audit import EMPTY, check_head, verify
+from fedserver.store.connection import reading, writing
+from fedserver.store.locking import FileLock
+from fedserver.store.migrating import prepare
+from fedserver.store.records import AuditEntry, AuditHead, AuditRecord
+from fedserver.store.sqlite import SqliteStore
+from fedserver.store.sqlite.rows import audit_of
+
+__all__ = [
+    "Manifest",
+    "back_up",
+    "check_history",
+    "history_of",
+    "manifest_path",
+    "read_manifest",
+    "restore",
+]
+
+_VERSION = 1
+_PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a backup holds; digests are in hexadecimal. `ledger_heads`: of tasks that have one."""
+
+    version: int
+    schema: str
+    server_id: str
+    epoch: int
+    bytes: int
+    sha256: str
+    created_ms: int
+    audit_sequence: int
+    audit_hash: str
+    ledger_heads: Mapping[str, str]
+
+
+def manifest_path(backup: Path) -> Path:
+    """Where the manifest of a backup lies.
+
+    >>> str(manifest_path(Path("monday.db")))
+    'monday.db.json'
+    """
+    return backup.with_name(backup.name + ".json")
+
+
+def back_up(database: Path, target: Path) -> Manifest:
+    """Copies the database as it stands between two transactions, also while a server runs on it.
+
+    Raises: ArgumentError if something is at the target; SchemaError; StoreError.
+    """
+    if target.exists() or manifest_path(target).exists():
+        raise ArgumentError(
+            f"there is a backup {target.name} already",
+            why="a backup is never overwritten",
+            fix="name another file",
+        )
+    _require(database)
+    prepare(database)
+    draft = target.with_name(f".{target.name}.new")
+    with _explained(f"the backup {target.name} cannot be written"):
+        draft.unlink(missing_ok=True)
+        with contextlib.closing(reading(database)) as source, _fresh(draft) as copy:
+            source.backup(copy)
+        manifest = _described(draft)
+        _sync(draft)
+        draft.replace(target)
+        _write_synced(manifest_path(target), json.dumps(asdict(manifest), indent=2).encode())
+        _sync(target.parent)
+    return manifest
+
+
+def history_of(database: Path) -> Iterator[AuditRecord]:
+    """The audit log of a database file, in order. Raises: StoreError."""
+    page = "SELECT * FROM audit_log WHERE sequence > ? ORDER BY sequence LIMIT ?"
+    with (
+        _explained(f"{database.name} cannot be read"),
+        contextlib.closing(reading(database)) as connection,
+    ):
+        after = 0
+        while rows := connection.execute(page, (after, _PAGE)).fetchall():
+            yield from map(audit_of, rows)
+            after = rows[-1]["sequence"]
+
+
+def check_history(database: Path, signed: AuditHead | None) -> AuditHead:
+    """The head of a log whose chain holds, and which reaches the signed head, if one is given.
+
+    Raises: AuditError, StoreError.
+    """
+    at_signed: list[AuditRecord] = []
+
+    def watched() -> Iterator[AuditRecord]:
+        for record in history_of(database):
+            if signed is not None and record.sequence == signed.sequence:
+                at_signed.append(record)
+            yield record
+
+    found = verify(watched())
+    if signed is not None:
+        check_head(signed, found, at_signed[0] if at_signed else None)
+    return found
+
+
+async def restore(
+    database: Path, backup: Path, *, signed: AuditHead | None, accept_rollback: bool
+) -> tuple[Manifest, Path | None]:
+    """Puts a backup in the database's place; gives its manifest, and where the old one is now.
+
+    `signed`: the newest signed head of the audit log; a backup that does not reach it is refused,
+    unless that is accepted. Raises: AuditError; SchemaError; StoreError while a server runs, or for
+    a backup that is not what its manifest says.
+    """
+    manifest = read_manifest(backup)
+    check_history(backup, None if accept_rollback else signed)
+    lock = FileLock(database)
+    try:
+        draft = database.with_name(f".{database.name}.restored")
+        with _explained(f"the database {database.name} cannot be restored"):
+            _forget(draft)
+            shutil.copyfile(backup, draft)
+            os.chmod(draft, 0o600)
+            if not hmac.compare_digest(_sha256(draft), manifest.sha256):
+                raise _not_as_written(backup)
+        # Nothing that is sealed is opened here, so that any key will do.
+        store = await SqliteStore.open(draft, keys=[os.urandom(32)])
+        try:
+            entry = AuditEntry("operator", "db.restore", f"backup:{manifest.sha256}")
+            await store.bump_epoch(audit=entry)
+        finally:
+            await store.close()
+        with _explained(f"the database {database.name} cannot be restored"):
+            _sync(draft)
+            old = _set_aside(database)
+            draft.replace(database)
+            _sync(database.parent)
+            _forget(draft)
+    finally:
+        lock.release()
+    return manifest, old
+
+
+def _set_aside(database: Path) -> Path | None:
+    """A second name for the old database, with all of its log in it; it has its own still."""
+    if not database.exists():
+        return None
+    old = database.with_name(f"{database.name}.before-{time.time_ns() // 1_000_000}")
+    log = database.with_name(database.name + "-wal")
+    try:
+        with contextlib.closing(writing(database)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    except (StoreError, sqlite3.Error):
+        # It is beyond repair, which may be why it is replaced. Its log must not meet the new file.
+        if log.exists():
+            log.replace(old.with_name(old.name + "-wal"))
+    os.link(database, old)
+    for suffix in ("-wal", "-shm"):
+        database.with_name(database.name + suffix).unlink(missing_ok=True)
+    return old
+
+
+def _described(copy: Path) -> Manifest:
+    with contextlib.closing(reading(copy)) as connection:
+        (schema,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        identity = connection.execute("SELECT * FROM server_identity").fetchone()
+        last = connection.execute(
+            "SELECT sequence, hash FROM audit_log ORDER BY sequence DESC LIMIT 1"
+        ).fetchone()
+        heads = connection.execute(
+            "SELECT task_id, ledger_head FROM model_head WHERE length(ledger_head) > 0"
+        ).fetchall()
+    return Manifest(
+        version=_VERSION,
+        schema=schema,
+        server_id=identity["server_id"].hex(),
+        epoch=identity["epoch"],
+        bytes=copy.stat().st_size,
+        sha256=_sha256(copy),
+        created_ms=time.time_ns() // 1_000_000,
+        audit_sequence=last["sequence"] if last else EMPTY.sequence,
+        audit_hash=(last["hash"] if last else EMPTY.hash).hex(),
+        ledger_heads={row["task_id"]: row["ledger_head"].hex() for row in heads},
+    )
+
+
+def read_manifest(backup: Path) -> Manifest:
+    """The manifest of a backup that is what was written. Raises: StoreError."""
+    _require(backup)
+    try:
+        manifest = Manifest(**json.loads(manifest_path(backup).read_bytes()))
+    except (OSError, ValueError, TypeError) as error:
+        raise StoreError(
+            f"the backup {backup.name} has no manifest",
+            why=f"{manifest_path(backup).name}: {type(error).__name__}",
+            fix="keep the two files that `fed db backup` writes together",
+        ) from None
+    with _explained(f"the backup {backup.name} cannot be read"):
+        whole = hmac.compare_digest(_sha256(backup), str(manifest.sha256))
+    if manifest.version != _VERSION or not whole:
+        raise _not_as_written(backup)
+    return manifest
+
+
+@contextlib.contextmanager
+def _fresh(path: Path) -> Iterator[sqlite3.Connection]:
+    path.touch(mode=0o600)
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        yield connection
+        # A backup is one file; with a log it would be three.
+        connection.execute("PRAGMA journal_mode=DELETE").fetchall()
+    finally:
+        connection.close()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _forget(draft: Path) -> None:
+    for suffix in ("", "-wal", "-shm", "-lock"):
+        draft.with_name(draft.name + suffix).unlink(missing_ok=True)
+
+
+def _require(path: Path) -> None:
+    if not path.is_file():
+        raise StoreError(
+            f"there is no database {path.name}",
+            why=f"nothing lies at {path}",
+            fix="name the file, as in --database state/server.db",
+        )
+
+
+@contextlib.contextmanager
+def _explained(what: str) -> Iterator[None]:
+    try:
+        yield
+    except FedcoreError:
+        raise
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(
+            what,
+            why=f"{type(error).__name__}: {error}",
+            fix="look at the disk, its free space, and who may read and write there",
+        ) from None
+
+
+def _not_as_written(backup: Path) -> StoreError:
+    return StoreError(
+        f"the backup {backup.name} is not what was written",
+        why="its digest differs from the one in its manifest",
+        fix="take another backup: this one is damaged",
+    )
