@@ -25,13 +25,12 @@ from fedcore.wire.versions import installed_version
 from fedserver.admission import Admission, LoopLag
 from fedserver.authentication import Authenticator
 from fedserver.authorisation import Caller
-from fedserver.authority import Authority, ServerCertificate
+from fedserver.authority import ServerCertificate
 from fedserver.config import Config, LimitSettings
 from fedserver.enrolment import Enrolment
-from fedserver.federation.interface import Federation
 from fedserver.health import Health
-from fedserver.metrics import Metrics
 from fedserver.ops import Ops, application
+from fedserver.parts import Parts
 from fedserver.ports import Credentials, Port
 from fedserver.services.admin import AdminService, Invitation
 from fedserver.services.assignment import RoundService, SecAggService
@@ -40,30 +39,18 @@ from fedserver.services.enrolment import EnrolmentService
 from fedserver.services.overview import About
 from fedserver.services.transfer import ModelService, UploadService
 from fedserver.serving import SERVICES, Context, Gate, Service, handler_of, peer_address
-from fedserver.store.protocol import Store
 
-__all__ = ["Addresses", "Parts", "Server", "now_ms"]
+__all__ = ["Addresses", "Server", "now_ms"]
 
 _ENROLMENT = "EnrolmentService"
 _RENEW_EVERY_S = 3600.0
+_SIGN_EVERY_S = 3600.0
 _HEARTBEAT_EVERY_S = 10.0
 
 
 def now_ms() -> int:
     """Unix milliseconds of this machine's clock."""
     return time.time_ns() // 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What a server is made of. `signed_head`: the newest of the audit log, or nothing."""
-
-    store: Store
-    authority: Authority
-    federation: Federation
-    metrics: Metrics
-    signed_head: Callable[[], bytes] = bytes
-    database: str = "sqlite"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +69,7 @@ class Server:
         self, config: Config, parts: Parts, *, exit_now: Callable[[int], object] = os._exit
     ) -> None:
         self._config, self._parts, self._exit_now = config, parts, exit_now
-        self._draining = False
+        self._draining = self._database_fails = False
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._lag = LoopLag(threshold_s=config.limits.loop_lag_s)
@@ -90,7 +77,7 @@ class Server:
         self._authenticator = Authenticator(parts.store, parts.authority, now_ms=now_ms)
         self._health = Health(
             [SERVICES[name].full_name for name in SERVICES if name != _ENROLMENT],
-            checks=(self._refuses_work, self._lacks_room, self._is_late),
+            checks=(self._refuses_work, self._lacks_room, self._is_late, self._cannot_write),
             metrics=parts.metrics,
         )
         self._log = structlog.get_logger("fedserver")
@@ -192,7 +179,8 @@ class Server:
             now_ms=now_ms,
             draining=lambda: self._draining,
             drain=self.drain,
-            signed_head=parts.signed_head,
+            audit=parts.audit,
+            revoked=parts.revoked,
         )
         federation, metrics = parts.federation, parts.metrics
         services: dict[str, Service] = {
@@ -238,6 +226,7 @@ class Server:
             self._authenticator.watch(),
             self._health.watch(),
             self._again(self._renew, every_s=_RENEW_EVERY_S),
+            self._again(self._parts.audit.sign, every_s=_SIGN_EVERY_S),
             self._again(self._show_life, every_s=_HEARTBEAT_EVERY_S),
         ):
             self._tasks.append(asyncio.create_task(work))
@@ -259,11 +248,16 @@ class Server:
             credentials.swap(certificate)
 
     async def _show_life(self) -> None:
+        """Says in the database that this process runs, which shows as well that it takes writes."""
+        start_s = time.perf_counter()
+        self._database_fails = True
         await self._parts.store.node_heartbeat(
             f"{os.uname().nodename}:{os.getpid()}",
             version=installed_version(),
             draining=self._draining,
         )
+        self._database_fails = False
+        self._parts.metrics.commit_seconds.observe(time.perf_counter() - start_s)
 
     def _server_certificate(self) -> ServerCertificate:
         return self._parts.authority.server_certificate(
@@ -275,6 +269,9 @@ class Server:
 
     def _lacks_room(self) -> str:
         return "" if self._admission.has_room() else "the disk is nearly full"
+
+    def _cannot_write(self) -> str:
+        return "the database takes no writes" if self._database_fails else ""
 
     def _is_late(self) -> str:
         return "the event loop is late" if self._lag.overloaded else ""

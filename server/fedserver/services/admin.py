@@ -17,6 +17,7 @@ from fedcore.errors import NotFoundError
 from fedcore.v1 import admin_service_pb2
 from fedcore.wire.envelope import Place
 from fedcore.wire.joining import TOKEN_BYTES, JoinString
+from fedserver.audit_heads import AuditHeads
 from fedserver.authentication import Authenticator
 from fedserver.authorisation import Caller
 from fedserver.federation.interface import Federation, Submission
@@ -49,7 +50,7 @@ class Invitation:
 class AdminService(Overview):
     """Mutations; what is only looked at stands in `Overview`.
 
-    `drain`: makes the server take no new work.
+    `drain`: makes the server take no new work. `revoked`: is told of each client that is revoked.
     """
 
     payloads: Mapping[str, type[Message]] = {
@@ -71,7 +72,8 @@ class AdminService(Overview):
         now_ms: Callable[[], int],
         draining: Callable[[], bool],
         drain: Callable[[], Awaitable[None]],
-        signed_head: Callable[[], bytes],
+        audit: AuditHeads,
+        revoked: Callable[[bytes], None],
     ) -> None:
         super().__init__(
             store,
@@ -79,9 +81,10 @@ class AdminService(Overview):
             about=about,
             now_ms=now_ms,
             draining=draining,
-            signed_head=signed_head,
+            audit=audit,
         )
-        self._authenticator, self._invitation, self._drain = authenticator, invitation, drain
+        self._authenticator, self._invitation = authenticator, invitation
+        self._drain, self._revoked = drain, revoked
 
     async def place(self, caller: Caller, payload: Message, /) -> Place:
         """Mutations belong to this server, and to no other."""
@@ -145,6 +148,7 @@ class AdminService(Overview):
             audit=self._entry(caller, "client.revoke", client_id.hex(), once),
             idempotency=once,
         )
+        self._revoked(client_id)
         self._authenticator.forget(client_id)
         await self._authenticator.refresh()
         return admin_service_pb2.RevokeClientResponse()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fedcore.errors import NotFoundError
 from fedcore.v1 import admin_service_pb2, common_pb2
 from fedcore.wire.channels import LONGEST_WAIT_S
+from fedserver.audit_heads import AuditHeads
 from fedserver.authorisation import Caller
 from fedserver.federation.interface import Federation
 from fedserver.services import fields
@@ -38,7 +39,7 @@ class About:
 
 
 class Overview:
-    """`now_ms`: Unix milliseconds. `signed_head`: the newest of the audit log, or nothing."""
+    """`now_ms`: Unix milliseconds. `audit`: the signed heads of the log."""
 
     def __init__(
         self,
@@ -48,10 +49,10 @@ class Overview:
         about: About,
         now_ms: Callable[[], int],
         draining: Callable[[], bool],
-        signed_head: Callable[[], bytes],
+        audit: AuditHeads,
     ) -> None:
         self._store, self._federation, self._about = store, federation, about
-        self._now_ms, self._draining, self._signed_head = now_ms, draining, signed_head
+        self._now_ms, self._draining, self._audit = now_ms, draining, audit
 
     async def GetStatus(
         self, caller: Caller, request: admin_service_pb2.GetStatusRequest
@@ -188,7 +189,7 @@ class Overview:
             fields.number(request.after, "after"), _limit(request.limit)
         )
         return admin_service_pb2.ExportAuditResponse(
-            entries=[canonical(record) for record in records], head=self._signed_head()
+            entries=[canonical(record) for record in records], head=self._audit.newest
         )
 
     async def _task(self, caller: Caller, task_id: str) -> TaskRecord:

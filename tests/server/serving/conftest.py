@@ -21,11 +21,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fedcore.errors import NotFoundError
 from fedcore.v1 import common_pb2
 from fedcore.wire.envelope import Place, seal
-from fedserver.app import Addresses, Parts, Server
+from fedserver.app import Addresses, Server
+from fedserver.audit_heads import AuditHeads
 from fedserver.authority import Authority
 from fedserver.config import Config
 from fedserver.federation import interface
 from fedserver.metrics import Metrics
+from fedserver.parts import Parts
 from fedserver.store.records import (
     CertificateRecord,
     ClientRecord,
@@ -194,6 +196,7 @@ class World:
     server: Server
     addresses: Addresses
     server_id: bytes
+    revoked: list[bytes]
     place: Place = PLACE
     model: bytes = MODEL
     _channels: dict[Any, grpc.aio.Channel] = field(default_factory=dict)
@@ -255,7 +258,7 @@ class World:
 
     def channel(self, holder: Holder | None, *, enrolment: bool = False) -> grpc.aio.Channel:
         """A connection with this certificate, or with none."""
-        which = (id(holder), enrolment)
+        which = (holder.fingerprint if holder else b"", enrolment)
         if which not in self._channels:
             credentials = grpc.ssl_channel_credentials(
                 self.authority.root_pem,
@@ -350,13 +353,15 @@ def settings(directory: Path, **sections: Any) -> Config:
 async def a_world(directory: Path, authority: Authority, **sections: Any) -> AsyncIterator[World]:
     store = await SqliteStore.open(directory / "fed.db", keys=[b"k" * 32])
     federation = CannedFederation(owner=b"c" * 16)
+    heads = AuditHeads(store, directory / "head", signer=b"s" * 32)
+    revoked: list[bytes] = []
     server = Server(
         settings(directory, **sections),
-        Parts(store, authority, federation, Metrics(), signed_head=lambda: b"head"),
+        Parts(store, authority, federation, Metrics(), heads, revoked.append),
     )
     addresses = await server.start()
     identity = await store.server_identity()
-    world = World(authority, store, federation, server, addresses, identity.server_id)
+    world = World(authority, store, federation, server, addresses, identity.server_id, revoked)
     await store.add_task(
         TaskRecord(
             "digits-1", "default", "digits", b"{}", b"d" * 32, b"k" * 32, b"s" * 64, 5, "user:ada"

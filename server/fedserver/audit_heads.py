@@ -1,0 +1,56 @@
+"""Signed heads of the audit log, kept outside the database so that a rollback of it shows (W11).
+
+A head is signed every hour and at every clean end. At the start the log must still contain what was
+signed last; otherwise the database is older than what was done with it, and the server refuses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from fedcore.errors import AuditError
+from fedserver.key_files import write_public
+from fedserver.store.audit import check_head, read_head, sign_head
+from fedserver.store.protocol import SystemStore
+
+__all__ = ["AUDIT_HEAD", "AuditHeads"]
+
+AUDIT_HEAD = "audit-head.bin"
+
+
+class AuditHeads:
+    """The newest signed head, in a file. `signer`: 32 private bytes of an Ed25519 key."""
+
+    def __init__(self, store: SystemStore, path: Path, *, signer: bytes) -> None:
+        self._store, self._path = store, path
+        self._signer = Ed25519PrivateKey.from_private_bytes(signer)
+        self.newest = b""
+
+    async def check(self, *, accept_rollback: bool = False) -> None:
+        """Reads the last head, and holds the log against it.
+
+        Raises: AuditError for a log that lacks what was signed, unless that is accepted.
+        """
+        if not self._path.exists():
+            return
+        self.newest = await asyncio.to_thread(self._path.read_bytes)
+        identity = await self._store.server_identity()
+        try:
+            signed = read_head(self.newest, identity.server_id, self._signer.public_key())
+            rows = (
+                await self._store.audit_entries(signed.sequence - 1, 1) if signed.sequence else ()
+            )
+            check_head(signed, await self._store.audit_head(), rows[0] if rows else None)
+        except AuditError:
+            if not accept_rollback:
+                raise
+
+    async def sign(self) -> None:
+        """Signs the log's head as it is now, and keeps that durably."""
+        identity = await self._store.server_identity()
+        signed = sign_head(await self._store.audit_head(), identity.server_id, self._signer)
+        await asyncio.to_thread(write_public, self._path, signed, replace=True)
+        self.newest = signed

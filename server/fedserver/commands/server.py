@@ -1,0 +1,156 @@
+"""`fed server`: start a server, ask how it is, drain it, and find out what is wrong with it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from fedcore.console import Console, ExitCode
+from fedcore.errors import ServerError
+from fedcore.failpoints import arm
+from fedserver import logs
+from fedserver.commands.dispatch import dispatch, verbs
+from fedserver.config import Config, load
+
+__all__ = ["main"]
+
+_ANSWER_S = 5.0
+
+app = verbs("Start a server and look after it.")
+
+Settings = Annotated[
+    Path | None, typer.Option("--config", help="the settings, a TOML file; by default none")
+]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs `fed server` with these arguments and returns its exit code. Raises: FedcoreError."""
+    return dispatch(app, argv, command="server")
+
+
+@app.command()
+def start(
+    context: typer.Context,
+    config: Settings = None,
+    test_mode: Annotated[
+        bool, typer.Option("--test-mode", help="take the failpoints of FEDCORE_FAILPOINTS")
+    ] = False,
+    accept_rollback: Annotated[
+        bool, typer.Option("--accept-rollback", help="start on a database older than its last use")
+    ] = False,
+) -> None:
+    """Serves until SIGTERM or SIGINT; a second one ends it at once."""
+    settings = load(config)
+    logs.configure(level=settings.logging.level, form=settings.logging.form)
+    arm(os.environ.get("FEDCORE_FAILPOINTS", ""), test_mode=test_mode or settings.test_mode)
+    asyncio.run(_serve(settings, _console(context), accept_rollback=accept_rollback))
+
+
+@app.command()
+def status(context: typer.Context, config: Settings = None) -> int:
+    """Asks the server on this machine whether it is alive and takes work."""
+    settings = load(config)
+    url = _ops_url(settings)
+    try:
+        found = _asked(f"{url}/readyz")
+    except OSError as error:
+        raise ServerError(
+            "no server answers on this machine",
+            why=f"{url}: {getattr(error, 'reason', error)}",
+            fix="start it with `fed server start`, or name its settings with --config",
+        ) from None
+    reasons = [str(reason) for reason in cast("list[object]", found["reasons"])]
+    text = "ready" if found["ready"] else f"not ready: {'; '.join(reasons)}"
+    _console(context).show(
+        {"ready": bool(found["ready"]), "reasons": reasons, "version": str(found["version"])}, text
+    )
+    return ExitCode.OK if found["ready"] else ExitCode.FAILED
+
+
+@app.command()
+def drain(
+    context: typer.Context,
+    profile: Annotated[Path, typer.Option("--profile", help="a folder of `fed ca issue`")],
+) -> None:
+    """Lets a server take no new work; what was begun goes on."""
+    from fedcore.v1 import admin_service_pb2
+    from fedserver.profiles import Profile, new_request_id
+
+    user = Profile.open(profile)
+    with user.channel() as channel:
+        payload = admin_service_pb2.Drain(request_id=new_request_id())
+        envelope = user.signed(channel, "Drain", payload)
+        user.ask(channel, "Drain", admin_service_pb2.DrainRequest(drain=envelope))
+    _console(context).show({"draining": True, "address": user.address}, f"{user.address} drains")
+
+
+@app.command()
+def doctor(context: typer.Context, config: Settings = None) -> int:
+    """Looks for what could keep a server from running well, and changes nothing."""
+    from fedserver.doctor import examine
+
+    found = list(examine(load(config)))
+    _console(context).show_each(
+        (
+            {"check": one.check, "level": one.level, "detail": one.detail, "fix": one.fix},
+            f"{one.level:<8} {one.check}: {one.detail}" + (f"\n  Fix: {one.fix}" * bool(one.fix)),
+        )
+        for one in found
+    )
+    return ExitCode.FAILED if any(one.level == "error" for one in found) else ExitCode.OK
+
+
+async def _serve(settings: Config, console: Console, *, accept_rollback: bool) -> None:
+    from fedserver.app import Server
+    from fedserver.opening import opened
+
+    async with opened(settings, accept_rollback=accept_rollback) as parts:
+        server = Server(settings, parts)
+        found = await server.start()
+        identity = await parts.store.server_identity()
+        console.show(
+            {
+                "service": found.service,
+                "enrolment": found.enrolment,
+                "ops": found.ops,
+                "server_id": identity.server_id.hex(),
+                "pid": os.getpid(),
+            },
+            f"serving on {found.service}, enrolment on {found.enrolment}, ops on {found.ops}",
+        )
+        await server.serve_until_stopped()
+
+
+def _asked(url: str) -> dict[str, object]:
+    request = urllib.request.Request(url)  # noqa: S310, an http address of this machine
+    try:
+        with urllib.request.urlopen(request, timeout=_ANSWER_S) as answer:  # noqa: S310
+            body = answer.read()
+    except urllib.error.HTTPError as error:  # 503: it is alive, and not ready
+        body = error.read()
+    found = json.loads(body)
+    if not isinstance(found, dict) or not {"ready", "reasons", "version"} <= found.keys():
+        raise OSError("what answers is no server of ours")
+    return found
+
+
+def _ops_url(settings: Config) -> str:
+    host = settings.server.ops_host
+    return (
+        f"http://[{host}]:{settings.server.ops_port}"
+        if ":" in host
+        else (f"http://{host}:{settings.server.ops_port}")
+    )
+
+
+def _console(context: typer.Context) -> Console:
+    assert isinstance(context.obj, Console)
+    return context.obj

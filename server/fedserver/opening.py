@@ -1,0 +1,76 @@
+"""The parts of a server, opened in order from its settings, and closed in the other."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from fedcore.errors import AuditError, KeyFileError
+from fedserver.audit_heads import AUDIT_HEAD, AuditHeads
+from fedserver.authority import Authority
+from fedserver.blobs import LocalBlobStore
+from fedserver.config import Config
+from fedserver.federation.federation import LocalFederation
+from fedserver.federation.payments import Accounts
+from fedserver.federation.resources import Resources
+from fedserver.key_files import (
+    AUDIT_SIGNER,
+    DATASTORE_KEYS,
+    PARTICIPATION_KEY,
+    load_key,
+    load_keys,
+    private_directory,
+    secret_from,
+)
+from fedserver.metrics import Metrics
+from fedserver.parts import Parts
+from fedserver.spool import Spool
+from fedserver.store.sqlite.store import SqliteStore
+from fedserver.trust import Trust
+
+__all__ = ["DATABASE", "opened", "private_state"]
+
+DATABASE = "fed.db"
+_BLOBS, _SPOOL, _LEDGERS = "blobs", "spool", "ledgers"
+
+
+@contextlib.asynccontextmanager
+async def opened(config: Config, *, accept_rollback: bool = False) -> AsyncIterator[Parts]:
+    """Opens all parts, and takes up what was running; closes the store at the end.
+
+    Raises: KeyFileError, AuthorityError, SchemaError, StoreError, AuditError for a database that is
+    older than its last signed head.
+    """
+    state = private_state(config)
+    keys = config.authority_directory
+    source = config.authority.passphrase_file
+    authority = Authority.open(keys, passphrase=secret_from(source) if source else None)
+    metrics, trust = Metrics(), Trust((authority.registrar.public_key,))
+    store = await SqliteStore.open(state / DATABASE, keys=load_keys(keys / DATASTORE_KEYS))
+    try:
+        heads = AuditHeads(store, state / AUDIT_HEAD, signer=load_key(keys / AUDIT_SIGNER))
+        await heads.check(accept_rollback=accept_rollback)
+        await trust.load(store)
+        resources = Resources(
+            store,
+            LocalBlobStore(state / _BLOBS),
+            Spool(state / _SPOOL, in_flight_bytes=config.limits.upload_bytes),
+            metrics,
+            trust,
+        )
+        accounts = Accounts(state / _LEDGERS, participation_key=load_key(keys / PARTICIPATION_KEY))
+        identity = await store.server_identity()
+        # The same after a restart, so that leases need not run out before they are taken up.
+        federation = LocalFederation(resources, accounts, owner=identity.server_id.hex())
+        await federation.start()
+        yield Parts(store, authority, federation, metrics, heads, trust.revoke)
+        with contextlib.suppress(AuditError, KeyFileError):  # the next start signs it
+            await heads.sign()
+    finally:
+        await store.close()
+
+
+def private_state(config: Config) -> Path:
+    """The state directory, made if need be. Raises: KeyFileError if others can look into it."""
+    return private_directory(config.server.state_directory)
