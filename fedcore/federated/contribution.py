@@ -51,7 +51,7 @@ class Contributor:
     """One client's work for one task; keeps what it compiled between rounds.
 
     `task`: resolved. `programs`: what the device's owner installed, by name. `entropy`: a seam for
-    tests; noise and samples come from the operating system. One thread at a time.
+    tests; noise and samples come from the operating system.
     Raises: ProgramError for a program or model that is not installed.
     """
 

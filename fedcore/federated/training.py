@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count, islice
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -57,12 +58,13 @@ class _Trained:
 
 
 class LocalTraining:
-    """The built-in program "local"; keeps what it compiled for the last task.
+    """The built-in program "local"; keeps what it compiled for the last task, and its memory.
 
-    One thread at a time.
+    A call from another thread waits for the one that is under way.
     """
 
     def __init__(self) -> None:
+        self._turn = Lock()
         self._prepared: tuple[bytes, FlatModel, _Steps | _Gradient] | None = None
 
     @blas.one_thread()
@@ -73,6 +75,10 @@ class LocalTraining:
         of the last pass over the data. Raises: CancelledError; DivergenceError; ProgramError for a
         model that is not here; what layers and loss raise for data that do not fit.
         """
+        with self._turn:
+            return self._train(request)
+
+    def _train(self, request: TrainingRequest) -> TrainingResult:
         flat, work = self._prepare(request.task)
         measured = measure(flat, request) if request.evaluate else {}
         theta, state = flat.split(request.theta)

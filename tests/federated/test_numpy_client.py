@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+from importlib.metadata import EntryPoint, EntryPoints
+from types import ModuleType
+
 import numpy as np
 import pytest
 
 from fedcore.errors import CancelledError, DivergenceError, ProgramError
+from fedcore.federated import programs
 from fedcore.federated.contribution import Contributor
 from fedcore.federated.numpy_client import NumPyClientProgram
 from fedcore.federated.programs import TrainingRequest, find_program
 from fedcore.federated.reference import train_in_process
+from fedcore.federated.training import LocalTraining
 
 ARRAYS = {"arrays": [{"name": "w", "shape": [2, 3]}, {"name": "b", "shape": [3]}]}
 THETA = np.arange(9, dtype=np.float32)
@@ -136,6 +142,21 @@ def test_a_federation_of_numpy_clients_finds_the_mean_of_their_models(task, smal
     zeros = np.zeros(9, np.float32)
     (found,) = train_in_process(task, data, rounds=1, theta=zeros, programs=programs)
     np.testing.assert_allclose(found, 0.75, rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", ["LocalTraining", "INSTALLED"])
+def test_an_installed_package_may_provide_a_program_or_its_class(monkeypatch, value):
+    module = ModuleType("an_installed_package")
+    module.LocalTraining, module.INSTALLED = LocalTraining, LocalTraining()
+    monkeypatch.setitem(sys.modules, "an_installed_package", module)
+    own = EntryPoint("theirs", f"an_installed_package:{value}", programs.PROGRAM_GROUP)
+    monkeypatch.setattr(
+        programs, "entry_points", lambda group: EntryPoints([own]).select(group=group)
+    )
+    assert isinstance(find_program("theirs", {}), LocalTraining)
+    with pytest.raises(ProgramError, match="'thiers'") as caught:
+        find_program("thiers", {})
+    assert "local, theirs" in caught.value.why
 
 
 def test_a_program_is_looked_up_by_name_and_one_that_is_missing_is_named(task, small_data):

@@ -14,15 +14,18 @@ from fedcore.entropy import SeededEntropy
 from fedcore.errors import DivergenceError, PlanError, UpdateError
 from fedcore.federated.algorithms import algorithm_of
 from fedcore.federated.clipping import encode_clipping
+from fedcore.federated.contribution import Contributor
 from fedcore.federated.evaluation import evaluate_sums
 from fedcore.federated.flat import FlatModel
 from fedcore.federated.models import initial_theta
+from fedcore.federated.programs import TrainingRequest
 from fedcore.federated.reference import train_in_process
 from fedcore.federated.task import Task
-from fedcore.federated.training import LocalTraining
+from fedcore.federated.training import LocalTraining, stream_of
 from fedcore.federated.update import Mean, UpdateLayout
 from fedcore.metrics import accuracy
 from fedcore.privacy import Ledger
+from fedcore.secagg import run_session
 
 SECURE = {"profile": "semi_honest", "gamma": 0.1, "delta": 0.2}
 
@@ -181,6 +184,23 @@ def test_batch_statistics_are_averaged_whatever_the_algorithm(small_task, hospit
     assert np.array_equal(one[trained:], other[trained:])
     assert not np.array_equal(one[:trained], other[:trained])
     assert np.abs(one[trained:] - initial_theta(adam)[trained:]).max() > 0
+
+
+def test_a_masked_session_over_the_same_contributions_gives_the_same_bits(small_task, phones):
+    cohort = {"goal": 10, "minimum": 8}
+    task = small_task(cohort=cohort, secure_aggregation=SECURE, rounds={"count": 1})
+    theta = initial_theta(task)
+    blocks = [
+        Contributor(task).contribute(
+            TrainingRequest(task=task, theta=theta, dataset=data, round=0, stream=stream_of(name))
+        )
+        for name, data in phones.items()
+    ]
+    opened = run_session(blocks, config=task.session_config())
+    mean = UpdateLayout.of(task).mean(opened.totals, len(opened.survivors))
+    algorithm = algorithm_of(task)
+    found, _ = algorithm.apply(theta, mean, algorithm.start(), round=0)
+    assert found.tobytes() == train_in_process(task, phones)[0].tobytes()
 
 
 def private(small_task, noise, rounds=2, **changed):

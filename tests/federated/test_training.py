@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import numpy as np
 import pytest
@@ -231,6 +233,26 @@ def test_memory_is_a_few_models_and_does_not_grow_from_round_to_round(small_task
         tracemalloc.stop()
     assert (kept - begun) / theta.nbytes < 0.5
     assert (peak - begun) / theta.nbytes < most
+
+
+def test_a_round_that_is_still_being_cancelled_does_not_disturb_the_next(small_task, small_data):
+    task, program = small_task(), LocalTraining()
+    wanted = LocalTraining().train(request_of(task, small_data)).delta
+    training_begun, others_turn = Event(), Event()
+
+    def begun(progress):
+        training_begun.set()
+        others_turn.wait(5)
+
+    slow = request_of(task, small_data, round=9, progress=begun)
+    with ThreadPoolExecutor(2) as pool:
+        before = pool.submit(program.train, slow)
+        assert training_begun.wait(5)
+        after = pool.submit(program.train, request_of(task, small_data))
+        others_turn.set()
+        undisturbed = LocalTraining().train(request_of(task, small_data, round=9))
+        assert np.array_equal(before.result().delta, undisturbed.delta)
+        assert np.array_equal(after.result().delta, wanted)
 
 
 def test_one_program_serves_one_task_after_another(small_task, small_data):
