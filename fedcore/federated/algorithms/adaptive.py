@@ -6,6 +6,7 @@ and tau where Adam has epsilon; the second moment starts at tau².
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -32,9 +33,9 @@ class Adaptive(Rule):
             "second": np.full(dimension, self.tau**2, np.float32),
         }
 
+    @abstractmethod
     def second(self, before: Vector, square: Vector) -> Vector:
         """The second moment after an update of these squares, each (D,)."""
-        raise NotImplementedError
 
     def apply(self, theta: Vector, delta: Vector, state: ServerState) -> tuple[Vector, ServerState]:
         first: Vector = self.beta1 * state["first"] + (1 - self.beta1) * delta

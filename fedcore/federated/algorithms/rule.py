@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import numpy as np
@@ -16,7 +17,7 @@ ServerState = dict[str, Vector]
 """What a server keeps beside the model and sends to nobody: by name, vectors (D,)."""
 
 
-class Rule:
+class Rule(ABC):
     """An algorithm's three functions, which by default leave things as they are.
 
     `keeps`: the names of the vectors in its state.
@@ -36,6 +37,6 @@ class Rule:
         """What a client trains with, made of the optimiser that the task names."""
         return optimizer
 
+    @abstractmethod
     def apply(self, theta: Vector, delta: Vector, state: ServerState) -> tuple[Vector, ServerState]:
         """The model and the state after a round whose mean update is `delta` (D,)."""
-        raise NotImplementedError
