@@ -122,11 +122,9 @@ class Enrolment:
             if token is None:
                 attempt.failed()
                 raise _unknown_token()
-            try:
-                response = await self._enrolled(request, token, key_hash)
-            except TokenError:
-                attempt.failed()
-                raise
+            # A token that is used up or expired is a try, and no guess: whoever has it was given
+            # it, and its holder's neighbours behind one address must not be locked out.
+            response = await self._enrolled(request, token, key_hash)
             attempt.succeeded()
             return response
 

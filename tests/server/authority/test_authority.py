@@ -179,6 +179,11 @@ def test_a_revoked_certificate_is_refused_by_a_server_that_runs(
     with pytest.raises(UnauthenticatedError, match="revoked"):
         running.parse_peer(pem_of(issued), now=now)
     assert [line.reason for line in running.lists.revocations()] == ["left"]
+    other = authority.issue_client(new_key().public_key(), client_id=bytes(16), tenant="t", now=now)
+    assert running.parse_peer(pem_of(other), now=now).id == bytes(16)
+    operator.lists.revoke(other.fingerprint, reason="stolen", now=now)  # a list that was read once
+    with pytest.raises(UnauthenticatedError, match="revoked"):
+        running.parse_peer(pem_of(other), now=now)
 
 
 def test_a_damaged_list_lets_nobody_in(authority: Authority, now: int) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -39,6 +40,7 @@ from fedserver.store.records import (
     Enrolled,
     TokenRecord,
 )
+from fedserver.store.sqlite.store import SqliteStore
 
 NOW = 1_800_000_000
 TOKEN = b"t" * 32
@@ -284,6 +286,21 @@ async def test_whoever_guesses_tokens_is_locked_out_and_others_are_not(
     await enrolment.enrol(request_for(), peer="guesser")
 
 
+async def test_a_used_up_token_slows_its_address_and_locks_nobody_out(
+    authority: Authority, request_for: RequestFor
+) -> None:
+    clock = {"now": 1000 * NOW}
+    attempts = Attempts(lambda: clock["now"])
+    store = Parties(token_record(), token_record(b"u" * 32))
+    enrolment = enrolment_at(authority, store, attempts=attempts)
+    await enrolment.enrol(request_for(), peer="ward")
+    for _ in range(20):
+        clock["now"] += 60_000
+        with pytest.raises(TokenError):
+            await enrolment.enrol(request_for(), peer="ward")
+    await enrolment.enrol(request_for(token=b"u" * 32), peer="ward")
+
+
 async def test_malformed_requests_are_slowed_down_too(
     authority: Authority, request_for: RequestFor
 ) -> None:
@@ -347,3 +364,24 @@ def test_ids_of_clients_sort_by_time_and_never_repeat() -> None:
 
 def _pem(der: bytes) -> bytes:
     return x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM)
+
+
+async def test_the_database_keeps_these_promises_too(
+    authority: Authority, request_for: RequestFor, tmp_path: Path
+) -> None:
+    store = await SqliteStore.open(
+        tmp_path / "server.db", keys=[b"k" * 32], clock=lambda: 1000 * NOW
+    )
+    try:
+        await store.create_token(token_record(uses=7))
+        enrolment = enrolment_at(authority, cast(Parties, store))
+        requests = [request_for() for _ in range(50)]
+        results = await asyncio.gather(
+            *(enrolment.enrol(request) for request in requests), return_exceptions=True
+        )
+        served = [n for n, found in enumerate(results) if not isinstance(found, BaseException)]
+        assert len(served) == len(await store.clients()) == 7
+        assert sum(isinstance(found, TokenError) for found in results) == 43
+        assert await enrolment.enrol(requests[served[0]]) == results[served[0]]
+    finally:
+        await store.close()
