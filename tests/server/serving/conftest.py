@@ -398,3 +398,16 @@ def make_world(tmp_path: Path, authority: Authority) -> Iterator[Any]:
         return a_world(tmp_path, authority, **sections)
 
     yield made
+
+
+@pytest.fixture
+def certified() -> Callable[[Authority, bytes], tuple[bytes, bytes]]:
+    """A client's certificate in PEM, and its fingerprint."""
+
+    def made(issuer: Authority, client_id: bytes) -> tuple[bytes, bytes]:
+        issued = issuer.issue_client(
+            new_key().public_key(), client_id=client_id, tenant="default", now=int(time.time())
+        )
+        return chain_of(issued.chain[:1]), issued.fingerprint
+
+    return made
