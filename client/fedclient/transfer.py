@@ -56,26 +56,27 @@ def download(
     for other in folder.iterdir():  # a device keeps the model that it works on, and no other
         if other not in (whole, part):
             other.unlink(missing_ok=True)
-    for _ in range(_REPEATS):
-        if whole.exists():
-            if whole.stat().st_size == size and _digest_is(whole, digest):
-                return whole
-            whole.unlink()
-        try:
+    try:
+        if whole.exists() and _digest_is(whole, digest):
+            return whole
+        for _ in range(_REPEATS):
             with open(os.open(part, os.O_CREAT | os.O_RDWR, 0o600), "r+b") as file:
                 _fill(connection, digest, size, file, stop, moved)
                 file.flush()
                 os.fsync(file.fileno())
-            part.replace(whole)
-            sync_folder(folder)
-        except OSError as error:
-            if isinstance(error, FedcoreError):
-                raise
-            raise ClientStateError(
-                "a model cannot be written",
-                why=f"{error.strerror} ({error.errno})",
-                fix="free the disk: the download goes on where it was",
-            ) from error
+            if _digest_is(part, digest):
+                part.replace(whole)
+                sync_folder(folder)
+                return whole
+            part.unlink()
+    except OSError as error:
+        if isinstance(error, FedcoreError):
+            raise
+        raise ClientStateError(
+            "a model cannot be written",
+            why=f"{error.strerror} ({error.errno})",
+            fix="free the disk: the download goes on where it was",
+        ) from error
     raise TransferError(
         "a model is not the one that was named",
         why="its SHA-256 is another, at every try",

@@ -113,11 +113,7 @@ def run_all(
     return found
 
 
-def reopened(folder: Path) -> Callable[[Client], Client]:
-    """A restart of the program of a device whose folder is `folder`."""
-
-    def restart(device: Client) -> Client:
-        device.close()
-        return Client.open(folder)
-
-    return restart
+def reopened(device: Client) -> Client:
+    """The device after a restart of its program."""
+    device.close()
+    return Client.open(device._folder)

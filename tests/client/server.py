@@ -228,6 +228,9 @@ class FakeServer:
         place = (self.round, self.attempt)
         return [seat for seat in self.seats.values() if (seat.round, seat.attempt) == place]
 
+    def sealed(self) -> list[Seat]:
+        return [seat for seat in self.present() if seat.upload and seat.upload.sealed]
+
     def go_on(self) -> None:
         """Closes what nobody is awaited for any more."""
         if self.manual:
@@ -236,8 +239,8 @@ class FakeServer:
         if len(here) < self.goal or self.round in self.ended:
             return
         if self.session is None:
-            if all(seat.upload is not None and seat.upload.sealed for seat in here):
-                self._sum_up([seat for seat in here])
+            if len(self.sealed()) == len(here):
+                self._sum_up(here)
             return
         stage = self.session.stage
         ready = (

@@ -114,7 +114,7 @@ def test_a_check_in_whose_answer_was_lost_gets_the_same_assignment(
 
     Client.join(server.join_string, directory=folder).close()
     device = Client(folder, faults=faults)
-    [[summary]] = run_all([device], flowers, restart=reopened(folder))
+    [[summary]] = run_all([device], flowers, restart=reopened)
     assert summary.outcome is Outcome.COMPLETED
     assert len(server.seats) == 1 and server.calls["CheckIn"] == 2
 
@@ -327,6 +327,6 @@ def test_crashes_are_what_the_harness_makes_of_them(
     server = serve(open_task, goal=1)
     device = Client.join(server.join_string, directory=folder)
     crasher = Crasher("client.after_checkin").install(monkeypatch)
-    [[summary]] = run_all([device], flowers, restart=reopened(folder))
+    [[summary]] = run_all([device], flowers, restart=reopened)
     assert crasher.crashed and summary.outcome is Outcome.COMPLETED
     assert server.calls["CheckIn"] == 1
