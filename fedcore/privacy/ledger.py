@@ -272,13 +272,13 @@ class Ledger:
             assert history.current is not None
             return Reservation(self._journal, history.current, plan)
 
-    def resume(self, seq: int) -> Reservation:
+    def resume(self, seq: int, *, drawn: bool = True) -> Reservation:
         """The newest reservation, of a process that died before it released anything of it.
 
         Only for the very sum that it was begun for, which nobody has seen under other noise: the
         same cohort, and where clients add the noise the same session. That sum may then be released
-        under it, once; nothing is charged again. Nobody can be drawn any more, for a second sample
-        would be the choice between two.
+        under it, once; nothing is charged again. `drawn`: its sample may have been looked at, so
+        nobody can be drawn any more, for a second sample would be the choice between two.
         Raises: ReservationError for any other one, and for one that pays for several rounds, whose
         noise was in the memory of that process.
         """
@@ -292,7 +292,7 @@ class Ledger:
                     why="it is not the newest, was voided or released, or pays for several rounds",
                     fix="reserve the round again",
                 )
-            return Reservation(self._journal, entry, self._journal.history.plan, resumed=True)
+            return Reservation(self._journal, entry, self._journal.history.plan, resumed=drawn)
 
     def released(self, round: int) -> bytes | None:
         """The payload of a round that was released under the present plan, for nothing; else None.
@@ -322,15 +322,16 @@ class Ledger:
                 return None
             return Receipt(history.payers[seq], round, history.payloads[seq], self.head)
 
-    def may_participate(self, units: Iterable[bytes]) -> NDArray[np.bool_]:
+    def may_participate(self, units: Iterable[bytes], *, anew: bool = False) -> NDArray[np.bool_]:
         """Which of these may take part in the next release: (n,). For selecting among them.
 
+        `anew`: for a round that is to be reserved again, whoever took part in what came to nothing.
         All that may, may come together: of new names no more than the plan counts units, the first.
         """
         with self._journal.lock:
             names = self._journal.seal.names(units)
             found = np.ones(len(names), bool)
-            found[self._journal.table.refused(names)] = False
+            found[self._journal.table.refused(names, anew=anew)] = False
             return found
 
     def migrate(self, plan: PrivacyPlan) -> Head:

@@ -124,16 +124,17 @@ class ParticipationTable:
         """A new reservation: what follows belongs to it."""
         self._visit = _Visit(self._releases)
 
-    def refused(self, names: Sequence[bytes]) -> list[int]:
+    def refused(self, names: Sequence[bytes], *, anew: bool = False) -> list[int]:
         """Which of these may not take part now: positions, ascending.
 
+        `anew`: in the next reservation, for which the present one has led to nothing yet.
         A name that stands twice is refused the second time, and one more than there are units.
         """
         found, seen, units = [], set[bytes](), len(self._visits)
         for position, name in enumerate(names):
             new = name not in self._visits and name not in seen
             crowded = new and units == self._population
-            if crowded or name in seen or not self._may(self._visits.get(name, [])):
+            if crowded or name in seen or not self._may(self._visits.get(name, []), anew):
                 found.append(position)
             units += new and not crowded
             seen.add(name)
@@ -166,7 +167,7 @@ class ParticipationTable:
         counts = [len(visits) for visits in self._visits.values()]
         return Participations(units=len(counts), total=sum(counts), most=max(counts, default=0))
 
-    def _may(self, visits: list[_Visit]) -> bool:
+    def _may(self, visits: list[_Visit], anew: bool) -> bool:
         if not visits:
             return True
         last = visits[-1]
@@ -174,7 +175,7 @@ class ParticipationTable:
         # adds to the distance.
         distance = self._releases - last.before - last.released + 1
         return (
-            last is not self._visit
+            (anew or last is not self._visit)
             and (self._maximum is None or len(visits) < self._maximum)
             and (self._separation is None or distance >= self._separation)
         )

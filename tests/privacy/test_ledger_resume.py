@@ -145,3 +145,27 @@ def test_what_only_looks_like_a_ledger_serves_no_mean() -> None:
 
     with pytest.raises(PlanError, match="Forged"):
         released_mean(Forged(), 0)  # type: ignore[arg-type]
+
+
+def test_who_took_part_in_what_came_to_nothing_may_come_again(tmp_path: Path) -> None:
+    plan = shared()
+    names = [b"a", b"b"]
+    with Ledger.create(tmp_path, plan, participation_key=KEY) as ledger:
+        ledger.reserve(0).participate(names)
+        assert not ledger.may_participate(names).any()
+        assert ledger.may_participate(names, anew=True).all()
+        ledger.reserve(0).participate(names)
+        ledger.reserve(0).participate(names)
+        assert ledger.participations.most == 3
+        assert not ledger.may_participate(names, anew=True).any()
+
+
+def test_a_sample_that_nobody_has_seen_is_drawn_by_who_resumes(tmp_path: Path) -> None:
+    plan = client()
+    with Ledger.create(tmp_path, plan) as ledger:
+        seq = ledger.reserve(0).seq
+    with opened_again(tmp_path, plan) as ledger:
+        resumed = ledger.resume(seq, drawn=False)
+        resumed.select()
+        assert CentralMechanism(plan).release(a_sum(plan), resumed).receipt.seq == seq
+        assert ledger.spent == {plan.event: 1}

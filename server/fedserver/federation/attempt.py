@@ -113,9 +113,9 @@ class Attempt:
         """Whether nothing more is to be done."""
         return self.state.over and not self._follow and self._scrubbed
 
-    def restrict(self, payment: Payment, invited: frozenset[bytes]) -> None:
-        """From here on only these clients may take part, and `payment` pays for the attempt."""
-        self._payment, self.invited = payment, invited
+    def restrict(self, invited: frozenset[bytes]) -> None:
+        """From here on only these clients may take part."""
+        self.invited = invited
         self.policy = _restricted(self.policy, invited)
 
     def post(self, event: Event) -> None:
@@ -245,14 +245,17 @@ class Attempt:
             await self._guarded(Phase.COLLECTING, self._pay_openly())
 
     async def _pay_openly(self) -> None:
-        payment = await self._reserved()
+        payment = await self.paid()
         await asyncio.to_thread(payment.begin, self.state.members, None)
-        await self.journal.keep({PAYMENT: payment.record})
 
-    async def _reserved(self) -> Payment:
-        assert self.hosted.account is not None
+    async def paid(self) -> Payment:
+        """What the attempt is paid with, now if it was not before. Raises: BudgetError."""
+        account = self.hosted.account
+        assert account is not None
         if self._payment is None:
-            self._payment = await asyncio.to_thread(self.hosted.account.reserve, self.state.round)
+            intent = account.intent()
+            await self.journal.keep({PAYMENT: intent})
+            self._payment = await asyncio.to_thread(account.pay, self.state.round, intent)
         return self._payment
 
     async def _guarded(self, phase: Phase, work: Awaitable[None]) -> None:
@@ -275,14 +278,11 @@ class Attempt:
 
     async def _freeze(self, phase: Phase, masked: MaskedSession) -> None:
         if not masked.is_past(phase):
-            records: dict[str, bytes] = {}
             if phase is Phase.KEYS and self.hosted.account is not None:
                 terms = masked.parameters
-                payment = await self._reserved()
+                payment = await self.paid()
                 await asyncio.to_thread(payment.begin, masked.members, terms)
-                records[PAYMENT] = payment.record
-            records |= await asyncio.to_thread(masked.close, phase)
-            await self.journal.keep(records)
+            await self.journal.keep(await asyncio.to_thread(masked.close, phase))
             failpoint("secagg.after_persist")
         remaining = self.state.arrived if phase is Phase.UNMASKING else masked.pending
         self._follow.append(Closed(self._now(), phase, remaining))

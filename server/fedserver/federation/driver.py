@@ -90,7 +90,7 @@ class TaskDriver:
 
     async def turned(self, timeout_s: float) -> None:
         """Returns when something may have changed, or after so many seconds."""
-        waits = [asyncio.ensure_future(self._began.wait())]
+        waits: list[asyncio.Future[object]] = [asyncio.ensure_future(self._began.wait())]
         if self.attempt is not None:
             waits.append(asyncio.ensure_future(self.attempt.turned(timeout_s)))
         await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
@@ -126,6 +126,13 @@ class TaskDriver:
                 return await self._end(TaskState.FAILED, "a round failed in all its attempts")
             self._begin(attempt)
             await attempt.run()
+            self._log.info(
+                "attempt.ended",
+                round=attempt.state.round,
+                attempt=attempt.state.attempt,
+                phase=attempt.state.phase.value,
+                reason=attempt.state.reason,
+            )
             if attempt.spent_up:
                 why = "the privacy budget pays for no further round"
                 return await self._end(TaskState.COMPLETED, why)

@@ -14,6 +14,7 @@ from fedcore.rounds import (
     Started,
 )
 from fedcore.rounds.records import from_record
+from fedcore.secagg import Stage
 from fedcore.secagg.identity import ID_BYTES
 from fedserver.federation.attempt import INVITED, PAYMENT, Attempt
 from fedserver.federation.interface import Train
@@ -62,13 +63,10 @@ async def open_attempt(
 
 async def _draw(attempt: Attempt, resources: Resources) -> None:
     """Pays for the round and draws its clients, before anybody may check in."""
-    account = attempt.hosted.account
-    assert account is not None
-    payment = await asyncio.to_thread(account.reserve, attempt.state.round)
-    population = await _population(resources.store, attempt.hosted)
-    invited = payment.draw(population)
-    await attempt.journal.keep({PAYMENT: payment.record, INVITED: b"".join(sorted(invited))})
-    attempt.restrict(payment, invited)
+    payment = await attempt.paid()
+    invited = payment.draw(await _population(resources.store, attempt.hosted))
+    await attempt.journal.keep({INVITED: b"".join(sorted(invited))})
+    attempt.restrict(invited)
 
 
 async def _population(store: Store, hosted: HostedTask) -> list[bytes]:
@@ -110,7 +108,7 @@ async def take_up(
     )
     if state.phase is Phase.PENDING:
         account = hosted.account
-        if account is not None and account.draws_clients and PAYMENT not in kept:
+        if account is not None and account.draws_clients and INVITED not in kept:
             await _draw(attempt, resources)
         attempt.post(Started(resources.clock()))
     return attempt
@@ -139,7 +137,7 @@ async def _assembled(
         results=results,
         masked=masked,
         train=await _train(hosted, resources, state.round, head, results),
-        payment=await _payment(hosted, masked, kept),
+        payment=await _payment(hosted, state, masked, kept),
         invited=_invited(kept),
     )
 
@@ -172,22 +170,26 @@ async def _train(
         model_bytes=await resources.blobs.size(head.digest),
         update_bytes=hosted.task.layout.upload_bytes,
         clipping=encode_clipping(await results.clipping()),
-        evaluate=bool(every) and round % every == 0,
+        evaluate=bool(every) and (round + 1) % every == 0,
     )
 
 
 async def _payment(
-    hosted: HostedTask, masked: MaskedSession | None, kept: Mapping[str, bytes]
+    hosted: HostedTask,
+    state: RoundState,
+    masked: MaskedSession | None,
+    kept: Mapping[str, bytes],
 ) -> Payment | None:
-    """What the attempt is paid with already, taken up for the session that it was paid for."""
+    """What the attempt is paid with, taken up for the session that it was paid for."""
     account = hosted.account
     if account is None or PAYMENT not in kept or Results.RECORD in kept:
         return None
-    payment = await asyncio.to_thread(account.resume, kept[PAYMENT])
-    if payment is None:
+    if account.ledger.receipt(state.round) is not None:  # and so of no more use
         return None
-    terms = None if masked is None else masked.parameters
-    await asyncio.to_thread(payment.take_up, terms)
+    drawn = INVITED in kept
+    payment = await asyncio.to_thread(account.pay, state.round, kept[PAYMENT], drawn=drawn)
+    if masked is not None and masked.stage is not Stage.PREKEYS:
+        await asyncio.to_thread(payment.take_up, masked.parameters)
     return payment
 
 

@@ -8,7 +8,7 @@ attempt has new noise and pays anew.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -111,21 +111,35 @@ class Account:
         """Whether a client's participation stays within the plan's bounds."""
         if not isinstance(self.plan.sampling, Uncontrolled):
             return True
-        return bool(self.ledger.may_participate([client_id])[0])
+        return bool(self.ledger.may_participate([client_id], anew=True)[0])
 
-    def reserve(self, round: int) -> Payment:
-        """Pays for a round. Raises: BudgetError, after which no further round is begun."""
+    def intent(self) -> bytes:
+        """What has to be durable before `pay`: whatever is reserved later is of this intent."""
+        return json.dumps({"after": self.ledger.head.seq}).encode()
+
+    def pay(self, round: int, intent: bytes, *, drawn: bool = False) -> Payment:
+        """Pays for a round, or finds that this `intent` has paid for it before a crash.
+
+        `drawn`: clients were drawn under it, and may know.
+        Raises: BudgetError, after which no further round is begun.
+        """
+        current = self.ledger.history.current
+        if (
+            current is not None
+            and current.seq > json.loads(intent)["after"]
+            and current.round == round
+            and not current.released
+        ):
+            resumed = self.ledger.resume(current.seq, drawn=drawn)
+            return Payment(self.plan, resumed, may=self._may_all, resumed=True)
         failpoint("release.before_reserve")
         reservation = self.ledger.reserve(round)
         failpoint("release.after_reserve")
-        return Payment(self.plan, reservation)
+        return Payment(self.plan, reservation, may=self._may_all)
 
-    def resume(self, record: bytes) -> Payment | None:
-        """The payment of an attempt that a crash interrupted; None if it can only be made anew."""
-        try:
-            return Payment(self.plan, self.ledger.resume(json.loads(record)["seq"]))
-        except ReservationError:
-            return None
+    def _may_all(self, clients: Sequence[bytes]) -> list[bytes]:
+        allowed = self.ledger.may_participate(clients)
+        return [client for client, may in zip(clients, allowed, strict=True) if may]
 
     def released(self, round: int, clipping: QuantileState | None) -> PrivateMean | None:
         """What was released for a round before a crash, or None."""
@@ -139,14 +153,16 @@ class Account:
 class Payment:
     """One reservation and the mechanism that draws its noise."""
 
-    def __init__(self, plan: PrivacyPlan, reservation: Reservation) -> None:
+    def __init__(
+        self,
+        plan: PrivacyPlan,
+        reservation: Reservation,
+        *,
+        may: Callable[[Sequence[bytes]], list[bytes]],
+        resumed: bool = False,
+    ) -> None:
         self.plan, self.reservation = plan, reservation
-        self._mechanism = _mechanism(plan)
-
-    @property
-    def record(self) -> bytes:
-        """What is kept beside the attempt, so that its payment can be taken up again."""
-        return json.dumps({"seq": self.reservation.seq}).encode()
+        self._mechanism, self._may, self._resumed = _mechanism(plan), may, resumed
 
     def draw(self, population: Sequence[bytes]) -> frozenset[bytes]:
         """Which clients are asked, by the plan's sampling; once.
@@ -164,7 +180,9 @@ class Payment:
         planned could be opened; ParticipationError.
         """
         if isinstance(self.plan.sampling, Uncontrolled):
-            self.reservation.participate(sorted(clients))
+            # Whom a crash left recorded under this payment is recorded once.
+            named = sorted(clients)
+            self.reservation.participate(self._may(named) if self._resumed else named)
         self.take_up(terms)
 
     def take_up(self, terms: Parameters | None) -> None:

@@ -1,0 +1,171 @@
+"""Whole tasks through a real store: what comes out is what the reference finds, to the bit."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from fedcore.federated.reference import train_in_process
+from fedcore.federated.task import Task
+from fedcore.rounds import Phase
+from fedserver.federation.interface import Outcome
+from fedserver.store.records import TaskState
+from tests.server.federation.world import World, data_of, task_of, world_in
+
+MASKED = 'profile = "malicious"\ndelta = 0.2\ngamma = 0.0'
+RECORDS = """
+[privacy]
+unit = "record"
+epsilon = 50.0
+delta = 1e-3
+population = 120
+clipping_norm = 1.0
+noise = "shares"
+sampling_rate = 0.5
+"""
+CLIENTS = """
+[privacy]
+unit = "client"
+epsilon = 50.0
+delta = 1e-2
+population = 5
+clipping_norm = 1.0
+noise = "{noise}"
+minimum_separation = 1
+maximum_participations = 4
+"""
+SAMPLED = """
+[privacy]
+unit = "client"
+epsilon = 4.0
+delta = 1e-2
+population = 60
+clipping_norm = 1.0
+noise = "central"
+sampling_rate = 0.5
+"""
+
+
+def models_of(task: Task, world: World, *, without: frozenset[int] = frozenset()) -> list[bytes]:
+    """The models that the same clients find in one process."""
+    names = [device.name for i, device in enumerate(world.devices) if i not in without]
+    found = train_in_process(task, {name: data_of(name) for name in names})
+    return [theta.tobytes() for theta in found]
+
+
+async def final_of(world: World) -> bytes:
+    return (await world.theta(await world.final())).tobytes()
+
+
+@pytest.mark.parametrize("secure", ["", MASKED], ids=["plain", "masked"])
+async def test_a_task_ends_with_the_models_of_the_reference(tmp_path: Path, secure: str) -> None:
+    task = task_of(secure=secure)
+    async with world_in(tmp_path, task) as world:
+        record = await world.run()
+        assert (record.state, record.rounds_completed) == (TaskState.COMPLETED, 2)
+        assert await final_of(world) == models_of(task, world)[-1]
+        for device in world.devices:
+            assert [outcome for _, _, outcome in device.outcomes] == [Outcome.COMPLETED] * 2
+            assert device.contributions == 2
+
+
+PLACES = ["train", "share", "upload", "uploading", "commit", "confirm", "answer"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_a_lost_client_is_in_the_sum_if_its_update_was_acknowledged(
+    tmp_path: Path, place: str
+) -> None:
+    task = task_of(rounds=1, minimum=4, secure=MASKED)
+    async with world_in(tmp_path, task) as world:
+        world.devices[2].silent_at = lambda round, where: where == place
+        record = await world.run()
+        assert record.state is TaskState.COMPLETED
+        lost = frozenset() if place in ("confirm", "answer") else frozenset({2})
+        assert await final_of(world) == models_of(task, world, without=lost)[-1]
+
+
+async def test_a_round_without_enough_clients_is_tried_again_with_fresh_keys(
+    tmp_path: Path,
+) -> None:
+    task = task_of(rounds=1, secure=MASKED)
+    async with world_in(tmp_path, task) as world:
+        left = {"more": 1}
+
+        def silent(round: int, where: str) -> bool:
+            if where == "upload" and left["more"]:
+                left["more"] = 0
+                return True
+            return False
+
+        world.devices[1].silent_at = silent
+        record = await world.run()
+        assert record.state is TaskState.COMPLETED
+        assert await final_of(world) == models_of(task, world)[-1]
+        kept = await world.store.latest_attempt(record.task_id, 0)
+        assert kept is not None
+        assert kept.ref.attempt == 2
+
+
+PHASES = [
+    Phase.SELECTING,
+    Phase.KEYS,
+    Phase.SHARES,
+    Phase.COLLECTING,
+    Phase.CONFIRMING,
+    Phase.UNMASKING,
+    Phase.COMPLETED,
+]
+
+
+@pytest.mark.parametrize("phase", PHASES, ids=lambda phase: phase.name)
+async def test_a_server_that_is_killed_ends_with_the_same_model(
+    tmp_path: Path, phase: Phase
+) -> None:
+    task = task_of(secure=MASKED)
+    async with world_in(tmp_path, task) as world:
+        running = asyncio.ensure_future(world.run())
+        await world.in_phase(phase)
+        await world.crash()
+        record = await running
+        assert record.state is TaskState.COMPLETED
+        assert await final_of(world) == models_of(task, world)[-1]
+        assert [device.contributions for device in world.devices] == [2] * 5
+
+
+@pytest.mark.parametrize(
+    ("privacy", "algorithm"),
+    [
+        (RECORDS, 'name = "fedsgd"\nlr = 0.5'),
+        (CLIENTS.format(noise="shares"), 'name = "fedavg"'),
+        (CLIENTS.format(noise="central"), 'name = "fedadam"\nlr = 0.1'),
+        (SAMPLED, 'name = "fedavg"'),
+    ],
+    ids=["records", "shares", "central", "sampled"],
+)
+async def test_the_ledger_is_charged_once_a_round_whatever_happens(
+    tmp_path: Path, privacy: str, algorithm: str
+) -> None:
+    clients, minimum, secure = (60, 1, "") if privacy is SAMPLED else (5, 4, MASKED)
+    task = task_of(
+        clients=clients, minimum=minimum, secure=secure, privacy=privacy, algorithm=algorithm
+    )
+    async with world_in(tmp_path, task, clients=clients) as world:
+        running = asyncio.ensure_future(world.run())
+        for phase in (Phase.COLLECTING, Phase.COMPLETED):
+            await world.in_phase(phase)
+            await world.crash()
+        record = await running
+        assert (record.state, record.rounds_completed) == (TaskState.COMPLETED, 2)
+        assert world.federation is not None
+        certificate = json.loads(await world.federation.certificate(world.user, record.task_id))
+        spent = await world.federation.spent(world.user, record.task_id)
+        assert 0 < spent.epsilon <= spent.budget
+        assert list(spent.by_round) == [0, 1]
+        account = await world.federation._account(record)
+        assert account is not None
+        assert sum(account.ledger.spent.values()) >= 2
+        assert account.ledger.history.reservations == 2, certificate
