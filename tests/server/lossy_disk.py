@@ -22,6 +22,7 @@ class Loss(Enum):
 
     ALL = auto()  # no byte and no name
     BYTES = auto()  # names and lengths are there, the bytes are zeros
+    ORDER = auto()  # the same, but the last write of each file is there
     NOTHING = auto()  # as when only the process is killed
 
 
@@ -34,6 +35,7 @@ class LossyDisk(FsOps):
     def __init__(self, root: Path, *, cut_at: int = 0) -> None:
         self.root, self.steps, self._cut_at = root, 0, cut_at
         self._synced: dict[int, bytes] = {}  # by inode
+        self._last: dict[int, tuple[int, bytes]] = {}  # by inode: what was written last, and where
         self._names: dict[Path, int] = {}
         self._folders: set[Path] = set()
         for path in sorted(root.rglob("*")) if root.exists() else ():
@@ -51,7 +53,7 @@ class LossyDisk(FsOps):
         target.mkdir(parents=True)
         names = dict(self._names)
         folders = set(self._folders)
-        if loss is Loss.BYTES:
+        if loss is not Loss.ALL:
             paths = list(self.root.rglob("*"))
             names = {path: path.stat().st_ino for path in paths if path.is_file()}
             folders = {path for path in paths if path.is_dir()}
@@ -62,8 +64,11 @@ class LossyDisk(FsOps):
             kept = target / path.relative_to(self.root)
             if kept.parent.exists():
                 data = self._synced.get(inode, b"")
-                if loss is Loss.BYTES:
+                if loss is not Loss.ALL:
                     data = data[: path.stat().st_size].ljust(path.stat().st_size, b"\0")
+                if loss is Loss.ORDER:
+                    offset, last = self._last.get(inode, (0, b""))
+                    data = data[:offset] + last + data[offset + len(last) :]
                 kept.write_bytes(data)
         return target
 
@@ -71,11 +76,13 @@ class LossyDisk(FsOps):
         self._step()
         file = super().create(path)
         self._synced[os.fstat(file).st_ino] = b""
+        self._last.pop(os.fstat(file).st_ino, None)
         return file
 
     def pwrite(self, file: int, data: bytes | memoryview, offset: int) -> None:
         self._step()
         super().pwrite(file, data, offset)
+        self._last[os.fstat(file).st_ino] = (offset, bytes(data))
 
     def truncate(self, file: int, size: int) -> None:
         self._step()
@@ -85,6 +92,7 @@ class LossyDisk(FsOps):
         self._step()
         status = os.fstat(file)
         self._synced[status.st_ino] = os.pread(file, status.st_size, 0)
+        self._last.pop(status.st_ino, None)
 
     def rename(self, source: Path, target: Path) -> None:
         self._step()

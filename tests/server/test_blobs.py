@@ -196,6 +196,15 @@ async def test_a_blob_that_is_put_again_is_young_again(store: LocalBlobStore) ->
     await store.verify(digest)
 
 
+async def test_a_file_that_was_finished_long_ago_is_a_young_blob(
+    store: LocalBlobStore, tmp_path: Path
+) -> None:
+    (tmp_path / "finished").write_bytes(b"old")
+    os.utime(tmp_path / "finished", (0, 0))
+    await store.put_file(tmp_path / "finished")
+    assert await store.collect([]) == 0
+
+
 async def test_a_cancelled_put_comes_to_its_end_and_leaves_the_folder_clean(
     tmp_path: Path,
 ) -> None:
