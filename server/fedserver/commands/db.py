@@ -16,8 +16,6 @@ from typing import Annotated, Final
 
 import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import create_engine
-from sqlalchemy.pool import NullPool
 
 from fedcore.console import Console, ExitCode, Json
 from fedcore.errors import ArgumentError, AuditError, SchemaError, StoreError
@@ -179,12 +177,7 @@ def _version(database: Path) -> str | None:
             why=f"nothing lies at {database}",
             fix="name the file with --database",
         )
-    engine = create_engine("sqlite://", creator=lambda: reading(database), poolclass=NullPool)
-    try:
-        with engine.connect() as connection:
-            return migrating.version_of(connection)
-    finally:
-        engine.dispose()
+    return migrating.version_at(database)
 
 
 def _damage(database: Path) -> list[str]:

@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, create_engine, event, inspect, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from fedcore.errors import SchemaError
+from fedcore.errors import SchemaError, StoreError
 from fedserver.store.connection import reading, writing
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
-__all__ = ["HEAD", "check", "downgrade", "known", "prepare", "upgrade", "version_of"]
+__all__ = ["HEAD", "check", "downgrade", "known", "prepare", "upgrade", "version_at", "version_of"]
 
 HEAD = "0002"  # the newest step under migrations/versions
 SUPPORTED = frozenset({HEAD})
@@ -36,6 +37,12 @@ def version_of(connection: Connection) -> str | None:
         return None
     found = connection.scalar(text("SELECT version_num FROM alembic_version"))
     return None if found is None else str(found)
+
+
+def version_at(path: Path) -> str | None:
+    """The schema of a database file. Raises: StoreError."""
+    with _connected(path, reading) as connection:
+        return version_of(connection)
 
 
 def known() -> tuple[str, ...]:
@@ -121,5 +128,11 @@ def _connected(path: Path, connect: Callable[[Path], sqlite3.Connection]) -> Ite
     try:
         with engine.connect() as connection:
             yield connection
+    except DBAPIError as error:
+        raise StoreError(
+            f"the database {path.name} cannot be read",
+            why=str(error.orig),
+            fix="is this the file? If it is, look at the disk, or restore a backup",
+        ) from None
     finally:
         engine.dispose()

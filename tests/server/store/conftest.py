@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from fedserver.store import migrating
 from fedserver.store.protocol import Store
 from fedserver.store.records import (
     AssignmentRecord,
@@ -146,8 +149,20 @@ class World:
         return part.assignment_id
 
 
+@functools.cache
+def empty_database() -> bytes:
+    """A database of the newest schema: to migrate one for every test takes too long."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "empty.db"
+        migrating.upgrade(path)
+        return path.read_bytes()
+
+
 async def open_sqlite(folder: Path, clock: FakeClock) -> Store:
-    return await SqliteStore.open(folder / "server.db", keys=[KEY], clock=clock)
+    path = folder / "server.db"
+    if not path.exists():
+        path.write_bytes(empty_database())
+    return await SqliteStore.open(path, keys=[KEY], clock=clock)
 
 
 IMPLEMENTATIONS = {"sqlite": open_sqlite}

@@ -1,0 +1,37 @@
+"""A process to be killed: it does acts, and tells of each that was acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import sys
+from pathlib import Path
+
+from fedcore.failpoints import arm
+from fedserver.store.records import AuditEntry, Idempotency, TokenRecord
+from fedserver.store.sqlite import SqliteStore
+
+
+async def main(database: Path, first: int, failpoints: str) -> None:
+    store = await SqliteStore.open(database, keys=[bytes(32)])
+    if failpoints:
+        arm(failpoints, test_mode=True)
+
+    async def act(number: int) -> None:
+        name = hashlib.sha256(str(number).encode()).digest()
+        await store.create_token(
+            TokenRecord(name, "acme", number, 2**50),
+            audit=AuditEntry("user:ada", "token.create", str(number)),
+            idempotency=Idempotency("user:ada", "CreateToken", name[:16], name, b"answer"),
+        )
+        print(number, flush=True)
+
+    print("ready", flush=True)
+    number = first
+    while True:  # until it is killed
+        await asyncio.gather(*(act(number + lane) for lane in range(10)))
+        number += 10
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]))
