@@ -187,7 +187,7 @@ def _judge(state: RoundState, at: int, policy: RoundPolicy, *, late: bool = Fals
         too_few = late and came < policy.minimum
     else:
         too_few = came + (0 if late else awaited) < policy.needed(state.phase)
-    if too_few and not state.closing:
+    if too_few:
         gone = dict.fromkeys(state.pending, LATE) if late else {}
         return _too_few(_with_lost(state, gone), at, policy)
     return _go_on(state, at, policy, late=late)
@@ -203,7 +203,8 @@ def _go_on(state: RoundState, at: int, policy: RoundPolicy, *, late: bool = Fals
         following = policy.following(state.phase)
         return _move(state, following, at, policy, reason=reason, cohort=state.arrived)
     at_goal = state.phase is Phase.COLLECTING and came >= policy.goal
-    if state.closing or not (late or at_goal or not state.pending):
+    done = late or at_goal or not state.pending
+    if state.closing or not done or came < policy.needed(state.phase):
         return state, ()
     return replace(state, closing=True), (Close(state.phase),)
 
@@ -302,5 +303,5 @@ def _recovered(state: RoundState, event: Recovered, policy: RoundPolicy) -> Outc
     then, due = _judge(state, event.at, policy)
     if then.phase is state.phase:
         return then, (*_owed(state), *due)
-    at_once = replace(state, deadline=min(event.at, state.deadline))
+    at_once = replace(state, deadline=event.at)
     return state, _owed(at_once)

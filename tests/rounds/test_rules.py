@@ -342,8 +342,15 @@ def test_a_transition_that_is_due_after_a_crash_waits_for_a_timer_that_goes_off_
     gone = dict.fromkeys((A, B, C), "failed")
     short, effects = told(policy, Recovered(60, (), gone), state=state)
     assert effects == (Invite(EVERYONE), Arm(Phase.COLLECTING, 60))
+    assert told(policy, Arrived(60, Phase.COLLECTING, D), state=short)[1] == ()
     state, _ = told(policy, DeadlinePassed(60, Phase.COLLECTING), state=short)
     assert state.phase is Phase.FAILED
+
+
+def test_who_was_lost_before_a_crash_takes_no_place_in_the_selection() -> None:
+    state, _ = told(plain(), Started(0))
+    state, _ = told(plain(), Recovered(50, (A, B, C, D, b"next"), {A: "hung up"}), state=state)
+    assert state.arrived == {B, C, D, b"next"}
 
 
 def test_an_attempt_that_a_restore_abandoned_is_followed_by_another() -> None:
