@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Client"]
 
 _NOT_ALLOWED_NOW_S: Final = 60.0
+_CHECK_IN_PATIENCE_S: Final = 5.0  # then the cause is looked for, and if it may pass, waited for
 _AFTER_FAILURE_S: Final = (1.0, 300.0)
 _LONGEST_RETRY_MS: Final = DAY_MS
 
@@ -246,7 +247,12 @@ class Client:
             programs=sorted({"local", *programs}),
             datasets=sorted(datasets),
         )
-        answer = self._connection.call(self._connection.clients.CheckIn, request, stop=self._stop)
+        answer = self._connection.call(
+            self._connection.clients.CheckIn,
+            request,
+            stop=self._stop,
+            patience_s=_CHECK_IN_PATIENCE_S,
+        )
         self._outages = 0
         if answer.WhichOneof("answer") != "assignment":
             window = answer.retry

@@ -166,6 +166,8 @@ def _server(host: str, port: int, identity: DeviceIdentity) -> str:
                 why=error.reason or "the handshake failed",
                 fix="check that the port is that of the services",
             ) from error
+        except TimeoutError as error:
+            raise _silent("it took the connection") from error
         except OSError as error:
             raise ServerVersionError(
                 f"what answers on port {port} does not speak TLS",
@@ -209,14 +211,18 @@ def _client(host: str, port: int, identity: DeviceIdentity) -> str:
         except ssl.SSLError as error:
             raise _not_taken(_alert(error) or error.reason or "it ended the handshake") from error
         except TimeoutError as error:
-            raise DeviceTimeoutError(
-                "the server does not answer",
-                why=f"it took the certificate, and said nothing for {_STEP_S:.0f} s",
-                fix="wait, or ask the operator whether it is overloaded",
-            ) from error
+            raise _silent("it took the certificate") from error
         except OSError as error:
             raise _not_taken("it closed the connection once it had seen it") from error
     return "the server takes it"
+
+
+def _silent(what: str) -> DeviceTimeoutError:
+    return DeviceTimeoutError(
+        "the server does not answer",
+        why=f"{what}, and said nothing for {_STEP_S:.0f} s",
+        fix="wait, or ask the operator whether it is overloaded",
+    )
 
 
 def _not_taken(why: str) -> ClientCertificateError:

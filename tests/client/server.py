@@ -328,6 +328,7 @@ class FakeServer:
         return clients.RenewResponse(certificate_chain=chain, identity_certificate=certificate)
 
     def CheckIn(self, client: bytes, request: Any) -> Any:
+        self.changed.notify_all()
         key = (client, request.request_id)
         if key not in self.check_ins:
             self.check_ins[key] = self._answer(client, request)

@@ -169,7 +169,7 @@ def test_the_server_cancels_training_by_a_heartbeat(
     program = Slow()
 
     def cancel() -> None:
-        server.wait_for(lambda: bool(server.beats))
+        server.wait_for(lambda: bool(server.beats) and program.steps > 0)
         [seat] = server.seats.values()
         server.cancelled[seat.assignment_id] = "the operator ended the task"
         server.end(round_service_pb2.Finished.OUTCOME_CANCELLED, "the operator ended the task")

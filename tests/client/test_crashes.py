@@ -21,9 +21,9 @@ from tests.client.server import FakeServer
 Serve = Callable[..., FakeServer]
 Flowers = Callable[[int], Dataset]
 PLACES = (
-    "client.after_checkin",
+    pytest.param("client.after_checkin", marks=pytest.mark.slow),
     "client.mid_download",
-    "client.before_upload",
+    pytest.param("client.before_upload", marks=pytest.mark.slow),
     "client.mid_upload",
     pytest.param("client.after_upload", marks=pytest.mark.slow),
     pytest.param("client.before_report", marks=pytest.mark.slow),
@@ -112,7 +112,7 @@ def masked(
         assert data == server.posted[key]
 
 
-@pytest.mark.parametrize("hit", [3, 6, 8])
+@pytest.mark.parametrize("hit", [6])
 def test_a_crash_after_a_record_never_gives_a_second_vector(
     serve: Serve,
     secure_task: Task,
@@ -142,7 +142,9 @@ def test_a_crash_before_or_after_any_record_never_gives_a_second_vector(
     masked(serve, secure_task, flowers, total, tmp_path, monkeypatch, place, hit)
 
 
-@pytest.mark.parametrize("place", ["client.before_upload", "client.mid_upload"])
+@pytest.mark.parametrize(
+    "place", [pytest.param("client.before_upload", marks=pytest.mark.slow), "client.mid_upload"]
+)
 def test_a_crash_within_a_masked_upload_sends_the_same_bytes(
     serve: Serve,
     secure_task: Task,
@@ -176,6 +178,7 @@ def test_the_vector_that_was_kept_is_the_one_that_is_given_whatever_training_wou
     assert len(calls) == 5
 
 
+@pytest.mark.slow
 def test_a_vector_that_was_lost_is_not_replaced_by_another(
     serve: Serve,
     secure_task: Task,
@@ -221,9 +224,11 @@ def test_a_vector_that_was_lost_is_not_replaced_by_another(
 @pytest.mark.parametrize(
     "method",
     [
-        "Answer",
         "Commit",
-        *[pytest.param(name, marks=pytest.mark.slow) for name in ("Share", "Confirm", "Begin")],
+        *[
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("Share", "Confirm", "Answer", "Begin")
+        ],
     ],
 )
 def test_an_answer_that_was_lost_is_asked_for_again_with_the_same_bytes(

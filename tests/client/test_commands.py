@@ -1,0 +1,174 @@
+"""`fed client` as an owner uses it, and what an edge install may load."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedclient.commands import main
+from fedcore.data import Dataset
+from fedcore.errors import ArgumentError, ClientStateError, TaskError
+from fedcore.federated.task import Task
+from tests.client.server import FakeServer
+
+Serve = Callable[..., FakeServer]
+RUN = "import sys; from fedclient.commands import main; sys.exit(main(sys.argv[1:]))"
+POLICY = '[secure_aggregation]\nprofile = "off"\n'
+
+
+@pytest.fixture
+def server(serve: Serve, open_task: Task) -> FakeServer:
+    return serve(open_task, goal=1)
+
+
+def output(capsys: pytest.CaptureFixture[str]) -> object:
+    return json.loads(capsys.readouterr().out)["data"]
+
+
+def test_from_a_join_string_to_a_round(
+    server: FakeServer,
+    folder: Path,
+    flowers: Callable[[int], Dataset],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    in_folder = ["--directory", str(folder), "--format", "json"]
+    assert main(["join", server.join_string, "--name", "writer-03", *in_folder]) == 0
+    assert output(capsys)["name"] == "writer-03"  # type: ignore[index]
+    data = flowers(0)
+    np.savez(tmp_path / "flowers.npz", x=data.x, y=data.y)
+    (tmp_path / "policy.toml").write_text(POLICY)
+    arguments = ["--data", f"flowers={tmp_path / 'flowers.npz'}", "--rounds", "1"]
+    policy = ["--policy", str(tmp_path / "policy.toml")]
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    try:
+        assert main(["run", *arguments, *policy, *in_folder]) == 0
+    finally:
+        signal.signal(signal.SIGINT, before[0])
+        signal.signal(signal.SIGTERM, before[1])
+    [summary] = output(capsys)  # type: ignore[misc]
+    assert summary["outcome"] == "completed" and summary["energy"] in ("measured", "estimated")
+    assert main(["status", *in_folder]) == 0
+    status = output(capsys)
+    assert status["working_on"] is None  # type: ignore[index]
+    assert [charge["update_given"] for charge in status["charges"]] == [True]  # type: ignore[index]
+    assert main(["doctor", *in_folder]) == 0
+    assert all(finding["ok"] for finding in output(capsys))  # type: ignore[union-attr]
+    server.stop()
+    assert main(["doctor", *in_folder]) == 2
+    assert output(capsys)[-1]["code"] == "FED-2312"  # type: ignore[index]
+
+
+def test_data_come_from_files_or_from_a_function_of_the_owner(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fedclient.commands import _read, _setup
+
+    (tmp_path / "a.csv").write_text("w,h,kind\n1,2,0\n3,4,1\n")
+    found = _read("flowers", tmp_path / "a.csv")
+    assert found.x.tolist() == [[1, 2], [3, 4]] and found.y.dtype == np.int64
+    (tmp_path / "b.csv").write_text("w,h\n1,0.5\n3,4\n")
+    assert _read("flowers", tmp_path / "b.csv").y.dtype == np.float32
+    np.savez(tmp_path / "c.npz", features=np.zeros(3))
+    for path in ("c.npz", "d.txt"):
+        with pytest.raises(ArgumentError):
+            _read("flowers", tmp_path / path)
+    (tmp_path / "my_devices.py").write_text("def setup():\n    return {'a': 1}, {'b': 2}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert _setup("my_devices:setup") == ({"a": 1}, {"b": 2})
+    for name in ("my_devices:other", "no_such_module:setup", ":", ""):
+        with pytest.raises(ArgumentError):
+            _setup(name)
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["doctor"], ["run"]])
+def test_without_a_membership_nothing_works(folder: Path, arguments: list[str]) -> None:
+    with pytest.raises(ClientStateError, match="no member"):
+        main([*arguments, "--directory", str(folder)])
+
+
+def test_mistakes_of_arguments_are_told_before_anything_happens(folder: Path) -> None:
+    for arguments in (["run", "--data", "x"], ["run", "--rounds", "0"], ["fly"], []):
+        with pytest.raises(ArgumentError):
+            main([*arguments, *(["--directory", str(folder)] if arguments else [])])
+    assert not folder.exists()
+
+
+def test_a_policy_that_cannot_be_read_stops_everything(folder: Path) -> None:
+    with pytest.raises(TaskError):
+        main(["run", "--policy", str(folder / "none.toml"), "--directory", str(folder)])
+
+
+def test_failpoints_are_armed_only_in_the_test_mode(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEDCORE_FAILPOINTS", "client.after_checkin=kill")
+    with pytest.raises(ArgumentError, match="failpoints"):
+        main(["run", "--directory", str(folder)])
+
+
+@pytest.mark.slow
+def test_a_client_process_that_is_killed_and_one_that_is_asked_to_end(
+    server: FakeServer, folder: Path, flowers: Callable[[int], Dataset], tmp_path: Path
+) -> None:
+    main(["join", server.join_string, "--directory", str(folder)])
+    np.savez(tmp_path / "flowers.npz", x=flowers(0).x, y=flowers(0).y)
+    (tmp_path / "policy.toml").write_text(POLICY)
+    command = [
+        *(sys.executable, "-c", RUN, "run", "--test-mode"),
+        *("--directory", str(folder), "--policy", str(tmp_path / "policy.toml")),
+        *("--data", f"flowers={tmp_path / 'flowers.npz'}", "--format", "json"),
+    ]
+    killed = subprocess.run(
+        command,
+        env={**os.environ, "FEDCORE_FAILPOINTS": "client.before_upload=kill"},
+        capture_output=True,
+        timeout=60,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    asked = server.calls["CheckIn"]
+    server.wait_for(lambda: any(seat.report for seat in server.seats.values()), 60)
+    server.wait_for(lambda: server.calls["CheckIn"] > asked)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+    [summary] = json.loads(out)["data"]
+    assert summary["outcome"] == "completed" and len(server.seats) == 1
+
+
+FORBIDDEN = (
+    *("alembic", "pydantic", "rich", "safetensors", "scipy", "sklearn", "sqlalchemy", "starlette"),
+    *("structlog", "typer", "uvicorn", "prometheus_client", "asyncio", "fedserver"),
+)
+
+
+def test_an_edge_install_loads_nothing_that_it_has_not() -> None:
+    text = (
+        "import sys, fedclient, fedclient.commands, fedclient.doctor, fedclient.attempt\n"
+        "import fedcore.federated.contribution, fedcore.federated.task\n"
+        f"print([name for name in {FORBIDDEN[:-2]!r} if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60)
+    assert found.stdout.strip() == "[]", found.stderr
+
+
+def test_to_import_the_client_loads_neither_grpc_nor_models() -> None:
+    text = (
+        "import sys, fedclient\n"
+        "wanted = ('grpc', 'google.protobuf', 'fedcore.federated', 'fedcore.nn', 'fedcore.data')\n"
+        "print([name for name in wanted if name in sys.modules])"
+    )
+    began = time.monotonic()
+    found = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60)
+    assert found.stdout.strip() == "[]", found.stderr
+    assert time.monotonic() - began < 30
