@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import re
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Collection
@@ -27,6 +28,7 @@ _DAY_S: Final = 86_400.0
 _DIGEST_BYTES: Final = 32
 _RESERVE: Final = 64 * MIB
 _INCOMING: Final = "incoming"
+_OURS: Final = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}")  # a temporary name, or a digest
 
 
 class BlobWriter(Protocol):
@@ -227,7 +229,11 @@ class LocalBlobStore:
         before = time.time() - older_than_s
         with blob_error(f"the blob folder {self._root.name} cannot be read"):
             stored = (*self._root.glob("??/??/*"), *self._root.glob(f"{_INCOMING}/*"))
-            return [path for path in stored if path.name not in names and _older(path, before)]
+            return [
+                path
+                for path in stored
+                if _OURS.fullmatch(path.name) and path.name not in names and _older(path, before)
+            ]
 
     def _collect(self, known: Collection[bytes], older_than_s: float) -> int:
         before, gone = time.time() - older_than_s, 0

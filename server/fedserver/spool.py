@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
@@ -22,6 +23,7 @@ from fedserver.upload_file import UploadFile, part_of, size_of
 __all__ = ["Spool", "SpoolProgress"]
 
 _PART: Final = "part"
+_NAME: Final = re.compile(rf"(?P<id>(?:[0-9a-f]{{2}})+)\.(?P<kind>{_PART}|[0-9a-f]{{64}})")
 _SHA256_BYTES: Final = 32
 _MOST_ID_BYTES: Final = 64
 
@@ -67,9 +69,9 @@ class Spool:
             self._disk.make_folder(root)
             # The digest stands in the name, so that a repeated seal is answered without reading.
             self._sealed = {
-                bytes.fromhex(name): bytes.fromhex(kind)
-                for name, _, kind in (file.partition(".") for file in os.listdir(root))
-                if kind != _PART
+                bytes.fromhex(found["id"]): bytes.fromhex(found["kind"])
+                for found in map(_NAME.fullmatch, os.listdir(root))
+                if found and found["kind"] != _PART
             }
 
     @property
@@ -81,7 +83,9 @@ class Spool:
         """The ids of all uploads that have a file, for a restart to discard what nobody knows."""
         with blob_error(f"the spool {self._root.name} cannot be read"):
             names = await asyncio.to_thread(os.listdir, self._root)
-        return frozenset(bytes.fromhex(name.partition(".")[0]) for name in names)
+        return frozenset(
+            bytes.fromhex(found["id"]) for found in map(_NAME.fullmatch, names) if found
+        )
 
     async def open(self, upload_id: bytes, size: int) -> SpoolProgress:
         """Begin an upload of `size` bytes, or find it again, also after a restart.

@@ -176,15 +176,27 @@ async def test_only_old_and_unknown_blobs_are_orphans(
     store: LocalBlobStore, tmp_path: Path
 ) -> None:
     kept, old, young = [await store.put_bytes(data) for data in (b"kept", b"old", b"young")]
-    half = tmp_path / "blobs" / "incoming" / "half"
+    half = tmp_path / "blobs" / "incoming" / ("5a" * 16)
     half.write_bytes(b"of a crash")
     two_days_ago = time.time() - 2 * 86_400
     for path in files(tmp_path):
-        if path.name in (kept.hex(), old.hex(), "half"):
+        if path.name in (kept.hex(), old.hex(), half.name):
             os.utime(path, (two_days_ago, two_days_ago))
     assert await store.orphans([kept], older_than_s=86_400) == [old]
     assert await store.collect([kept]) == 2
     assert {path.name for path in files(tmp_path)} == {kept.hex(), young.hex()}
+
+
+async def test_files_that_are_no_blobs_are_left_alone(
+    store: LocalBlobStore, tmp_path: Path
+) -> None:
+    for name in ("ab/cd/notes.txt", "incoming/README"):
+        path = tmp_path / "blobs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"an operator's")
+        os.utime(path, (0, 0))
+    assert await store.orphans([], older_than_s=0) == []
+    assert await store.collect([], older_than_s=0) == 0
 
 
 async def test_a_blob_that_is_put_again_is_young_again(store: LocalBlobStore) -> None:

@@ -315,6 +315,13 @@ async def test_a_restart_can_discard_what_nobody_knows(root: Path, data: bytes) 
     assert os.listdir(root) == []
 
 
+async def test_files_that_are_no_uploads_are_left_alone(root: Path) -> None:
+    root.mkdir()
+    for name in ("lost+found", "notes.txt", "abc.part", "ab.cd"):
+        (root / name).write_bytes(b"an operator's")
+    assert await small(root).stored() == frozenset()
+
+
 async def test_memory_for_chunks_is_bounded_and_waiting_ones_leave_room(root: Path) -> None:
     spool = small(root, in_flight_bytes=128)
     for upload in (b"a", b"b"):
