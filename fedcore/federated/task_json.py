@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 from fedcore.errors import FedcoreError, TaskError
 from fedcore.federated.choices import AlgorithmSpec
 from fedcore.federated.spec import (
-    NAME,
     CohortSpec,
     DataSpec,
     DeadlineSpec,
@@ -44,7 +43,7 @@ LARGEST_JSON: Final = 2**20
 class _Head(Settings):
     """The table [task]."""
 
-    name: Annotated[str, Bounds(pattern=NAME)]
+    name: Annotated[str, Bounds(pattern=r"[a-z0-9-]{1,63}")]
     seed: Annotated[int, Bounds(least=0)] = 0
 
 

@@ -132,13 +132,18 @@ def test_random_json_is_refused_as_a_task(value: Any) -> None:
         b'{"format":NaN}',
         b'{"format":true}',
         b'{"format":2}',
-        b" " * (LARGEST_JSON + 1),
     ],
     ids=lambda data: str(data[:12]),
 )
 def test_bytes_that_are_no_task_are_refused(data: bytes) -> None:
     with pytest.raises(TaskError):
         Task.from_canonical(data)
+
+
+def test_a_task_of_more_bytes_than_any_is_refused_before_it_is_read() -> None:
+    for data in (b" " * (LARGEST_JSON + 1), b"[" * (LARGEST_JSON + 1)):
+        with pytest.raises(TaskError, match="a task of 1,048,577 bytes"):
+            Task.from_canonical(data)
 
 
 def test_json_that_says_the_same_in_another_form_is_refused() -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from fedcore.errors import TaskError
+from fedcore.federated.algorithms.algorithm import RULES
+from fedcore.federated.choices import AlgorithmSpec
 from fedcore.federated.spec import (
     CohortSpec,
     DataSpec,
@@ -48,7 +50,7 @@ def canonical(name: str) -> bytes:
 
 def document(name: str, **tables: dict[str, Any] | None) -> dict[str, Any]:
     """The tables of an example, with keys of some replaced; a table or key that is None is not."""
-    found = json.loads(canonical(name))
+    found: dict[str, Any] = json.loads(canonical(name))
     del found["format"], found["model"]["parts"]
     found.pop("plan", None)
     for table, changes in tables.items():
@@ -334,6 +336,13 @@ def test_a_misspelt_table_is_refused_with_a_suggestion(table: str) -> None:
 def test_a_table_that_every_task_needs_is_missed(table: str) -> None:
     with pytest.raises(TaskError, match=rf"\[{table}\] is missing"):
         task("digits", **{table: None})
+
+
+@pytest.mark.parametrize("name", sorted(AlgorithmSpec.known))
+def test_an_algorithm_takes_the_options_of_its_rule(name: str) -> None:
+    spec = AlgorithmSpec.read({"name": name, "lr": 0.5}, "algorithm")
+    rule: Any = RULES[name]
+    assert [option for option, _ in spec.options] == sorted(field.name for field in fields(rule))
 
 
 def test_a_plan_cannot_be_written_by_hand() -> None:
