@@ -72,6 +72,8 @@ class Server:
         self._draining = self._database_fails = False
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._ports: list[Port] = []
+        self._ops: Ops | None = None
         self._lag = LoopLag(threshold_s=config.limits.loop_lag_s)
         self._admission = _admission(config.limits, self._lag, config.server.state_directory)
         self._authenticator = Authenticator(parts.store, parts.authority, now_ms=now_ms)
@@ -84,6 +86,13 @@ class Server:
 
     async def start(self) -> Addresses:
         """Opens the ports and answers. Raises: ServerError for a port in use; AuthorityError."""
+        try:
+            return await self._start()
+        except BaseException:
+            await self._close()
+            raise
+
+    async def _start(self) -> Addresses:
         settings, parts = self._config.server, self._parts
         identity = await parts.store.server_identity()
         certificate = await asyncio.to_thread(self._server_certificate)
@@ -92,13 +101,11 @@ class Server:
             Credentials(certificate, root_pem=None),
         )
         rpcs = self._admission.rpcs
-        service, enrolment = (
-            Port(settings.host, port, credentials, rpcs=rpcs)
-            for port, credentials in zip(
-                (settings.port, settings.enrolment_port), self._credentials, strict=True
-            )
-        )
-        self._ports = (service, enrolment)
+        for port, credentials in zip(
+            (settings.port, settings.enrolment_port), self._credentials, strict=True
+        ):
+            self._ports.append(Port(settings.host, port, credentials, rpcs=rpcs))
+        service, enrolment = self._ports
         self._ops = Ops(
             application(parts.metrics, reasons=self._health.reasons, version=installed_version()),
             host=settings.ops_host,
@@ -152,13 +159,18 @@ class Server:
         await asyncio.sleep(settings.notice_s)
         await asyncio.gather(*(port.stop(grace_s=settings.drain_s) for port in self._ports))
         await self._parts.federation.stop()
+        await self._close()
+        with contextlib.suppress(StoreError):  # what was acknowledged is durable without it
+            await self._parts.store.checkpoint()
+        self._log.info("stopped")
+
+    async def _close(self) -> None:
+        await asyncio.gather(*(port.stop(grace_s=0) for port in self._ports))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        with contextlib.suppress(StoreError):  # what was acknowledged is durable without it
-            await self._parts.store.checkpoint()
-        await self._ops.stop()
-        self._log.info("stopped")
+        if self._ops is not None:
+            await self._ops.stop()
 
     def _serve(self, server_id: bytes, found: Addresses) -> None:
         parts, version = self._parts, installed_version()

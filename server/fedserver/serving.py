@@ -145,23 +145,25 @@ class _Endpoint:
 
     async def serve(self, data: bytes, context: Context) -> bytes:
         """Answers, or ends the RPC with a status and a `Failure`."""
-        start_s = time.perf_counter()
-        reference = secrets.token_hex(8)
-        metrics = self._gate.metrics
-        status = grpc.StatusCode.OK.name
+        start_s, reference = time.perf_counter(), secrets.token_hex(8)
         with structlog.contextvars.bound_contextvars(request_id=reference, method=self._signed):
             try:
-                return await self._answer(data, context)
+                answer = await self._answer(data, context)
             except asyncio.CancelledError:
-                status = grpc.StatusCode.CANCELLED.name
+                self._count(grpc.StatusCode.CANCELLED, start_s)
                 raise
             except Exception as error:
-                status = status_of(error).name
+                self._count(status_of(error), start_s)
                 await self._refuse(error, context, reference)
             finally:
                 structlog.contextvars.unbind_contextvars("task", "round", "attempt", "client")
-                metrics.rpcs.labels(self._signed, status).inc()
-                metrics.rpc_seconds.labels(self._signed).observe(time.perf_counter() - start_s)
+            self._count(grpc.StatusCode.OK, start_s)
+            return answer
+
+    def _count(self, status: grpc.StatusCode, start_s: float) -> None:
+        metrics = self._gate.metrics
+        metrics.rpcs.labels(self._signed, status.name).inc()
+        metrics.rpc_seconds.labels(self._signed).observe(time.perf_counter() - start_s)
 
     async def _answer(self, data: bytes, context: Context) -> bytes:
         permission, admission = self._permission, self._gate.admission
@@ -213,7 +215,7 @@ class _Endpoint:
         log = structlog.get_logger("fedserver.serving")
         if isinstance(error, UnauthenticatedError):
             await self._note(Caller("anonymous", name=peer_address(context)), error)
-        if isinstance(error, FedcoreError) and failure.code == error.code:
+        if isinstance(error, FedcoreError) and failure.code != ServerError.code:
             log.info("refused", code=error.code, what=error.what, why=error.why)
             details = failure.what
         else:

@@ -197,6 +197,8 @@ class World:
     addresses: Addresses
     server_id: bytes
     revoked: list[bytes]
+    metrics: Metrics
+    heads: AuditHeads
     place: Place = PLACE
     model: bytes = MODEL
     _channels: dict[Any, grpc.aio.Channel] = field(default_factory=dict)
@@ -355,13 +357,16 @@ async def a_world(directory: Path, authority: Authority, **sections: Any) -> Asy
     federation = CannedFederation(owner=b"c" * 16)
     heads = AuditHeads(store, directory / "head", signer=b"s" * 32)
     revoked: list[bytes] = []
+    metrics = Metrics()
     server = Server(
         settings(directory, **sections),
-        Parts(store, authority, federation, Metrics(), heads, revoked.append),
+        Parts(store, authority, federation, metrics, heads, revoked.append),
     )
     addresses = await server.start()
     identity = await store.server_identity()
-    world = World(authority, store, federation, server, addresses, identity.server_id, revoked)
+    world = World(
+        authority, store, federation, server, addresses, identity.server_id, revoked, metrics, heads
+    )
     await store.add_task(
         TaskRecord(
             "digits-1", "default", "digits", b"{}", b"d" * 32, b"k" * 32, b"s" * 64, 5, "user:ada"
@@ -411,3 +416,9 @@ def certified() -> Callable[[Authority, bytes], tuple[bytes, bytes]]:
         return chain_of(issued.chain[:1]), issued.fingerprint
 
     return made
+
+
+@pytest.fixture(scope="session")
+def canned() -> type[CannedFederation]:
+    """The federation of canned answers, to be made with the id of the client that owns all."""
+    return CannedFederation
