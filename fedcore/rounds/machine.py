@@ -147,13 +147,12 @@ def _full(state: RoundState, client: bytes, policy: RoundPolicy) -> bool:
 def _with_arrived(state: RoundState, clients: Set[bytes]) -> RoundState:
     if clients <= state.arrived:
         return state
-    found = clients & state.lost.keys()
-    lost = {client: loss for client, loss in state.lost.items() if client not in found}
+    lost = state.lost
+    if clients & lost.keys():
+        still = {client: loss for client, loss in lost.items() if client not in clients}
+        lost = MappingProxyType(still)
     return replace(
-        state,
-        arrived=state.arrived | clients,
-        pending=state.pending - clients,
-        lost=MappingProxyType(lost) if found else state.lost,
+        state, arrived=state.arrived | clients, pending=state.pending - clients, lost=lost
     )
 
 
