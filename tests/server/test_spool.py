@@ -3,58 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import hashlib
 import os
 import random
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from fedcore.errors import (
-    BlobError,
     ConflictError,
     InvalidRequestError,
     NotFoundError,
     OverloadedError,
     UploadError,
 )
-from fedcore.failpoints import arm, disarm
 from fedcore.secagg import Block, Layout
-from fedserver.disk import FsOps
 from fedserver.spool import Spool, SpoolProgress
-from fedserver.upload_file import part_of
-from tests.server.lossy_disk import Loss, LossyDisk, PowerCut, every_cut
-
-ID = b"upload-of-one"
-SYNC = 64
-
-
-def small(root: Path, **options: Any) -> Spool:
-    """A spool for uploads of a few hundred bytes."""
-    return Spool(root, **{"chunk_bytes": 32, "sync_bytes": SYNC, "window": 4, **options})
-
-
-def sha(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest()
-
-
-async def put(spool: Spool, offset: int, data: bytes, upload: bytes = ID) -> int:
-    return await spool.put(upload, offset, zlib.crc32(data), data)
-
-
-async def send(spool: Spool, data: bytes, start: int = 0) -> None:
-    for offset in range(start, len(data), 32):
-        await put(spool, offset, data[offset : offset + 32])
-
-
-def sealed(root: Path, data: bytes, upload: bytes = ID) -> bytes:
-    path = root / f"{upload.hex()}.{sha(data).hex()}"
-    return part_of(path, 0, len(data) + 1)
+from tests.server.uploads import ID, put, sealed, send, sha, small
 
 
 @pytest.fixture
@@ -316,7 +283,7 @@ async def test_a_restart_can_discard_what_nobody_knows(root: Path, data: bytes) 
 
 
 async def test_files_that_are_no_uploads_are_left_alone(root: Path) -> None:
-    root.mkdir()
+    os.mkdir(root)
     for name in ("lost+found", "notes.txt", "abc.part", "ab.cd"):
         (root / name).write_bytes(b"an operator's")
     assert await small(root).stored() == frozenset()
@@ -340,46 +307,6 @@ async def test_memory_for_chunks_is_bounded_and_waiting_ones_leave_room(root: Pa
     assert spool.in_flight == 64
     await put(spool, 32, bytes(32), b"a")
     assert spool.in_flight == 32
-
-
-class Failing(FsOps):
-    """A disk of which one method fails from the n-th time on, until it is mended."""
-
-    def __init__(self, method: str, code: int, turn: int) -> None:
-        self.method, self.turn, self.mended = method, turn, False
-        original = getattr(super(), method)
-
-        def fail(*given: object) -> object:
-            self.turn -= 1
-            if self.turn < 0 and not self.mended:
-                raise OSError(code, os.strerror(code))
-            return original(*given)
-
-        setattr(self, method, fail)
-
-
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
-@pytest.mark.parametrize("turn", range(5))
-@pytest.mark.parametrize("method", ["create", "open", "pwrite", "fsync", "rename", "fsync_folder"])
-async def test_after_a_failure_of_the_disk_an_upload_goes_on_from_what_is_durable(
-    root: Path, data: bytes, method: str, turn: int, code: int
-) -> None:
-    disk = Failing(method, code, turn + 2 * (method == "fsync_folder"))
-    spool = small(root, disk=disk)
-
-    async def upload() -> None:
-        progress = await spool.open(ID, 200)
-        await send(spool, data, progress.committed_offset)
-        await spool.seal(ID, 200, sha(data))
-
-    kinds = (BlobError, OverloadedError) if code == errno.ENOSPC else (BlobError,)
-    try:
-        await upload()
-    except kinds:
-        disk.mended = True
-        await upload()
-    assert sealed(root, data) == data
-    assert spool.in_flight == 0
 
 
 async def test_a_full_disk_refuses_with_a_pause_before_anything_is_made(root: Path) -> None:
@@ -429,123 +356,3 @@ async def test_frames_are_those_of_the_layout_and_of_no_other(root: Path) -> Non
     assert [offset for offset, _ in frames] == list(layout.frame_at)
     with pytest.raises(UploadError, match="an update of this task has"):
         next(spool.read_frames(ID, Layout((Block(4, 64, 1),))))
-
-
-@pytest.mark.parametrize("name", ["upload.before_seal", "upload.after_seal", "upload.after_chunk"])
-async def test_a_failpoint_on_the_way_loses_nothing_that_was_answered(
-    spool: Spool, root: Path, data: bytes, name: str
-) -> None:
-    await spool.open(ID, 200)
-    await send(spool, data[:192])
-    assert (await spool.open(ID, 200)).committed_offset == 192
-    arm(f"{name}=error", test_mode=True)
-    try:
-        with pytest.raises(OSError, match=name.replace(".", r"\.")):
-            await put(spool, 192, data[192:])
-            await spool.seal(ID, 200, sha(data))
-    finally:
-        disarm()
-    progress = await spool.open(ID, 200)
-    assert progress.committed_offset >= 192
-    await send(spool, data, progress.committed_offset)
-    await spool.seal(ID, 200, sha(data))
-    assert sealed(root, data) == data
-
-
-def prepared(tmp_path: Path) -> Path:
-    """A disk with the folder that an operator made."""
-    (tmp_path / "before" / "state").mkdir(parents=True)
-    return tmp_path / "before"
-
-
-async def left_after_cuts(
-    tmp_path: Path, data: bytes, kind: type[LossyDisk]
-) -> list[tuple[int, Path]]:
-    """(what a client knows to be durable, its disk) for each cut; −1 once it was told of a seal."""
-    told: dict[LossyDisk, int] = {}
-
-    async def story(disk: LossyDisk) -> None:
-        told[disk] = 0
-        spool = small(disk.root / "state" / "spool", disk=disk)
-        for first in (True, False):  # the second time as after a restart of the process
-            progress = await spool.open(ID, 200)
-            order = [32, 0, 96, 64] if first else range(progress.committed_offset, 200, 32)
-            for at in order:
-                told[disk] = await put(spool, at, data[at : at + 32])
-            spool = spool if not first else small(disk.root / "state" / "spool", disk=disk)
-        await spool.seal(ID, 200, sha(data))
-        told[disk] = -1
-
-    cuts = await every_cut(tmp_path, story, kind=kind, start=prepared(tmp_path))
-    return [(told[disk], left) for disk, _, left in cuts]
-
-
-async def goes_on(told: int, left: Path, data: bytes) -> None:
-    """Finish an upload after a cut, and check that nothing which was answered is lost."""
-    root = left / "state" / "spool"
-    spool = small(root)
-    progress = await spool.open(ID, 200)
-    assert progress.committed_offset >= told
-    assert progress.sealed or told >= 0
-    if not progress.sealed:
-        await send(spool, data, progress.committed_offset)
-        await spool.seal(ID, 200, sha(data))
-    assert sealed(root, data) == data
-    assert len(os.listdir(root)) == 1
-
-
-async def test_after_a_cut_anywhere_an_upload_goes_on_from_what_was_answered(
-    tmp_path: Path, data: bytes
-) -> None:
-    cuts = await left_after_cuts(tmp_path, data, LossyDisk)
-    assert len(cuts) > 60
-    for told, left in cuts:
-        await goes_on(told, left, data)
-
-
-class WithoutFileSync(LossyDisk):
-    def fsync(self, file: int) -> None:
-        self._step()
-
-
-class WithoutFolderSync(LossyDisk):
-    def fsync_folder(self, path: Path) -> None:
-        self._step()
-
-
-@pytest.mark.parametrize("kind", [WithoutFileSync, WithoutFolderSync])
-async def test_a_cut_finds_a_spool_that_leaves_out_a_sync(
-    tmp_path: Path, data: bytes, kind: type[LossyDisk]
-) -> None:
-    lost = 0
-    for told, left in await left_after_cuts(tmp_path, data, kind):
-        try:
-            await goes_on(told, left, data)
-        except (AssertionError, ConflictError, UploadError):
-            lost += 1
-    assert lost
-
-
-@settings(max_examples=20)
-@given(first=st.integers(1, 40), second=st.integers(1, 40))
-def test_two_cuts_are_no_worse_than_one(
-    tmp_path_factory: pytest.TempPathFactory, first: int, second: int
-) -> None:
-    folder, data = tmp_path_factory.mktemp("twice"), bytes(range(200))
-
-    async def story() -> None:
-        left, told = prepared(folder), 0
-        for life, cut_at in enumerate((first, second)):
-            disk = LossyDisk(left, cut_at=cut_at)
-            try:
-                spool = small(disk.root / "state" / "spool", disk=disk)
-                progress = await spool.open(ID, 200)
-                for at in range(progress.committed_offset, 200, 32):
-                    told = max(told, await put(spool, at, data[at : at + 32]))
-            except PowerCut:
-                pass
-            losses = list(Loss)
-            left = disk.left_over(losses[(first + second) % len(losses)], folder / f"{life}")
-        await goes_on(told, left, data)
-
-    asyncio.run(story())
