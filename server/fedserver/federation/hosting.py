@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import hashlib
 import io
 import json
@@ -232,7 +233,10 @@ class Tasks:
     def _drive(self, hosted: HostedTask) -> None:
         driver = TaskDriver(hosted, self._resources, owner=self._owner)
         self._drivers[hosted.task_id] = driver
-        self._running[hosted.task_id] = asyncio.ensure_future(driver.run())
+        # In a context of its own: what it logs is not about the call that happened to begin it.
+        self._running[hosted.task_id] = asyncio.create_task(
+            driver.run(), context=contextvars.Context()
+        )
 
     def _hosted(self, record: TaskRecord, head: HeadRecord | None) -> HostedTask:
         task = Task.from_canonical(record.spec)
