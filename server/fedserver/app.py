@@ -63,19 +63,22 @@ class Addresses:
 
 
 class Server:
-    """One server process, in the event loop that calls `start`."""
+    """One server process, in the event loop that calls `start`.
+
+    `lag`: of that loop. `exit_now`: ends the process at a second signal.
+    """
 
     def __init__(
         self, config: Config, parts: Parts, *, exit_now: Callable[[int], object] = os._exit
     ) -> None:
-        self._config, self._parts, self._exit_now = config, parts, exit_now
+        self._config, self._parts, self.exit_now = config, parts, exit_now
         self._draining = self._database_fails = False
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._ports: list[Port] = []
         self._ops: Ops | None = None
-        self._lag = LoopLag(threshold_s=config.limits.loop_lag_s)
-        self._admission = _admission(config.limits, self._lag, config.server.state_directory)
+        self.lag = LoopLag(threshold_s=config.limits.loop_lag_s)
+        self._admission = _admission(config.limits, self.lag, config.server.state_directory)
         self._authenticator = Authenticator(parts.store, parts.authority, now_ms=now_ms)
         self._health = Health(
             [SERVICES[name].full_name for name in SERVICES if name != _ENROLMENT],
@@ -107,7 +110,7 @@ class Server:
             self._ports.append(Port(settings.host, port, credentials, rpcs=rpcs))
         service, enrolment = self._ports
         self._ops = Ops(
-            application(parts.metrics, reasons=self._health.reasons, version=installed_version()),
+            application(parts.metrics, reasons=self.reasons, version=installed_version()),
             host=settings.ops_host,
             port=settings.ops_port,
         )
@@ -136,10 +139,14 @@ class Server:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
 
+    def reasons(self) -> list[str]:
+        """Why no new work is taken; empty: it is."""
+        return self._health.reasons()
+
     def order_stop(self) -> None:
         """Ends `serve_until_stopped`; the second time the process, without another word."""
         if self._stop.is_set():
-            self._exit_now(1)
+            self.exit_now(1)
         self._stop.set()
 
     async def drain(self) -> None:
@@ -231,15 +238,15 @@ class Server:
 
     def _watch(self) -> None:
         """Begins what is done again and again while the server runs."""
-        self._parts.metrics.watch_lag(lambda: self._lag.lag_s)
+        self._parts.metrics.watch_lag(lambda: self.lag.lag_s)
         self._parts.metrics.watch_queue(lambda: self._admission.queued)
         for work in (
-            self._lag.watch(now_s=time.monotonic),
+            self.lag.watch(now_s=time.monotonic),
             self._authenticator.watch(),
             self._health.watch(),
-            self._again(self._renew, every_s=_RENEW_EVERY_S),
+            self._again(self.renew, every_s=_RENEW_EVERY_S),
             self._again(self._parts.audit.sign, every_s=_SIGN_EVERY_S),
-            self._again(self._show_life, every_s=_HEARTBEAT_EVERY_S),
+            self._again(self.show_life, every_s=_HEARTBEAT_EVERY_S),
         ):
             self._tasks.append(asyncio.create_task(work))
 
@@ -253,21 +260,24 @@ class Server:
                 self._log.error("housekeeping failed", code=error.code, what=error.what)
             await asyncio.sleep(every_s)
 
-    async def _renew(self) -> None:
+    async def renew(self) -> None:
         """Exchanges the server's certificate if it is due, for the handshakes to come."""
         certificate = await asyncio.to_thread(self._server_certificate)
         for credentials in self._credentials:
             credentials.swap(certificate)
 
-    async def _show_life(self) -> None:
+    async def show_life(self) -> None:
         """Says in the database that this process runs, which shows as well that it takes writes."""
         start_s = time.perf_counter()
-        self._database_fails = True
-        await self._parts.store.node_heartbeat(
-            f"{os.uname().nodename}:{os.getpid()}",
-            version=installed_version(),
-            draining=self._draining,
-        )
+        try:
+            await self._parts.store.node_heartbeat(
+                f"{os.uname().nodename}:{os.getpid()}",
+                version=installed_version(),
+                draining=self._draining,
+            )
+        except StoreError:
+            self._database_fails = True
+            raise
         self._database_fails = False
         self._parts.metrics.commit_seconds.observe(time.perf_counter() - start_s)
 
@@ -286,7 +296,7 @@ class Server:
         return "the database takes no writes" if self._database_fails else ""
 
     def _is_late(self) -> str:
-        return "the event loop is late" if self._lag.overloaded else ""
+        return "the event loop is late" if self.lag.overloaded else ""
 
 
 def _admission(limits: LimitSettings, lag: LoopLag, state_directory: Path) -> Admission:

@@ -3,6 +3,7 @@ callers with certificates of every sort."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -54,6 +55,7 @@ class CannedFederation:
         self.owner = owner
         self.calls: list[tuple[str, Any]] = []
         self.draining = self.stopped = False
+        self.drained = asyncio.Event()
         self.raises: BaseException | None = None
         self.block: Callable[[], Any] | None = None
         self.submitted: dict[bytes, bytes] = {}
@@ -157,6 +159,7 @@ class CannedFederation:
 
     async def drain(self) -> None:
         self.draining = True
+        self.drained.set()
 
     async def stop(self) -> None:
         self.stopped = True
@@ -362,7 +365,11 @@ async def a_world(directory: Path, authority: Authority, **sections: Any) -> Asy
         settings(directory, **sections),
         Parts(store, authority, federation, metrics, heads, revoked.append),
     )
-    addresses = await server.start()
+    try:
+        addresses = await server.start()
+    except BaseException:
+        await store.close()
+        raise
     identity = await store.server_identity()
     world = World(
         authority, store, federation, server, addresses, identity.server_id, revoked, metrics, heads
