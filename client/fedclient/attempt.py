@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
 from fedclient.assignment import OpenAssignment
-from fedclient.connection import Connection
+from fedclient.connection import Connection, is_passing
 from fedclient.endings import Ended
 from fedclient.participation import Device, Participation, sealed
 from fedclient.progress import Outcome, Progress, Stage, Summary
@@ -87,7 +87,8 @@ def take_part(
 ) -> Summary:
     """Works on an assignment until it is over, reports, and closes it.
 
-    Raises: CancelledError if the owner stops it, ConnectError, ClientStateError: it stays open.
+    Raises: CancelledError if the owner stops it, ConnectError, or a RefusedError that passes: it
+    stays open. ClientStateError if it cannot be closed.
     """
     name = assignment.task_id
     try:
@@ -107,6 +108,8 @@ def take_part(
         ended = Ended(Outcome.DROPPED, error.what)
     except Exception as error:
         device.stop.check()
+        if isinstance(error, RefusedError) and is_passing(error):
+            raise  # the server has no room now: the assignment stays open
         ended = Ended.by_error(error)
     return _closed(device, name, ended)
 

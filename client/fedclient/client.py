@@ -6,11 +6,12 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from fedclient.assignment import OpenAssignment
-from fedclient.connection import Connection, Faults, is_passing, no_faults
+from fedclient.connection import Connection, Faults, delay_s, is_passing, no_faults
 from fedclient.energy import battery_level
 from fedclient.files import make_folder
 from fedclient.identity import DeviceIdentity, Membership, authority_pem, now_utc
@@ -19,7 +20,14 @@ from fedclient.policy import Policy
 from fedclient.progress import Outcome, Progress, Stage, Summary
 from fedclient.state import DAY_MS, Charge, State
 from fedclient.stopping import Stop
-from fedcore.errors import CancelledError, ConnectError, DevicePolicyError, FedcoreError
+from fedcore.errors import (
+    CancelledError,
+    ConflictError,
+    ConnectError,
+    DevicePolicyError,
+    FedcoreError,
+    RefusedError,
+)
 from fedcore.failpoints import failpoint
 
 if TYPE_CHECKING:
@@ -124,8 +132,8 @@ class Client:
         `datasets`: by the names under which tasks ask for them. `policy`: what the owner allows,
         by default `Policy()`. `battery`: its charge, 0 to 1, or None. Without a server it waits and
         tries again. Returns how the last 1,000 assignments ended.
-        Raises: ClientCertificateError, NotAuthorisedError, UntrustedServerError, ClientStateError:
-        what does not pass by itself.
+        Raises: what does not pass by itself: ClientCertificateError, UntrustedServerError and the
+        like, a RefusedError of the server for good, ClientStateError.
         """
         from fedclient.attempt import Tasks, take_part
 
@@ -136,17 +144,19 @@ class Client:
         try:
             while rounds is None or len(ended) < rounds:
                 try:
-                    if self._renewed() or device is None:
-                        device = self._device(rules, tell)
+                    if self._renewed():
+                        device = None
                     assignment = self._state.assignment
                     if assignment is None:
                         assignment = self._check_in(rules, datasets, programs or {}, tell, battery)
                     if assignment is None:
                         continue
+                    # Made for the first assignment: a device that waits needs little memory.
+                    device = device or self._device(rules, tell)
                     summary = take_part(device, assignment, tasks=tasks, datasets=datasets)
                     ended = [*ended[-999:], summary] if rounds is None else [*ended, summary]
                     self._pause_after(summary)
-                except ConnectError as error:
+                except (ConnectError, RefusedError) as error:
                     self._endure(error, tell)
         except CancelledError:
             if not self._stop.is_set():
@@ -231,9 +241,9 @@ class Client:
         from fedcore.v1.client_service_pb2 import CheckInRequest
         from fedcore.wire.versions import installed_version
 
-        delay_s = (self._state.retry_at_ms - _now_ms()) / 1000
-        if delay_s > 0:
-            self._wait(delay_s, tell, "the server has no work yet")
+        left_s = min(self._state.retry_at_ms - _now_ms(), _LONGEST_RETRY_MS) / 1000
+        if left_s > 0:
+            self._wait(left_s, tell, "the server has no work yet")
         try:
             spent = self._state.spent(since_ms=_now_ms() - DAY_MS)
             now = datetime.now().astimezone()
@@ -244,20 +254,24 @@ class Client:
         request = CheckInRequest(
             request_id=self._state.request_id(),
             sdk_version=installed_version(),
-            programs=sorted({"local", *programs}),
+            programs=sorted({"local", *programs, *entry_points(group="fedcore.programs").names}),
             datasets=sorted(datasets),
+            models=sorted(entry_points(group="fedcore.models").names),
         )
-        answer = self._connection.call(
-            self._connection.clients.CheckIn,
-            request,
-            stop=self._stop,
-            patience_s=_CHECK_IN_PATIENCE_S,
-        )
+        try:
+            answer = self._connection.call(
+                self._connection.clients.CheckIn,
+                request,
+                stop=self._stop,
+                patience_s=_CHECK_IN_PATIENCE_S,
+            )
+        except ConflictError:  # what is installed has changed since it asked: it asks anew
+            self._state.answered()
+            return None
         self._outages = 0
         if answer.WhichOneof("answer") != "assignment":
             window = answer.retry
-            # Jitter of its own: clients that were told the same do not come back together.
-            delay_ms = random.uniform(window.delay_min_ms, window.delay_max_ms)  # noqa: S311
+            delay_ms = 1000 * delay_s((window.delay_min_ms, window.delay_max_ms))
             retry_at_ms = _now_ms() + round(min(delay_ms, _LONGEST_RETRY_MS))
             self._state.answered(retry_at_ms=retry_at_ms)
             return None
@@ -286,12 +300,14 @@ class Client:
         delay_ms = 1000 * _backoff_s(self._refusals)
         self._state.answered(retry_at_ms=_now_ms() + round(delay_ms))
 
-    def _endure(self, error: ConnectError, tell: Callable[[Progress], None]) -> None:
-        """Waits for a server that cannot be reached. Raises: what will not pass by itself."""
+    def _endure(self, error: ConnectError | RefusedError, tell: Callable[[Progress], None]) -> None:
+        """Waits for a server that cannot be reached, or not now. Raises: what does not pass."""
         from fedclient.doctor import diagnose
 
         if not is_passing(error):
             raise error
+        if isinstance(error, RefusedError):
+            return self._wait(delay_s(error.retry), tell, error.what)
         found = diagnose(self._identity, stop=self._stop)
         if found is not None and not is_passing(found):
             raise found from error

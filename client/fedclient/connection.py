@@ -38,6 +38,7 @@ __all__ = [
     "Connection",
     "Faults",
     "Patience",
+    "delay_s",
     "is_passing",
     "no_faults",
 ]
@@ -82,14 +83,19 @@ class Patience:
         self._stop.check()
         if not is_passing(error) or time.monotonic() - self._since > self._seconds:
             raise error
-        retry = error.retry if isinstance(error, RefusedError) else None
-        if retry is not None:
-            delay_s = random.uniform(retry[0], retry[1]) / 1000  # noqa: S311 - no secret
+        if isinstance(error, RefusedError):
+            seconds = delay_s(error.retry)
         else:
-            delay_s = random.uniform(0, min(_MOST_S, _FIRST_S * 2**self._failures))  # noqa: S311
+            seconds = random.uniform(0, min(_MOST_S, _FIRST_S * 2**self._failures))  # noqa: S311
         self._failures = min(self._failures + 1, 16)
-        self._stop.wait(delay_s)
+        self._stop.wait(seconds)
         self._stop.check()
+
+
+def delay_s(window: tuple[int, int] | None) -> float:
+    """Seconds to wait, drawn from a window in milliseconds: who was told the same parts again."""
+    least, most = window or (0, 0)
+    return random.uniform(least, max(least, most)) / 1000  # noqa: S311 - no secret
 
 
 def is_passing(error: FedcoreError) -> bool:
@@ -113,6 +119,7 @@ class Answer(Generic[_Response]):
         import grpc
 
         try:
+            stop.check()  # an answer that came before the stop would be used after it
             with stop.calling(self._future.cancel):
                 response: _Response = self._future.result()
         except grpc.FutureCancelledError:

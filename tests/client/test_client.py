@@ -13,7 +13,14 @@ import pytest
 from fedclient import Client, Outcome, Policy, Progress, Stage
 from fedclient.policy import TaskRules, TimeRules
 from fedcore.data import Dataset
-from fedcore.errors import CancelledError, ClientStateError, ProgramError
+from fedcore.errors import (
+    CancelledError,
+    ClientStateError,
+    ConflictError,
+    DrainingError,
+    OverloadedError,
+    ProgramError,
+)
 from fedcore.federated.programs import TrainingRequest, TrainingResult
 from fedcore.federated.task import Task
 from fedcore.v1 import common_pb2, round_service_pb2
@@ -299,6 +306,44 @@ def test_a_server_that_restarts_is_waited_for(
     starter.join()
     assert summary.outcome is Outcome.COMPLETED
     device.close()
+
+
+def test_a_server_that_is_shutting_down_or_full_is_asked_later(
+    serve: Serve,
+    open_task: Task,
+    flowers: Flowers,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fedclient.client._CHECK_IN_PATIENCE_S", 0.0)
+    server = serve(open_task, goal=1)
+    left = [DrainingError, OverloadedError] * 3
+
+    def refuse(method: str, client: bytes) -> None:
+        if method in ("CheckIn", "PutChunk") and left:
+            raise left.pop()("not now", why="it is busy", retry=(1, 20))
+
+    with Client.join(server.join_string, directory=folder) as device:
+        server.before = refuse
+        [[summary]] = run_all([device], flowers)
+    assert summary.outcome is Outcome.COMPLETED and not left
+
+
+def test_what_is_installed_may_change_while_a_check_in_is_open(
+    serve: Serve, open_task: Task, flowers: Flowers, folder: Path
+) -> None:
+    server = serve(open_task, goal=1)
+    refused: list[bool] = []
+
+    def refuse(method: str, client: bytes) -> None:
+        if method == "CheckIn" and not refused:
+            refused.append(True)
+            raise ConflictError("the request was made with other content")
+
+    with Client.join(server.join_string, directory=folder) as device:
+        server.before = refuse
+        [[summary]] = run_all([device], flowers)
+    assert summary.outcome is Outcome.COMPLETED
 
 
 def test_certificates_are_renewed_between_rounds(
