@@ -29,7 +29,18 @@ __all__ = ["GROUP", "main"]
 GROUP = "fedcore.commands"
 DISTRIBUTION = "fedcore-fl"
 # One line each for `fed --help`, which may not import a command to ask it.
-SUMMARIES = {"privacy": "plan a guarantee of differential privacy, and check what was spent of it"}
+SUMMARIES = {
+    "audit": "who did what on a server, and whether the log of it is whole",
+    "ca": "make an authority, and give its certificates to servers and users",
+    "client": "join a federation with a device, and take part in it",
+    "db": "look after a server's database",
+    "model": "list, download and compare the models of a task",
+    "privacy": "plan a guarantee of differential privacy, and check what was spent of it",
+    "round": "see how rounds went, and what an open one waits for",
+    "server": "start a server and look after it",
+    "task": "hand in a task, follow it, end it",
+    "token": "let devices in, see who came, and send one away",
+}
 VERSIONED = (DISTRIBUTION, "numpy", "cryptography", "grpcio", "protobuf")
 HIDDEN = "<hidden>"
 

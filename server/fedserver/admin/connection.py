@@ -1,0 +1,152 @@
+"""A command's way to the server: every call has a deadline, and its error is the server's own.
+
+What changes something is signed for this one server and carries 16 bytes by which a repetition is
+known, so that it may be sent again when an answer was lost: it happens once.
+"""
+
+from __future__ import annotations
+
+import hmac
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Final, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from fedcore.errors import (
+    ConnectError,
+    DeviceTimeoutError,
+    FedcoreError,
+    RefusedError,
+    UnreachableError,
+    UntrustedServerError,
+)
+from fedcore.v1 import admin_service_pb2
+from fedcore.v1.admin_service_pb2_grpc import AdminServiceStub
+from fedcore.v1.common_pb2 import Envelope
+from fedcore.v1.model_service_pb2_grpc import ModelServiceStub
+from fedcore.wire.envelope import Place, seal
+from fedcore.wire.failures import error_from
+from fedserver.admin.user import User
+
+__all__ = ["CALL_S", "Connection", "connected", "is_passing"]
+
+CALL_S: Final = 30.0
+_REPEATS: Final = 3
+_FIRST_S: Final = 0.2
+_LONGEST_S: Final = 5.0
+
+_Request = TypeVar("_Request", bound=Message)
+_Response = TypeVar("_Response", bound=Message)
+
+
+class Connection:
+    """A user's channel to the services of a server. Opened by the first call."""
+
+    def __init__(
+        self, user: User, channel: grpc.Channel, *, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self.user, self._sleep = user, sleep
+        self.admin, self.models = AdminServiceStub(channel), ModelServiceStub(channel)
+
+    @property
+    def address(self) -> str:
+        """host:port of the services."""
+        return self.user.profile.address
+
+    @cached_property
+    def server_id(self) -> bytes:
+        """The server's 16 bytes. Raises: UntrustedServerError for another than the profile's."""
+        status = admin_service_pb2.GetStatusRequest()
+        found = self.ask(self.admin.GetStatus, status).server_id
+        if self.user.server_id and not hmac.compare_digest(found, self.user.server_id):
+            raise UntrustedServerError(
+                "this is another server than the profile is for",
+                why=f"it is {found.hex()}, the profile names {self.user.server_id.hex()}",
+                fix="ask the operator whether the server was set up anew, and for a new profile",
+                where=self.address,
+            )
+        return found
+
+    def ask(
+        self,
+        method: grpc.UnaryUnaryMultiCallable[_Request, _Response],
+        request: _Request,
+        *,
+        timeout_s: float = CALL_S,
+    ) -> _Response:
+        """One answer. Raises: what the server refused with; ConnectError for all else."""
+        try:
+            return method(request, timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise self.meaning(error) from None
+
+    def order(
+        self,
+        method: grpc.UnaryUnaryMultiCallable[_Request, _Response],
+        request: _Request,
+    ) -> _Response:
+        """One answer to a mutation, which is repeated as it is while that can help.
+
+        Raises: as `ask`.
+        """
+        for attempt in range(_REPEATS):
+            try:
+                return self.ask(method, request)
+            except FedcoreError as error:
+                if attempt == _REPEATS - 1 or not is_passing(error):
+                    raise
+                self._sleep(_delay_s(error, attempt))
+        raise AssertionError("unreachable")
+
+    def signed(self, name: str, payload: Message) -> Envelope:
+        """A mutation's payload, signed for this server. `name`: of the RPC, like "Drain"."""
+        profile = self.user.profile
+        return seal(
+            payload.SerializeToString(deterministic=True),
+            method=f"AdminService.{name}",
+            place=Place(nonce=self.server_id),
+            sign=profile.identity.sign,
+            key=profile.identity.public_key().public_bytes_raw(),
+        )
+
+    def meaning(self, error: grpc.RpcError) -> FedcoreError:
+        """What a call's failure means to a user of this profile."""
+        found = error_from(error)
+        if not isinstance(found, ConnectError):
+            return found
+        if "CERTIFICATE_VERIFY_FAILED" in found.why or "Peer name" in found.why:
+            return UntrustedServerError(
+                "the server is not one of the profile's federation",
+                why="its certificate is not from the authority in the profile, or has another name",
+                fix="check the address in profile.toml, and that the profile is of this federation",
+                where=self.address,
+            )
+        found.where = self.address
+        found.fix = "check that the server runs, that the address is right and the way to it open"
+        return found
+
+
+@contextmanager
+def connected(user: User) -> Iterator[Connection]:
+    """A connection that is closed afterwards."""
+    with user.profile.channel() as channel:
+        yield Connection(user, channel)
+
+
+def is_passing(error: FedcoreError) -> bool:
+    """Whether the same call may succeed a little later."""
+    if isinstance(error, RefusedError):
+        return error.retry is not None
+    return isinstance(error, UnreachableError | DeviceTimeoutError)
+
+
+def _delay_s(error: FedcoreError, attempt: int) -> float:
+    retry = error.retry if isinstance(error, RefusedError) else None
+    if retry is None:
+        return random.uniform(0, _FIRST_S * 2**attempt)  # noqa: S311, no secret
+    return min(_LONGEST_S, random.uniform(*retry) / 1000)  # noqa: S311

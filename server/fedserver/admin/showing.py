@@ -1,0 +1,87 @@
+"""How commands write times, sizes, digests and what a server says: on one line, nothing that acts.
+
+A reason or a name in an answer may come from a client; a terminal must not obey it.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+from fedcore.errors import ArgumentError
+
+__all__ = ["digest_of", "hexadecimal", "identifier_of", "plain", "seconds", "size", "time"]
+
+_UNITS = ("kB", "MB", "GB", "TB")
+
+
+def plain(text: str) -> str:
+    """A text that a terminal may show, in one line.
+
+    >>> plain("late" + chr(27) + "[2J")
+    'late [2J'
+    """
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def time(ms: int) -> str:
+    """Unix milliseconds as a time, "-" for none.
+
+    >>> time(1_700_000_000_000), time(0)
+    ('2023-11-14T22:13:20Z', '-')
+    """
+    # The bound is the year 9999, beyond which there are no dates.
+    if not 0 < ms < 253_402_300_800_000:
+        return "-"
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def seconds(ms: int) -> str:
+    """A duration in milliseconds.
+
+    >>> seconds(12_400), seconds(3_723_000)
+    ('12.4 s', '1 h 02 min')
+    """
+    if ms < 120_000:
+        return f"{max(0, ms) / 1000:.1f} s"
+    minutes = ms // 60_000
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def size(count: int) -> str:
+    """A number of bytes, in powers of 1000.
+
+    >>> size(999), size(61_200_000)
+    ('999 B', '61.2 MB')
+    """
+    if count < 1000:
+        return f"{count} B"
+    value, power = count / 1000, 0
+    while value >= 999.95 and power < len(_UNITS) - 1:
+        value, power = value / 1000, power + 1
+    return f"{value:.1f} {_UNITS[power]}"
+
+
+def hexadecimal(value: bytes) -> str:
+    """The digits of an id or digest, "-" for none."""
+    return value.hex() or "-"
+
+
+def digest_of(text: str) -> bytes:
+    """A SHA-256 in hexadecimal digits. Raises: ArgumentError."""
+    return _bytes_of(text, 32, "digest of a model", "copy it from `fed model list`")
+
+
+def identifier_of(text: str) -> bytes:
+    """A client's id in hexadecimal digits. Raises: ArgumentError."""
+    return _bytes_of(text, 16, "id of a client", "copy it from `fed token clients`")
+
+
+def _bytes_of(text: str, length: int, kind: str, fix: str) -> bytes:
+    if re.fullmatch(r"[0-9a-f]+", text, re.ASCII) is None or len(text) != 2 * length:
+        raise ArgumentError(
+            f"{plain(text)!r} is no {kind}",
+            why=f"that has {2 * length} hexadecimal digits in lower case",
+            fix=fix,
+        )
+    return bytes.fromhex(text)
