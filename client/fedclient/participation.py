@@ -6,6 +6,7 @@ it was. The vector that leaves is on the disk before anything is bound to it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 __all__ = ["Device", "Participation", "sealed"]
 
 _WAIT_MS: Final = 20_000
+_EARLY_S, _PAUSE_S = 1.0, 0.1
 _TOO_LATE: Final = (PhaseError, RoundOverError, StageError, AbortError)
 
 
@@ -110,11 +112,14 @@ class Participation:
         if self._assignment.train and not self._assignment.uploaded:
             self._start_work()
         while True:
+            asked_s = time.monotonic()
             instruction = self._next()
             kind = instruction.WhichOneof("instruction")
             if kind == "finished":
                 return Ended.by_server(instruction.finished)
             if kind is None or kind == "wait":
+                if time.monotonic() - asked_s < _EARLY_S:  # a server in haste is not hurried on
+                    self._device.stop.wait(_PAUSE_S)
                 continue
             try:
                 self._obey(kind, instruction)
