@@ -13,7 +13,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,17 +127,22 @@ class Server:
         self._log.info("serving", address=found.service, enrolment=found.enrolment, ops=found.ops)
         return found
 
-    async def serve_until_stopped(self) -> None:
-        """Waits for SIGTERM or SIGINT, then stops; a second signal ends the process at once."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+    @contextlib.contextmanager
+    def heeding_signals(self) -> Iterator[None]:
+        """SIGTERM and SIGINT order the server to stop; a second one ends the process at once."""
+        loop, numbers = asyncio.get_running_loop(), (signal.SIGTERM, signal.SIGINT)
+        for number in numbers:
             loop.add_signal_handler(number, self.order_stop)
         try:
-            await self._stop.wait()
-            await self.stop()
+            yield
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in numbers:
                 loop.remove_signal_handler(number)
+
+    async def serve_until_stopped(self) -> None:
+        """Waits for the order to stop, and carries it out."""
+        await self._stop.wait()
+        await self.stop()
 
     def reasons(self) -> list[str]:
         """Why no new work is taken; empty: it is."""

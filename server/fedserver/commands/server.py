@@ -114,19 +114,20 @@ async def _serve(settings: Config, console: Console, *, accept_rollback: bool) -
 
     async with opened(settings, accept_rollback=accept_rollback) as parts:
         server = Server(settings, parts)
-        found = await server.start()
-        identity = await parts.store.server_identity()
-        console.show(
-            {
-                "service": found.service,
-                "enrolment": found.enrolment,
-                "ops": found.ops,
-                "server_id": identity.server_id.hex(),
-                "pid": os.getpid(),
-            },
-            f"serving on {found.service}, enrolment on {found.enrolment}, ops on {found.ops}",
-        )
-        await server.serve_until_stopped()
+        with server.heeding_signals():
+            found = await server.start()
+            identity = await parts.store.server_identity()
+            console.show(
+                {
+                    "service": found.service,
+                    "enrolment": found.enrolment,
+                    "ops": found.ops,
+                    "server_id": identity.server_id.hex(),
+                    "pid": os.getpid(),
+                },
+                f"serving on {found.service}, enrolment on {found.enrolment}, ops on {found.ops}",
+            )
+            await server.serve_until_stopped()
 
 
 def _asked(url: str) -> dict[str, object]:

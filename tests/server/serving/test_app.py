@@ -129,7 +129,6 @@ async def test_a_signal_stops_and_a_second_one_ends_at_once(world: Any) -> None:
     exits: asyncio.Queue[int] = asyncio.Queue()
     world.server.exit_now = exits.put_nowait
     serving = asyncio.create_task(world.server.serve_until_stopped())
-    await asyncio.sleep(0)
     reached, held = asyncio.Event(), asyncio.Event()
 
     async def hold() -> None:
@@ -137,13 +136,14 @@ async def test_a_signal_stops_and_a_second_one_ends_at_once(world: Any) -> None:
         await held.wait()
 
     world.federation.drain = hold
-    os.kill(os.getpid(), signal.SIGTERM)
-    await asyncio.wait_for(reached.wait(), 10)
-    assert exits.empty()
-    os.kill(os.getpid(), signal.SIGINT)
-    assert await asyncio.wait_for(exits.get(), 10) == 1
-    held.set()
-    await serving
+    with world.server.heeding_signals():
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(reached.wait(), 10)
+        assert exits.empty()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert await asyncio.wait_for(exits.get(), 10) == 1
+        held.set()
+        await serving
     assert world.federation.stopped
 
 

@@ -1,0 +1,110 @@
+"""What a server keeps beside its database: signed heads of the log, and whose keys count."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from fedcore.errors import AuditError
+from fedserver.audit_heads import AuditHeads
+from fedserver.store.records import (
+    AuditEntry,
+    CertificateRecord,
+    ClientRecord,
+    ClientState,
+    TokenRecord,
+)
+from fedserver.store.sqlite.store import SqliteStore
+from fedserver.trust import Trust
+
+KEYS = [b"k" * 32]
+SIGNER = b"s" * 32
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    opened = await SqliteStore.open(tmp_path / "fed.db", keys=KEYS)
+    yield opened
+    await opened.close()
+
+
+async def test_a_log_that_goes_on_from_its_signed_head_is_taken(
+    store: SqliteStore, tmp_path: Path
+) -> None:
+    heads = AuditHeads(store, tmp_path / "head", signer=SIGNER)
+    await heads.check()
+    await heads.sign()
+    for number in range(3):
+        await store.append_audit(AuditEntry("user:ada", "test", str(number)))
+    await heads.check()
+    await heads.sign()
+    again = AuditHeads(store, tmp_path / "head", signer=SIGNER)
+    await again.check()
+    assert again.newest == heads.newest
+
+
+async def test_a_database_that_was_rolled_back_is_refused_unless_that_is_accepted(
+    tmp_path: Path,
+) -> None:
+    store = await SqliteStore.open(tmp_path / "fed.db", keys=KEYS)
+    await store.append_audit(AuditEntry("user:ada", "test", "1"))
+    await store.close()
+    shutil.copy(tmp_path / "fed.db", tmp_path / "old.db")
+    store = await SqliteStore.open(tmp_path / "fed.db", keys=KEYS)
+    await store.append_audit(AuditEntry("user:ada", "test", "2"))
+    await AuditHeads(store, tmp_path / "head", signer=SIGNER).sign()
+    await store.close()
+    shutil.copy(tmp_path / "old.db", tmp_path / "fed.db")
+    store = await SqliteStore.open(tmp_path / "fed.db", keys=KEYS)
+    heads = AuditHeads(store, tmp_path / "head", signer=SIGNER)
+    try:
+        with pytest.raises(AuditError, match="--accept-rollback"):
+            await heads.check()
+        await heads.check(accept_rollback=True)
+        # A different second entry is another history, not the same one that went on.
+        await store.append_audit(AuditEntry("user:eve", "test", "2"))
+        with pytest.raises(AuditError):
+            await heads.check()
+    finally:
+        await store.close()
+
+
+async def test_a_head_of_another_signer_or_a_damaged_one_is_refused(
+    store: SqliteStore, tmp_path: Path
+) -> None:
+    await AuditHeads(store, tmp_path / "head", signer=SIGNER).sign()
+    with pytest.raises(AuditError):
+        await AuditHeads(store, tmp_path / "head", signer=b"o" * 32).check()
+    damaged = tmp_path / "damaged"
+    damaged.write_bytes((tmp_path / "head").read_bytes()[:-1])
+    with pytest.raises(AuditError):
+        await AuditHeads(store, damaged, signer=SIGNER).check()
+
+
+async def test_trust_follows_revocations_and_is_kept_while_nothing_changes(
+    store: SqliteStore,
+) -> None:
+    for number in range(3):
+        client_id = bytes([number]) * 16
+        await store.create_token(TokenRecord(client_id * 2, "t", 1, int(time.time() * 1000) + 9999))
+        await store.enrol(
+            client_id * 2,
+            ClientRecord(client_id, "t", client_id * 2, f"spiffe://{number}"),
+            CertificateRecord(client_id, client_id * 2, client_id, 1),
+            key_hash=client_id * 2,
+            reply=b"",
+        )
+    await store.set_client_state(b"\x01" * 16, ClientState.REVOKED)
+    trust = Trust((b"r" * 32,))
+    nobody = trust()
+    await trust.load(store)
+    after = trust()
+    assert after is not nobody
+    await trust.load(store)
+    assert trust() is after
+    trust.revoke(b"\x02" * 16)
+    assert trust() is not after

@@ -1,0 +1,215 @@
+"""`fed server`: a process starts, is asked, drains and stops; the doctor finds what is amiss."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fedcore.errors import KeyFileError, ServerError
+from fedserver.commands.ca import main as ca
+from fedserver.commands.server import main as server
+from fedserver.config import load
+from fedserver.doctor import Finding, examine
+from fedserver.profiles import Profile
+
+SETTINGS = """
+[server]
+port = 0
+enrolment_port = 0
+ops_port = 0
+hosts = ["localhost"]
+state_directory = "{state}"
+notice_s = 0
+[authority]
+directory = "{ca}"
+[limits]
+disk_free = 0.0
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """A folder with an authority and settings."""
+    ca(
+        [
+            "init",
+            "--trust-domain",
+            "fl.test",
+            "--host",
+            "localhost",
+            "--directory",
+            f"{tmp_path}/ca",
+        ]
+    )
+    (tmp_path / "server.toml").write_text(
+        SETTINGS.format(state=tmp_path / "state", ca=tmp_path / "ca")
+    )
+    capsys.readouterr()
+    return tmp_path
+
+
+def start_command(place: Path) -> list[str]:
+    code = "import sys; from fedcore.cli import main; sys.exit(main(sys.argv[1:]))"
+    return [sys.executable, "-c", code, "server", "start", "--config", f"{place}/server.toml"]
+
+
+class Running:
+    """A server process, and the line that it printed when it served."""
+
+    def __init__(self, place: Path, *options: str, **environment: str) -> None:
+        self.process = subprocess.Popen(
+            [*start_command(place), "--format", "jsonl", *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | environment,
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        self.said = json.loads(line)["data"] if line else {}
+
+    def end(self) -> tuple[int, str]:
+        """The exit code and standard error after SIGTERM."""
+        self.process.send_signal(signal.SIGTERM)
+        _, errors = self.process.communicate(timeout=60)
+        return self.process.returncode, errors
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+def test_a_server_starts_is_asked_drains_and_stops(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = Running(place)
+    try:
+        monkeypatch.setenv("FEDCORE__SERVER__OPS_PORT", str(running.said["ops"]))
+        status = ["status", "--config", f"{place}/server.toml", "--format", "json"]
+        assert server(status) == 0
+        assert json.loads(capsys.readouterr().out)["data"]["ready"] is True
+        issue = ["issue", "--name", "ada", "--role", "operator", "--output", f"{place}/ada"]
+        ca([*issue, "--address", running.said["service"], "--directory", f"{place}/ca"])
+        server(["drain", "--profile", f"{place}/ada"])
+        capsys.readouterr()
+        assert server(status) == 1
+        reasons = json.loads(capsys.readouterr().out)["data"]["reasons"]
+        assert reasons == ["the server is draining"]
+        code, errors = running.end()
+        assert code == 0
+        events = [json.loads(line)["event"] for line in errors.splitlines()]
+        assert events == ["serving", "draining", "stopping", "stopped"]
+        with pytest.raises(ServerError, match="no server answers"):
+            server(status)
+    finally:
+        running.kill()
+    assert (place / "state" / "audit-head.bin").stat().st_size > 64
+
+
+@pytest.mark.slow
+def test_a_server_that_was_killed_starts_again_as_the_same_server(place: Path) -> None:
+    first = Running(place)
+    first.kill()
+    second = Running(place)
+    try:
+        assert second.said["server_id"] == first.said["server_id"]
+        assert second.end()[0] == 0
+    finally:
+        second.kill()
+
+
+@pytest.mark.slow
+def test_failpoints_are_refused_outside_of_the_test_mode(place: Path) -> None:
+    spec = {"FEDCORE_FAILPOINTS": "store.before_commit=sleep(1)"}
+    refused = Running(place, **spec)
+    _, errors = refused.process.communicate(timeout=60)
+    assert refused.said == {} and "test mode" in errors
+    taken = Running(place, "--test-mode", **spec)
+    try:
+        assert taken.said and taken.end()[0] == 0
+    finally:
+        taken.kill()
+
+
+# --- The doctor
+
+
+def found(place: Path) -> dict[str, Finding]:
+    return {one.check: one for one in examine(load(place / "server.toml"))}
+
+
+def test_a_sound_place_has_no_error(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert server(["doctor", "--config", f"{place}/server.toml", "--format", "json"]) == 0
+    data = json.loads(capsys.readouterr().out)["data"]
+    assert {one["level"] for one in data} <= {"ok", "warning"}
+    assert {"python", "sqlite", "grpc", "protobuf", "disk", "keys", "database"} <= {
+        one["check"] for one in data
+    }
+    assert not (place / "state").exists()
+
+
+def test_a_key_that_others_can_read_is_an_error(place: Path) -> None:
+    key = place / "ca" / "datastore.keys"
+    key.chmod(0o640)
+    assert found(place)["keys"].level == "error"
+    assert "datastore.keys" in found(place)["keys"].detail
+
+
+def test_a_missing_authority_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "server.toml").write_text(
+        SETTINGS.format(state=tmp_path / "state", ca=tmp_path / "none")
+    )
+    assert server(["doctor", "--config", f"{tmp_path}/server.toml"]) == 1
+    told = capsys.readouterr().out
+    assert "fed ca init" in told and "root certificate" in told
+
+
+def test_a_port_in_use_is_an_error(place: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        text = (place / "server.toml").read_text()
+        number = taken.getsockname()[1]
+        (place / "server.toml").write_text(text.replace("\nport = 0", f"\nport = {number}"))
+        assert found(place)["service port"].level == "error"
+        assert found(place)["enrolment port"].level == "ok"
+
+
+def test_a_clock_that_is_wrong_is_an_error(place: Path) -> None:
+    config = load(place / "server.toml")
+    year_s = 365 * 86_400
+    behind = {one.check: one.level for one in examine(config, now_s=lambda: time.time() - year_s)}
+    assert behind["root certificate"] == behind["server certificate"] == "error"
+    ahead = {
+        one.check: one.level for one in examine(config, now_s=lambda: time.time() + 5 * year_s)
+    }
+    assert (ahead["root certificate"], ahead["issuing certificate"]) == ("ok", "warning")
+
+
+def test_a_database_of_another_program_is_an_error(place: Path) -> None:
+    (place / "state").mkdir(mode=0o700)
+    (place / "state" / "fed.db").write_bytes(b"SQLite format 3\x00 but then no more" * 100)
+    assert found(place)["database"].level == "error"
+
+
+@pytest.mark.parametrize("name", ["profile.toml", "key.pem", "chain.pem", "identity.key"])
+def test_a_profile_that_is_not_whole_is_told(place: Path, name: str) -> None:
+    issue = ["issue", "--name", "ada", "--role", "viewer", "--output", f"{place}/ada"]
+    ca([*issue, "--address", "localhost:1", "--directory", f"{place}/ca"])
+    assert Profile.open(place / "ada").address == "localhost:1"
+    assert "PRIVATE" not in repr(Profile.open(place / "ada"))
+    if name == "profile.toml":
+        (place / "ada" / name).chmod(0o600)
+        (place / "ada" / name).write_text('address = "localhost:1"\n')
+    else:
+        (place / "ada" / name).unlink()
+    with pytest.raises(KeyFileError):
+        Profile.open(place / "ada")
