@@ -51,7 +51,8 @@ STATE = RoundState(
         ),
         (
             replace(STATE, phase=Phase.SELECTING),
-            "waits for 3 clients to check in (1 came, at least 2 must): for 20 s, at most 40 s more",
+            "waits for 3 clients to check in (1 came, at least 2 must):"
+            " for 20 s, at most 40 s more",
         ),
         (
             replace(STATE, phase=Phase.AGGREGATING, deadline=None, survivors=frozenset({A, B})),
