@@ -192,17 +192,21 @@ async def test_completing_a_round_moves_the_head_in_the_same_step(world, ref) ->
     assert await world.store.open_rounds() == ()
 
 
-async def test_the_line_of_models_never_forks(world, ref) -> None:
+async def test_the_line_of_models_never_forks_and_never_jumps(world, ref) -> None:
     base = (await world.store.head("task-1")).digest
     await complete(world, ref, parent=base)
-    late = await world.round(base, 2)
+    head = (await world.store.head("task-1")).digest
+    late, unknown = await world.round(base, 2), world.digest("a model of another line")
     before = await everything(world, late)
-    with pytest.raises(ConflictError):
-        await complete(world, late, parent=base)
-    with pytest.raises(ConflictError):
-        await complete(world, late, parent=b"")
-    with pytest.raises(ConflictError):
-        await complete(world, late, parent=base, expected=world.digest("head"))
+    for parent, expected in [
+        (base, base),
+        (b"", b""),
+        (base, head),
+        (unknown, unknown),
+        (unknown, head),
+    ]:
+        with pytest.raises(ConflictError):
+            await complete(world, late, parent=parent, expected=expected)
     assert await everything(world, late) == before
 
 
