@@ -1,0 +1,26 @@
+"""What the tests of this folder share: a deployment a module, and kills by the hour only on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.chaos.scene import Scene
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what is marked `chaos`, unless it is asked for by that name."""
+    if "chaos" in config.option.markexpr:
+        return
+    asked = [item for item in items if item.get_closest_marker("chaos") is None]
+    config.hook.pytest_deselected(items=[item for item in items if item not in asked])
+    items[:] = asked
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    """A server that serves, and five members that do not run yet."""
+    made = Scene(tmp_path_factory.mktemp("scene"))
+    yield made
+    made.close()

@@ -1,0 +1,198 @@
+"""A whole federation on this machine: its authority, its server process, its users and devices.
+
+After a kill the server is started again on the same ports, as an operator's would be.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+import tomllib
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, Self
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from fedclient import Client
+from tests.chaos.devices import Device
+from tests.chaos.programs import FED, Program, environment, until
+from tests.chaos.users import User
+
+__all__ = ["Deployment", "Figures"]
+
+_READY_S: Final = 60.0
+_TRUST_DOMAIN: Final = "fl.test"
+Labels = frozenset[tuple[str, str]]
+
+
+class Figures:
+    """The server's metrics at one moment."""
+
+    def __init__(self, text: str) -> None:
+        self._values = {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+    def __call__(self, name: str, **labels: str) -> float:
+        """The sum over all samples of that name which have these labels; 0 for none."""
+        wanted = frozenset(labels.items())
+        return sum(v for (n, given), v in self._values.items() if n == name and wanted <= given)
+
+
+class Deployment:
+    """A server with a folder of its own. Nothing runs before `start`; close it in the end.
+
+    `settings`: of server.toml, by section, in addition.
+    """
+
+    def __init__(self, folder: Path, **settings: Mapping[str, Any]) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.state = folder / "state"
+        self._ports: dict[str, int] = {"port": 0, "enrolment_port": 0, "ops_port": 0}
+        self._settings = settings
+        self._server: Program | None = None
+        self._programs = ExitStack()
+        self.starts_s: list[float] = []
+        self._fed("ca", "init", "--trust-domain", _TRUST_DOMAIN, "--host", "localhost",
+                  "--directory", str(self.authority))  # fmt: skip
+
+    @property
+    def authority(self) -> Path:
+        """The folder of the certificate authority and of the server's keys."""
+        return self.folder / "authority"
+
+    @property
+    def server(self) -> Program:
+        """The present server process, or the last."""
+        assert self._server is not None
+        return self._server
+
+    @property
+    def address(self) -> str:
+        """host:port of the services."""
+        return f"localhost:{self._ports['port']}"
+
+    def start(self, *, failpoints: str = "") -> Self:
+        """Starts the server; returns when it is ready, or was killed by a failpoint before."""
+        begun_s = time.monotonic()
+        self._write_settings()
+        until(lambda: self._started(failpoints), "the server starts", timeout_s=_READY_S)
+        until(lambda: self.server.was_killed or self.is_ready(), "the server is ready")
+        if not self.server.was_killed:
+            self.starts_s.append(time.monotonic() - begun_s)
+        return self
+
+    def start_again(self, *, failpoints: str = "") -> Self:
+        """Kills the server if it runs, and starts it."""
+        self.server.end()
+        return self.start(failpoints=failpoints)
+
+    def is_ready(self) -> bool:
+        """What /readyz says."""
+        try:
+            with urllib.request.urlopen(self._ops("readyz"), timeout=5):
+                return True
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def figures(self) -> Figures:
+        """What /metrics says."""
+        with urllib.request.urlopen(self._ops("metrics"), timeout=10) as answer:
+            return Figures(answer.read().decode())
+
+    @cached_property
+    def admin(self) -> User:
+        """An administrator, whose profile is made at the first use."""
+        self._fed("ca", "issue", "--name", "ada", "--role", "admin", "--directory",
+                  str(self.authority), "--address", self.address, "--output",
+                  str(self.folder / "ada"))  # fmt: skip
+        return User(self.folder / "ada")
+
+    def join(self, *names: str, join_string: str | None = None) -> list[Device]:
+        """New members of these names, by one token if none is given."""
+        string = join_string or self.admin.token(uses=len(names))
+        devices = []
+        for name in names:
+            folder = self.folder / "devices" / name
+            Client.join(string, directory=folder, name=name).close()
+            devices.append(self.keep(Device(folder)))
+        return devices
+
+    def keep(self, device: Device) -> Device:
+        """Sees to it that a device's process ends with the deployment."""
+        self._programs.callback(device.end)
+        return device
+
+    def close(self) -> None:
+        """Ends every process at once."""
+        self._programs.close()
+        if self._server is not None:
+            self._server.end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.close()
+
+    def _started(self, failpoints: str) -> bool:
+        """One try: false where a port was taken meanwhile, as by a client's own connection."""
+        log = self.folder / "server"
+        command = [FED, "server", "--format", "jsonl", "start", "--config", str(self._config)]
+        self._server = server = Program([*command, "--test-mode"], log=log, failpoints=failpoints)
+        until(lambda: server.said or server.code is not None, "the server says where it serves")
+        if server.was_killed:
+            return True
+        if not server.said:
+            assert "in use" in server.complaints, server.complaints
+            return False
+        data = json.loads(server.said.splitlines()[0])["data"]
+        for name, key in (
+            ("port", "service"),
+            ("enrolment_port", "enrolment"),
+            ("ops_port", "ops"),
+        ):
+            self._ports[name] = int(str(data[key]).rpartition(":")[2])
+        return True
+
+    @property
+    def _config(self) -> Path:
+        return self.folder / "server.toml"
+
+    def _write_settings(self) -> None:
+        sections: dict[str, dict[str, Any]] = {
+            "server": {
+                **self._ports,
+                "hosts": ["localhost"],
+                "state_directory": str(self.state),
+                "notice_s": 0.0,
+            },
+            "authority": {"directory": str(self.authority)},
+            "logging": {"form": "json"},
+        }
+        for name, values in self._settings.items():
+            sections[name] = {**sections.get(name, {}), **values}
+        text = "".join(
+            f"[{name}]\n" + "".join(f"{key} = {json.dumps(v)}\n" for key, v in values.items())
+            for name, values in sections.items()
+        )
+        tomllib.loads(text)
+        self._config.write_text(text)
+
+    def _ops(self, path: str) -> str:
+        return f"http://127.0.0.1:{self._ports['ops_port']}/{path}"
+
+    def _fed(self, *arguments: str) -> None:
+        done = subprocess.run(
+            [FED, *arguments], capture_output=True, text=True, env=environment(), timeout=_READY_S
+        )
+        assert done.returncode == 0, done.stderr
