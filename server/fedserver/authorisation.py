@@ -102,7 +102,7 @@ PERMISSIONS: Mapping[str, Permission] = MappingProxyType(
                 "Enrol": Permission(ANYONE),
             },
             "ClientService": {
-                "CheckIn": Permission(CLIENT, fills=True),
+                "CheckIn": Permission(CLIENT, waits=True, fills=True),
                 "Heartbeat": Permission(CLIENT, begun=True),
                 "GetTask": Permission(CLIENT, begun=True),
                 "Renew": Permission(CLIENT),
