@@ -329,16 +329,20 @@ def apply(prim: Primitive, xs: list[Tensor], params: dict[str, Any], lanes: int)
 def _operand(prim: Primitive, value: Any, args: tuple[Any, ...]) -> Tensor:
     """A Python or NumPy scalar takes the dtype and device of the tensors beside it.
 
+    So does a 0-d array of NumPy, which hands its numbers on as such where they stand on the left.
     A floating tensor decides before an integer one, and that before a boolean one: the condition of
     `where` says nothing about the dtype of the choice.
     """
-    if isinstance(value, bool | int | float | np.bool_ | np.integer | np.floating):
-        arrays = [a.data if type(a) is Tensor else a for a in args]
+    if _is_number(value):
+        arrays = [a.data if type(a) is Tensor else a for a in args if not _is_number(a)]
         beside = [a for a in arrays if is_array(a)]
         if beside:
             data = beside[0]
             if len(beside) > 1:
                 data = min(beside, key=lambda a: "fiub".find(a.dtype.kind))
+            if type(value) is np.ndarray:  # which a replay reads again, for it may have changed
+                dtype, live = weak_dtype(prim.name, value[()], data.dtype), tensor(value)
+                return live if live.data.dtype == dtype else operations.cast(live, dtype=dtype)
             return Tensor(
                 backend_of(data).asarray(value, dtype=weak_dtype(prim.name, value, data.dtype))
             )
@@ -347,6 +351,12 @@ def _operand(prim: Primitive, value: Any, args: tuple[Any, ...]) -> Tensor:
     except FedcoreError as error:
         error.what = f"{prim.name}: {error.what}"
         raise
+
+
+def _is_number(value: Any) -> bool:
+    if type(value) is np.ndarray:
+        return value.ndim == 0 and value.dtype.kind in "biuf"
+    return isinstance(value, bool | int | float | np.bool_ | np.integer | np.floating)
 
 
 def _align_ranks(xs: list[Tensor]) -> list[Tensor]:

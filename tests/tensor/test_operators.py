@@ -60,8 +60,10 @@ def operands(draw: Any, dtypes: tuple[np.dtype[Any], ...]) -> tuple[Any, Any]:
 
 def common(*values: Any) -> np.dtype[Any]:
     """The dtype in which operands meet: that of the floating tensor; a plain number is weak."""
-    held = [np.asarray(v).dtype for v in values if isinstance(v, Tensor | np.ndarray)]
-    loose = [np.asarray(v).dtype for v in values if not isinstance(v, Tensor | np.ndarray)]
+    # NumPy hands its numbers on as 0-d arrays where they stand on the left, so both are weak.
+    weak = [not isinstance(v, Tensor) and np.ndim(v) == 0 for v in values]
+    held = [np.asarray(v).dtype for v, is_weak in zip(values, weak, strict=True) if not is_weak]
+    loose = [np.asarray(v).dtype for v, is_weak in zip(values, weak, strict=True) if is_weak]
     floating = [d for d in held if d.kind == "f"]
     if floating:
         return floating[0]
@@ -86,6 +88,8 @@ def assert_same(found: Tensor, expected: Array) -> None:
 
 @given(st.sampled_from(ARITHMETIC + ORDER), operands((F32, F64, I64, B)))
 @example(operator.eq, (np.float64(-2.5), tensor(np.array(-2.5, np.float32))))
+@example(operator.add, (np.array(-2.5), tensor(np.array([1, 2]))))
+@example(operator.add, (tensor(np.array([1, 2])), np.array(-2.5)))
 def test_arithmetic_and_order_give_numpys_bits(
     function: Callable[[Any, Any], Any], pair: tuple[Any, Any]
 ) -> None:
