@@ -15,6 +15,7 @@ from fedcore.console import Console, Json
 from fedcore.errors import NotFoundError
 from fedcore.v1 import admin_service_pb2
 from fedserver.admin import showing
+from fedserver.admin.comparing import compare, read_arrays
 from fedserver.admin.connection import Connection
 from fedserver.admin.download import download
 from fedserver.admin.running import ProfileFolder, console_of, run, server_of
@@ -82,9 +83,6 @@ def diff(
     profile: ProfileFolder = None,
 ) -> None:
     """Compares two models array by array: max |A - B|, its L2 norm, and the cosine of both."""
-    # NumPy is loaded for this verb alone.
-    from fedserver.admin.comparing import compare, read_arrays
-
     with tempfile.TemporaryDirectory(prefix="fed-model-") as folder:
         paths = _files((first, second), Path(folder), profile, console_of(context))
         arrays = [read_arrays(path) for path in paths]

@@ -24,7 +24,7 @@ from fedcore.wire.envelope import TASK, Place, signed_bytes
 from fedserver.admin.showing import size
 from fedserver.profiles import Profile
 
-__all__ = ["describe", "in_words", "read_task", "submission_of"]
+__all__ = ["describe", "first_model", "in_words", "read_task", "submission_of"]
 
 REQUEST_BYTES: Final = 16
 _ENVELOPE_BYTES: Final = 4096  # of a request, beside the task and the model
@@ -38,18 +38,44 @@ def read_task(path: Path) -> Task:
     return Task.from_toml(path).resolved()
 
 
-def submission_of(task: Task, model: Path | None, profile: Profile) -> admin_service_pb2.Submission:
-    """The signed submission, with a request id of its own.
-
-    `model`: a safetensors file, where the task is not to draw its first model. Raises:
-    DataFormatError, CheckpointError for a file of another model; ArgumentError for one too large.
-    """
+def submission_of(task: Task, model: bytes, profile: Profile) -> admin_service_pb2.Submission:
+    """The signed submission, with a request id of its own. `model`: the first one, or empty."""
     return admin_service_pb2.Submission(
         request_id=secrets.token_bytes(REQUEST_BYTES),
         task=task.canonical,
         signature=profile.identity.sign(signed_bytes(task.canonical, method=TASK, place=Place())),
-        model=b"" if model is None else _model_of(task, model),
+        model=model,
     )
+
+
+def first_model(task: Task, path: Path) -> bytes:
+    """The safetensors file with which a task begins, where it is not to draw its first model.
+
+    Raises: DataFormatError, CheckpointError for a file of another model; ArgumentError for one
+    that cannot be read, or is too large for a request.
+    """
+    room = SERVER_RECEIVES_BYTES - _ENVELOPE_BYTES - len(task.canonical)
+    try:
+        with path.open("rb") as file:
+            data = file.read(room + 1)
+    except OSError as error:
+        raise ArgumentError(
+            f"the first model {path.name} cannot be read",
+            why=(error.strerror or str(error)).lower(),
+            fix="name a safetensors file, like one that `fed model export` wrote",
+        ) from None
+    if len(data) > room:
+        raise ArgumentError(
+            f"the first model {path.name} is too large to be handed in",
+            why=f"a request takes {size(SERVER_RECEIVES_BYTES)} with the task",
+            fix="let the task draw it: give the model's layers and a seed in the task",
+        )
+    try:
+        read_model(io.BytesIO(data), parameters_of(task))
+    except DataFormatError as error:
+        error.where = str(path)
+        raise
+    return data
 
 
 def describe(task: Task) -> dict[str, Json]:
@@ -136,28 +162,3 @@ def _privacy_words(task: Task) -> list[str]:
         f"{float(plan.noise_multiplier):.4g}, for {said['unit']} ({said['adjacency']})",
         *(f"  {name}: {said[name]}" for name in ("trust", "sampling", "clipping", "denominator")),
     ]
-
-
-def _model_of(task: Task, path: Path) -> bytes:
-    room = SERVER_RECEIVES_BYTES - _ENVELOPE_BYTES - len(task.canonical)
-    try:
-        with path.open("rb") as file:
-            data = file.read(room + 1)
-    except OSError as error:
-        raise ArgumentError(
-            f"the first model {path.name} cannot be read",
-            why=(error.strerror or str(error)).lower(),
-            fix="name a safetensors file, like one that `fed model export` wrote",
-        ) from None
-    if len(data) > room:
-        raise ArgumentError(
-            f"the first model {path.name} is too large to be handed in",
-            why=f"a request takes {size(SERVER_RECEIVES_BYTES)} with the task",
-            fix="let the task draw it: give the model's layers and a seed in the task",
-        )
-    try:
-        read_model(io.BytesIO(data), parameters_of(task))
-    except DataFormatError as error:
-        error.where = str(path)
-        raise
-    return data

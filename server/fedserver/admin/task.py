@@ -49,17 +49,24 @@ def submit(
 ) -> None:
     """Shows what a task means, signs it and hands it in; it starts at once."""
     # Resolving needs the model's parts: seconds that no other verb should take to start.
-    from fedserver.admin.submission import describe, in_words, read_task, submission_of
+    from fedserver.admin.submission import (
+        describe,
+        first_model,
+        in_words,
+        read_task,
+        submission_of,
+    )
 
     console = console_of(context)
     task = read_task(file)
+    first = b"" if model is None else first_model(task, model)
     described, words = describe(task), in_words(task)
     if dry_run:
         console.show({"task_id": None, **described}, f"{words}\nnothing was handed in")
         return
     console.progress(words)
     with server_of(profile) as server:
-        payload = submission_of(task, model, server.user.profile)
+        payload = submission_of(task, first, server.user.profile)
         request = admin_service_pb2.SubmitTaskRequest(
             submission=server.signed("SubmitTask", payload)
         )
