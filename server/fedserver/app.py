@@ -206,16 +206,14 @@ class Server:
             audit=parts.audit,
             revoked=parts.revoked,
         )
-        federation, metrics = parts.federation, parts.metrics
+        federation = parts.federation
         services: dict[str, Service] = {
             "AdminService": admin,
-            "ClientService": ClientService(
-                federation, enrolment, version=version, metrics=metrics, now_ms=now_ms
-            ),
+            "ClientService": ClientService(federation, enrolment, version=version, now_ms=now_ms),
             "RoundService": RoundService(federation, now_ms=now_ms),
             "SecAggService": SecAggService(federation),
-            "UploadService": UploadService(federation, metrics=metrics),
-            "ModelService": ModelService(federation, metrics=metrics),
+            "UploadService": UploadService(federation),
+            "ModelService": ModelService(federation),
         }
         service_port, enrolment_port = self._ports
         gate = self._gate(self._identify)

@@ -9,7 +9,6 @@ from fedcore.v1 import client_service_pb2, common_pb2
 from fedcore.wire.versions import check_version
 from fedserver.authorisation import Caller
 from fedserver.federation.interface import Assigned, CheckIn, Federation
-from fedserver.metrics import Metrics
 from fedserver.services import fields
 from fedserver.services.unsigned import Unsigned
 
@@ -48,11 +47,10 @@ class ClientService(Unsigned):
         renewal: Renewal,
         *,
         version: str,
-        metrics: Metrics,
         now_ms: Callable[[], int],
     ) -> None:
         self._federation, self._renewal = federation, renewal
-        self._version, self._metrics, self._now_ms = version, metrics, now_ms
+        self._version, self._now_ms = version, now_ms
 
     async def CheckIn(
         self, caller: Caller, request: client_service_pb2.CheckInRequest
@@ -68,9 +66,7 @@ class ClientService(Unsigned):
         check_version(ask.sdk_version, server=self._version)
         answer = await self._federation.check_in(caller, ask)
         if isinstance(answer, Assigned):
-            self._metrics.check_ins.labels("assigned").inc()
             return client_service_pb2.CheckInResponse(assignment=self._assignment(answer))
-        self._metrics.check_ins.labels("retry").inc()
         return client_service_pb2.CheckInResponse(
             retry=common_pb2.RetryWindow(
                 delay_min_ms=answer.delay_min_ms, delay_max_ms=answer.delay_max_ms

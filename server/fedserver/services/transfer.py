@@ -12,7 +12,6 @@ from fedcore.wire.envelope import Place
 from fedcore.wire.transfer import CHUNK_BYTES, WINDOW, crc32
 from fedserver.authorisation import Caller
 from fedserver.federation.interface import Federation
-from fedserver.metrics import Metrics
 from fedserver.services import fields
 from fedserver.services.unsigned import Unsigned
 
@@ -26,8 +25,8 @@ class UploadService:
 
     payloads: Mapping[str, type[Message]] = {"Commit": upload_service_pb2.UploadSeal}
 
-    def __init__(self, federation: Federation, *, metrics: Metrics) -> None:
-        self._federation, self._metrics = federation, metrics
+    def __init__(self, federation: Federation) -> None:
+        self._federation = federation
 
     async def place(self, caller: Caller, payload: upload_service_pb2.UploadSeal, /) -> Place:
         return await self._federation.place(
@@ -63,7 +62,6 @@ class UploadService:
             crc32=request.crc32,
             data=data,
         )
-        self._metrics.upload_bytes.inc(len(data))
         return upload_service_pb2.PutChunkResponse(committed_offset=committed)
 
     async def Commit(
@@ -82,8 +80,8 @@ class UploadService:
 class ModelService(Unsigned):
     """Pure reads, by digest: a download may be broken off and gone on with anywhere."""
 
-    def __init__(self, federation: Federation, *, metrics: Metrics) -> None:
-        self._federation, self._metrics = federation, metrics
+    def __init__(self, federation: Federation) -> None:
+        self._federation = federation
 
     async def Describe(
         self, caller: Caller, request: model_service_pb2.DescribeRequest
@@ -103,7 +101,6 @@ class ModelService(Unsigned):
             offset=fields.number(request.offset, "offset"),
             length=length or CHUNK_BYTES,
         )
-        self._metrics.download_bytes.inc(len(chunk.data))
         return model_service_pb2.GetChunkResponse(
             data=chunk.data, crc32=crc32(chunk.data), size=chunk.size
         )
