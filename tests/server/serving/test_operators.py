@@ -1,4 +1,4 @@
-"""`AdminService` over the network, with a real store: orders happen once, and what is shown is so."""
+"""`AdminService` with a real store: orders happen once, and what is shown is so."""
 
 from __future__ import annotations
 
