@@ -12,7 +12,7 @@ from fedserver.store.records import AuditEntry, Idempotency, TokenRecord
 from fedserver.store.sqlite import SqliteStore
 
 
-async def main(database: Path, first: int, failpoints: str) -> None:
+async def main(database: Path, first: int, lanes: int, failpoints: str) -> None:
     store = await SqliteStore.open(database, keys=[bytes(32)])
     if failpoints:
         arm(failpoints, test_mode=True)
@@ -29,9 +29,9 @@ async def main(database: Path, first: int, failpoints: str) -> None:
     print("ready", flush=True)
     number = first
     while True:  # until it is killed
-        await asyncio.gather(*(act(number + lane) for lane in range(10)))
-        number += 10
+        await asyncio.gather(*(act(number + lane) for lane in range(lanes)))
+        number += lanes
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]))
+    asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]))

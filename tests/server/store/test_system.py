@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
+from sqlalchemy import text
 
 from fedcore.errors import ConflictError, NotFoundError, StoreError
 from fedserver.store.audit import verify
@@ -100,6 +102,28 @@ async def test_a_store_is_whole_and_has_a_size(world) -> None:
     size = await world.store.size()
     assert size.database_bytes > 0
     assert size.wal_bytes == 0
+
+
+async def test_a_query_sees_one_state_whatever_is_written_meanwhile(world) -> None:
+    await world.clients(1)
+    token = await world.token("second")
+    counted, written = threading.Event(), threading.Event()
+
+    def count(connection) -> int:
+        return connection.scalar(text("SELECT count(*) FROM client"))
+
+    def query(connection) -> tuple[int, int]:
+        first = count(connection)
+        counted.set()
+        assert written.wait(10)
+        return first, count(connection)
+
+    reading = asyncio.ensure_future(world.store._reads.run(query))
+    await asyncio.to_thread(counted.wait, 10)
+    await world.enrol(5, token)
+    written.set()
+    assert await reading == (1, 1)
+    assert len(await world.store.clients()) == 2
 
 
 async def test_a_closed_store_says_so_and_may_be_closed_again(world) -> None:

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Select,
     Table,
     create_engine,
+    event,
 )
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
@@ -49,6 +50,12 @@ def is_round(table: Table, ref: RoundRef) -> tuple[ColumnElement[bool], ...]:
     return (c.task_id == ref.task_id, c.round == ref.round, c.attempt == ref.attempt)
 
 
+def _begin(connection: Connection) -> None:
+    # The driver begins nothing by itself, and without a transaction each statement of a query
+    # would see another state.
+    connection.exec_driver_sql("BEGIN")
+
+
 class Reads:
     """Runs queries, each on one snapshot of what was committed before it began."""
 
@@ -59,6 +66,7 @@ class Reads:
             creator=lambda: reading(path),
             poolclass=NullPool,  # each thread keeps its connection below
         )
+        event.listen(self._engine, "begin", _begin)
         self._mine = threading.local()
         self._open: list[Connection] = []
 

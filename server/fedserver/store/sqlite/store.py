@@ -60,7 +60,11 @@ class SqliteStore(
             raise
         source = Clock(clock if clock is not None else _machine_ms)
         store = cls(file, writer, Reads(file), lock, sealer=sealer, clock=source)
-        await store._write("open", _identify)
+        try:
+            await store._write("open", _identify)
+        except BaseException:
+            await store.close()
+            raise
         return store
 
     async def checkpoint(self) -> None:
