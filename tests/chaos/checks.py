@@ -1,4 +1,4 @@
-"""What has to hold after whatever happened: nothing acknowledged is lost, and nothing counts twice."""
+"""What has to hold after whatever happened: nothing acknowledged is lost, nothing counts twice."""
 
 from __future__ import annotations
 

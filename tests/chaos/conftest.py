@@ -1,4 +1,4 @@
-"""What the tests of this folder share: a deployment a module, and kills by the hour only on demand."""
+"""What tests of this folder share: a deployment a module; kills by the hour only if asked for."""
 
 from __future__ import annotations
 

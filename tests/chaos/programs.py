@@ -32,7 +32,7 @@ def until(
     timeout_s: float = _END_S,
     every_s: float = _LOOK_S,
 ) -> T:
-    """What `look` finds, once it finds something. Raises: AssertionError with `what` after a while."""
+    """What `look` finds, once it finds something. Raises: AssertionError after a while."""
     end = time.monotonic() + timeout_s
     while True:
         if found := look():
@@ -91,7 +91,7 @@ class Program:
         self._process.wait(_END_S)
 
     def stop(self) -> int:
-        """Asks it to end, and returns its exit code; one that does not is killed and complained of."""
+        """Asks it to end: its exit code. Raises: AssertionError if it has to be killed instead."""
         if self.code is None:
             self._process.terminate()
             try:

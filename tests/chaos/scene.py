@@ -16,6 +16,8 @@ from tests.chaos.tasks import DATASET, data_of, task_of, written
 __all__ = ["CLIENTS", "Scene"]
 
 CLIENTS: Final = 5
+# Rounds of a second each need more calls than a device's share of a busy server.
+_UNLIMITED: Final = {"calls_per_second": 1000.0, "calls_at_once": 1000}
 
 
 class Scene:
@@ -25,7 +27,7 @@ class Scene:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.deployment = Deployment(folder).start()
+        self.deployment = Deployment(folder, limits=_UNLIMITED).start()
         names = [f"device-{i}" for i in range(CLIENTS)]
         self.data = {name: data_of(name) for name in names}
         first, *others = self.deployment.join(*names)

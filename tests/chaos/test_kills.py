@@ -1,4 +1,4 @@
-"""Kill -9 at every named place: what was acknowledged is in the sum once, and the bits are the same."""
+"""Kill -9 at every named place: what was acknowledged is in the sum once, with the same bits."""
 
 from __future__ import annotations
 
