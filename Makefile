@@ -64,7 +64,7 @@ bench: $(VENV)/.installed-bench ## run every benchmark, rewrite benchmarks/READM
 	@$(BIN)/python -m benchmarks run --all --write
 
 .PHONY: demo
-demo: $(VENV)/.installed-demo ## train on handwritten digits
+demo: $(VENV)/.installed-demo ## a private federation of 15 processes on handwritten digits
 	@$(BIN)/python examples/federated_digits.py
 
 $(VENV)-protos/.installed: Makefile

@@ -1,193 +1,52 @@
-"""Private federated learning over the 14 writer blocks of scikit-learn's digits, in one process.
+"""A private federation over the 14 writer blocks of scikit-learn's digits: `make demo`.
 
-Each block is a client that keeps its images. In every round a client draws some of them, clips the
-gradient of each, adds up on an integer grid and adds its share of noise; the sums go through a
-session of secure aggregation, from which two clients are lost. What the server sees is private
-already, so the ledger's ε holds for every image, against the server too. Beside it stand federated
-averaging without privacy, what each block reaches alone, and what one machine reaches that holds
-all images.
+A server and 14 clients, each a process of its own, meet on this machine over mutually authenticated
+TLS. Each client keeps its images; in every round it draws some, clips the gradient of each, adds
+its share of noise and masks the sum, so that the server opens a noisy total alone. Clients are
+killed on the way, and come back. At the end stand what the model is worth beside federated
+averaging without privacy, training alone and training on pooled images, and what may be claimed.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import re
+import signal
+import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from fractions import Fraction
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
 import numpy as np
+from comparison import accuracy_of, compare
+from deployment import Deployment, PartFailed
 
-import fedcore as fc
-from fedcore import nn, optim
-from fedcore.checkpoint import save_checkpoint
-from fedcore.data import Dataset, concat, group_by, load_digits, stack_clients
-from fedcore.privacy import (
-    Adjacency,
-    Flat,
-    Ledger,
-    NoiseShares,
-    NoisySum,
-    Poisson,
-    PrivacyPlan,
-    ShareAdder,
-    SharedMechanism,
-    Stream,
-    Unit,
-    certificate,
-    draw_records,
-    format_certificate,
-    rate_of,
-)
-from fedcore.private_training import RecordGradients
-from fedcore.secagg import Block, Layout, LostAt, SessionConfig, run_session
+from fedcore.data import Dataset, concat, group_by, load_digits
+from fedcore.errors import FedcoreError
+from fedcore.federated import Task
+from fedcore.federated.parameters import parameters_of
+from fedcore.model_format import read_model
+from fedcore.privacy import format_certificate, verify
 from fedcore.tensor import blas
+from fedcore.v1.admin_service_pb2 import (
+    ListRoundsRequest,
+    RoundEntry,
+    ShowPrivacyRequest,
+    TaskEntry,
+)
+from fedserver.admin.connection import Connection, connected
+from fedserver.admin.download import download
+from fedserver.admin.rounds_text import OVER, line_of
+from fedserver.admin.user import User
+from fedserver.admin.watching import ENDED
 
-SEED, ROUNDS, LOST = 1, 40, 2
-EPSILON, DELTA = 3.0, 1e-4
-CLIPPING_NORM, SHARE_OF_IMAGES, LIMIT = 1.0, 0.25, 2**26
-PRIVATE = optim.SGD(lr=2.0, momentum=0.5)
-BATCH, LEARNING_RATE = 16, 0.2  # of federated averaging
-PLACES = {
-    LostAt.SHARES: "before its shares",
-    LostAt.UPLOAD: "before its upload",
-    LostAt.UPLOADING: "during its upload",
-    LostAt.CONFIRMATION: "before its confirmation",
-    LostAt.ANSWER: "before its answer",
-}
-
-Train = Callable[[np.ndarray, list[Dataset], int], np.ndarray]
-
-
-def make_model() -> nn.Sequential:
-    """A perceptron 64-64-10."""
-    key = fc.Key(SEED, "model")
-    return nn.Sequential(
-        nn.flatten, nn.Linear(64, 64, key=key.fold(0)), nn.relu, nn.Linear(64, 10, key=key.fold(1))
-    )
-
-
-def make_plan(images: int, clients: int, dimension: int, *, rounds: int) -> PrivacyPlan:
-    """The terms of the guarantee, with the least noise that `rounds` rounds need."""
-    terms = make_config(bytes(32), dimension, clients).parameters(clients)
-    return PrivacyPlan(
-        unit=Unit.RECORD,
-        adjacency=Adjacency.ADD_REMOVE,
-        population=images,
-        sampling=Poisson(rate_of(SHARE_OF_IMAGES)),
-        clipping=Flat(CLIPPING_NORM),
-        noise=NoiseShares(
-            clients=clients,
-            survivors=terms.minimum_survivors,
-            corrupt=terms.corrupt,
-            limit=LIMIT,
-        ),
-        noise_multiplier=Fraction(1),
-        denominator=round(SHARE_OF_IMAGES * images),
-        dimension=dimension,
-        rounds=rounds,
-        epsilon=EPSILON,
-        delta=DELTA,
-    ).calibrated()
-
-
-def make_config(task: bytes, dimension: int, clients: int) -> SessionConfig:
-    """The terms of a round's session; that noise fits into its slots, the plan has seen to."""
-    return SessionConfig(
-        task=task,
-        layout=Layout((Block(dimension, 32, LIMIT, wraps=True),)),
-        delta=Fraction(LOST, clients),
-    )
-
-
-class PrivateFederation:
-    """A model, and the rounds that train it: all that a server would hold."""
-
-    def __init__(
-        self,
-        clients: list[Dataset],
-        plan: PrivacyPlan,
-        ledger: Ledger,
-        theta: fc.Tensor,
-        rebuild: Callable[[fc.Tensor], nn.Sequential],
-    ) -> None:
-        self.clients, self.plan, self.ledger = clients, plan, ledger
-        self.config = replace(
-            make_config(plan.digest, plan.dimension, len(clients)),
-            clipping_norm=float(plan.clipping_norm),
-            noise_multiplier=float(plan.noise_multiplier),
-        )
-        self.theta, self.moments = theta, PRIVATE.init(theta)
-        self.gradients = RecordGradients(rebuild, loss=nn.cross_entropy, plan=plan, chunk=32)
-        self.devices = [(Stream(), ShareAdder(plan)) for _ in clients]
-        self.mechanism = SharedMechanism(plan)
-
-    def round(self, index: int) -> dict[int, LostAt]:
-        """One noisy step of all clients together; who was lost, and where."""
-        reservation = self.ledger.reserve(index)
-        terms = self.config.parameters(len(self.clients))
-        self.mechanism.begin(
-            reservation, minimum_survivors=terms.minimum_survivors, corrupt=terms.corrupt
-        )
-        reports = [self.report(client, index) for client in range(len(self.clients))]
-        losses = draw_losses(index, len(self.clients))
-        result = run_session(reports, config=self.config, dropouts=losses)
-        total = NoisySum(result.totals[0], shares=len(result.survivors))
-        mean = self.mechanism.release(total, reservation)
-        self.theta, self.moments = PRIVATE.step(self.theta, fc.tensor(mean.vector), self.moments)
-        return losses
-
-    def report(self, client: int, index: int) -> np.ndarray:
-        """What one client sends, before it is masked: a sum of clipped gradients, with noise."""
-        data, (stream, adder) = self.clients[client], self.devices[client]
-        drawn = draw_records(self.plan, len(data), stream=stream)
-        key = fc.Key(SEED, "forward", round=index, client=client)
-        return adder.add(
-            self.gradients.total(self.theta.numpy(), data.x[drawn], data.y[drawn], key=key)
-        )
-
-
-def draw_losses(round_index: int, clients: int) -> dict[int, LostAt]:
-    """Which clients fall silent in a round, and where in the session."""
-    draw = np.random.default_rng((SEED, round_index))
-    lost = sorted(draw.choice(clients, LOST, replace=False).tolist())
-    return {client: LostAt(int(draw.integers(1, len(LostAt) + 1))) for client in lost}
-
-
-def make_trainer(rebuild: Callable[[fc.Tensor], nn.Sequential]) -> Train:
-    """A function that trains every client for one epoch: models (P, D) to models (P, D)."""
-
-    def loss(theta: fc.Tensor, x: fc.Tensor, y: fc.Tensor, weight: fc.Tensor) -> fc.Tensor:
-        return nn.cross_entropy(rebuild(theta)(x), y, weight=weight)
-
-    def step(
-        theta: fc.Tensor, x: fc.Tensor, y: fc.Tensor, weight: fc.Tensor, lr: fc.Tensor
-    ) -> fc.Tensor:
-        return fc.add_scaled(theta, fc.factored_grad(loss)(theta, x, y, weight), -lr)
-
-    lanes = fc.compile(fc.vmap(step, in_axes=(0, 0, 0, 0, None)), donate=(0,))
-
-    def train(models: np.ndarray, clients: list[Dataset], round_index: int) -> np.ndarray:
-        keys = [fc.Key(SEED, "shuffle", round=round_index, client=i) for i in range(len(clients))]
-        batches = stack_clients(clients, BATCH, keys=keys)
-        theta = fc.tensor(models.copy())
-        for i in range(batches.x.shape[1]):
-            x, y, weight = batches.x[:, i], batches.y[:, i], batches.weight[:, i]
-            theta = lanes(theta, x.copy(), y.copy(), weight.copy(), LEARNING_RATE)
-        return theta.numpy()
-
-    return train
-
-
-def accuracies(
-    rebuild: Callable[[fc.Tensor], nn.Sequential], models: np.ndarray, test: Dataset
-) -> np.ndarray:
-    """The share of right answers of each model (P, D) on `test`."""
-    scores = fc.vmap(lambda theta, x: rebuild(theta)(x), in_axes=(0, None))(models, test.x)
-    right: np.ndarray = (scores.numpy().argmax(-1) == test.y).mean(axis=1)
-    return right
+SEED = 1
+TASK = Path(__file__).with_suffix(".toml")
 
 
 def new_folder(parent: Path) -> Path:
@@ -195,74 +54,186 @@ def new_folder(parent: Path) -> Path:
     return next(path for n in count(1) if not (path := parent / str(n)).exists())
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Train, print one line a round, the table and the certificate, and save the model."""
+def writers_and_test() -> tuple[dict[str, Dataset], Dataset]:
+    """The training images by writer, and the held-out fifth of all."""
+    parts = [block.split((0.8, 0.2), seed=SEED) for block in group_by(*load_digits())]
+    writers = {f"writer-{n:02}": train for n, (train, _) in enumerate(parts, start=1)}
+    return writers, concat([held for _, held in parts])
+
+
+@dataclass(frozen=True)
+class Mishap:
+    """What happens to writers when a round that is numbered `since` or higher is in a phase."""
+
+    since: int
+    phases: frozenset[str]
+    words: str
+    killed: tuple[str, ...] = ()
+    started: tuple[str, ...] = ()
+
+
+def mishaps(rounds: int) -> deque[Mishap]:
+    """Two writers miss most of a round; in a later one, two others take up what they were at."""
+    away, back = ("writer-03", "writer-11"), ("writer-06", "writer-14")
+    working = frozenset({"SHARES", "COLLECTING"})
+    return deque(
+        (
+            Mishap(rounds // 4, working, "killed (SIGKILL) in the middle of a round", killed=away),
+            Mishap(0, OVER, "started again, from what is on their disks", started=away),
+            Mishap(rounds // 2, working, "killed, and started again at once", back, back),
+        )
+    )
+
+
+def happen(story: deque[Mishap], entry: RoundEntry, deployment: Deployment) -> str:
+    """Lets the next mishap happen if it is due; tells of it."""
+    if not story or entry.round.round < story[0].since or entry.phase not in story[0].phases:
+        return ""
+    mishap = story.popleft()
+    for name in mishap.killed:
+        deployment.kill(name)
+    for name in mishap.started:
+        deployment.start_writer(name)
+    return f"  {' and '.join(mishap.killed or mishap.started)}: {mishap.words}"
+
+
+def follow(
+    server: Connection, task_id: str, deployment: Deployment
+) -> Iterator[tuple[RoundEntry, TaskEntry]]:
+    """Every state of every round as it comes. Raises: PartFailed if the task, or a part, fails."""
+    after = 0
+    while True:
+        deployment.check()
+        request = ListRoundsRequest(task_id=task_id, after_event=after, wait_ms=1000)
+        answer = server.ask(server.admin.ListRounds, request)
+        after = max(after, answer.last_event)
+        for entry in answer.rounds:
+            yield entry, answer.task
+        if answer.task.state in ENDED and not answer.rounds:
+            break
+    if answer.task.state != "COMPLETED":
+        raise PartFailed(
+            f"the task is {answer.task.state}: {answer.task.reason}; see {deployment.logs}"
+        )
+
+
+@contextmanager
+def progress_bar(rounds: int) -> Iterator[Callable[[int], None]]:
+    """A function that is told how many rounds are done; a bar where there is a terminal."""
+    if not sys.stdout.isatty():
+        yield lambda done: None
+        return
+    from rich.progress import Progress
+
+    with Progress(transient=True) as progress:
+        bar = progress.add_task("rounds", total=rounds)
+        yield lambda done: progress.update(bar, completed=done)
+
+
+def train(
+    deployment: Deployment, server: Connection, task: Task, task_id: str, test: Dataset
+) -> float:
+    """Follows the task to its end, a line a round; the accuracy of its last model."""
+    story, seen, reached = mishaps(task.rounds.count), set[tuple[int, int]](), 0.0
+    with progress_bar(task.rounds.count) as advance:
+        for entry, found in follow(server, task_id, deployment):
+            if words := happen(story, entry, deployment):
+                print(words, flush=True)
+            which = (entry.round.round, entry.round.attempt)
+            if entry.phase not in OVER or which in seen:
+                continue
+            seen.add(which)
+            line = line_of(entry, rounds=found.rounds, epsilon_budget=found.epsilon_budget)
+            if entry.model_digest:
+                path = deployment.folder / "models" / f"{entry.round.round:02}.safetensors"
+                download(server, entry.model_digest, path)
+                with path.open("rb") as file:
+                    model = read_model(file, parameters_of(task))
+                reached = accuracy_of(task, model.vector, test)
+                line += f"  test accuracy {reached:.1%}"
+            print(line, flush=True)
+            advance(found.rounds_completed)
+    return reached
+
+
+def start_writers(deployment: Deployment, writers: Mapping[str, Dataset], join_string: str) -> None:
+    """Gives each writer its images, and starts its process."""
+    for name, data in writers.items():
+        folder = deployment.folder / "writers" / name
+        folder.mkdir(parents=True)
+        np.savez(folder / "digits.npz", x=data.x, y=data.y)
+        deployment.start_writer(name, join_string=join_string)
+    print(f"  {len(writers)} clients: python writer.py writers/NAME", flush=True)
+
+
+def run(folder: Path, *, rounds: int) -> None:
+    """The demo, in a new folder. Raises: PartFailed, FedcoreError."""
+    began = time.perf_counter()
+    spent: dict[str, float] = {}
+
+    def lap(part: str) -> None:
+        spent[part] = time.perf_counter() - began - sum(spent.values())
+
+    writers, test = writers_and_test()
+    (folder / "models").mkdir(parents=True)
+    text = re.sub(r"(?m)^count = \d+$", f"count = {rounds}", TASK.read_text("utf-8"))
+    (folder / "task.toml").write_text(text, "utf-8")
+    task = Task.from_toml(folder / "task.toml")
+    with Deployment(folder) as deployment:
+        token = deployment.fed("token", "create", "--uses", str(len(writers)), "--lifetime", "1h")
+        submitted = deployment.fed("task", "submit", "task.toml")
+        lap("server, authority, task")
+        start_writers(deployment, writers, token["join_string"])
+        task_id = submitted["task_id"]
+        with connected(User.open(deployment.profile)) as server:
+            reached = train(deployment, server, task, task_id, test)
+            lap("clients and rounds")
+            asked = ShowPrivacyRequest(task_id=task_id)
+            statement = json.loads(server.ask(server.admin.ShowPrivacy, asked).certificate)
+        deployment.fed("model", "export", task_id, "--out", "model.safetensors")
+        signer = deployment.fed("audit", "signer", "authority/audit-signer.key")
+        audit = deployment.fed("audit", "verify", "--signer", signer["signer"])
+        deployment.fed("audit", "export", "--out", "audit.jsonl")
+    ledger = folder / "state" / "ledgers" / task_id
+    verify(ledger)
+    lap("model, audit log")
+    rows = {"federated and private": reached, **compare(writers, test, rounds=rounds)}
+    lap("comparison")
+    width = max(map(len, rows))
+    print(f"\n{'model':<{width}}  test accuracy")
+    for row, accuracy in rows.items():
+        print(f"{row:<{width}}  {accuracy:13.1%}")
+    print(f"\n{format_certificate(statement)}")
+    print(
+        f"\nThe server opened noisy sums of at least 12 clients, never one client's. What the\n"
+        f"table measures on test images is not covered by the guarantee.\n\n"
+        f"model      {folder / 'model.safetensors'}\n"
+        f"ledger     {ledger}, verified\n"
+        f"audit log  {folder / 'audit.jsonl'}, {audit['entries']} entries, verified\n"
+        f"logs       {deployment.logs}\n\n"
+        + ", ".join(f"{part} {seconds:.1f} s" for part, seconds in spent.items())
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the demo and returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--out", type=Path, default=Path("runs/federated-digits"))
     options = parser.parse_args(argv)
     blas.prepare()
-    digits = load_digits()
-    parts = [block.split((0.8, 0.2), seed=SEED) for block in group_by(*digits)]
-    clients = [train for train, _ in parts]
-    test, pooled = concat([held for _, held in parts]), concat(clients)
-    theta, rebuild = fc.ravel(make_model())
-    train = make_trainer(rebuild)
-    plan = make_plan(len(pooled), len(clients), theta.size, rounds=options.rounds)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     folder = new_folder(options.out)
-    with Ledger.create(folder / "ledger", plan) as ledger:
-        private = PrivateFederation(clients, plan, ledger, theta, rebuild)
-        terms = private.config.parameters(len(clients))
-        print(
-            f"{len(clients)} writer blocks, {len(pooled)} training and {len(test)} test images, "
-            f"{theta.size:,} parameters\n"
-            f"secure aggregation, profile {private.config.profile.name.lower()}: "
-            f"{private.config.profile.claim}\n"
-            f"  n = {terms.n} clients, k = {terms.degree} neighbours each, t = {terms.threshold} "
-            f"shares open a mask, any {terms.dropouts} clients may be lost\n"
-            f"differential privacy of every image: epsilon at most {EPSILON:g} at delta = "
-            f"{DELTA:g}; each client adds its share of the noise"
-        )
-        averaged = theta.numpy()[None]
-        alone = np.repeat(averaged, len(clients), axis=0)
-        central = averaged
-        begin = time.perf_counter()
-        for index in range(options.rounds):
-            losses = private.round(index)
-            together = train(np.repeat(averaged, len(clients), axis=0), clients, index)
-            averaged = np.average(together, axis=0, weights=list(map(len, clients)))[None]
-            averaged = averaged.astype(np.float32)
-            alone = train(alone, clients, index)
-            central = train(central, [pooled], index)
-            accuracy = accuracies(rebuild, private.theta.numpy()[None], test)[0]
-            silent = ", ".join(f"writer {i + 1} {PLACES[at]}" for i, at in losses.items())
-            print(
-                f"round {index + 1:>2}/{options.rounds}  accuracy {accuracy:6.1%}  "
-                f"eps {ledger.epsilon():.2f}/{EPSILON:g}  lost {len(losses)}: {silent}"
-            )
-        seconds = time.perf_counter() - begin
-        statement = certificate(ledger)
-    final = private.theta.numpy()
-    each = accuracies(rebuild, alone, test)
-    print("\nmodel                             test accuracy")
-    print(f"federated and private             {accuracies(rebuild, final[None], test)[0]:13.1%}")
-    print(f"federated, without privacy        {accuracies(rebuild, averaged, test)[0]:13.1%}")
-    print(f"each block alone, mean            {each.mean():13.1%}")
-    print(f"each block alone, worst to best   {each.min():6.1%} {each.max():6.1%}")
-    print(f"centralised, images pooled        {accuracies(rebuild, central, test)[0]:13.1%}")
-    print(f"\n{format_certificate(statement)}")
-    print(
-        f"\nA client uploaded {private.config.layout.upload_bytes:,} masked bytes a round (its "
-        f"parameters in float32: {4 * theta.size:,}).\nThe server saw noisy sums over "
-        f"{terms.minimum_survivors} to {terms.n} writers, never one writer's. All of them ran in "
-        f"this one process. What the table measures on test images is not covered by the guarantee."
-    )
-    path = folder / "model.safetensors"
-    arrays = {name: value.copy() for name, value in rebuild.spec.split(final).items()}
-    head = f"{statement['ledger']}"
-    save_checkpoint(path, arrays, metadata={"task": "digits", "ledger": head})
-    print(f"{seconds:.1f} s of training. The private model is in {path}, beside its ledger")
+    try:
+        run(folder, rounds=options.rounds)
+    except (PartFailed, FedcoreError) as error:
+        print(f"{error}\nThe logs are in {folder / 'logs'}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

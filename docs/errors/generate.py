@@ -30,11 +30,10 @@ _FAMILIES = {
 _HEAD = """\
 # Errors
 
-Every error that a user can cause has a code that stays, says what happened and why, and names a remedy.
-`--debug` adds the traceback. In Python all of them are in `fedcore.errors`, below `FedcoreError`. What a
-driver of secure aggregation does about each of its errors stands in
-[secure-aggregation.md](secure-aggregation.md), and who is told what by a server in
-[threat-model.md](threat-model.md).
+Every error that a user can cause has a code that stays, says what happened and why, and names a
+remedy. `--debug` adds the traceback. In Python all of them are in `fedcore.errors`, below
+`FedcoreError`. What a driver of secure aggregation does about each of its errors stands in
+[secure-aggregation.md](secure-aggregation.md), about those of privacy in [privacy.md](privacy.md).
 
 This page is generated: `python docs/errors/generate.py`.
 """
