@@ -81,6 +81,20 @@ def test_an_entry_taken_out_doubled_or_moved_shows(
         verify(records)
 
 
+@given(st.lists(entries, min_size=2, max_size=6), st.data())
+def test_an_entry_written_anew_with_hashes_that_fit_shows_at_the_next(
+    found: list[AuditEntry], data: st.DataObject
+) -> None:
+    records = chain_of(found)
+    place = data.draw(st.integers(0, len(records) - 2))
+    forged = replace(records[place].entry, actor=records[place].entry.actor + "x")
+    before = verify(records[:place])
+    records[place] = chained(before, forged, at_ms=records[place].at_ms)
+    records[place + 1] = replace(records[place + 1], prev_hash=records[place].hash)
+    with pytest.raises(AuditError):
+        verify(records)
+
+
 def test_a_signed_head_is_of_one_key_and_one_server() -> None:
     signer = Ed25519PrivateKey.generate()
     head = AuditHead(7, bytes([7]) * 32)

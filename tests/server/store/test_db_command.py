@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import sqlite3
 from collections.abc import Callable
@@ -167,6 +168,23 @@ async def test_a_damaged_backup_is_refused_and_the_database_stays(
     code, _, err = fed("restore", copy, "--yes")
     assert (code, "FED-2201" in err) == (1, True)
     assert (tmp_path / "server.db").read_bytes() == before
+
+
+async def test_a_backup_whose_audit_log_was_edited_is_never_restored(
+    world, ref, fed, tmp_path
+) -> None:
+    copy = tmp_path / "copy.db"
+    assert fed("backup", "--output", copy)[0] == 0
+    await world.store.close()
+    with contextlib.closing(sqlite3.connect(copy)) as connection, connection:
+        connection.execute("DROP TRIGGER audit_log_no_update")
+        connection.execute("UPDATE audit_log SET actor = 'eve' WHERE sequence = 1")
+    manifest = json.loads(manifest_path(copy).read_text())
+    manifest["sha256"] = hashlib.sha256(copy.read_bytes()).hexdigest()
+    manifest_path(copy).write_text(json.dumps(manifest))
+    for options in ((), ("--accept-rollback",)):
+        code, _, err = fed("restore", copy, "--yes", *options)
+        assert (code, "FED-2205" in err) == (1, True)
 
 
 async def test_a_database_is_restored_where_there_is_none_any_more(
