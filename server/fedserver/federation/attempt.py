@@ -46,6 +46,7 @@ from fedcore.rounds import (
     RoundState,
     Scrub,
     Scrubbed,
+    Started,
     Transition,
     step,
 )
@@ -101,7 +102,7 @@ class Attempt:
         self._timers: dict[Phase, asyncio.TimerHandle] = {}
         self._writing: set[asyncio.Task[object]] = set()
         self._page = asyncio.Event()
-        self._scrubbed = False
+        self._scrubbed = self._started = False
 
     @property
     def ref(self) -> RoundRef:
@@ -117,6 +118,12 @@ class Attempt:
         """From here on only these clients may take part."""
         self.invited = invited
         self.policy = _restricted(self.policy, invited)
+
+    def start(self) -> None:
+        """Begins to select clients, if it has not begun."""
+        if self.state.phase is Phase.PENDING and not self._started:
+            self._started = True
+            self.post(Started(self._now()))
 
     def post(self, event: Event) -> None:
         """Tells the attempt what has happened, and is durable where that matters."""

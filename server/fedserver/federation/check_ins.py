@@ -28,6 +28,10 @@ _IDLE_MS: Final = (5_000, 15_000)  # where no task is for this client
 _SOON_MS: Final = (200, 1_000)
 
 
+class _NotHeldError(Exception):
+    """A client is not held until a selection: there are too many, or it may not take part."""
+
+
 class CheckIns(Tasks):
     """What is answered to who asks for work."""
 
@@ -59,10 +63,14 @@ class CheckIns(Tasks):
         )
         if (answer := await self._answer(record)) is not None:
             return answer
-        assignment = await self._selected(driver, caller.id, ask.request_id)
-        if assignment is not None:
-            return self._counted(_assigned(driver, assignment))
-        window = await self._window(driver)
+        # Whoever was held in vain comes back at once: the next selection may need everybody.
+        window = _SOON_MS
+        try:
+            assignment = await self._selected(driver, caller.id, ask.request_id)
+            if assignment is not None:
+                return self._counted(_assigned(driver, assignment))
+        except _NotHeldError:
+            window = await self._window(driver)
         record = await self._store.refuse_check_in(caller.id, ask.request_id, window)
         return self._counted(await self._answer(record) or RetryLater(*window))
 
@@ -79,15 +87,20 @@ class CheckIns(Tasks):
     async def _selected(
         self, driver: TaskDriver, client: bytes, request_id: bytes
     ) -> AssignmentRecord | None:
-        """The assignment of a client once it is selected; None if it is not, or not in time."""
+        """The assignment of a client once it is selected; None if it is not, or not in time.
+
+        Raises: _NotHeldError for one that would wait for nothing.
+        """
         if self._held >= _MOST_HELD:
-            return None
+            raise _NotHeldError
         self._held += 1
         try:
             end = asyncio.get_running_loop().time() + _HELD_S
             attempt = await driver.selecting(_HELD_S)
-            if attempt is None or not await self._may_take_part(attempt, client):
+            if attempt is None:
                 return None
+            if not await self._may_take_part(attempt, client):
+                raise _NotHeldError
             return await self._held_for(attempt, client, request_id, end)
         finally:
             self._held -= 1

@@ -38,11 +38,15 @@ _NOT_OPEN: Final = {
 
 
 class TaskDriver:
-    """One task's driver. `owner`: the name under which this server holds leases."""
+    """One task's driver. `owner`: the name under which this server holds leases.
+
+    `waiting`: how many clients wait for a selection.
+    """
 
     def __init__(self, hosted: HostedTask, resources: Resources, *, owner: str) -> None:
         self.hosted, self._resources, self._owner = hosted, resources, owner
         self.attempt: Attempt | None = None
+        self.waiting = 0
         self._began = asyncio.Event()
         self._stopping = self._draining = False
         self._ended, self._cancelled = False, ""
@@ -98,16 +102,34 @@ class TaskDriver:
             waiting.cancel()
 
     async def selecting(self, timeout_s: float) -> Attempt | None:
-        """The attempt that selects clients now, or will within so many seconds; else None."""
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        while (left := deadline - asyncio.get_running_loop().time()) > 0:
-            attempt = self.attempt
-            if attempt is not None and attempt.state.phase is Phase.SELECTING:
-                return attempt
-            await self.turned(left)
-            if self._draining or self._stopping or self._cancelled:
-                return None
-        return None
+        """The attempt that selects clients now, or will within so many seconds; else None.
+
+        A selection begins when enough clients wait for it: one that nobody came to would be an
+        attempt that was lost.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        self.waiting += 1
+        try:
+            while (left := deadline - loop.time()) > 0:
+                self._start_if_enough()
+                attempt = self.attempt
+                if attempt is not None and attempt.state.phase is Phase.SELECTING:
+                    return attempt
+                await self.turned(left)
+                if self._draining or self._stopping or self._cancelled:
+                    return None
+            return None
+        finally:
+            self.waiting -= 1
+
+    def _start_if_enough(self) -> None:
+        attempt = self.attempt
+        if attempt is None:
+            return
+        drawn = attempt.invited is not None  # by the plan, whoever of them comes
+        if drawn or self.waiting >= self.hosted.policy.minimum:
+            attempt.start()
 
     async def _carry_out(self, lease: LeaseHolder) -> bool:
         """Whether the task has ended."""
@@ -161,6 +183,7 @@ class TaskDriver:
         if self._cancelled:
             attempt.post(Cancel(self._resources.clock(), self._cancelled))
         began.set()
+        self._start_if_enough()
 
     def _let_go(self) -> None:
         """Whoever waits asks again, and finds what is taken up."""

@@ -18,6 +18,7 @@ from fedcore.federated.task import Task
 from fedcore.model_format import Model, read_model
 from fedcore.privacy import Head
 from fedcore.private_rounds import spent_by_round
+from fedcore.rounds import Phase
 from fedcore.rounds.waiting import waiting_for
 from fedcore.secagg.identity import verify_signature
 from fedcore.wire.envelope import TASK, Place, signed_bytes
@@ -173,6 +174,9 @@ class Tasks:
         if attempt is None:
             return RoundWaits("")
         words = waiting_for(attempt.state, attempt.policy, self._resources.clock())
+        if attempt.state.phase is Phase.PENDING:
+            waiting, least = self._drivers[ref.task_id].waiting, attempt.policy.minimum
+            words = f"waits for {least} clients to ask for work ({waiting} do now)"
         return RoundWaits(words, tuple(sorted(attempt.state.pending)))
 
     async def changed(self, caller: Caller, task_id: str, /, *, after: int, wait_s: float) -> None:

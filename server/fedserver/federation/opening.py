@@ -11,7 +11,6 @@ from fedcore.rounds import (
     Phase,
     Recovered,
     RoundState,
-    Started,
 )
 from fedcore.rounds.records import from_record
 from fedcore.secagg import Stage
@@ -47,7 +46,7 @@ async def open_attempt(
     head: HeadRecord,
     lease: Callable[[], Lease],
 ) -> Attempt:
-    """A new attempt, durable, that begins to select clients.
+    """A new attempt, durable, which waits for `start`.
 
     Raises: BudgetError where the plan draws who takes part and no further round is paid for.
     """
@@ -57,7 +56,6 @@ async def open_attempt(
     await attempt.journal.open(state)
     if hosted.account is not None and hosted.account.draws_clients:
         await _draw(attempt, resources)
-    attempt.post(Started(now))
     return attempt
 
 
@@ -110,7 +108,6 @@ async def take_up(
         account = hosted.account
         if account is not None and account.draws_clients and INVITED not in kept:
             await _draw(attempt, resources)
-        attempt.post(Started(resources.clock()))
     return attempt
 
 
