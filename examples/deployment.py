@@ -36,6 +36,8 @@ notice_s = 0
 directory = "authority"
 
 [limits]
+calls_per_second = 50 # a round of this demo takes a second
+calls_at_once = 100
 disk_free = 0.0 # a demo needs little
 """
 
@@ -149,6 +151,8 @@ class Deployment:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
 
     def _log(self, name: str) -> Path:
         return self.logs / f"{name}.log"
