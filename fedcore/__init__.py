@@ -1,277 +1,37 @@
 """fedcore: the tensor and autograd core of a privacy-preserving federated learning framework."""
 
-from fedcore import random
-from fedcore.autograd.lanes import vmap
-from fedcore.autograd.per_example import clipped_sum, factored_clipped_sum
-from fedcore.autograd.ravel import ravel
-from fedcore.autograd.replay import compile
-from fedcore.autograd.tape import factored_grad, grad, value_and_factored_grad, value_and_grad, vjp
-from fedcore.tensor.backend import use_backend
-from fedcore.tensor.ops.activations import erf
-from fedcore.tensor.ops.arrange import (
-    argsort,
-    diagonal,
-    moveaxis,
-    repeat,
-    roll,
-    sort,
-    split,
-    tile,
-    topk,
-    trace,
-    tril,
-    triu,
-)
-from fedcore.tensor.ops.bitwise import bitwise_and, bitwise_not, bitwise_or, bitwise_xor
-from fedcore.tensor.ops.closeness import allclose, isclose
-from fedcore.tensor.ops.contract import contract, dot, norm, outer, tensordot
-from fedcore.tensor.ops.create import (
-    arange,
-    eye,
-    full,
-    full_like,
-    linspace,
-    ones,
-    ones_like,
-    zeros,
-    zeros_like,
-)
-from fedcore.tensor.ops.elementwise import (
-    absolute as abs,
-    add,
-    astype,
-    ceil,
-    clip,
-    cos,
-    divide,
-    equal,
-    exp,
-    expm1,
-    floor,
-    floor_divide,
-    greater,
-    greater_equal,
-    isfinite,
-    isinf,
-    isnan,
-    less,
-    less_equal,
-    log,
-    log1p,
-    logaddexp,
-    logical_and,
-    logical_not,
-    logical_or,
-    logical_xor,
-    maximum,
-    minimum,
-    multiply,
-    nan_to_num,
-    negative,
-    not_equal,
-    power,
-    reciprocal,
-    remainder,
-    round,
-    sign,
-    sin,
-    sqrt,
-    square,
-    stop_gradient,
-    subtract,
-    tanh,
-    trunc,
-    where,
-)
-from fedcore.tensor.ops.functions import (
-    arccos,
-    arccosh,
-    arcsin,
-    arcsinh,
-    arctan,
-    arctan2,
-    arctanh,
-    cosh,
-    exp2,
-    hypot,
-    log2,
-    log10,
-    sinh,
-    tan,
-)
-from fedcore.tensor.ops.index import one_hot, scatter_add, take, take_along_axis
-from fedcore.tensor.ops.linalg import matmul
-from fedcore.tensor.ops.reduce import (
-    all,
-    any,
-    argmax,
-    argmin,
-    cumsum,
-    logsumexp,
-    max,
-    mean,
-    min,
-    prod,
-    std,
-    sum,
-    var,
-)
-from fedcore.tensor.ops.selection import add_at, set
-from fedcore.tensor.ops.shape import (
-    broadcast_to,
-    concatenate,
-    expand_dims,
-    flip,
-    pad,
-    permute_dims,
-    permute_dims as transpose,
-    reshape,
-    squeeze,
-    stack,
-    swapaxes,
-)
-from fedcore.tensor.ops.update import add_scaled
-from fedcore.tensor.random import Key
-from fedcore.tensor.tensor import Tensor, tensor
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "Key",
-    "Tensor",
-    "abs",
-    "add",
-    "add_at",
-    "add_scaled",
-    "all",
-    "allclose",
-    "any",
-    "arange",
-    "arccos",
-    "arccosh",
-    "arcsin",
-    "arcsinh",
-    "arctan",
-    "arctan2",
-    "arctanh",
-    "argmax",
-    "argmin",
-    "argsort",
-    "astype",
-    "bitwise_and",
-    "bitwise_not",
-    "bitwise_or",
-    "bitwise_xor",
-    "broadcast_to",
-    "ceil",
-    "clip",
-    "clipped_sum",
-    "compile",
-    "concatenate",
-    "contract",
-    "cos",
-    "cosh",
-    "cumsum",
-    "diagonal",
-    "divide",
-    "dot",
-    "equal",
-    "erf",
-    "exp",
-    "exp2",
-    "expand_dims",
-    "expm1",
-    "eye",
-    "factored_clipped_sum",
-    "factored_grad",
-    "flip",
-    "floor",
-    "floor_divide",
-    "full",
-    "full_like",
-    "grad",
-    "greater",
-    "greater_equal",
-    "hypot",
-    "isclose",
-    "isfinite",
-    "isinf",
-    "isnan",
-    "less",
-    "less_equal",
-    "linspace",
-    "log",
-    "log1p",
-    "log2",
-    "log10",
-    "logaddexp",
-    "logical_and",
-    "logical_not",
-    "logical_or",
-    "logical_xor",
-    "logsumexp",
-    "matmul",
-    "max",
-    "maximum",
-    "mean",
-    "min",
-    "minimum",
-    "moveaxis",
-    "multiply",
-    "nan_to_num",
-    "negative",
-    "norm",
-    "not_equal",
-    "one_hot",
-    "ones",
-    "ones_like",
-    "outer",
-    "pad",
-    "permute_dims",
-    "power",
-    "prod",
-    "random",
-    "ravel",
-    "reciprocal",
-    "remainder",
-    "repeat",
-    "reshape",
-    "roll",
-    "round",
-    "scatter_add",
-    "set",
-    "sign",
-    "sin",
-    "sinh",
-    "sort",
-    "split",
-    "sqrt",
-    "square",
-    "squeeze",
-    "stack",
-    "std",
-    "stop_gradient",
-    "subtract",
-    "sum",
-    "swapaxes",
-    "take",
-    "take_along_axis",
-    "tan",
-    "tanh",
-    "tensor",
-    "tensordot",
-    "tile",
-    "topk",
-    "trace",
-    "transpose",
-    "tril",
-    "triu",
-    "trunc",
-    "use_backend",
-    "value_and_factored_grad",
-    "value_and_grad",
-    "var",
-    "vjp",
-    "vmap",
-    "where",
-    "zeros",
-    "zeros_like",
-]
+if TYPE_CHECKING:
+    from fedcore.public import *  # noqa: F403 - mypy knows them; the list is there
+else:
+
+    def __getattr__(name: str) -> object:
+        """A submodule, or a public name, whose first use loads the core (PEP 562)."""
+        if name != "tensor" and find_spec(f"fedcore.{name}") is not None:
+            return import_module(f"fedcore.{name}")
+        if name == "__all__" or not name.startswith("__"):
+            public = import_module("fedcore.public")
+            globals().update({known: getattr(public, known) for known in public.__all__})
+            globals()["__all__"] = public.__all__
+            if name in globals():
+                return globals()[name]
+        raise AttributeError(f"module 'fedcore' has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *import_module("fedcore.public").__all__})
+
+
+class _Package(ModuleType):
+    """The type of `fedcore`, where `tensor` stays the function: a subpackage has that name, too."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name != "tensor" or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -6,6 +6,7 @@ import ast
 import copy
 import inspect
 import pickle
+import pkgutil
 import pydoc
 import re
 import subprocess
@@ -68,6 +69,39 @@ def test_every_public_name_exists_in_order_and_is_documented(surface: ModuleType
             assert value.__doc__ != Primitive.__doc__, name
         if isinstance(value, Primitive | ModuleType | FunctionType | type):  # no name for a type
             assert (value.__doc__ or "").strip(), name
+
+
+def run(program: str) -> str:
+    """What a program prints in a fresh interpreter."""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+    return done.stdout.strip()
+
+
+def test_a_public_name_is_the_same_however_it_is_reached() -> None:
+    program = "{}; from fedcore.public import tensor as own; print(found is own)"
+    for way in (
+        "import fedcore.tensor.blas, fedcore; found = fedcore.tensor",
+        "import fedcore.tensor.tensor; from fedcore import tensor as found",
+        "from fedcore import tensor as found; import fedcore.tensor.blas",
+        "from fedcore import *; found = tensor",
+    ):
+        assert run(program.format(way)) == "True", way
+    assert run("import fedcore; print(fedcore.random.__name__)") == "fedcore.random"
+
+
+def test_what_has_no_name_is_no_attribute_and_dir_lists_the_rest() -> None:
+    with pytest.raises(AttributeError, match="module 'fedcore' has no attribute 'tensr'"):
+        _ = fc.tensr
+    with pytest.raises(ImportError, match="tensr"):
+        exec("from fedcore import tensr")
+    assert set(fc.__all__) <= set(dir(fc))
+    assert run("import fedcore; print('where' in dir(fedcore))") == "True"
+
+
+def test_only_two_public_names_are_those_of_submodules() -> None:
+    parts = {module.name for module in pkgutil.iter_modules(fc.__path__)}
+    assert parts & set(fc.__all__) == {"random", "tensor"}
 
 
 def test_every_operation_is_public_or_known_to_be_internal() -> None:

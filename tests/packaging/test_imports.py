@@ -16,13 +16,13 @@ def modules_after(statement: str) -> set[str]:
 
 
 def test_importing_fedcore_loads_no_heavy_library() -> None:
-    loaded = modules_after("import fedcore")
-    assert "fedcore" in loaded
+    loaded = modules_after("import fedcore.public")
+    assert "fedcore.tensor.tensor" in loaded
     assert loaded.isdisjoint(HEAVY)
 
 
 def test_importing_fedcore_loads_neither_secure_aggregation_nor_its_cryptography() -> None:
-    loaded = modules_after("import fedcore")
+    loaded = modules_after("import fedcore.public")
     assert loaded.isdisjoint({"cryptography", "fedcore.entropy", "fedcore.secagg"})
 
 
@@ -30,6 +30,12 @@ def test_importing_secure_aggregation_loads_no_heavy_library() -> None:
     loaded = modules_after("import fedcore.secagg")
     assert {"cryptography", "fedcore.entropy", "fedcore.secagg"} <= loaded
     assert loaded.isdisjoint(HEAVY)
+
+
+def test_importing_a_part_loads_neither_tensors_nor_what_it_does_not_need() -> None:
+    for part in ("fedcore", "fedcore.secagg", "fedcore.rounds", "fedcore.wire", "fedclient"):
+        loaded = modules_after(f"import {part}\nfrom fedcore import errors")
+        assert not {name for name in loaded if name.startswith(("fedcore.tensor", "fedcore.auto"))}
 
 
 def test_the_check_sees_a_library_that_is_loaded() -> None:
