@@ -142,17 +142,20 @@ class Deployment:
     def _stop(self) -> None:
         """Ends the clients, then the server, which closes its database in good order."""
         names = sorted(self._processes, key=lambda name: name == "server")
-        for name in names:
-            self._processes[name].terminate()
-        for name in names:
-            process = self._processes.pop(name)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
+        try:
+            for name in names:
+                self._processes[name].terminate()
+            for name in names:
+                self._processes[name].wait(20)
+        except subprocess.TimeoutExpired:
+            self._show(f"{name} did not end in time, and was killed: see {self._log(name)}")
+        finally:  # also where Ctrl-C comes a second time
+            for process in self._processes.values():
                 process.kill()
                 process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
+                if process.stdout is not None:
+                    process.stdout.close()
+            self._processes.clear()
 
     def _log(self, name: str) -> Path:
         return self.logs / f"{name}.log"

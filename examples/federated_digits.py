@@ -15,16 +15,15 @@ import re
 import signal
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
 import numpy as np
 from comparison import accuracy_of, compare
 from deployment import Deployment, PartFailed
+from mishaps import happen, mishaps
 
 from fedcore.data import Dataset, concat, group_by, load_digits
 from fedcore.errors import FedcoreError
@@ -41,7 +40,7 @@ from fedcore.v1.admin_service_pb2 import (
 )
 from fedserver.admin.connection import Connection, connected
 from fedserver.admin.download import download
-from fedserver.admin.rounds_text import OVER, line_of
+from fedserver.admin.rounds_text import OVER
 from fedserver.admin.user import User
 from fedserver.admin.watching import ENDED
 
@@ -59,42 +58,6 @@ def writers_and_test() -> tuple[dict[str, Dataset], Dataset]:
     parts = [block.split((0.8, 0.2), seed=SEED) for block in group_by(*load_digits())]
     writers = {f"writer-{n:02}": train for n, (train, _) in enumerate(parts, start=1)}
     return writers, concat([held for _, held in parts])
-
-
-@dataclass(frozen=True)
-class Mishap:
-    """What happens to writers when a round that is numbered `since` or higher is in a phase."""
-
-    since: int
-    phases: frozenset[str]
-    words: str
-    killed: tuple[str, ...] = ()
-    started: tuple[str, ...] = ()
-
-
-def mishaps(rounds: int) -> deque[Mishap]:
-    """Two writers miss most of a round; in a later one, two others take up what they were at."""
-    away, back = ("writer-03", "writer-11"), ("writer-06", "writer-14")
-    working = frozenset({"SHARES", "COLLECTING"})
-    return deque(
-        (
-            Mishap(rounds // 4, working, "killed (SIGKILL) in the middle of a round", killed=away),
-            Mishap(0, OVER, "started again, from what is on their disks", started=away),
-            Mishap(rounds // 2, working, "killed, and started again at once", back, back),
-        )
-    )
-
-
-def happen(story: deque[Mishap], entry: RoundEntry, deployment: Deployment) -> str:
-    """Lets the next mishap happen if it is due; tells of it."""
-    if not story or entry.round.round < story[0].since or entry.phase not in story[0].phases:
-        return ""
-    mishap = story.popleft()
-    for name in mishap.killed:
-        deployment.kill(name)
-    for name in mishap.started:
-        deployment.start_writer(name)
-    return f"  {' and '.join(mishap.killed or mishap.started)}: {mishap.words}"
 
 
 def follow(
@@ -130,6 +93,19 @@ def progress_bar(rounds: int) -> Iterator[Callable[[int], None]]:
         yield lambda done: progress.update(bar, completed=done)
 
 
+def line_of(entry: RoundEntry, task: TaskEntry, accuracy: float) -> str:
+    """What came of one attempt at a round."""
+    lost = ", ".join(f"{number} in {phase}" for phase, number in sorted(entry.lost.items()))
+    words = (
+        f"round {entry.round.round + 1:>2} of {task.rounds}  accuracy {accuracy:5.1%}  "
+        f"eps {entry.epsilon:.2f}/{task.epsilon_budget:.2f}  "
+        f"{entry.reported} of {entry.selected} reported  "
+        f"{(entry.since_ms - entry.started_ms) / 1000:4.1f} s"
+    )
+    words += f"  lost: {lost}" if lost else ""
+    return words if entry.model_digest else f"{words}  {entry.phase}: {entry.reason}"
+
+
 def train(
     deployment: Deployment, server: Connection, task: Task, task_id: str, test: Dataset
 ) -> float:
@@ -143,15 +119,13 @@ def train(
             if entry.phase not in OVER or which in seen:
                 continue
             seen.add(which)
-            line = line_of(entry, rounds=found.rounds, epsilon_budget=found.epsilon_budget)
             if entry.model_digest:
                 path = deployment.folder / "models" / f"{entry.round.round:02}.safetensors"
                 download(server, entry.model_digest, path)
                 with path.open("rb") as file:
                     model = read_model(file, parameters_of(task))
                 reached = accuracy_of(task, model.vector, test)
-                line += f"  test accuracy {reached:.1%}"
-            print(line, flush=True)
+            print(line_of(entry, found, reached), flush=True)
             advance(found.rounds_completed)
     return reached
 
@@ -222,8 +196,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/federated-digits"))
     options = parser.parse_args(argv)
     blas.prepare()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     folder = new_folder(options.out)
+    print(f"A server and 14 clients, each a process of its own: about a minute. See {folder}\n")
     try:
         run(folder, rounds=options.rounds)
     except (PartFailed, FedcoreError) as error:
@@ -236,4 +210,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     sys.exit(main())
