@@ -213,16 +213,19 @@ class Client:
         )
 
     def _renewed(self) -> bool:
-        """Renews certificates that are old, between two assignments; whether it did."""
+        """Renews certificates that are old, between two assignments; whether it did.
+
+        Ones that have expired also under an assignment, because without them it cannot go on.
+        """
         self._stop.check()
         tls = self._identity.tls
-        if self._state.assignment is not None or not tls.renewal_due(now_utc()):
+        expired = tls.expired(now_utc())
+        if not expired and (self._state.assignment is not None or not tls.renewal_due(now_utc())):
             return False
         try:
             renew(self._identity, self._connection, stop=self._stop)
         except FedcoreError as error:
-            # They still hold, unless they have expired: then nobody answers this device any more.
-            if tls.expired(now_utc()) or not is_passing(error):
+            if expired or not is_passing(error):
                 raise
             return False
         self._connection.close()

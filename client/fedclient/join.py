@@ -38,6 +38,8 @@ from fedcore.errors import (
 )
 
 if TYPE_CHECKING:
+    from fedcore.v1.client_service_pb2 import RenewResponse
+    from fedcore.v1.enrolment_service_pb2 import ReissueResponse
     from fedcore.wire.joining import JoinString
 
 __all__ = ["enrol", "renew"]
@@ -57,7 +59,8 @@ def enrol(
 ) -> DeviceIdentity:
     """Makes this device a member, with its identity in `folder`.
 
-    A member whose certificate has expired may join again; it keeps its keys and its state.
+    A member whose certificate has expired may join again, as another client with the same keys; it
+    need not, because `renew` gets it another.
     Raises: ClientStateError (it is a member), ConnectError, TokenError, OverloadedError.
     """
     from fedcore.v1.enrolment_service_pb2 import EnrolRequest
@@ -107,7 +110,8 @@ def enrol(
 def renew(identity: DeviceIdentity, connection: Connection, *, stop: Stop) -> bool:
     """Takes new certificates if two thirds of the old ones' life are over; whether it did.
 
-    The connection goes on with the old ones; another has to be opened.
+    With expired ones nobody answers on `connection`: then the enrolment port is asked, with a proof
+    of the identity key. The connection goes on with the old ones; another has to be opened.
     """
     if not identity.tls.renewal_due(now_utc()):
         return False
@@ -116,11 +120,39 @@ def renew(identity: DeviceIdentity, connection: Connection, *, stop: Stop) -> bo
     from fedcore.v1.client_service_pb2 import RenewRequest
 
     key = ec.generate_private_key(ec.SECP256R1())
-    request = RenewRequest(signing_request=signing_request(key))
-    answer = connection.call(connection.clients.Renew, request, stop=stop, patience_s=0)
+    request = signing_request(key)
+    answer: RenewResponse | ReissueResponse
+    if identity.tls.expired(now_utc()):
+        answer = _reissued(identity, request, stop)
+    else:
+        answer = connection.call(
+            connection.clients.Renew,
+            RenewRequest(signing_request=request),
+            stop=stop,
+            patience_s=0,
+        )
     tls = Tls.certified(key, list(answer.certificate_chain))
     identity.renewed(tls, answer.identity_certificate)
     return True
+
+
+def _reissued(identity: DeviceIdentity, request: bytes, stop: Stop) -> ReissueResponse:
+    from fedcore.v1.enrolment_service_pb2 import ReissueRequest
+    from fedcore.wire.envelope import reissue_statement
+
+    membership = identity.membership
+    authority, client_id = membership.authority, membership.client_id
+    proof = identity.signing.sign(reissue_statement(request, authority, client_id=client_id))
+    connection = Connection(membership.enrolment, root=authority_pem(authority))
+    try:
+        return connection.call(
+            connection.enrolment.Reissue,
+            ReissueRequest(client_id=client_id, signing_request=request, identity_proof=proof),
+            stop=stop,
+            patience_s=0,
+        )
+    finally:
+        connection.close()
 
 
 def _check_not_a_member(folder: Path) -> None:

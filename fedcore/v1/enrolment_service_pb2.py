@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"fedcore/v1/enrolment_service.proto\x12\nfedcore.v1\"\x10\n\x0e\x41nchorsRequest\"$\n\x0f\x41nchorsResponse\x12\x11\n\tauthority\x18\x01 \x01(\x0c\"\xea\x01\n\x0c\x45nrolRequest\x12\x17\n\x0fsigning_request\x18\x01 \x01(\x0c\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x14\n\x0cidentity_key\x18\x03 \x01(\x0c\x12\x16\n\x0eidentity_proof\x18\x04 \x01(\x0c\x12\x13\n\x0bsdk_version\x18\x05 \x01(\t\x12<\n\nattributes\x18\x06 \x03(\x0b\x32(.fedcore.v1.EnrolRequest.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa3\x01\n\rEnrolResponse\x12\x11\n\tclient_id\x18\x01 \x01(\x0c\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x19\n\x11\x63\x65rtificate_chain\x18\x03 \x03(\x0c\x12\x1c\n\x14identity_certificate\x18\x04 \x01(\x0c\x12\x12\n\nregistrars\x18\x05 \x03(\x0c\x12\x0f\n\x07\x61\x64\x64ress\x18\x06 \x01(\t\x12\x11\n\tserver_id\x18\x07 \x01(\x0c\x32\x94\x01\n\x10\x45nrolmentService\x12\x42\n\x07\x41nchors\x12\x1a.fedcore.v1.AnchorsRequest\x1a\x1b.fedcore.v1.AnchorsResponse\x12<\n\x05\x45nrol\x12\x18.fedcore.v1.EnrolRequest\x1a\x19.fedcore.v1.EnrolResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"fedcore/v1/enrolment_service.proto\x12\nfedcore.v1\"\x10\n\x0e\x41nchorsRequest\"$\n\x0f\x41nchorsResponse\x12\x11\n\tauthority\x18\x01 \x01(\x0c\"\xea\x01\n\x0c\x45nrolRequest\x12\x17\n\x0fsigning_request\x18\x01 \x01(\x0c\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x14\n\x0cidentity_key\x18\x03 \x01(\x0c\x12\x16\n\x0eidentity_proof\x18\x04 \x01(\x0c\x12\x13\n\x0bsdk_version\x18\x05 \x01(\t\x12<\n\nattributes\x18\x06 \x03(\x0b\x32(.fedcore.v1.EnrolRequest.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa3\x01\n\rEnrolResponse\x12\x11\n\tclient_id\x18\x01 \x01(\x0c\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x19\n\x11\x63\x65rtificate_chain\x18\x03 \x03(\x0c\x12\x1c\n\x14identity_certificate\x18\x04 \x01(\x0c\x12\x12\n\nregistrars\x18\x05 \x03(\x0c\x12\x0f\n\x07\x61\x64\x64ress\x18\x06 \x01(\t\x12\x11\n\tserver_id\x18\x07 \x01(\x0c\"T\n\x0eReissueRequest\x12\x11\n\tclient_id\x18\x01 \x01(\x0c\x12\x17\n\x0fsigning_request\x18\x02 \x01(\x0c\x12\x16\n\x0eidentity_proof\x18\x03 \x01(\x0c\"J\n\x0fReissueResponse\x12\x19\n\x11\x63\x65rtificate_chain\x18\x01 \x03(\x0c\x12\x1c\n\x14identity_certificate\x18\x02 \x01(\x0c\x32\xd8\x01\n\x10\x45nrolmentService\x12\x42\n\x07\x41nchors\x12\x1a.fedcore.v1.AnchorsRequest\x1a\x1b.fedcore.v1.AnchorsResponse\x12<\n\x05\x45nrol\x12\x18.fedcore.v1.EnrolRequest\x1a\x19.fedcore.v1.EnrolResponse\x12\x42\n\x07Reissue\x12\x1a.fedcore.v1.ReissueRequest\x1a\x1b.fedcore.v1.ReissueResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,6 +43,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENROLREQUEST_ATTRIBUTESENTRY']._serialized_end=341
   _globals['_ENROLRESPONSE']._serialized_start=344
   _globals['_ENROLRESPONSE']._serialized_end=507
-  _globals['_ENROLMENTSERVICE']._serialized_start=510
-  _globals['_ENROLMENTSERVICE']._serialized_end=658
+  _globals['_REISSUEREQUEST']._serialized_start=509
+  _globals['_REISSUEREQUEST']._serialized_end=593
+  _globals['_REISSUERESPONSE']._serialized_start=595
+  _globals['_REISSUERESPONSE']._serialized_end=669
+  _globals['_ENROLMENTSERVICE']._serialized_start=672
+  _globals['_ENROLMENTSERVICE']._serialized_end=888
 # @@protoc_insertion_point(module_scope)

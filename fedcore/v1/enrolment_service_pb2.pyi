@@ -158,3 +158,58 @@ class EnrolResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EnrolResponse: _TypeAlias = EnrolResponse  # noqa: Y015
+
+@_typing.final
+class ReissueRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    SIGNING_REQUEST_FIELD_NUMBER: _builtins.int
+    IDENTITY_PROOF_FIELD_NUMBER: _builtins.int
+    client_id: _builtins.bytes
+    """16 bytes, of EnrolResponse."""
+    signing_request: _builtins.bytes
+    """As in EnrolRequest; the key may be a new one."""
+    identity_proof: _builtins.bytes
+    """The signature of the identity key with which the client enrolled, over the request, the
+    server's authority and the client's id: see fedcore/wire/envelope.py.
+    """
+    def __init__(
+        self,
+        *,
+        client_id: _builtins.bytes = ...,
+        signing_request: _builtins.bytes = ...,
+        identity_proof: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "identity_proof", b"identity_proof", "signing_request", b"signing_request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReissueRequest: _TypeAlias = ReissueRequest  # noqa: Y015
+
+@_typing.final
+class ReissueResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATE_CHAIN_FIELD_NUMBER: _builtins.int
+    IDENTITY_CERTIFICATE_FIELD_NUMBER: _builtins.int
+    identity_certificate: _builtins.bytes
+    @_builtins.property
+    def certificate_chain(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """As in EnrolResponse."""
+
+    def __init__(
+        self,
+        *,
+        certificate_chain: _abc.Iterable[_builtins.bytes] | None = ...,
+        identity_certificate: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_chain", b"certificate_chain", "identity_certificate", b"identity_certificate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReissueResponse: _TypeAlias = ReissueResponse  # noqa: Y015

@@ -44,6 +44,11 @@ class EnrolmentServiceStub(object):
                 request_serializer=fedcore_dot_v1_dot_enrolment__service__pb2.EnrolRequest.SerializeToString,
                 response_deserializer=fedcore_dot_v1_dot_enrolment__service__pb2.EnrolResponse.FromString,
                 _registered_method=True)
+        self.Reissue = channel.unary_unary(
+                '/fedcore.v1.EnrolmentService/Reissue',
+                request_serializer=fedcore_dot_v1_dot_enrolment__service__pb2.ReissueRequest.SerializeToString,
+                response_deserializer=fedcore_dot_v1_dot_enrolment__service__pb2.ReissueResponse.FromString,
+                _registered_method=True)
 
 
 class EnrolmentServiceServicer(object):
@@ -64,6 +69,15 @@ class EnrolmentServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Reissue(self, request, context):
+        """New certificates for a client whose own have expired while it was off, so that it cannot show
+        them at the service port: its identity key speaks for it. Repeated, it certifies the same key
+        once more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EnrolmentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -76,6 +90,11 @@ def add_EnrolmentServiceServicer_to_server(servicer, server):
                     servicer.Enrol,
                     request_deserializer=fedcore_dot_v1_dot_enrolment__service__pb2.EnrolRequest.FromString,
                     response_serializer=fedcore_dot_v1_dot_enrolment__service__pb2.EnrolResponse.SerializeToString,
+            ),
+            'Reissue': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reissue,
+                    request_deserializer=fedcore_dot_v1_dot_enrolment__service__pb2.ReissueRequest.FromString,
+                    response_serializer=fedcore_dot_v1_dot_enrolment__service__pb2.ReissueResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -132,6 +151,33 @@ class EnrolmentService(object):
             '/fedcore.v1.EnrolmentService/Enrol',
             fedcore_dot_v1_dot_enrolment__service__pb2.EnrolRequest.SerializeToString,
             fedcore_dot_v1_dot_enrolment__service__pb2.EnrolResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reissue(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedcore.v1.EnrolmentService/Reissue',
+            fedcore_dot_v1_dot_enrolment__service__pb2.ReissueRequest.SerializeToString,
+            fedcore_dot_v1_dot_enrolment__service__pb2.ReissueResponse.FromString,
             options,
             channel_credentials,
             insecure,

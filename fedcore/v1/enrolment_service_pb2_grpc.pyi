@@ -37,6 +37,11 @@ class EnrolmentServiceStub:
     """Exchanges a token and a signing request for certificates. Repeated with the same request, it
     gives the same certificates, whatever is left of the token.
     """
+    Reissue: _grpc.UnaryUnaryMultiCallable[_enrolment_service_pb2.ReissueRequest, _enrolment_service_pb2.ReissueResponse]
+    """New certificates for a client whose own have expired while it was off, so that it cannot show
+    them at the service port: its identity key speaks for it. Repeated, it certifies the same key
+    once more.
+    """
 
 @_typing.type_check_only
 class EnrolmentServiceAsyncStub(EnrolmentServiceStub):
@@ -46,6 +51,11 @@ class EnrolmentServiceAsyncStub(EnrolmentServiceStub):
     Enrol: _aio.UnaryUnaryMultiCallable[_enrolment_service_pb2.EnrolRequest, _enrolment_service_pb2.EnrolResponse]  # type: ignore[assignment]
     """Exchanges a token and a signing request for certificates. Repeated with the same request, it
     gives the same certificates, whatever is left of the token.
+    """
+    Reissue: _aio.UnaryUnaryMultiCallable[_enrolment_service_pb2.ReissueRequest, _enrolment_service_pb2.ReissueResponse]  # type: ignore[assignment]
+    """New certificates for a client whose own have expired while it was off, so that it cannot show
+    them at the service port: its identity key speaks for it. Repeated, it certifies the same key
+    once more.
     """
 
 class EnrolmentServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -65,6 +75,17 @@ class EnrolmentServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_enrolment_service_pb2.EnrolResponse, _abc.Awaitable[_enrolment_service_pb2.EnrolResponse]]:
         """Exchanges a token and a signing request for certificates. Repeated with the same request, it
         gives the same certificates, whatever is left of the token.
+        """
+
+    @_abc_1.abstractmethod
+    def Reissue(
+        self,
+        request: _enrolment_service_pb2.ReissueRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_enrolment_service_pb2.ReissueResponse, _abc.Awaitable[_enrolment_service_pb2.ReissueResponse]]:
+        """New certificates for a client whose own have expired while it was off, so that it cannot show
+        them at the service port: its identity key speaks for it. Repeated, it certifies the same key
+        once more.
         """
 
 def add_EnrolmentServiceServicer_to_server(servicer: EnrolmentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -29,13 +29,22 @@ from fedcore.errors import ArgumentError, EnvelopeError
 from fedcore.secagg.identity import KEY_BYTES, SIGNATURE_BYTES, verify_signature
 from fedcore.v1 import common_pb2
 
-__all__ = ["TASK", "Place", "opened", "proof_statement", "seal", "signed_bytes"]
+__all__ = [
+    "TASK",
+    "Place",
+    "opened",
+    "proof_statement",
+    "reissue_statement",
+    "seal",
+    "signed_bytes",
+]
 
 TASK: Final = "task"
 
 _DOMAIN: Final = "fedcore.v1/"
 _METHOD: Final = re.compile(r"task|[A-Z][A-Za-z]*Service\.[A-Z][A-Za-z]*", re.ASCII)
 _ENROL: Final = "EnrolmentService.Enrol"
+_REISSUE: Final = "EnrolmentService.Reissue"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +130,20 @@ def proof_statement(signing_request: bytes, authority: bytes) -> bytes:
         (_DOMAIN + _ENROL).encode("ascii"),
         hashlib.sha256(signing_request).digest(),
         hashlib.sha256(authority).digest(),
+    )
+
+
+def reissue_statement(signing_request: bytes, authority: bytes, *, client_id: bytes) -> bytes:
+    """What a client signs with its identity key to be certified anew. Parts as `proof_statement`.
+
+    Whoever repeats it gets certificates for the key of that request, of which only its maker has
+    the private half.
+    """
+    return _framed(
+        (_DOMAIN + _REISSUE).encode("ascii"),
+        hashlib.sha256(signing_request).digest(),
+        hashlib.sha256(authority).digest(),
+        client_id,
     )
 
 

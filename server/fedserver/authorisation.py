@@ -100,6 +100,7 @@ PERMISSIONS: Mapping[str, Permission] = MappingProxyType(
             "EnrolmentService": {
                 "Anchors": Permission(ANYONE),
                 "Enrol": Permission(ANYONE),
+                "Reissue": Permission(ANYONE),
             },
             "ClientService": {
                 "CheckIn": Permission(CLIENT, waits=True, fills=True),

@@ -4,6 +4,9 @@ Whoever holds a token may become a client of its tenant, and nothing of the requ
 that client is called or may do. A client that lost the answer asks again and gets it; a token gives
 exactly as many clients as it has uses, however many ask at once, because its use and the client are
 one transaction. Whoever guesses tokens is slowed down, and then locked out.
+
+Certificates are short-lived, so a client renews them; one that was off for longer than they lasted
+shows by its identity key who it is, and needs no second token.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from fedcore.secagg.identity import (
     verify_signature,
 )
 from fedcore.v1 import enrolment_service_pb2 as messages
-from fedcore.wire.envelope import proof_statement
+from fedcore.wire.envelope import proof_statement, reissue_statement
 from fedcore.wire.joining import TOKEN_BYTES
 from fedcore.wire.versions import check_version
 from fedserver.attempts import Attempts
@@ -134,24 +137,65 @@ class Enrolment:
         The request may be for a new key; the identity key stays.
         Raises: InvalidRequestError; NotFoundError for a client that is unknown or not active.
         """
-        key = request_key(signing_request)
         client = await self._store.client(client_id)
-        if client is None or client.state is not ClientState.ACTIVE:
+        return await self._certified_anew(client, signing_request, action="certificate.renew")
+
+    async def reissue(
+        self, request: messages.ReissueRequest, *, peer: str = ""
+    ) -> messages.ReissueResponse:
+        """Certificates for a client that cannot show its old ones, because they have expired.
+
+        Raises: OverloadedError as `enrol`; UnauthenticatedError unless the identity key of that
+        client has signed the request; InvalidRequestError and NotFoundError as `renew`.
+        """
+        with self._attempts.attempt(peer) as attempt:
+            client = await self._store.client(request.client_id)
+            proof = reissue_statement(
+                request.signing_request, self._authority.root, client_id=request.client_id
+            )
+            # Nobody learns which ids there are. It is no guess either, as nobody guesses a
+            # signature: a device that was forgotten here locks none of its neighbours out.
+            if client is None or not verify_signature(
+                client.identity_key, request.identity_proof, proof
+            ):
+                raise _unproven()
+            renewed = await self._certified_anew(
+                client, request.signing_request, action="certificate.reissue"
+            )
+            attempt.succeeded()
+            return messages.ReissueResponse(
+                certificate_chain=renewed.certificate_chain,
+                identity_certificate=renewed.identity_certificate,
+            )
+
+    async def _certified_anew(
+        self, client: ClientRecord | None, signing_request: bytes, *, action: str
+    ) -> Renewed:
+        key = request_key(signing_request)
+        if client is None or not await self._counts(client):
             raise NotFoundError(
                 "no active client has this id",
                 why="it was never enrolled here, or an operator has suspended or revoked it",
                 fix="ask the operator",
             )
         issued = self._authority.issue_client(
-            key, client_id=client_id, tenant=client.tenant, now=self._now_ms() // 1000
+            key, client_id=client.client_id, tenant=client.tenant, now=self._now_ms() // 1000
         )
         await self._store.add_certificate(
-            _record(issued, client_id),
-            audit=AuditEntry(f"client:{client_id.hex()}", "certificate.renew", issued.serial.hex()),
+            _record(issued, client.client_id),
+            audit=AuditEntry(f"client:{client.client_id.hex()}", action, issued.serial.hex()),
         )
         return Renewed(
-            issued.chain, self._identity_certificate(client_id, client.identity_key, issued)
+            issued.chain, self._identity_certificate(client.client_id, client.identity_key, issued)
         )
+
+    async def _counts(self, client: ClientRecord) -> bool:
+        """Whether it may have certificates: a revoked one cannot be exchanged for another."""
+        if client.state is not ClientState.ACTIVE:
+            return False
+        revoked = self._authority.lists.revoked()
+        held = await self._store.certificates(client.client_id)
+        return not any(one.revoked_ms or one.fingerprint in revoked for one in held)
 
     async def _enrolled(
         self, request: messages.EnrolRequest, token: TokenRecord, key_hash: bytes
@@ -245,7 +289,8 @@ def _unproven() -> UnauthenticatedError:
     return UnauthenticatedError(
         "the sender does not show that it holds its identity key",
         why="the proof is not a signature of that key over this request and this authority",
-        fix="sign the exact request, with the authority that the join string names",
+        fix="sign the exact request with the enrolled key, for the authority of the join string; a"
+        " client that is not known here any more needs a new join string",
     )
 
 

@@ -67,7 +67,14 @@ from fedcore.v1 import (
     upload_service_pb2_grpc,
 )
 from fedcore.wire.channels import server_options
-from fedcore.wire.envelope import TASK, Place, opened, proof_statement, seal
+from fedcore.wire.envelope import (
+    TASK,
+    Place,
+    opened,
+    proof_statement,
+    reissue_statement,
+    seal,
+)
 from fedcore.wire.failures import metadata_of, status_of
 from fedcore.wire.joining import JoinString
 from fedcore.wire.transfer import crc32
@@ -326,6 +333,17 @@ class FakeServer:
     def Renew(self, client: bytes, request: Any) -> Any:
         chain, certificate = self._certified(request, client)
         return clients.RenewResponse(certificate_chain=chain, identity_certificate=certificate)
+
+    def Reissue(self, client: bytes, request: enrolment.ReissueRequest) -> Any:
+        from fedcore.secagg.identity import verify_signature
+
+        name, authority = request.client_id, self.authority.der
+        statement = reissue_statement(request.signing_request, authority, client_id=name)
+        known = name in self.keys and name not in self.revoked
+        if not known or not verify_signature(self.keys[name], request.identity_proof, statement):
+            raise UnauthenticatedError("the sender does not show that it is that client")
+        chain, certificate = self._certified(request, name)
+        return enrolment.ReissueResponse(certificate_chain=chain, identity_certificate=certificate)
 
     def CheckIn(self, client: bytes, request: Any) -> Any:
         self.changed.notify_all()

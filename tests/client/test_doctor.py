@@ -144,11 +144,12 @@ def test_a_clock_that_is_behind(identity: DeviceIdentity) -> None:
 def test_a_certificate_of_the_device_that_has_expired(
     server: FakeServer, identity: DeviceIdentity
 ) -> None:
-    expect(
-        with_certificate(server, identity, begins=-2 * DAY, ends=-DAY),
-        ClientCertificateError,
-        "expired",
-    )
+    """Another is to be had at the enrolment port, so that this is the port that has to answer."""
+    with_certificate(server, identity, begins=-2 * DAY, ends=-DAY)
+    found = list(examine(identity, stop=Stop()))
+    assert [finding.error for finding in found] == [None] * 4 and "expired" in found[0].detail
+    server.enrolment_server.stop(0).wait()
+    expect(identity, UnreachableError)
 
 
 def test_a_certificate_of_the_device_that_only_the_server_finds_expired(

@@ -11,7 +11,15 @@ from hypothesis import assume, given, strategies as st
 from fedcore.errors import ArgumentError, EnvelopeError
 from fedcore.secagg.transcript import statement
 from fedcore.v1 import common_pb2
-from fedcore.wire.envelope import TASK, Place, opened, proof_statement, seal, signed_bytes
+from fedcore.wire.envelope import (
+    TASK,
+    Place,
+    opened,
+    proof_statement,
+    reissue_statement,
+    seal,
+    signed_bytes,
+)
 
 ALICE = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 BOB = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
@@ -130,6 +138,14 @@ def test_nothing_that_is_signed_here_is_a_statement_of_secure_aggregation() -> N
 def test_a_proof_of_identity_is_bound_to_its_request_and_authority() -> None:
     proofs = {proof_statement(a, b) for a in (b"", b"r", b"rs") for b in (b"", b"a", b"sa")}
     assert len(proofs) == 9
+
+
+def test_a_proof_for_new_certificates_is_bound_to_its_client_and_to_that_rpc() -> None:
+    parts = (b"", b"r", b"rs")
+    proofs = {reissue_statement(a, b, client_id=c) for a in parts for b in parts for c in parts}
+    assert len(proofs) == 27
+    assert proofs.isdisjoint(proof_statement(a, b) for a in parts for b in parts)
+    assert min(map(len, proofs)) > len(statement("cert"))
 
 
 def test_the_signed_bytes_are_those_of_the_documentation() -> None:

@@ -1,9 +1,13 @@
-"""`EnrolmentService`: the only one without a certificate, where a token is exchanged for one."""
+"""`EnrolmentService`: the only one without a certificate, where one is to be had.
+
+A token is exchanged for the first, the proof of an identity key for another after it has expired.
+"""
 
 from __future__ import annotations
 
 from typing import Protocol
 
+from fedcore.secagg.identity import SIGNATURE_BYTES
 from fedcore.v1 import enrolment_service_pb2
 from fedserver.authorisation import Caller
 from fedserver.services import fields
@@ -27,6 +31,12 @@ class Enroller(Protocol):
         """Certificates for the key of a signing request. `peer`: whence it comes, without port."""
         ...
 
+    async def reissue(
+        self, request: enrolment_service_pb2.ReissueRequest, /, *, peer: str
+    ) -> enrolment_service_pb2.ReissueResponse:
+        """Certificates for a client whose own have expired. `peer`: as for `enrol`."""
+        ...
+
 
 class EnrolmentService(Unsigned):
     """Checks what could be large; what a request is worth is the enroller's affair."""
@@ -46,3 +56,11 @@ class EnrolmentService(Unsigned):
         fields.text(request.sdk_version, "sdk_version", most=64)
         fields.attributes(request.attributes)
         return await self._enroller.enrol(request, peer=caller.address)
+
+    async def Reissue(
+        self, caller: Caller, request: enrolment_service_pb2.ReissueRequest
+    ) -> enrolment_service_pb2.ReissueResponse:
+        fields.identifier(request.client_id, "client_id")
+        fields.sized(request.signing_request, "signing_request", least=1, most=_LARGEST_REQUEST)
+        fields.sized(request.identity_proof, "identity_proof", exactly=SIGNATURE_BYTES)
+        return await self._enroller.reissue(request, peer=caller.address)

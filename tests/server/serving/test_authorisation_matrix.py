@@ -62,6 +62,9 @@ R16 = b"r" * 16
 REQUESTS: dict[str, Any] = {
     "EnrolmentService.Anchors": enrolment.AnchorsRequest(),
     "EnrolmentService.Enrol": enrolment.EnrolRequest(signing_request=b"x"),
+    "EnrolmentService.Reissue": enrolment.ReissueRequest(
+        client_id=R16, signing_request=b"x", identity_proof=b"p" * 64
+    ),
     "ClientService.CheckIn": client.CheckInRequest(request_id=R16, sdk_version="0.1.0"),
     "ClientService.Heartbeat": client.HeartbeatRequest(assignment_id=A16, progress=3),
     "ClientService.GetTask": client.GetTaskRequest(task_id="digits-1"),
@@ -316,6 +319,7 @@ async def test_enrolment_alone_is_served_without_a_certificate(world: Any) -> No
         expected = {
             "EnrolmentService.Anchors": Code.OK,
             "EnrolmentService.Enrol": Code.INVALID_ARGUMENT,
+            "EnrolmentService.Reissue": Code.UNAUTHENTICATED,
         }.get(name, Code.UNIMPLEMENTED)
         assert code is expected, name
         if name.startswith("Enrolment"):
