@@ -103,6 +103,7 @@ class Attempt:
         self._writing: set[asyncio.Task[object]] = set()
         self._page = asyncio.Event()
         self._scrubbed = self._started = False
+        self._counted = frozenset(state.lost)
 
     @property
     def ref(self) -> RoundRef:
@@ -340,8 +341,10 @@ class Attempt:
         metrics = self._resources.metrics
         elapsed_s = max(0, transition.at - before.since) / 1000
         metrics.phase_seconds.labels(transition.from_phase.value).observe(elapsed_s)
-        for client in transition.lost.keys() - before.lost.keys():
+        # Most were lost between two transitions, and whoever came back in time was not lost at all.
+        for client in transition.lost.keys() - self._counted:
             metrics.dropouts.labels(transition.lost[client].phase.value).inc()
+        self._counted = frozenset(transition.lost)
         if self.state.over or transition.to_phase is Phase.COMPLETED:
             metrics.rounds.labels(transition.to_phase.value).inc()
 

@@ -1,0 +1,25 @@
+"""The figures of a federation agree with what its store keeps of the same rounds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fedserver.store.records import TaskState
+from tests.server.federation.world import task_of, world_in
+
+MASKED = 'profile = "malicious"\ndelta = 0.2\ngamma = 0.0'
+
+
+async def test_a_client_that_falls_silent_is_counted_once_in_the_phase_it_was_in(
+    tmp_path: Path,
+) -> None:
+    async with world_in(tmp_path, task_of(minimum=4, secure=MASKED)) as world:
+        world.devices[2].silent_at = lambda round, place: (round, place) == (0, "upload")
+        assert (await world.run()).state is TaskState.COMPLETED
+        (family,) = world.metrics.dropouts.collect()
+        counted = {
+            sample.labels["phase"]: sample.value
+            for sample in family.samples
+            if sample.name.endswith("_total")
+        }
+        assert counted == {"COLLECTING": 1.0}
