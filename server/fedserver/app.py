@@ -15,7 +15,6 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -23,10 +22,11 @@ import structlog
 from fedcore.errors import FedcoreError, StoreError
 from fedcore.wire.versions import installed_version
 from fedserver.admission import Admission, LoopLag
+from fedserver.attempts import Attempts
 from fedserver.authentication import Authenticator
 from fedserver.authorisation import Caller
 from fedserver.authority import ServerCertificate
-from fedserver.config import Config, LimitSettings
+from fedserver.config import Config
 from fedserver.enrolment import Enrolment
 from fedserver.health import Health
 from fedserver.ops import Ops, application
@@ -43,6 +43,7 @@ from fedserver.serving import SERVICES, Context, Gate, Service, handler_of, peer
 __all__ = ["Addresses", "Server", "now_ms"]
 
 _ENROLMENT = "EnrolmentService"
+_CALLS_TO_ENROL = 2  # the authority, and the enrolment itself
 _RENEW_EVERY_S = 3600.0
 _SIGN_EVERY_S = 3600.0
 _HEARTBEAT_EVERY_S = 10.0
@@ -78,7 +79,12 @@ class Server:
         self._ports: list[Port] = []
         self._ops: Ops | None = None
         self.lag = LoopLag(threshold_s=config.limits.loop_lag_s)
-        self._admission = _admission(config.limits, self.lag, config.server.state_directory)
+        self._admission = _admission(config, self.lag, burst=config.limits.calls_at_once)
+        # Room of their own, so that strangers cannot take that of those who are known; and a ward
+        # full of devices behind one address enrols at once.
+        self._for_strangers = _admission(
+            config, self.lag, burst=_CALLS_TO_ENROL * config.limits.enrolments_per_minute
+        )
         self._authenticator = Authenticator(parts.store, parts.authority, now_ms=now_ms)
         self._health = Health(
             [SERVICES[name].full_name for name in SERVICES if name != _ENROLMENT],
@@ -103,11 +109,13 @@ class Server:
             Credentials(certificate, root_pem=parts.authority.root_pem),
             Credentials(certificate, root_pem=None),
         )
-        rpcs = self._admission.rpcs
-        for port, credentials in zip(
-            (settings.port, settings.enrolment_port), self._credentials, strict=True
+        for port, credentials, admission in zip(
+            (settings.port, settings.enrolment_port),
+            self._credentials,
+            (self._admission, self._for_strangers),
+            strict=True,
         ):
-            self._ports.append(Port(settings.host, port, credentials, rpcs=rpcs))
+            self._ports.append(Port(settings.host, port, credentials, rpcs=admission.rpcs))
         service, enrolment = self._ports
         self._ops = Ops(
             application(parts.metrics, reasons=self.reasons, version=installed_version()),
@@ -193,6 +201,11 @@ class Server:
             address=found.service,
             server_id=server_id,
             version=version,
+            attempts=Attempts(
+                now_ms,
+                per_minute=self._config.limits.enrolments_per_minute,
+                failures=self._config.limits.failed_enrolments,
+            ),
         )
         admin = AdminService(
             parts.store,
@@ -216,18 +229,18 @@ class Server:
             "ModelService": ModelService(federation),
         }
         service_port, enrolment_port = self._ports
-        gate = self._gate(self._identify)
+        gate = self._gate(self._admission, self._identify)
         service_port.serve(
             [handler_of(service, name, gate=gate) for name, service in services.items()],
             health=self._health.servicer,
             reflected=[*services] if self._config.server.reflection else [],
         )
-        anonymous = self._gate(_anonymous)
+        anonymous = self._gate(self._for_strangers, _anonymous)
         enrolment_port.serve([handler_of(EnrolmentService(enrolment), _ENROLMENT, gate=anonymous)])
 
-    def _gate(self, identify: Callable[[Context], Awaitable[Caller]]) -> Gate:
+    def _gate(self, admission: Admission, identify: Callable[[Context], Awaitable[Caller]]) -> Gate:
         return Gate.of(
-            admission=self._admission,
+            admission=admission,
             identify=identify,
             audit=self._parts.store.append_audit,
             metrics=self._parts.metrics,
@@ -242,7 +255,7 @@ class Server:
     def _watch(self) -> None:
         """Begins what is done again and again while the server runs."""
         self._parts.metrics.watch_lag(lambda: self.lag.lag_s)
-        self._parts.metrics.watch_queue(lambda: self._admission.queued)
+        self._parts.metrics.watch_queue(lambda: self._admission.queued + self._for_strangers.queued)
         for work in (
             self.lag.watch(now_s=time.monotonic),
             self._authenticator.watch(),
@@ -302,9 +315,11 @@ class Server:
         return "the event loop is late" if self.lag.overloaded else ""
 
 
-def _admission(limits: LimitSettings, lag: LoopLag, state_directory: Path) -> Admission:
+def _admission(config: Config, lag: LoopLag, *, burst: int) -> Admission:
+    limits = config.limits
+
     def disk_free() -> float:
-        usage = shutil.disk_usage(state_directory)
+        usage = shutil.disk_usage(config.server.state_directory)
         return usage.free / usage.total
 
     return Admission(
@@ -317,7 +332,7 @@ def _admission(limits: LimitSettings, lag: LoopLag, state_directory: Path) -> Ad
         waiting=limits.waiting_rpcs,
         bulk_bytes=limits.upload_bytes,
         rate=limits.calls_per_second,
-        burst=limits.calls_at_once,
+        burst=burst,
         least_free=limits.disk_free,
     )
 

@@ -58,7 +58,7 @@ class Attempts:
     """
 
     def __init__(
-        self, now_ms: Callable[[], int], *, per_minute: int = 5, failures: int = 10
+        self, now_ms: Callable[[], int], *, per_minute: int = 60, failures: int = 10
     ) -> None:
         self.now_ms, self.per_minute, self.failures = now_ms, per_minute, failures
         self._records: OrderedDict[str, _Record] = OrderedDict()

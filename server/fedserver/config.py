@@ -97,7 +97,12 @@ class AuthoritySettings(_Section):
 
 
 class LimitSettings(_Section):
-    """What the server lets in at once; units stand in the names."""
+    """What the server lets in at once; units stand in the names.
+
+    `enrolments_per_minute`: tries of one network address, of which those that succeed are not
+    counted, and also how many may come at once. `failed_enrolments`: wrong tokens in a row after
+    which an address is locked out for 15 minutes.
+    """
 
     concurrent_rpcs: Annotated[int, Field(ge=1, le=100_000)] = 1000
     queue: Annotated[int, Field(ge=0, le=100_000)] = 1000
@@ -107,6 +112,8 @@ class LimitSettings(_Section):
     calls_per_second: Annotated[float, Field(gt=0)] = 10.0
     calls_at_once: Annotated[int, Field(ge=1)] = 20
     loop_lag_s: Annotated[float, Field(gt=0)] = 0.25
+    enrolments_per_minute: Annotated[int, Field(ge=1, le=100_000)] = 60
+    failed_enrolments: Annotated[int, Field(ge=1, le=10_000)] = 10
     disk_free: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
 

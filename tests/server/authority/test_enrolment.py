@@ -311,7 +311,7 @@ async def test_a_used_up_token_slows_its_address_and_locks_nobody_out(
 async def test_malformed_requests_are_slowed_down_too(
     authority: Authority, request_for: RequestFor
 ) -> None:
-    attempts = Attempts(lambda: 1000 * NOW)
+    attempts = Attempts(lambda: 1000 * NOW, per_minute=5)
     enrolment = enrolment_at(authority, Parties(token_record()), attempts=attempts)
     for _ in range(5):
         with pytest.raises(InvalidRequestError):
