@@ -12,7 +12,7 @@ import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from fedcore.console import Json
-from fedcore.errors import ArgumentError
+from fedcore.errors import ArgumentError, FedcoreError
 from fedserver.admin import showing
 from fedserver.admin.audit_entries import Log, entry_of, lines_of
 from fedserver.admin.running import ProfileFolder, console_of, run, server_of
@@ -142,6 +142,8 @@ def _written(lines: Iterable[bytes], out: Path) -> Iterator[AuditRecord]:
             for line in lines:
                 file.write(line + b"\n")
                 yield entry_of(line)
+    except FedcoreError:  # some of which are an OSError, too
+        raise
     except OSError as error:
         raise ArgumentError(
             f"{out.name} cannot be written",

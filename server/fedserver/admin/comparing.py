@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcore.autograd.ravel import Entry, Spec
-from fedcore.errors import ArgumentError, CheckpointError, DataFormatError
+from fedcore.errors import ArgumentError, CheckpointError, DataFormatError, FedcoreError
 from fedcore.model_format import read_model
 
 __all__ = ["Difference", "compare", "read_arrays"]
@@ -46,6 +46,8 @@ def read_arrays(path: Path) -> dict[str, NDArray[np.float32]]:
                 read_model(file, spec, mapped=True).vector
             )
             return arrays
+    except FedcoreError:  # some of which are an OSError, too
+        raise
     except OSError as error:
         raise ArgumentError(
             f"{path.name} cannot be read",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 import grpc
 
-from fedcore.errors import ArgumentError, TransferError
+from fedcore.errors import ArgumentError, FedcoreError, TransferError
 from fedcore.v1.model_service_pb2 import DescribeRequest, GetChunkRequest
 from fedcore.wire.transfer import WINDOW, check_chunk, pieces
 from fedserver.admin.connection import Connection
@@ -61,6 +61,8 @@ def download(
                 fix="try once more; if it is so again, the server's file is damaged",
             )
         part.replace(out)
+    except FedcoreError:  # some of which are an OSError, too
+        raise
     except OSError as error:
         raise ArgumentError(
             f"{out.name} cannot be written",

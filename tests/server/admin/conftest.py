@@ -169,14 +169,14 @@ class Canned:
         holder = self.world.user(role, **options)
         folder = self._folder / f"{role}-{holder.fingerprint.hex()[:8]}"
         address = self.world.addresses.service
-        return write_profile(
-            folder, holder, address, self.world.authority, server_id=server_id
-        )
+        return write_profile(folder, holder, address, self.world.authority, server_id=server_id)
 
 
 @pytest.fixture
 async def canned(tmp_path: Path, authority: Authority) -> AsyncIterator[Canned]:
-    async with serving.a_world(tmp_path / "server", authority) as world:
+    folder = tmp_path / "server"
+    folder.mkdir()
+    async with serving.a_world(folder, authority) as world:
         yield Canned(world, tmp_path)
 
 

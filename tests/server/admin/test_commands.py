@@ -1,0 +1,254 @@
+"""Each verb in text and in JSON, and what it orders."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedcore.errors import DeviceTimeoutError, OverloadedError, TransferError
+from fedcore.wire.joining import JoinString
+from fedserver.admin.connection import Connection
+from fedserver.store.records import ClientState
+from fedserver.store.sqlite.store import SqliteStore
+
+MODEL = hashlib.sha256(b"model").hexdigest()
+
+
+def orders(federation: Any, name: str) -> list[Any]:
+    return [values for called, values in federation.calls if called == name]
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "words", "key"),
+    [
+        ("task", ["list"], "digits-1  RUNNING    round 0/5  eps 1.50/3.00", "task_id"),
+        ("round", ["list", "digits-1"], "round 3/5  attempt 1 PENDING  sel 0 ok 0 drop 2", "round"),
+        ("model", ["list", "digits-1"], f"{MODEL}  round 0     5 B", "model"),
+        ("token", ["clients"], "seen ", "client_id"),
+    ],
+)
+async def test_a_list_has_a_line_and_an_object_for_each_entry(
+    fed: Any, canned: Any, command: str, arguments: list[str], words: str, key: str
+) -> None:
+    await canned.world.client(client_id=b"c" * 16)
+    profile = canned.profile()
+    text = await fed(command, *arguments, profile=profile)
+    assert text.code == 0 and words in text.out, text.err
+    assert len(text.out.splitlines()) == 1
+    listed = await fed(command, *arguments, "--format", "json", profile=profile)
+    assert len(listed.data) == 1 and key in listed.data[0]
+    line = await fed(command, *arguments, "--format", "jsonl", profile=profile)
+    assert json.loads(line.out)["data"] == listed.data[0] or command == "round"
+
+
+async def test_a_round_tells_what_it_waits_for_and_from_whom(fed: Any, canned: Any) -> None:
+    profile = canned.profile("viewer")
+    text = await fed("round", "show", "digits-1", profile=profile)
+    assert text.code == 0, text.err
+    assert "digits-1 round 3 attempt 1: PENDING since " in text.out
+    assert f"waits for uploads\n  {(b'c' * 16).hex()}\n" in text.out
+    for place in ([], [3], [3, 1]):
+        shown = await fed("round", "show", "digits-1", *place, "--format", "json", profile=profile)
+        assert shown.data["waiting_for"] == "uploads" and shown.data["round"] == 3
+    for place in ([4], [3, 7]):
+        absent = await fed("round", "show", "digits-1", *place, profile=profile)
+        assert absent.code == 1 and "FED-2106" in absent.err
+
+
+async def test_a_token_is_shown_once_and_lets_in_at_the_enrolment_port(
+    fed: Any, canned: Any
+) -> None:
+    profile = canned.profile("operator")
+    made = await fed(
+        *("token", "create", "--uses", 10, "--lifetime", "24h", "--attribute", "site=berlin"),
+        profile=profile,
+    )
+    assert made.code == 0, made.err
+    assert made.out.count("\n") == 1
+    joining = JoinString.parse(made.out.strip())
+    assert joining.address == canned.world.addresses.enrolment
+    assert "10 in all" in made.err and made.out.strip() not in made.err
+    data = (await fed("token", "create", "--format", "json", profile=profile)).data
+    assert data["uses"] == 1 and data["join_string"] != made.out.strip()
+
+
+async def test_a_device_is_revoked_after_it_was_said_what_will_happen(
+    fed: Any, canned: Any
+) -> None:
+    await canned.world.client(client_id=b"c" * 16)
+    profile, client = canned.profile("operator"), (b"c" * 16).hex()
+    verb = ("token", "revoke", client, "--reason", "stolen")
+    dry = await fed(*verb, "--dry-run", profile=profile)
+    assert dry.code == 0 and client in dry.out
+    asked = await fed(*verb, profile=profile)
+    assert asked.code == 4 and "for good" in asked.err and "--yes" in asked.err
+    assert canned.world.revoked == []
+    done = await fed(*verb, "--yes", profile=profile)
+    assert done.code == 0, done.err
+    found = await canned.world.store.client(b"c" * 16)
+    assert found.state is ClientState.REVOKED and canned.world.revoked == [b"c" * 16]
+
+
+async def test_a_task_is_cancelled_only_if_it_was_confirmed(fed: Any, canned: Any) -> None:
+    profile = canned.profile("researcher")
+    verb = ("task", "cancel", "digits-1", "--reason", "a mistake")
+    dry = await fed(*verb, "--dry-run", "--format", "json", profile=profile)
+    assert dry.code == 0 and dry.data["would_cancel"] == "digits-1"
+    asked = await fed(*verb, profile=profile)
+    assert asked.code == 4 and "ends for good after 0 of 5 rounds" in asked.err
+    assert orders(canned.federation, "cancel") == []
+    done = await fed(*verb, "--yes", profile=profile)
+    assert done.code == 0 and done.out == "cancelled digits-1\n"
+    assert [values[:2] for values in orders(canned.federation, "cancel")] == [
+        ("digits-1", "a mistake")
+    ]
+
+
+async def test_an_order_whose_answer_is_lost_is_repeated_with_the_same_request_id(
+    fed: Any, canned: Any
+) -> None:
+    failed: list[str] = []
+
+    async def fail_first() -> None:
+        name = canned.federation.calls[-1][0]
+        if name == "cancel" and not failed:
+            failed.append(name)
+            raise OverloadedError("too much", why="for a test", retry=(1, 2))
+
+    canned.federation.block = fail_first
+    done = await fed(
+        "task", "cancel", "digits-1", "--reason", "x", "--yes", profile=canned.profile()
+    )
+    assert done.code == 0, done.err
+    first, second = (values[2] for values in orders(canned.federation, "cancel"))
+    assert first.request_id == second.request_id and len(first.request_id) == 16
+
+
+async def test_a_dry_run_hands_nothing_in(fed: Any, canned: Any, task_file: Path) -> None:
+    dry = await fed("task", "submit", task_file, "--dry-run", "--format", "json")
+    assert dry.code == 0, dry.err
+    assert dry.data["task_id"] is None and dry.data["dimension"] == 15
+    assert dry.data["cohort"] == {"selected": 5, "goal": 5, "minimum": 5}
+    assert dry.data["secure_aggregation"]["clients"] == 5 and dry.data["privacy"] is None
+    assert orders(canned.federation, "submit") == []
+    text = await fed("task", "submit", task_file, "--dry-run")
+    assert "n = 5, k = 4, t = " in text.out and "no" in text.out.splitlines()[-1]
+
+
+async def test_a_submission_is_signed_by_its_author_and_repeats_the_task_to_the_byte(
+    fed: Any, canned: Any, task_file: Path
+) -> None:
+    from fedcore.federated.task import Task
+    from fedcore.secagg.identity import verify_signature
+    from fedcore.wire.envelope import TASK, Place, signed_bytes
+
+    done = await fed("task", "submit", task_file, "-q", profile=canned.profile("researcher"))
+    assert (done.code, done.out, done.err) == (0, "digits-1\n", "")
+    ((caller, submission, _),) = [
+        (canned.federation, *values) for values in orders(canned.federation, "submit")
+    ]
+    task = Task.from_toml(task_file).resolved()
+    assert submission.canonical == task.canonical and submission.model == b""
+
+
+async def test_a_first_model_has_to_be_the_tasks(
+    fed: Any, canned: Any, task_file: Path, tmp_path: Path
+) -> None:
+    from fedcore.federated.models import initial_theta
+    from fedcore.federated.parameters import parameters_of
+    from fedcore.federated.task import Task
+    from fedcore.model_format import encode_model
+
+    task = Task.from_toml(task_file).resolved()
+    right, wrong = tmp_path / "right.safetensors", tmp_path / "wrong.safetensors"
+    theta = initial_theta(task)
+    right.write_bytes(b"".join(encode_model(theta, parameters_of(task), metadata={})))
+    wrong.write_bytes(right.read_bytes()[:-4])
+    profile = canned.profile("researcher")
+    refused = await fed("task", "submit", task_file, "--model", wrong, profile=profile)
+    assert refused.code == 1 and "FED-1202" in refused.err
+    absent = await fed("task", "submit", task_file, "--model", tmp_path / "no", profile=profile)
+    assert absent.code == 4 and "cannot be read" in absent.err
+    assert orders(canned.federation, "submit") == []
+    taken = await fed("task", "submit", task_file, "--model", right, profile=profile)
+    assert taken.code == 0, taken.err
+    assert orders(canned.federation, "submit")[0][0].model == right.read_bytes()
+
+
+async def test_a_download_goes_on_where_it_was(fed: Any, canned: Any, tmp_path: Path) -> None:
+    from fedserver.federation.interface import ModelChunk, ModelDescription
+
+    blob = bytes(range(256)) * 4096 * 6 + b"end"
+    digest, asked = hashlib.sha256(blob).hexdigest(), []
+    broken = [True]
+
+    async def model(caller: Any, found: bytes) -> ModelDescription:
+        return ModelDescription(len(blob), "digits-1", 3, b"")
+
+    async def model_chunk(caller: Any, found: bytes, *, offset: int, length: int) -> ModelChunk:
+        asked.append(offset)
+        if broken[0] and offset >= 2 << 20:
+            raise TransferError("it breaks here", why="for a test")
+        return ModelChunk(blob[offset : offset + length], len(blob))
+
+    canned.federation.model, canned.federation.model_chunk = model, model_chunk
+    out, profile = tmp_path / "m.safetensors", canned.profile("viewer")
+    verb = ("model", "export", digest, "--out", out)
+    first = await fed(*verb, profile=profile)
+    assert first.code == 1 and not out.exists()
+    broken[0] = False
+    asked.clear()
+    second = await fed(*verb, "--format", "json", profile=profile)
+    assert second.code == 0, second.err
+    assert min(asked) == 2 << 20 and out.read_bytes() == blob
+    assert second.data == {"model": digest, "file": str(out), "bytes": len(blob)}
+    asked.clear()
+    again = await fed(*verb, profile=profile)
+    assert again.code == 0 and asked == []
+    assert sorted(one.name for one in tmp_path.glob("*m.safetensors*")) == ["m.safetensors"]
+
+
+async def test_other_bytes_than_the_models_are_not_kept(
+    fed: Any, canned: Any, tmp_path: Path
+) -> None:
+    out, profile = tmp_path / "m.safetensors", canned.profile("viewer")
+    other = hashlib.sha256(b"another").hexdigest()
+    refused = await fed("model", "export", other, "--out", out, profile=profile)
+    assert refused.code == 1 and "FED-1802" in refused.err and not out.exists()
+    assert not list(tmp_path.glob(".*.part"))
+    out.write_bytes(b"precious")
+    kept = await fed("model", "export", MODEL, "--out", out, profile=profile)
+    assert kept.code == 4 and out.read_bytes() == b"precious"
+
+
+async def test_a_slow_server_is_a_timeout(
+    fed: Any, canned: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import asyncio
+
+    monkeypatch.setitem(Connection.ask.__kwdefaults__, "timeout_s", 0.3)
+    canned.federation.block = lambda: asyncio.sleep(1.5)
+    late = await fed("task", "list", profile=canned.profile())
+    assert late.code == 3 and DeviceTimeoutError.code in late.err
+
+
+async def test_a_log_of_which_a_page_was_cut_is_refused(
+    fed: Any, canned: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile = canned.profile("auditor")
+    for _ in range(3):
+        await fed("token", "create", profile=canned.profile("operator"))
+    whole = await fed("audit", "verify", "--format", "json", profile=profile)
+    assert whole.code == 0 and whole.data["entries"] >= 3, whole.err
+    read = SqliteStore.audit_entries
+
+    async def without_the_second(self: Any, after: int, limit: int) -> Any:
+        return [one for one in await read(self, after, limit) if one.sequence != 2]
+
+    monkeypatch.setattr(SqliteStore, "audit_entries", without_the_second)
+    cut = await fed("audit", "verify", profile=profile)
+    assert cut.code == 1 and "goes from entry 1 to 3" in cut.err
