@@ -46,7 +46,7 @@ _CODES: Final[tuple[tuple[tuple[type[Exception], ...], int, Outcome], ...]] = (
     ((CancelledError,), _CANCELLED, Outcome.CANCELLED),
     ((SecAggError, EnvelopeError, TaskError, RefusedError), _PROTOCOL, Outcome.FAILED),
 )
-_LONGEST = 400
+_LONGEST = 256  # of what a server takes as one line
 
 
 @dataclass(frozen=True, slots=True)
