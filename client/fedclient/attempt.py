@@ -15,12 +15,13 @@ from fedclient.assignment import OpenAssignment
 from fedclient.connection import Connection, is_passing
 from fedclient.endings import Ended
 from fedclient.participation import Device, Participation, sealed
-from fedclient.progress import Outcome, Progress, Stage, Summary
+from fedclient.progress import Energy, Outcome, Progress, Stage, Summary
 from fedclient.stopping import Stop
 from fedcore.errors import (
     CancelledError,
     ConnectError,
     DatasetError,
+    DevicePolicyError,
     EnvelopeError,
     NotFoundError,
     RefusedError,
@@ -90,11 +91,12 @@ def take_part(
     Raises: CancelledError if the owner stops it, ConnectError, or a RefusedError that passes: it
     stays open. ClientStateError if it cannot be closed.
     """
-    name = assignment.task_id
+    task: Task | None = None
     try:
         known = tasks.find(assignment, device.connection, device.stop)
-        name = known.task.name
+        task = known.task
         device.policy.check_task(known.task, author=known.author)
+        _require_new(device, assignment)
         ended = Participation(
             device,
             assignment,
@@ -111,7 +113,7 @@ def take_part(
         if isinstance(error, RefusedError) and is_passing(error):
             raise  # the server has no room now: the assignment stays open
         ended = Ended.by_error(error)
-    return _closed(device, name, ended)
+    return _closed(device, task, ended)
 
 
 def _fetched(assignment: OpenAssignment, connection: Connection, stop: Stop) -> KnownTask:
@@ -132,6 +134,16 @@ def _fetched(assignment: OpenAssignment, connection: Connection, stop: Stop) -> 
     return KnownTask(task, envelope.key_id)
 
 
+def _require_new(device: Device, assignment: OpenAssignment) -> None:
+    """That this attempt was not worked on before: the owner's bounds count one update for each."""
+    if device.state.charge(assignment).outcome:
+        raise DevicePolicyError(
+            f"attempt {assignment.attempt} at round {assignment.round} is assigned again",
+            why="this device's part in it is over, and it gives no second update",
+            fix="report it to the operator: a server assigns each attempt once",
+        )
+
+
 def _bound(datasets: Mapping[str, Dataset], name: str) -> Dataset:
     if name not in datasets:
         known = ", ".join(sorted(datasets)) or "none"
@@ -143,14 +155,15 @@ def _bound(datasets: Mapping[str, Dataset], name: str) -> Dataset:
     return datasets[name]
 
 
-def _closed(device: Device, name: str, ended: Ended) -> Summary:
+def _closed(device: Device, task: Task | None, ended: Ended) -> Summary:
     """Tells the server and the owner, and forgets what served this attempt alone."""
     assignment = device.state.assignment
     assert assignment is not None
+    name = assignment.task_id if task is None else task.name
     charge = device.state.charge(assignment)
     failpoint("client.before_report")
     try:
-        _report(device, assignment, ended)
+        _report(device, assignment, ended, private=task is None or task.privacy is not None)
     except RefusedError as error:
         device.tell(Progress(Stage.FINISHED, name, detail=f"the report was refused: {error.what}"))
     device.aggregation.finish(assignment.sid, opened=ended.outcome is Outcome.COMPLETED)
@@ -171,18 +184,20 @@ def _closed(device: Device, name: str, ended: Ended) -> Summary:
     return summary
 
 
-def _report(device: Device, assignment: OpenAssignment, ended: Ended) -> None:
+def _report(device: Device, assignment: OpenAssignment, ended: Ended, *, private: bool) -> None:
+    """`private`: what the work cost is kept here, for it grows with the data."""
     from fedcore.v1.round_service_pb2 import Report, ReportRequest
 
     charge = device.state.charge(assignment)
+    energy = Energy() if private else charge.energy
     payload = Report(
         assignment_id=assignment.assignment_id,
         failure=cast("FailureCode.ValueType", ended.failure),
         detail=ended.detail,
         bytes_up=charge.bytes_up,
         bytes_down=charge.bytes_down,
-        energy_j=charge.energy.joules,
-        energy_measured=charge.energy.measured,
+        energy_j=energy.joules,
+        energy_measured=energy.measured,
     ).SerializeToString(deterministic=True)
     envelope = sealed(device.identity, assignment, payload, "RoundService.Report")
     device.connection.call(
