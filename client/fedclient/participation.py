@@ -155,7 +155,15 @@ class Participation:
     # Without secure aggregation to train is to upload; with it the upload is asked for later.
 
     def _train(self, train: Train) -> None:
-        self._save(train=train.SerializeToString(deterministic=True))
+        told = train.SerializeToString(deterministic=True)
+        if self._assignment.train not in (b"", told):
+            # Work on the first may be done: it must not pass for work on the second.
+            raise ConsistencyError(
+                "an attempt is to train another model than before",
+                why="who trains alone on a model of its own shows its update in any sum",
+                fix="nothing is given to this attempt; report it to the operator",
+            )
+        self._save(train=told)
         if self._task.secure_aggregation is None:
             self._give_openly()
         elif self._work is None:
@@ -342,7 +350,8 @@ class Participation:
         self._device.state.save(self._assignment)
 
     def _tell(self, stage: Stage, share: float | None, detail: str = "") -> None:
-        if stage is Stage.TRAINING and share is not None:
+        # Under privacy nobody is told how fast, or in how many steps, the data are worked through.
+        if stage is Stage.TRAINING and share is not None and self._task.privacy is None:
             self._heartbeat.share = share
         assignment = self._assignment
         self._device.tell(
