@@ -1,7 +1,8 @@
 """Clients that ask for work: which task, whether now, and else when to come back.
 
 A check-in is durable before it counts. While a selection is open or about to be, it is held, so
-that a small population meets without anybody's clock; a large one is told when to come.
+that a small population meets without anybody's clock; a large one is told when to come, at once,
+where a round is under way.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ __all__ = ["CheckIns"]
 _HELD_S: Final = 15.0
 _MOST_HELD: Final = 4096
 _RATE: Final = 500.0  # check-ins a second that a large population is spread to
+_LARGE: Final = 10  # times the goal: a population of which most will not be selected
+_COUNTED_S: Final = 5.0  # how long a count of the population is believed
+_OPEN: Final = (Phase.PENDING, Phase.SELECTING)
 _IDLE_MS: Final = (5_000, 15_000)  # where no task is for this client
 _SOON_MS: Final = (200, 1_000)
 
@@ -36,6 +40,7 @@ class CheckIns(Tasks):
     """What is answered to who asks for work."""
 
     _held: int
+    _population: tuple[float, int] = (-_COUNTED_S, 0)
 
     async def check_in(self, caller: Caller, ask: CheckIn, /) -> Assigned | RetryLater:
         """An assignment or a delay; the same answer for the same `request_id`."""
@@ -84,6 +89,24 @@ class CheckIns(Tasks):
         selecting = (d for d in fitting if d.attempt and d.attempt.state.phase is Phase.SELECTING)
         return next(selecting, fitting[0] if fitting else None)
 
+    async def _holds(self, driver: TaskDriver) -> bool:
+        """Whether to wait for a selection is better than to come back later."""
+        if self._held >= _MOST_HELD:
+            return False
+        attempt = driver.attempt
+        if attempt is None or attempt.state.phase in _OPEN:
+            return True
+        return await self._clients() <= _LARGE * driver.hosted.policy.goal
+
+    async def _clients(self) -> int:
+        """How many clients are active, as it was counted some seconds ago at most."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._population[0] >= _COUNTED_S:
+            # Before the count, so that it is one who counts and not all that come meanwhile.
+            self._population = now_s, self._population[1]
+            self._population = now_s, (await self._store.statistics()).clients_active
+        return self._population[1]
+
     async def _selected(
         self, driver: TaskDriver, client: bytes, request_id: bytes
     ) -> AssignmentRecord | None:
@@ -91,7 +114,7 @@ class CheckIns(Tasks):
 
         Raises: _NotHeldError for one that would wait for nothing.
         """
-        if self._held >= _MOST_HELD:
+        if not await self._holds(driver):
             raise _NotHeldError
         self._held += 1
         try:
@@ -140,8 +163,7 @@ class CheckIns(Tasks):
         attempt = driver.attempt
         selection_ms = driver.hosted.policy.durations[Phase.SELECTING]
         begins = now if attempt is None else attempt.state.deadline or now
-        population = (await self._store.statistics()).clients_active
-        shortest, longest = retry_window(population, _RATE, begins, selection_ms, now)
+        shortest, longest = retry_window(await self._clients(), _RATE, begins, selection_ms, now)
         # A round may end long before its deadline, and whoever may be selected shall not miss it.
         return min(shortest, _SOON_MS[1]), min(max(longest, _SOON_MS[1]), 2 * selection_ms)
 

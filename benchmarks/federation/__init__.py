@@ -1,0 +1,1 @@
+"""What the benchmarks of the server share: a server to be measured, and clients that load it."""

@@ -1,0 +1,76 @@
+"""Processes that are measured from outside: on which cores they run, and what memory they take."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["FED", "Process", "one_core_each", "resident_bytes", "started"]
+
+FED = (sys.executable, "-c", "import sys; from fedcore.cli import main; sys.exit(main())")
+
+
+class Process:
+    """A running program. `address`: where it answers, once somebody knows."""
+
+    def __init__(self, popen: subprocess.Popen[bytes]) -> None:
+        self._popen, self.address = popen, ""
+        self.pid = popen.pid
+
+    def line(self) -> bytes:
+        """The next line that it prints. Raises: RuntimeError if it has ended."""
+        assert self._popen.stdout is not None
+        if not (line := self._popen.stdout.readline()):
+            raise RuntimeError(f"the process ended with exit code {self._popen.wait()}")
+        return line
+
+    def cpu_s(self) -> float:
+        """Processor seconds that all its threads have spent."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def started(
+    command: Sequence[str], *, folder: Path, cores: frozenset[int] | None = None
+) -> Iterator[Process]:
+    """The program, until the block ends. `cores`: on which all of its threads run."""
+    log = folder / "process.log"
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    pinned = ("taskset", "--cpu-list", ",".join(map(str, sorted(cores)))) if cores else ()
+    with log.open("ab") as errors:
+        popen = subprocess.Popen(
+            [*pinned, *command],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        )
+    try:
+        yield Process(popen)
+    finally:
+        popen.terminate()
+        try:
+            popen.wait(20)
+        except subprocess.TimeoutExpired:
+            popen.kill()
+            popen.wait()
+
+
+def one_core_each() -> tuple[frozenset[int], frozenset[int]]:
+    """A core for the server, and one for whoever loads it: the same where there is but one."""
+    cores = sorted(os.sched_getaffinity(0))
+    return frozenset(cores[:1]), frozenset(cores[1:2] or cores)
+
+
+def resident_bytes(pid: int, *, most: bool = False) -> int:
+    """The memory of a process that is resident now, or `most` of it since it began."""
+    key = "VmHWM" if most else "VmRSS"
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return 1024 * int(line.split()[1])
+    raise RuntimeError(f"the kernel does not tell {key}")
