@@ -19,7 +19,7 @@ import structlog
 
 from fedcore.federated.task import Task
 from fedserver import logs
-from fedserver.admin import audit, model, round, task, token
+from fedserver.admin import audit, model, round, task, token, watching
 from fedserver.app import Addresses, Server
 from fedserver.audit_heads import AuditHeads
 from fedserver.authority import Authority
@@ -67,9 +67,6 @@ max_attempts = 3
 [cohort]
 goal = 5
 minimum = 5
-[deadlines]
-heartbeat_s = 0.2
-patience = 2
 """
 
 
@@ -97,6 +94,8 @@ def fed(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_
     """Runs a command beside the server of the test: `await fed("task", "list", profile=folder)`."""
     monkeypatch.delenv("FEDCORE_PROFILE", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "nobody"))
+    # A test that failed has no server any more, and nobody should wait for it to come back.
+    monkeypatch.setattr(watching, "_PATIENCE_S", 5.0)
 
     async def ran(command: str, *arguments: object, profile: Path | None = None) -> Ran:
         words = [str(argument) for argument in arguments]
@@ -220,7 +219,6 @@ class Training(devices.World):
 
 @asynccontextmanager
 async def training_in(folder: Path, authority: Authority) -> AsyncIterator[Training]:
-    folder.mkdir(exist_ok=True)
     world = Training(folder, Task.from_toml(TASK).resolved(), clients=5)
     await world.serve(authority)
     try:
@@ -231,7 +229,9 @@ async def training_in(folder: Path, authority: Authority) -> AsyncIterator[Train
 
 @pytest.fixture
 async def training(tmp_path: Path, authority: Authority) -> AsyncIterator[Training]:
-    async with training_in(tmp_path / "training", authority) as world:
+    folder = tmp_path / "training"
+    folder.mkdir()
+    async with training_in(folder, authority) as world:
         yield world
 
 

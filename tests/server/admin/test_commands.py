@@ -10,8 +10,12 @@ from typing import Any
 import pytest
 
 from fedcore.errors import DeviceTimeoutError, OverloadedError, TransferError
+from fedcore.federated.task import Task
+from fedcore.secagg.identity import verify_signature
+from fedcore.wire.envelope import TASK, Place, signed_bytes
 from fedcore.wire.joining import JoinString
 from fedserver.admin.connection import Connection
+from fedserver.admin.user import User
 from fedserver.store.records import ClientState
 from fedserver.store.sqlite.store import SqliteStore
 
@@ -139,20 +143,18 @@ async def test_a_dry_run_hands_nothing_in(fed: Any, canned: Any, task_file: Path
     assert "n = 5, k = 4, t = " in text.out and "no" in text.out.splitlines()[-1]
 
 
-async def test_a_submission_is_signed_by_its_author_and_repeats_the_task_to_the_byte(
+async def test_a_submission_is_the_canonical_task_signed_by_its_author(
     fed: Any, canned: Any, task_file: Path
 ) -> None:
-    from fedcore.federated.task import Task
-    from fedcore.secagg.identity import verify_signature
-    from fedcore.wire.envelope import TASK, Place, signed_bytes
-
-    done = await fed("task", "submit", task_file, "-q", profile=canned.profile("researcher"))
+    profile = canned.profile("researcher")
+    done = await fed("task", "submit", task_file, "-q", profile=profile)
     assert (done.code, done.out, done.err) == (0, "digits-1\n", "")
-    ((caller, submission, _),) = [
-        (canned.federation, *values) for values in orders(canned.federation, "submit")
-    ]
-    task = Task.from_toml(task_file).resolved()
-    assert submission.canonical == task.canonical and submission.model == b""
+    ((submission, _once),) = orders(canned.federation, "submit")
+    canonical = Task.from_toml(task_file).resolved().canonical
+    assert submission.canonical == canonical and submission.model == b""
+    covered = signed_bytes(canonical, method=TASK, place=Place())
+    key = User.open(profile).profile.identity.public_key().public_bytes_raw()
+    assert verify_signature(key, submission.signature, covered)
 
 
 async def test_a_first_model_has_to_be_the_tasks(
@@ -160,7 +162,6 @@ async def test_a_first_model_has_to_be_the_tasks(
 ) -> None:
     from fedcore.federated.models import initial_theta
     from fedcore.federated.parameters import parameters_of
-    from fedcore.federated.task import Task
     from fedcore.model_format import encode_model
 
     task = Task.from_toml(task_file).resolved()
@@ -209,7 +210,7 @@ async def test_a_download_goes_on_where_it_was(fed: Any, canned: Any, tmp_path: 
     asked.clear()
     again = await fed(*verb, profile=profile)
     assert again.code == 0 and asked == []
-    assert sorted(one.name for one in tmp_path.glob("*m.safetensors*")) == ["m.safetensors"]
+    assert list(Path.glob(tmp_path, ".*.part")) == []
 
 
 async def test_other_bytes_than_the_models_are_not_kept(
@@ -219,7 +220,7 @@ async def test_other_bytes_than_the_models_are_not_kept(
     other = hashlib.sha256(b"another").hexdigest()
     refused = await fed("model", "export", other, "--out", out, profile=profile)
     assert refused.code == 1 and "FED-1802" in refused.err and not out.exists()
-    assert not list(tmp_path.glob(".*.part"))
+    assert list(Path.glob(tmp_path, ".*.part")) == []
     out.write_bytes(b"precious")
     kept = await fed("model", "export", MODEL, "--out", out, profile=profile)
     assert kept.code == 4 and out.read_bytes() == b"precious"
