@@ -347,6 +347,10 @@ class Attempt:
         self._counted = frozenset(transition.lost)
         if self.state.over or transition.to_phase is Phase.COMPLETED:
             metrics.rounds.labels(transition.to_phase.value).inc()
+        plan, result = self.hosted.task.plan, self._result
+        if plan is not None and result is not None:
+            metrics.epsilon_spent.labels(self.state.task_id).set(result.epsilon)
+            metrics.epsilon_budget.labels(self.state.task_id).set(plan.epsilon)
 
     def _now(self) -> int:
         return self._resources.clock()
