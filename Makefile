@@ -40,6 +40,11 @@ test: $(VENV)/.installed-dev ## quick tests and doctests, in parallel
 test-all: $(VENV)/.installed-dev ## every test, with many more random examples
 	@$(PYTEST) -n auto --hypothesis-profile=thorough
 
+KILLS ?= 1000
+.PHONY: chaos
+chaos: $(VENV)/.installed-dev ## kill processes for an hour or more (KILLS=1000, SEED=n)
+	@CHAOS_KILLS=$(KILLS) $(if $(SEED),CHAOS_SEED=$(SEED)) $(PYTEST) -m chaos tests/chaos
+
 .PHONY: test-oracle
 test-oracle: $(VENV)/.installed-dev ## compare with PyTorch (installs its CPU build)
 	@$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) install --no-build-isolation -e '.[oracle]' || \
