@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
@@ -15,7 +15,6 @@ from fedclient.connection import Connection, Faults, delay_s, is_passing, no_fau
 from fedclient.energy import battery_level
 from fedclient.files import make_folder
 from fedclient.identity import DeviceIdentity, Membership, authority_pem, now_utc
-from fedclient.join import enrol, renew
 from fedclient.policy import Policy
 from fedclient.progress import Outcome, Progress, Stage, Summary
 from fedclient.state import DAY_MS, Charge, State
@@ -31,6 +30,7 @@ from fedcore.errors import (
 from fedcore.failpoints import failpoint
 
 if TYPE_CHECKING:
+    from fedclient.attempt import Tasks
     from fedclient.participation import Device
     from fedcore.data import Dataset
     from fedcore.federated.programs import Program
@@ -79,6 +79,7 @@ class Client:
         training, so that a simulation can repeat them. `attributes`: what a token may ask for.
         Raises: JoinStringError, ConnectError, TokenError, ClientStateError (a member already).
         """
+        from fedclient.join import enrol
         from fedcore.wire.joining import JoinString
 
         invitation, folder = JoinString.parse(join_string), Path(directory)
@@ -106,7 +107,7 @@ class Client:
     @property
     def certificate_expires(self) -> datetime:
         """When the device's certificate ends, unless it is renewed."""
-        return self._identity.tls.certificate.not_valid_after_utc
+        return datetime.fromtimestamp(self._identity.tls.ends, UTC)
 
     @property
     def assignment(self) -> OpenAssignment | None:
@@ -135,10 +136,8 @@ class Client:
         Raises: what does not pass by itself: ClientCertificateError, UntrustedServerError and the
         like, a RefusedError of the server for good, ClientStateError.
         """
-        from fedclient.attempt import Tasks, take_part
-
         rules, tell = policy or Policy(), on_progress or _say_nothing
-        tasks = Tasks(programs or {})
+        tasks: Tasks | None = None
         device: Device | None = None
         ended: list[Summary] = []
         try:
@@ -151,7 +150,10 @@ class Client:
                         assignment = self._check_in(rules, datasets, programs or {}, tell, battery)
                     if assignment is None:
                         continue
-                    # Made for the first assignment: a device that waits needs little memory.
+                    # Loaded for the first assignment: a device that waits needs little memory.
+                    from fedclient.attempt import Tasks, take_part
+
+                    tasks = tasks or Tasks(programs or {})
                     device = device or self._device(rules, tell)
                     summary = take_part(device, assignment, tasks=tasks, datasets=datasets)
                     ended = [*ended[-999:], summary] if rounds is None else [*ended, summary]
@@ -222,6 +224,8 @@ class Client:
         expired = tls.expired(now_utc())
         if not expired and (self._state.assignment is not None or not tls.renewal_due(now_utc())):
             return False
+        from fedclient.join import renew
+
         try:
             renew(self._identity, self._connection, stop=self._stop)
         except FedcoreError as error:

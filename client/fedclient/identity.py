@@ -6,24 +6,29 @@
 | `signing.key` | the Ed25519 key that signs its messages, 32 bytes | 0400 |
 | `tls.pem` | the ECDSA P-256 key and the certificates that identify its connections | 0400 |
 | `membership.json` | what it is called where, and whom it trusts; public | 0600 |
+
+A device that waits reads no certificate and signs nothing: the libraries for that are loaded later.
 """
 
 from __future__ import annotations
 
 import json
+import ssl
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Final, Self
-
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from typing import TYPE_CHECKING, Final, Self
 
 from fedclient.files import make_folder, read_secret, write_file
 from fedcore.entropy import SystemEntropy
 from fedcore.errors import ClientCertificateError, ClientStateError, FedcoreError
-from fedcore.secagg import Certificate, Identity
+
+if TYPE_CHECKING:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    from fedcore.secagg import Identity
 
 __all__ = [
     "DeviceIdentity",
@@ -46,7 +51,8 @@ class Membership:
 
     `address`: of the services; `enrolment`: of the port that takes tokens. `authority`: the root
     certificate, DER. `registrars`: Ed25519 keys that vouch for other clients; `certificate`: the
-    registrar's, of this client's own signing key.
+    registrar's, of this client's own signing key. `begins`, `ends`: when its certificate for
+    connections is valid, in Unix seconds.
     """
 
     name: str
@@ -58,6 +64,8 @@ class Membership:
     authority: bytes
     registrars: tuple[bytes, ...]
     certificate: bytes
+    begins: int = 0
+    ends: int = 0
 
     def encode(self) -> bytes:
         """JSON, with bytes as hexadecimal digits."""
@@ -71,6 +79,7 @@ class Membership:
             values = {field.name: found[field.name] for field in fields(cls)}
             for name in ("client_id", "server_id", "authority", "certificate"):
                 values[name] = bytes.fromhex(values[name])
+            values |= {name: int(values[name]) for name in ("begins", "ends")}
             values["registrars"] = tuple(bytes.fromhex(key) for key in values["registrars"])
             return cls(**values)
         except (ValueError, KeyError, TypeError) as error:
@@ -83,10 +92,15 @@ class Membership:
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """What identifies a connection: the private key and the certificates, as PEM."""
+    """What identifies a connection: the private key and the certificates, as PEM.
+
+    `begins`, `ends`: when the first of them is valid, in Unix seconds.
+    """
 
     key: bytes
     chain: bytes
+    begins: int
+    ends: int
 
     def __repr__(self) -> str:
         return "Tls()"
@@ -94,6 +108,8 @@ class Tls:
     @property
     def certificate(self) -> x509.Certificate:
         """The device's own certificate. Raises: ClientStateError if there is none."""
+        from cryptography import x509
+
         try:
             return x509.load_pem_x509_certificates(self.chain)[0]
         except ValueError as error:
@@ -105,13 +121,11 @@ class Tls:
 
     def renewal_due(self, now: datetime) -> bool:
         """Whether two thirds of the certificate's life are over."""
-        found = self.certificate
-        begin, end = found.not_valid_before_utc, found.not_valid_after_utc
-        return now >= begin + (end - begin) * _RENEWED_AT
+        return now.timestamp() >= self.begins + (self.ends - self.begins) * _RENEWED_AT
 
     def expired(self, now: datetime) -> bool:
         """Whether no server takes the certificate any more."""
-        return now >= self.certificate.not_valid_after_utc
+        return now.timestamp() >= self.ends
 
     @classmethod
     def certified(cls, key: ec.EllipticCurvePrivateKey, chain: list[bytes]) -> Tls:
@@ -119,6 +133,9 @@ class Tls:
 
         Raises: ClientCertificateError if they are of another key.
         """
+        from cryptography import x509
+        from cryptography.hazmat.primitives.serialization import Encoding
+
         try:
             certificates = [x509.load_der_x509_certificate(der) for der in chain]
         except ValueError:
@@ -129,8 +146,13 @@ class Tls:
                 why="the first certificate it sent is not of the key that was asked for",
                 fix="report it to the operator; nothing was changed here",
             )
-        pem = serialization.Encoding.PEM
-        return cls(_key_pem(key), b"".join(found.public_bytes(pem) for found in certificates))
+        own = certificates[0]
+        return cls(
+            _key_pem(key),
+            b"".join(found.public_bytes(Encoding.PEM) for found in certificates),
+            begins=int(own.not_valid_before_utc.timestamp()),
+            ends=int(own.not_valid_after_utc.timestamp()),
+        )
 
 
 class DeviceIdentity:
@@ -146,16 +168,26 @@ class DeviceIdentity:
             )
         self.membership = Membership.decode((folder / "membership.json").read_bytes())
         self.device_key: Final = read_secret(folder / "device.key")
-        self.tls = _tls_of(read_secret(folder / "tls.pem"))
-        self.signing = self._signing(self.membership)
+        self.tls = _tls_of(read_secret(folder / "tls.pem"), self.membership)
+
+    @cached_property
+    def signing(self) -> Identity:
+        """The key that signs, with the registrar's certificate. Raises: ClientCertificateError."""
+        return self._signing(self.membership)
 
     @classmethod
     def enrolled(cls, folder: Path, membership: Membership, tls: Tls) -> DeviceIdentity:
-        """Keeps what enrolment gave. The membership is written last: with it the device is one."""
+        """Keeps what enrolment gave. The membership is written last: with it the device is one.
+
+        Raises: ClientCertificateError if the registrar certified another key or client.
+        """
         secret_file(folder, "device.key")
         write_file(folder / "tls.pem", tls.key + tls.chain, mode=_SECRET)
+        membership = replace(membership, begins=tls.begins, ends=tls.ends)
         write_file(folder / "membership.json", membership.encode(), mode=0o600)
-        return cls(folder)
+        identity = cls(folder)
+        identity.signing  # noqa: B018 - what was certified is looked at once, now
+        return identity
 
     @property
     def tls_file(self) -> Path:
@@ -167,13 +199,17 @@ class DeviceIdentity:
 
         Raises: ClientCertificateError if they are of another client.
         """
-        membership = replace(self.membership, certificate=certificate)
+        membership = replace(
+            self.membership, certificate=certificate, begins=tls.begins, ends=tls.ends
+        )
         signing = self._signing(membership)
         write_file(self._folder / "tls.pem", tls.key + tls.chain, mode=_SECRET)
         write_file(self._folder / "membership.json", membership.encode(), mode=0o600)
         self.membership, self.tls, self.signing = membership, tls, signing
 
     def _signing(self, membership: Membership) -> Identity:
+        from fedcore.secagg import Certificate, Identity
+
         private = read_secret(self._folder / "signing.key")
         try:
             certificate = Certificate.decode(membership.certificate)
@@ -207,33 +243,31 @@ def secret_file(folder: Path, name: str) -> bytes:
 
 def tls_key(folder: Path) -> ec.EllipticCurvePrivateKey:
     """The P-256 key of a first enrolment, kept before it is asked for: the same at a second try."""
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
     make_folder(folder)
     path = folder / "tls.key.pending"
     if not path.exists():
         write_file(path, _key_pem(ec.generate_private_key(ec.SECP256R1())), mode=_SECRET)
-    key = serialization.load_pem_private_key(read_secret(path), None)
+    key = load_pem_private_key(read_secret(path), None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     return key
 
 
 def signing_request(key: ec.EllipticCurvePrivateKey) -> bytes:
     """DER of a PKCS #10 request; the server names the subject itself."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.serialization import Encoding
+
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
-    request = builder.sign(key, hashes.SHA256())
-    return request.public_bytes(serialization.Encoding.DER)
+    return builder.sign(key, SHA256()).public_bytes(Encoding.DER)
 
 
 def authority_pem(der: bytes) -> bytes:
-    """A root certificate as PEM. Raises: ClientStateError if it is none."""
-    try:
-        certificate = x509.load_der_x509_certificate(der)
-    except ValueError as error:
-        raise ClientStateError(
-            "the authority's certificate cannot be read",
-            why="its bytes are no certificate",
-            fix="ask the operator for a new join string",
-        ) from error
-    return certificate.public_bytes(serialization.Encoding.PEM)
+    """A root certificate as PEM."""
+    return ssl.DER_cert_to_PEM_cert(der).encode()
 
 
 def now_utc() -> datetime:
@@ -242,14 +276,12 @@ def now_utc() -> datetime:
 
 
 def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-def _tls_of(pem: bytes) -> Tls:
+def _tls_of(pem: bytes, membership: Membership) -> Tls:
     end = b"-----END PRIVATE KEY-----\n"
     key, found, chain = pem.partition(end)
     if not found:
@@ -258,4 +290,4 @@ def _tls_of(pem: bytes) -> Tls:
             why="the file is damaged",
             fix="restore the folder as it was, or join again in an empty one",
         )
-    return Tls(key + end, chain)
+    return Tls(key + end, chain, membership.begins, membership.ends)
