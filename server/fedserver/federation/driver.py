@@ -7,6 +7,7 @@ one goes on from there.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import Final
 
 import structlog
@@ -38,15 +39,12 @@ _NOT_OPEN: Final = {
 
 
 class TaskDriver:
-    """One task's driver. `owner`: the name under which this server holds leases.
-
-    `waiting`: how many clients wait for a selection.
-    """
+    """One task's driver. `owner`: the name under which this server holds leases."""
 
     def __init__(self, hosted: HostedTask, resources: Resources, *, owner: str) -> None:
         self.hosted, self._resources, self._owner = hosted, resources, owner
         self.attempt: Attempt | None = None
-        self.waiting = 0
+        self._asking: Counter[bytes] = Counter()
         self._began = asyncio.Event()
         self._stopping = self._draining = False
         self._ended, self._cancelled = False, ""
@@ -56,6 +54,11 @@ class TaskDriver:
     def ended(self) -> bool:
         """Whether the task has ended, or is about to."""
         return self._ended or bool(self._cancelled)
+
+    @property
+    def waiting(self) -> int:
+        """How many clients wait for a selection, however often each of them asks."""
+        return len(self._asking)
 
     async def run(self) -> None:
         """Goes on until the task has ended, or until `stop`."""
@@ -101,7 +104,7 @@ class TaskDriver:
         for waiting in waits:
             waiting.cancel()
 
-    async def selecting(self, timeout_s: float) -> Attempt | None:
+    async def selecting(self, client: bytes, timeout_s: float) -> Attempt | None:
         """The attempt that selects clients now, or will within so many seconds; else None.
 
         A selection begins when enough clients wait for it: one that nobody came to would be an
@@ -109,7 +112,7 @@ class TaskDriver:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
-        self.waiting += 1
+        self._asking[client] += 1
         try:
             while (left := deadline - loop.time()) > 0:
                 self._start_if_enough()
@@ -121,7 +124,8 @@ class TaskDriver:
                     return None
             return None
         finally:
-            self.waiting -= 1
+            self._asking[client] -= 1
+            self._asking += Counter()  # forgets whom it counts 0 times
 
     def _start_if_enough(self) -> None:
         attempt = self.attempt
@@ -173,6 +177,8 @@ class TaskDriver:
             return attempt
         if record is not None and record.phase in (Phase.FAILED.value, Phase.CANCELLED.value):
             return None
+        if self.hosted.account is not None:
+            await asyncio.to_thread(self.hosted.account.require_funds)
         number = 1 if record is None else record.ref.attempt + 1
         ref = RoundRef(task_id, head.round, number)
         return await open_attempt(self.hosted, self._resources, ref, head=head, lease=lease)
@@ -183,6 +189,8 @@ class TaskDriver:
         if self._cancelled:
             attempt.post(Cancel(self._resources.clock(), self._cancelled))
         began.set()
+        if self._stopping:  # it was told so while this attempt was opened
+            attempt.stop()
         self._start_if_enough()
 
     def _let_go(self) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcore.errors import PlanError, ReservationError, UpdateError
+from fedcore.errors import BudgetError, PlanError, ReservationError, UpdateError
 from fedcore.failpoints import failpoint
 from fedcore.privacy import (
     CentralMechanism,
@@ -112,6 +112,15 @@ class Account:
         if not isinstance(self.plan.sampling, Uncontrolled):
             return True
         return bool(self.ledger.may_participate([client_id], anew=True)[0])
+
+    def require_funds(self) -> None:
+        """Raises: BudgetError unless a round more is paid for: then nobody need be asked."""
+        if not self.ledger.remaining_rounds():
+            raise BudgetError(
+                "the privacy budget pays for no further round",
+                why=f"{self.ledger.epsilon():.4g} of {self.plan.epsilon:.4g} are spent",
+                fix="what was released before is the result",
+            )
 
     def intent(self) -> bytes:
         """What has to be durable before `pay`: whatever is reserved later is of this intent."""

@@ -62,7 +62,6 @@ from fedserver.federation.interface import (
     Submission,
     SubmittedTask,
     Train,
-    Wait,
 )
 from fedserver.federation.payments import Accounts
 from fedserver.federation.resources import Resources
@@ -89,11 +88,11 @@ def task_of(
     clients: int = 5,
     rounds: int = 2,
     minimum: int | None = None,
-    secure: str = 'profile = "malicious"\ndelta = 0.4\ngamma = 0.0',
+    secure: str = 'profile = "malicious"\ndelta = 0.2\ngamma = 0.0',
     privacy: str = "",
     algorithm: str = 'name = "fedavg"',
     deadline_s: float = 20.0,
-    heartbeat_s: float = 0.2,
+    heartbeat_s: float = 0.5,
     extra: str = "",
 ) -> Task:
     """A small task: a linear model of 4 features and 3 classes."""
@@ -174,6 +173,8 @@ class Device:
             identity_key=self.identity.certificate.key,
         )
         self._contributors: dict[str, Contributor] = {}
+        self._advertised: dict[bytes, Sequence[Effect]] = {}
+        self._kept: dict[bytes, tuple[NDArray[np.int64], ...]] = {}
 
     async def serve(self, world: World) -> None:
         """Takes part in every round that it is asked for, until the task has ended."""
@@ -205,24 +206,36 @@ class Device:
                 lambda f, seen=seen: f.next(self.caller, part.assignment_id, seen=seen, wait_s=1.0)
             )
             assert isinstance(found, Instruction)
-            match found.order:
-                case Advertise():
-                    effects = self.machine.offer(1, expires=_LATER)
-                    await self._perform(world, part, effects, train)
-                case Train() as train:
-                    if world.task.secure_aggregation is None:
-                        await self._give(world, part, train)
-                case SecureAggregation(message):
-                    effects = self.machine.handle(decode(message), now=_NOW)
-                    await self._perform(world, part, effects, train)
-                case Finished(outcome):
-                    self.outcomes.append((part.ref.round, part.ref.attempt, outcome))
-                    report = Report(part.assignment_id, FailureCode.NONE, "", 1, 2, 0.5, False)
-                    await world.call(lambda f, report=report: f.report(self.caller, report))
+            try:
+                if await self._obey(world, part, found, train):
                     return
-                case Wait():
-                    continue
+            except PhaseError:  # too late, or the server has only just come back
+                await asyncio.sleep(0.01)
+                continue
+            train = found.order if isinstance(found.order, Train) else train
             seen = found.number
+
+    async def _obey(
+        self, world: World, part: Assigned, found: Instruction, train: Train | None
+    ) -> bool:
+        """Does what it is told; whether its part is over."""
+        match found.order:
+            case Advertise():
+                if part.assignment_id not in self._advertised:
+                    self._advertised[part.assignment_id] = self.machine.offer(1, expires=_LATER)
+                await self._perform(world, part, self._advertised[part.assignment_id], train)
+            case Train():
+                if world.task.secure_aggregation is None:
+                    await self._give(world, part, found.order)
+            case SecureAggregation(message):
+                effects = self.machine.handle(decode(message), now=_NOW)
+                await self._perform(world, part, effects, train)
+            case Finished(outcome):
+                self.outcomes.append((part.ref.round, part.ref.attempt, outcome))
+                report = Report(part.assignment_id, FailureCode.NONE, "", 1, 2, 0.5, False)
+                await world.call(lambda f: f.report(self.caller, report))
+                return True
+        return False
 
     async def _perform(
         self, world: World, part: Assigned, effects: Sequence[Effect], train: Train | None
@@ -247,6 +260,8 @@ class Device:
     async def _blocks(
         self, world: World, part: Assigned, train: Train
     ) -> tuple[NDArray[np.int64], ...]:
+        if part.assignment_id in self._kept:  # the very same vector, whatever happens
+            return self._kept[part.assignment_id]
         self._speak(part.ref.round, "train")
         theta = await world.theta(train.model_digest)
         worker = self._contributors.setdefault(part.ref.task_id, Contributor(world.task))
@@ -259,7 +274,8 @@ class Device:
             stream=stream_of(self.name),
             clipping=train.clipping,
         )
-        return await asyncio.to_thread(worker.contribute, request)
+        self._kept[part.assignment_id] = await asyncio.to_thread(worker.contribute, request)
+        return self._kept[part.assignment_id]
 
     async def _give(self, world: World, part: Assigned, train: Train) -> None:
         blocks = await self._blocks(world, part, train)
@@ -400,6 +416,24 @@ class World:
                 return
             await asyncio.sleep(0.005)
 
+    async def waiting_for(self, ref: RoundRef) -> str:
+        """What an attempt waits for, as soon as it waits."""
+        while True:
+            assert self.federation is not None
+            found = await self.federation.show_round(self.user, ref)
+            if found.waiting_for:
+                return found.waiting_for
+            await asyncio.sleep(0.01)
+
+    async def eventually(self, phase: Phase, *, round: int = 0) -> bool:
+        """Waits until the latest attempt at a round is in exactly this phase."""
+        assert self.submitted is not None
+        while True:
+            found = await self.store.latest_attempt(self.submitted.task_id, round)
+            if found is not None and found.phase == phase.value:
+                return True
+            await asyncio.sleep(0.01)
+
     async def enrol(self) -> None:
         """Makes the devices known."""
         from fedserver.store.records import CertificateRecord, TokenRecord
@@ -432,8 +466,10 @@ class World:
             await self._up.wait()
             try:
                 return await ask(self.federation)
-            except FedcoreError as error:
-                if self._up.is_set() and not isinstance(error, StoreError | PhaseError):
+            except StoreError:
+                await asyncio.sleep(0.01)
+            except FedcoreError:
+                if self._up.is_set():
                     raise
                 await asyncio.sleep(0.01)
 

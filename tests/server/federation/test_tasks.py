@@ -1,0 +1,135 @@
+"""What an author may hand in, what becomes of a task, and who sees any of it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fedcore.errors import InvalidRequestError, NotFoundError, TaskError
+from fedcore.federated.task import Task
+from fedcore.rounds import Phase
+from fedcore.wire.envelope import TASK, Place, signed_bytes
+from fedserver.federation.interface import Outcome, Submission
+from fedserver.store.records import Idempotency, RoundRef, TaskState
+from tests.server.federation.test_rounds import MASKED, RECORDS
+from tests.server.federation.world import World, task_of, world_in
+
+
+def once(world: World, number: int) -> Idempotency:
+    return Idempotency(world.user.principal, "SubmitTask", bytes([number]) * 16, bytes(32))
+
+
+def signed(world: World, task: Task) -> Submission:
+    canonical = task.canonical
+    return Submission(
+        canonical, world.author.sign(signed_bytes(canonical, method=TASK, place=Place())), b""
+    )
+
+
+async def test_a_cancelled_task_ends_its_round_and_tells_its_clients(tmp_path: Path) -> None:
+    task = task_of(secure=MASKED)
+    async with world_in(tmp_path, task) as world:
+        # One that never deals its shares holds the round up until its deadline.
+        world.devices[0].silent_at = lambda round, place: place == "share"
+        running = asyncio.ensure_future(world.run())
+        await world.in_phase(Phase.SHARES)
+        assert world.federation is not None and world.submitted is not None
+        task_id = world.submitted.task_id
+        await world.federation.cancel(
+            world.user, task_id, reason="a mistake", once=replace(once(world, 9), method="Cancel")
+        )
+        record = await running
+        assert (record.state, record.reason) == (TaskState.CANCELLED, "a mistake")
+        assert await world.eventually(Phase.CANCELLED)
+        outcomes = {outcome for device in world.devices for _, _, outcome in device.outcomes}
+        assert outcomes <= {Outcome.CANCELLED}
+
+
+async def test_a_task_ends_in_order_when_its_budget_does(tmp_path: Path) -> None:
+    task = task_of(secure=MASKED, privacy=RECORDS, algorithm='name = "fedsgd"\nlr = 0.5', minimum=4)
+    async with world_in(tmp_path, task) as world:
+        left = {"attempts": 1}
+
+        def silent(round: int, place: str) -> bool:
+            return place == "upload" and bool(left["attempts"])
+
+        for device in world.devices[:2]:
+            device.silent_at = silent
+        running = asyncio.ensure_future(world.run())
+        assert world.submitted is not None
+        await world.attempt_over(RoundRef(world.submitted.task_id, 0, 1))
+        left["attempts"] = 0
+        record = await running
+        # Its noisy sums were begun, so the first attempt stays spent, and the plan pays for two.
+        assert (record.state, record.rounds_completed) == (TaskState.COMPLETED, 1)
+        assert record.reason == "the privacy budget pays for no further round"
+        assert await world.store.latest_attempt(record.task_id, 1) is None
+        assert world.federation is not None
+        spent = await world.federation.spent(world.user, record.task_id)
+        assert spent.epsilon <= spent.budget
+
+
+async def test_the_same_submission_twice_is_one_task(tmp_path: Path) -> None:
+    async with world_in(tmp_path, task_of()) as world:
+        assert world.federation is not None and world.submitted is not None
+        again = await world.submit()
+        assert again == world.submitted
+        assert len(await world.store.tasks()) == 1
+
+
+async def test_a_task_that_its_author_did_not_sign_is_refused(tmp_path: Path) -> None:
+    async with world_in(tmp_path, task_of()) as world:
+        assert world.federation is not None
+        forged = replace(signed(world, world.task), signature=bytes(64))
+        with pytest.raises(InvalidRequestError, match="not signed"):
+            await world.federation.submit(world.user, forged, once=once(world, 1))
+        with pytest.raises(TaskError):
+            await world.federation.submit(
+                world.user, replace(forged, canonical=b"{}"), once=once(world, 2)
+            )
+        assert len(await world.store.tasks()) == 1
+
+
+async def test_what_belongs_to_another_tenant_is_not_there(tmp_path: Path) -> None:
+    async with world_in(tmp_path, task_of()) as world:
+        assert world.federation is not None and world.submitted is not None
+        stranger = replace(world.user, tenant="elsewhere")
+        task_id, digest = world.submitted.task_id, world.submitted.model_digest
+        for ask in (
+            world.federation.task(stranger, task_id),
+            world.federation.model(stranger, digest),
+            world.federation.model_chunk(stranger, digest, offset=0, length=8),
+            world.federation.spent(stranger, task_id),
+            world.federation.certificate(stranger, task_id),
+            world.federation.show_round(stranger, RoundRef(task_id, 0, 1)),
+            world.federation.cancel(stranger, task_id, reason="x", once=once(world, 3)),
+        ):
+            with pytest.raises(NotFoundError):
+                await ask
+        found = await world.federation.model_chunk(world.user, digest, offset=0, length=8)
+        assert len(found.data) == 8
+
+
+async def test_a_round_says_what_it_waits_for(tmp_path: Path) -> None:
+    async with world_in(tmp_path, task_of()) as world:
+        assert world.federation is not None and world.submitted is not None
+        found = await world.waiting_for(RoundRef(world.submitted.task_id, 0, 1))
+        assert found == "waits for 5 clients to ask for work (0 do now)"
+
+
+async def test_a_server_that_is_stopped_and_started_goes_on(tmp_path: Path) -> None:
+    task = task_of(secure=MASKED)
+    async with world_in(tmp_path, task) as world:
+        running = asyncio.ensure_future(world.run())
+        for phase in (Phase.SHARES, Phase.CONFIRMING, Phase.COMPLETED):
+            await world.in_phase(phase)
+            await world.stop()
+            await world.start()
+        record = await running
+        assert (record.state, record.rounds_completed) == (TaskState.COMPLETED, 2)
+        kept = await world.store.latest_attempt(record.task_id, 0)
+        assert kept is not None
+        assert kept.ref.attempt == 1
