@@ -29,6 +29,8 @@ from fedserver.authority import ServerCertificate
 from fedserver.config import Config
 from fedserver.enrolment import Enrolment
 from fedserver.health import Health
+from fedserver.memory import MemoryLimit
+from fedserver.notify import notify
 from fedserver.ops import Ops, application
 from fedserver.parts import Parts
 from fedserver.ports import Credentials, Port
@@ -88,7 +90,13 @@ class Server:
         self._authenticator = Authenticator(parts.store, parts.authority, now_ms=now_ms)
         self._health = Health(
             [SERVICES[name].full_name for name in SERVICES if name != _ENROLMENT],
-            checks=(self._refuses_work, self._lacks_room, self._is_late, self._cannot_write),
+            checks=(
+                self._refuses_work,
+                self._lacks_room,
+                self._is_late,
+                self._cannot_write,
+                MemoryLimit(config.limits.memory_bytes),
+            ),
             metrics=parts.metrics,
         )
         self._log = structlog.get_logger("fedserver")
@@ -132,6 +140,7 @@ class Server:
         self._watch()
         await asyncio.gather(service.start(), enrolment.start())
         await self._health.started()
+        notify("READY=1")
         self._log.info("serving", address=found.service, enrolment=found.enrolment, ops=found.ops)
         return found
 
@@ -174,6 +183,7 @@ class Server:
         """Stops in order: told to all, no new work, what was begun, leases, database."""
         settings = self._config.server
         self._log.info("stopping", drain_s=settings.drain_s)
+        notify("STOPPING=1")
         await self._health.stopping()
         await self.drain()
         await asyncio.sleep(settings.notice_s)

@@ -101,7 +101,8 @@ class LimitSettings(_Section):
 
     `enrolments_per_minute`: tries of one network address, of which those that succeed are not
     counted, and also how many may come at once. `failed_enrolments`: wrong tokens in a row after
-    which an address is locked out for 15 minutes.
+    which an address is locked out for 15 minutes. `memory_bytes`: above which the server is not
+    ready for new work; 0: no limit.
     """
 
     concurrent_rpcs: Annotated[int, Field(ge=1, le=100_000)] = 1000
@@ -113,6 +114,7 @@ class LimitSettings(_Section):
     calls_at_once: Annotated[int, Field(ge=1)] = 20
     loop_lag_s: Annotated[float, Field(gt=0)] = 0.25
     enrolments_per_minute: Annotated[int, Field(ge=1, le=100_000)] = 60
+    memory_bytes: Annotated[int, Field(ge=0)] = 0
     failed_enrolments: Annotated[int, Field(ge=1, le=10_000)] = 10
     disk_free: Annotated[float, Field(ge=0, lt=1)] = 0.1
 

@@ -7,16 +7,20 @@ import os
 import signal
 import socket
 import ssl
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+import structlog
 from cryptography import x509
 from grpc_health.v1 import health_pb2
 
 from fedcore.errors import ServerError, StoreError
 from fedcore.v1 import client_service_pb2 as client, upload_service_pb2 as upload
 from fedserver.admission import LoopLag
+from fedserver.memory import MemoryLimit
 
 CHECK_IN = "/fedcore.v1.ClientService/CheckIn"
 BEAT = "/fedcore.v1.ClientService/Heartbeat"
@@ -190,6 +194,49 @@ async def test_a_late_event_loop_makes_the_server_not_ready(
     code, _, _ = await world.call(holder, CHECK_IN, A_CHECK_IN)
     beat, _, _ = await world.call(holder, BEAT, A_BEAT)
     assert (code, beat) == (grpc.StatusCode.RESOURCE_EXHAUSTED, OK)
+
+
+async def test_a_process_that_holds_too_much_memory_is_not_ready(make_world: Any) -> None:
+    async with make_world(limits={"memory_bytes": 1}) as world:
+        holder = await world.client(client_id=b"c" * 16)
+        [reason] = world.server.reasons()
+        assert "limits.memory_bytes" in reason
+        assert await health_of(world, holder) == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert (await world.call(holder, BEAT, A_BEAT))[0] is OK
+
+
+def test_memory_on_the_edge_of_its_limit_is_told_once() -> None:
+    held = 0.0
+    limit = MemoryLimit(100, resident=lambda: held)
+    with structlog.testing.capture_logs() as logs:
+        for held in (99, 101, 99, 101, 91, 120, 89, 99):
+            assert bool(limit()) == (held in (101, 91, 120) or (held == 99 and len(logs) == 1))
+    assert [(line["over"], line["resident_bytes"]) for line in logs] == [(True, 101), (False, 89)]
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["file", "abstract"])
+async def test_the_service_manager_hears_of_ready_and_stopping(
+    make_world: Any, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+    ):
+        address = f"{folder}/notify" if named else f"@{folder}"
+        manager.bind(address if named else "\0" + address[1:])
+        manager.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", address)
+        async with make_world():
+            assert manager.recv(64) == b"READY=1"
+        assert manager.recv(64) == b"STOPPING=1"
+
+
+async def test_a_service_manager_that_is_gone_keeps_nobody_from_serving(
+    make_world: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
+    async with make_world() as world:
+        assert world.server.reasons() == []
 
 
 @pytest.mark.parametrize("reflection", [False, True])
