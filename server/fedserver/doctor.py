@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import platform
+import resource
 import shutil
 import socket
 import sqlite3
@@ -44,7 +46,10 @@ def examine(config: Config, *, now_s: Callable[[], float] = time.time) -> Iterat
     yield _grpc()
     yield _protobuf()
     yield _disk(config)
+    yield _files(config)
     yield _secrets(config)
+    yield _authority(config)
+    yield _reach(config)
     yield from _ports(config)
     yield from _certificates(config, now_s())
     yield _database(config, now_s())
@@ -91,6 +96,49 @@ def _disk(config: Config) -> Finding:
         f"{usage.free >> 30} GiB are free, {free:.0%}",
         "make room: below limits.disk_free new work is refused",
     )
+
+
+def _files(config: Config) -> Finding:
+    """Every connection is an open file, and a client that waits for work holds one."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    fits = most == resource.RLIM_INFINITY or most >= config.limits.waiting_rpcs
+    return _finding(
+        "open files",
+        fits,
+        f"{most} may be open, and limits.waiting_rpcs clients may wait",
+        f"raise the limit (LimitNOFILE, ulimit -n), or lower limits.waiting_rpcs to {most // 2}",
+        level="warning",
+    )
+
+
+def _authority(config: Config) -> Finding:
+    """Whether the keys open, with the passphrase of the settings, and belong together."""
+    from fedserver.authority import Authority
+    from fedserver.key_files import secret_from
+
+    source = config.authority.passphrase_file
+    try:
+        passphrase = secret_from(source) if source else None
+        found = Authority.open(config.authority_directory, passphrase=passphrase)
+    except FedcoreError as error:
+        return Finding("authority", "error", f"{error.what}: {error.why}", error.fix)
+    return Finding("authority", "ok", f"{found.trust_domain}, {found.root_digest.hex()}")
+
+
+def _reach(config: Config) -> Finding:
+    """A server on loopback that is called otherwise is the first mistake on three machines."""
+    settings = config.server
+    with contextlib.suppress(ValueError):
+        local = settings.host == "localhost" or ipaddress.ip_address(settings.host).is_loopback
+        others = set(settings.hosts) - {"localhost", "127.0.0.1", "::1"}
+        if local and others:
+            return Finding(
+                "reach",
+                "warning",
+                f"only this machine reaches {settings.host}, not as {', '.join(sorted(others))}",
+                'set server.host to an address of the network, or to "0.0.0.0"',
+            )
+    return Finding("reach", "ok", f"listens on {settings.host}, called {', '.join(settings.hosts)}")
 
 
 def _secrets(config: Config) -> Finding:
@@ -152,7 +200,9 @@ def _certificates(config: Config, now_s: float) -> Iterator[Finding]:
         days = (found.not_valid_after_utc.timestamp() - now_s) / _DAY_S
         # The server renews its own certificate by itself, the others need a person and time.
         fits = days > (0 if name == "server" else 30)
-        renewal = "start the server" if name == "server" else "make a new authority in good time"
+        renewal = {"server": "start the server", "issuing": "fed ca renew"}.get(
+            name, "make a new authority in good time, and let clients join it"
+        )
         yield _finding(check, fits, f"{days:.0f} days are left", renewal, level="warning")
 
 

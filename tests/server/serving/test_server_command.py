@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -87,6 +89,34 @@ class Running:
         self.process.communicate()
 
 
+def handshake(address: str, version: ssl.TLSVersion) -> str | None:
+    """What version a port speaks with a client that offers this one at most."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.maximum_version = version
+    context.set_alpn_protocols(["h2"])
+    host, _, port = address.rpartition(":")
+    with (
+        socket.create_connection((host, int(port)), timeout=10) as raw,
+        context.wrap_socket(raw) as secured,
+    ):
+        return secured.version()
+
+
+def test_a_client_that_offers_no_tls_13_is_refused_and_the_log_stays_whole(place: Path) -> None:
+    running = Running(place)
+    try:
+        for port in ("service", "enrolment"):
+            with pytest.raises(OSError):
+                handshake(running.said[port], ssl.TLSVersion.TLSv1_2)
+            assert handshake(running.said[port], ssl.TLSVersion.TLSv1_3) == "TLSv1.3"
+        _, errors = running.end()
+        events = [json.loads(line)["event"] for line in errors.splitlines()]
+        assert events[0] == "serving" and events[-1] == "stopped"
+    finally:
+        running.kill()
+
+
 def test_a_server_starts_is_asked_drains_and_stops(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +191,39 @@ def test_a_key_that_others_can_read_is_an_error(place: Path) -> None:
     key.chmod(0o640)
     assert found(place)["keys"].level == "error"
     assert "datastore.keys" in found(place)["keys"].detail
+
+
+def test_keys_that_do_not_open_are_an_error(place: Path) -> None:
+    assert found(place)["authority"].level == "ok"
+    text = (place / "server.toml").read_text()
+    (place / "server.toml").write_text(
+        text.replace("[authority]", '[authority]\npassphrase_file = "env:NO_SUCH_VARIABLE"')
+    )
+    told = found(place)["authority"]
+    assert told.level == "error" and "NO_SUCH_VARIABLE" in told.detail
+    (place / "server.toml").write_text(text)
+    (place / "ca" / "registrar.key").unlink()
+    assert found(place)["authority"].level == "error"
+
+
+def test_a_server_that_others_cannot_reach_is_told(place: Path) -> None:
+    assert found(place)["reach"].level == "ok"
+    text = (place / "server.toml").read_text()
+    (place / "server.toml").write_text(text.replace('"localhost"', '"localhost", "fl.test"'))
+    assert found(place)["reach"].level == "warning" and "fl.test" in found(place)["reach"].detail
+
+
+def test_too_few_open_files_are_told(place: Path) -> None:
+    (place / "server.toml").write_text(
+        (place / "server.toml").read_text() + "waiting_rpcs = 1_000_000\n"
+    )
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        told = found(place)["open files"]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert told.level == "warning" and told.detail.startswith("256 ")
 
 
 def test_a_missing_authority_is_an_error(
