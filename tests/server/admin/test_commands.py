@@ -16,7 +16,7 @@ from fedcore.wire.envelope import TASK, Place, signed_bytes
 from fedcore.wire.joining import JoinString
 from fedserver.admin.connection import Connection
 from fedserver.admin.user import User
-from fedserver.store.records import ClientState
+from fedserver.store.records import ClientState, TaskState
 from fedserver.store.sqlite.store import SqliteStore
 
 MODEL = hashlib.sha256(b"model").hexdigest()
@@ -253,3 +253,12 @@ async def test_a_log_of_which_a_page_was_cut_is_refused(
     monkeypatch.setattr(SqliteStore, "audit_entries", without_the_second)
     cut = await fed("audit", "verify", profile=profile)
     assert cut.code == 1 and "goes from entry 1 to 3" in cut.err
+
+
+async def test_following_a_task_that_failed_ends_with_1_and_its_reason(
+    fed: Any, canned: Any
+) -> None:
+    await canned.world.store.set_task_state("digits-1", TaskState.FAILED, reason="no budget")
+    watched = await fed("task", "watch", "digits-1", profile=canned.profile("viewer"))
+    assert (watched.code, watched.out) == (1, "")
+    assert "digits-1 FAILED: no budget" in watched.err
