@@ -119,7 +119,7 @@ class CheckIns(Tasks):
         self._held += 1
         try:
             end = asyncio.get_running_loop().time() + _HELD_S
-            attempt = await driver.selecting(_HELD_S)
+            attempt = await driver.selecting(client, _HELD_S)
             if attempt is None:
                 return None
             if not await self._may_take_part(attempt, client):
