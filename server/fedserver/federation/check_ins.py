@@ -54,6 +54,8 @@ class CheckIns(Tasks):
         driver = self._chosen(caller, ask)
         if driver is None:
             return self._counted(RetryLater(*_IDLE_MS))
+        # Known before it is written, so that one transaction keeps the question and the answer.
+        refused = None if await self._holds(driver) else await self._window(driver)
         record = await self._store.check_in(
             caller.id,
             ask.request_id,
@@ -65,9 +67,10 @@ class CheckIns(Tasks):
                 "models": sorted(ask.models),
             },
             sdk_version=ask.sdk_version,
+            retry=refused,
         )
         if (answer := await self._answer(record)) is not None:
-            return answer
+            return answer if refused is None else self._counted(answer)
         # Whoever was held in vain comes back at once: the next selection may need everybody.
         window = _SOON_MS
         try:

@@ -337,9 +337,11 @@ class RoundStore(Protocol):
         task_id: str,
         offer: Mapping[str, object],
         sdk_version: str = "",
+        retry: tuple[int, int] | None = None,
     ) -> CheckInRecord:
         """Notes a request for work; the same again gives the first record, with its answer by now.
 
+        `retry`: the window of ms that answers a new one at once, in the same transaction.
         Raises: ConflictError if it asked for another task before; NotFoundError for a client.
         """
 

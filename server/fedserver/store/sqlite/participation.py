@@ -35,8 +35,10 @@ class SqliteParticipation(SqliteBase):
         task_id: str,
         offer: Mapping[str, object],
         sdk_version: str = "",
+        retry: tuple[int, int] | None = None,
     ) -> CheckInRecord:
         offered = as_json(offer)
+        least_ms, most_ms = retry or (None, None)
 
         def act(db: Transaction) -> CheckInRecord:
             seen: dict[str, object] = {"last_seen_ms": db.now_ms}
@@ -54,11 +56,13 @@ class SqliteParticipation(SqliteBase):
                     offer=offered,
                     at_ms=db.now_ms,
                     assignment_id=b"",
-                    retry_min_ms=None,
-                    retry_max_ms=None,
-                    waiting=1,
+                    retry_min_ms=least_ms,
+                    retry_max_ms=most_ms,
+                    waiting=int(retry is None),
                 )
-                return CheckInRecord(client_id, request_id, wanted, task_id, offer, db.now_ms)
+                return CheckInRecord(
+                    client_id, request_id, wanted, task_id, offer, db.now_ms, retry=retry
+                )
             if row["wanted"] != wanted:
                 raise ConflictError(
                     "this check-in asked for another task before",
