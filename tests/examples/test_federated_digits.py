@@ -69,7 +69,8 @@ def test_the_demo_trains_through_kills_and_proves_what_it_spent(
     assert demo.main(["--rounds", "12", "--out", str(tmp_path)]) == 0
     output = capsys.readouterr().out
     lines = re.findall(r"^round +(\d+) of 12 .* eps ([\d.]+)/3.00 .* of 1[234] rep", output, re.M)
-    assert [int(number) for number, _ in lines] == list(range(1, 13))
+    # On a busy machine an attempt at a round may lose too many, and is repeated.
+    assert sorted({int(number) for number, _ in lines}) == list(range(1, 13))
     assert float(lines[-1][1]) == 3.0
     assert re.search(r"12 of 14 reported .* lost: 2 in \w+|lost: 1 in \w+, 1 in \w+", output)
     assert output.count("killed") == 2 and output.count("started again") == 2
