@@ -26,7 +26,7 @@ from tests.chaos.users import User
 
 __all__ = ["Deployment", "Figures"]
 
-_READY_S: Final = 60.0
+_READY_S: Final = 120.0
 _TRUST_DOMAIN: Final = "fl.test"
 Labels = frozenset[tuple[str, str]]
 
@@ -85,8 +85,12 @@ class Deployment:
         """Starts the server; returns when it is ready, or was killed by a failpoint before."""
         begun_s = time.monotonic()
         self._write_settings()
-        until(lambda: self._started(failpoints), "the server starts", timeout_s=_READY_S)
-        until(lambda: self.server.was_killed or self.is_ready(), "the server is ready")
+        until(lambda: self._started(failpoints), "the server starts")
+        until(
+            lambda: self.server.was_killed or self.is_ready(),
+            "the server is ready",
+            timeout_s=_READY_S,
+        )
         if not self.server.was_killed:
             self.starts_s.append(time.monotonic() - begun_s)
         return self
@@ -149,7 +153,11 @@ class Deployment:
         log = self.folder / "server"
         command = [FED, "server", "--format", "jsonl", "start", "--config", str(self._config)]
         self._server = server = Program([*command, "--test-mode"], log=log, failpoints=failpoints)
-        until(lambda: server.said or server.code is not None, "the server says where it serves")
+        until(
+            lambda: server.said or server.code is not None,
+            "the server says where it serves",
+            timeout_s=_READY_S,
+        )
         if server.was_killed:
             return True
         if not server.said:

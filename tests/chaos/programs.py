@@ -19,7 +19,7 @@ __all__ = ["FED", "Program", "until"]
 FED: Final = str(Path(sys.executable).with_name("fed"))
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _LOOK_S: Final = 0.02
-_END_S: Final = 60.0
+_END_S: Final = 120.0
 _ONE_THREAD: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 T = TypeVar("T")

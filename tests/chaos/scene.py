@@ -63,7 +63,7 @@ class Scene:
         """What was acknowledged to any of them."""
         return self.alone.uploaded() + self.crowd.uploaded()
 
-    def finish(self, task_id: str, task: Task, *, timeout_s: float = 100.0) -> None:
+    def finish(self, task_id: str, task: Task, *, timeout_s: float = 200.0) -> None:
         """Waits for the end of a task, and checks all that has to hold."""
         entry = self.deployment.admin.wait(task_id, timeout_s=timeout_s)
         assert entry.state == "COMPLETED", (entry.reason, self.deployment.server.complaints)

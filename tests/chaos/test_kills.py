@@ -9,6 +9,9 @@ from tests.chaos.scene import Scene, points_of
 from tests.chaos.supervisor import Supervisor
 from tests.chaos.tasks import RECORDS
 
+# Of processes that have to share their cores with other tests.
+pytestmark = pytest.mark.timeout(400)
+
 CLIENT = tuple(name for name in NAMES if name.startswith("client."))
 SERVER = tuple(name for name in NAMES if name not in CLIENT)
 # At the first time it is reached, and at a later one: these are reached more than twice a task.

@@ -70,7 +70,7 @@ class User:
         found: admin_service_pb2.TaskEntry = self.ask("ShowTask", request).task
         return found
 
-    def wait(self, task_id: str, *, timeout_s: float = 100.0) -> admin_service_pb2.TaskEntry:
+    def wait(self, task_id: str, *, timeout_s: float = 200.0) -> admin_service_pb2.TaskEntry:
         """The task once it is over."""
         found: list[admin_service_pb2.TaskEntry] = []
 
