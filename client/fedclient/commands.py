@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from fedclient.bound_data import BoundData
 from fedcore.console import Console, ExitCode, Json, Parser, common_options
 from fedcore.errors import ArgumentError
 
@@ -223,18 +224,12 @@ def _of_summary(summary: Summary) -> Json:
     }
 
 
-def _bound(
-    options: argparse.Namespace,
-) -> tuple[Mapping[str, Dataset], Mapping[str, Program]]:
-    datasets: dict[str, Dataset] = {}
-    programs: dict[str, Program] = {}
+def _bound(options: argparse.Namespace) -> tuple[BoundData, Mapping[str, Program]]:
+    datasets: Mapping[str, Dataset] = {}
+    programs: Mapping[str, Program] = {}
     if options.setup:
-        found_datasets, found_programs = _setup(options.setup)
-        datasets.update(found_datasets)
-        programs.update(found_programs)
-    for name, path in options.data:
-        datasets[name] = _read(name, Path(path))
-    return datasets, programs
+        datasets, programs = _setup(options.setup)
+    return BoundData({name: Path(path) for name, path in options.data}, datasets), programs
 
 
 def _setup(name: str) -> Any:
@@ -248,35 +243,6 @@ def _setup(name: str) -> Any:
             fix="name a function of an installed package, like my_package.devices:setup",
         ) from error
     return found()
-
-
-def _read(name: str, path: Path) -> Dataset:
-    """The data of a file: arrays x and y of an .npz, or a .csv with the target in its last column.
-
-    Targets that are whole numbers are classes.
-    """
-    import numpy as np
-
-    from fedcore.data import Dataset, load_csv, load_npz
-
-    if path.suffix == ".npz":
-        arrays = load_npz(path)
-        if not {"x", "y"} <= arrays.keys():
-            raise ArgumentError(
-                f"--data {name}: the file has no arrays x and y",
-                why=f"it has {', '.join(sorted(arrays)) or 'none'}",
-                fix="numpy.savez(path, x=features, y=targets), or bind the data by --setup",
-            )
-        return Dataset(arrays["x"], arrays["y"], name)
-    if path.suffix in (".csv", ".gz"):
-        found = load_csv(path).dataset(label=-1)
-        whole = bool(np.all(found.y == np.floor(found.y)))
-        return Dataset(found.x, found.y.astype(np.int64) if whole else found.y, name)
-    raise ArgumentError(
-        f"--data {name}: no data are read from a file {path.suffix or 'without a suffix'}",
-        why="known are .npz and .csv",
-        fix="bind the data by --setup module:function",
-    )
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -1,0 +1,95 @@
+"""Data that the owner of a device bound to names: files are read for the first task that asks.
+
+A device that waits for work holds none of them. What a file is not, is told at once.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from fedcore.errors import ArgumentError, DatasetError, FedcoreError
+
+if TYPE_CHECKING:
+    from fedcore.data import Dataset
+
+__all__ = ["BoundData"]
+
+_TABLES: Final = (".csv", ".gz")
+
+
+class BoundData(Mapping[str, "Dataset"]):
+    """Datasets by name: those `given`, and those in `files`.
+
+    A file is an .npz with arrays x and y, or a .csv with the target in its last column, where
+    targets that are whole numbers are classes. Raises: ArgumentError for a file that is neither;
+    when it is read, DatasetError.
+    """
+
+    def __init__(self, files: Mapping[str, Path], given: Mapping[str, Dataset]) -> None:
+        for name, path in files.items():
+            _check(name, path)
+        self._files, self._read = dict(files), dict(given)
+
+    def __getitem__(self, name: str) -> Dataset:
+        if name in self._files:
+            self._read[name] = _dataset(name, self._files[name])
+            del self._files[name]
+        return self._read[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._files or name in self._read
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({*self._read, *self._files})
+
+    def __len__(self) -> int:
+        return len({*self._read, *self._files})
+
+
+def _check(name: str, path: Path) -> None:
+    """What can be told without reading all of a file."""
+    if path.suffix == ".npz":
+        try:
+            with zipfile.ZipFile(path) as archive:
+                arrays = {entry.removesuffix(".npy") for entry in archive.namelist()}
+        except (OSError, zipfile.BadZipFile) as error:
+            raise _unreadable(name, f"{path.name}: {error}") from error
+        if not {"x", "y"} <= arrays:
+            raise ArgumentError(
+                f"--data {name}: the file has no arrays x and y",
+                why=f"it has {', '.join(sorted(arrays)) or 'none'}",
+                fix="numpy.savez(path, x=features, y=targets), or bind the data by --setup",
+            )
+    elif path.suffix not in _TABLES:
+        raise ArgumentError(
+            f"--data {name}: no data are read from a file {path.suffix or 'without a suffix'}",
+            why="known are .npz and .csv",
+            fix="bind the data by --setup module:function",
+        )
+    elif not path.is_file():
+        raise _unreadable(name, f"there is no file {path}")
+
+
+def _unreadable(name: str, why: str) -> ArgumentError:
+    return ArgumentError(f"--data {name}: the file cannot be read", why=why, fix="check the path")
+
+
+def _dataset(name: str, path: Path) -> Dataset:
+    import numpy as np
+
+    from fedcore.data import Dataset, load_csv, load_npz
+
+    try:
+        if path.suffix == ".npz":
+            arrays = load_npz(path)
+            return Dataset(arrays["x"], arrays["y"], name)
+        found = load_csv(path).dataset(label=-1)
+        whole = bool(np.all(found.y == np.floor(found.y)))
+        return Dataset(found.x, found.y.astype(np.int64) if whole else found.y, name)
+    except FedcoreError as error:
+        raise DatasetError(
+            f"the data {name!r:.80} cannot be read", why=str(error.what), fix=error.fix or ""
+        ) from error
