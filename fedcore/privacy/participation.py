@@ -140,6 +140,11 @@ class ParticipationTable:
             seen.add(name)
         return found
 
+    def takes_part(self, name: bytes) -> bool:
+        """Whether this one is recorded in the present reservation."""
+        visits = self._visits.get(name)
+        return visits is not None and visits[-1] is self._visit
+
     def check(self, names: Sequence[bytes]) -> None:
         """Raises: ParticipationError if some of these may not take part now."""
         if refused := self.refused(names):

@@ -119,17 +119,20 @@ class Reservation:
             self._selected = True
             return sampling.draw(self._plan.population, stream=Stream(entropy))
 
-    def participate(self, units: Iterable[bytes]) -> None:
+    def participate(self, units: Iterable[bytes], *, again: bool = False) -> None:
         """Records who takes part in the next release, by name, before anybody is contacted.
 
-        All of them or, if one may not, none. May be called again for those who join later.
+        All of them or, if one may not, none. May be called again for those who join later. `again`:
+        whom a process that died may have recorded under this reservation is not recorded twice.
         Raises: ParticipationError, which tells how many may not and never who; ReservationError.
         """
         with self._step("take part in"):
             if why := self._journal.history.refusal(Part(self.seq, "")):
                 raise self._refused(why, "reserve the next round")
-            names = self._journal.seal.names(units)
-            self._journal.table.check(names)
+            names, table = self._journal.seal.names(units), self._journal.table
+            if again:
+                names = tuple(name for name in names if not table.takes_part(name))
+            table.check(names)
             self._journal.part(self.seq, names)
             self._admitted = True
 

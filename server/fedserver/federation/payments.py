@@ -8,7 +8,7 @@ attempt has new noise and pays anew.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -140,15 +140,11 @@ class Account:
             and not current.released
         ):
             resumed = self.ledger.resume(current.seq, drawn=drawn)
-            return Payment(self.plan, resumed, may=self._may_all, resumed=True)
+            return Payment(self.plan, resumed, resumed=True)
         failpoint("release.before_reserve")
         reservation = self.ledger.reserve(round)
         failpoint("release.after_reserve")
-        return Payment(self.plan, reservation, may=self._may_all)
-
-    def _may_all(self, clients: Sequence[bytes]) -> list[bytes]:
-        allowed = self.ledger.may_participate(clients)
-        return [client for client, may in zip(clients, allowed, strict=True) if may]
+        return Payment(self.plan, reservation)
 
     def released(self, round: int, clipping: QuantileState | None) -> PrivateMean | None:
         """What was released for a round before a crash, or None."""
@@ -163,15 +159,10 @@ class Payment:
     """One reservation and the mechanism that draws its noise."""
 
     def __init__(
-        self,
-        plan: PrivacyPlan,
-        reservation: Reservation,
-        *,
-        may: Callable[[Sequence[bytes]], list[bytes]],
-        resumed: bool = False,
+        self, plan: PrivacyPlan, reservation: Reservation, *, resumed: bool = False
     ) -> None:
         self.plan, self.reservation = plan, reservation
-        self._mechanism, self._may, self._resumed = _mechanism(plan), may, resumed
+        self._mechanism, self._resumed = _mechanism(plan), resumed
 
     def draw(self, population: Sequence[bytes]) -> frozenset[bytes]:
         """Which clients are asked, by the plan's sampling; once.
@@ -189,9 +180,7 @@ class Payment:
         planned could be opened; ParticipationError.
         """
         if isinstance(self.plan.sampling, Uncontrolled):
-            # Whom a crash left recorded under this payment is recorded once.
-            named = sorted(clients)
-            self.reservation.participate(self._may(named) if self._resumed else named)
+            self.reservation.participate(sorted(clients), again=self._resumed)
         self.take_up(terms)
 
     def take_up(self, terms: Parameters | None) -> None:

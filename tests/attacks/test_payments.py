@@ -1,0 +1,59 @@
+"""Crashes, and people who are too many: nothing is released that was not paid for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedcore.errors import ParticipationError
+from fedserver.federation.payments import Account, Accounts
+from tests.server.federation.test_rounds import CLIENTS
+from tests.server.federation.world import KEY, task_of
+
+NAMES = [bytes([number]) * 16 for number in range(6)]
+
+
+def opened(folder: Path) -> Account:
+    """The account of a task of 5 clients, as a process that begins finds it."""
+    plan = task_of(privacy=CLIENTS.format(noise="central"), secure="", minimum=1).plan
+    assert plan is not None
+    return Accounts(folder, participation_key=KEY).create("task", plan)
+
+
+def spent(account: Account, clients: list[bytes], *, round: int) -> None:
+    """A round that these clients took part in, and that was released."""
+    payment = account.pay(round, account.intent())
+    payment.begin(clients, None)
+    payment.release(
+        [np.zeros(account.plan.dimension, np.int64)], reports=len(clients), clipping=None
+    )
+
+
+def test_a_payment_that_is_taken_up_counts_everybody_who_takes_part(tmp_path: Path) -> None:
+    account = opened(tmp_path)
+    spent(account, NAMES[:3], round=0)
+    intent = account.intent()
+    account.pay(1, intent)
+    account.ledger.close()  # the process dies before it says who takes part
+
+    account = opened(tmp_path)
+    payment = account.pay(1, intent)
+    with pytest.raises(ParticipationError):  # the plan counts 5 units; these would make 6
+        payment.begin(NAMES[3:], None)
+    assert account.ledger.participations.total == 3
+    account.ledger.close()
+
+
+def test_a_payment_that_is_taken_up_counts_nobody_twice(tmp_path: Path) -> None:
+    account = opened(tmp_path)
+    intent = account.intent()
+    account.pay(0, intent).begin(NAMES[:3], None)
+    account.ledger.close()
+
+    account = opened(tmp_path)
+    account.pay(0, intent).begin(NAMES[:4], None)  # one more came to the same round
+    assert account.ledger.participations.total == 4
+    assert account.ledger.history.reservations == 1
+    account.ledger.close()
