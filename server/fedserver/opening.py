@@ -58,6 +58,9 @@ async def opened(config: Config, *, accept_rollback: bool = False) -> AsyncItera
             Spool(state / _SPOOL, in_flight_bytes=config.limits.upload_bytes),
             metrics,
             trust,
+            lease_ms=int(1000 * config.rounds.lease_s),
+            most_attempts=config.rounds.most_attempts,
+            check_ins_per_second=config.rounds.check_ins_per_second,
         )
         accounts = Accounts(state / _LEDGERS, participation_key=load_key(keys / PARTICIPATION_KEY))
         identity = await store.server_identity()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from fedcore.errors import DrainingError
 from fedcore.rounds import CheckedIn, Lost, Phase
 from fedcore.rounds.pacing import retry_window
 from fedserver.authorisation import Caller
@@ -24,11 +23,11 @@ __all__ = ["CheckIns"]
 
 _HELD_S: Final = 15.0
 _MOST_HELD: Final = 4096
-_RATE: Final = 500.0  # check-ins a second that a large population is spread to
 _LARGE: Final = 10  # times the goal: a population of which most will not be selected
 _COUNTED_S: Final = 5.0  # how long a count of the population is believed
 _OPEN: Final = (Phase.PENDING, Phase.SELECTING)
 _IDLE_MS: Final = (5_000, 15_000)  # where no task is for this client
+_DRAINING_MS: Final = (1_000, 5_000)  # about as long as a restart takes
 _SOON_MS: Final = (200, 1_000)
 
 
@@ -43,14 +42,10 @@ class CheckIns(Tasks):
     _population: tuple[float, int] = (-_COUNTED_S, 0)
 
     async def check_in(self, caller: Caller, ask: CheckIn, /) -> Assigned | RetryLater:
-        """An assignment or a delay; the same answer for the same `request_id`."""
-        if self._draining:
-            raise DrainingError(
-                "the server takes no new work",
-                why="it is shutting down",
-                fix="ask again later",
-                retry=_SOON_MS,
-            )
+        """An assignment or a delay; the same answer for the same `request_id`.
+
+        A server that drains gives delays, and to whom it has selected that assignment once more.
+        """
         driver = self._chosen(caller, ask)
         if driver is None:
             return self._counted(RetryLater(*_IDLE_MS))
@@ -94,7 +89,7 @@ class CheckIns(Tasks):
 
     async def _holds(self, driver: TaskDriver) -> bool:
         """Whether to wait for a selection is better than to come back later."""
-        if self._held >= _MOST_HELD:
+        if self._draining or self._held >= _MOST_HELD:
             return False
         attempt = driver.attempt
         if attempt is None or attempt.state.phase in _OPEN:
@@ -162,11 +157,13 @@ class CheckIns(Tasks):
 
     async def _window(self, driver: TaskDriver) -> tuple[int, int]:
         """When to come back: for the next selection, as far as anybody can tell."""
-        now = self._resources.clock()
+        if self._draining:
+            return _DRAINING_MS
+        now, rate = self._resources.clock(), self._resources.check_ins_per_second
         attempt = driver.attempt
         selection_ms = driver.hosted.policy.durations[Phase.SELECTING]
         begins = now if attempt is None else attempt.state.deadline or now
-        shortest, longest = retry_window(await self._clients(), _RATE, begins, selection_ms, now)
+        shortest, longest = retry_window(await self._clients(), rate, begins, selection_ms, now)
         # A round may end long before its deadline, and whoever may be selected shall not miss it.
         return min(shortest, _SOON_MS[1]), min(max(longest, _SOON_MS[1]), 2 * selection_ms)
 

@@ -18,7 +18,7 @@ from fedcore.rounds.records import from_record
 from fedserver.federation.attempt import Attempt
 from fedserver.federation.cohort import Cohort
 from fedserver.federation.journal import SCRUB, Journal
-from fedserver.federation.lease import MOST_ATTEMPTS, LeaseHolder, held
+from fedserver.federation.lease import LeaseHolder, held
 from fedserver.federation.opening import open_attempt, take_up
 from fedserver.federation.resources import HostedTask, Resources
 from fedserver.store.records import AuditEntry, HeadRecord, RoundRecord, RoundRef, TaskState
@@ -64,7 +64,12 @@ class TaskDriver:
         """Goes on until the task has ended, or until `stop`."""
         while not self._stopping:
             try:
-                async with held(self._resources.store, self.hosted.task_id, self._owner) as lease:
+                async with held(
+                    self._resources.store,
+                    self.hosted.task_id,
+                    self._owner,
+                    ttl_ms=self._resources.lease_ms,
+                ) as lease:
                     await self._finish_scrubbing(lease)
                     if await self._carry_out(lease):
                         self._ended = True
@@ -170,7 +175,7 @@ class TaskDriver:
         record = await store.latest_attempt(task_id, head.round)
         if record is not None and record.phase not in _NOT_OPEN:
             attempt = await take_up(self.hosted, self._resources, record, head=head, lease=lease)
-            if lease().attempts > MOST_ATTEMPTS:
+            if lease().attempts > self._resources.most_attempts:
                 phase = attempt.state.phase
                 why = f"its driver was started {lease().attempts} times without getting on"
                 attempt.post(CannotClose(self._resources.clock(), phase, why))

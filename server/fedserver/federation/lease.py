@@ -5,17 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Final
 
 from fedcore.errors import LeaseLostError
 from fedserver.store.protocol import Store
 from fedserver.store.records import Lease
 
-__all__ = ["LEASE_MS", "MOST_ATTEMPTS", "LeaseHolder", "held"]
-
-LEASE_MS: Final = 60_000
-MOST_ATTEMPTS: Final = 10
-"""How often a lease may be taken without a round going on: then a driver crashes over it."""
+__all__ = ["LeaseHolder", "held"]
 
 
 class LeaseHolder:
@@ -43,7 +38,7 @@ class LeaseHolder:
 
 @asynccontextmanager
 async def held(
-    store: Store, task_id: str, owner: str, *, ttl_ms: int = LEASE_MS
+    store: Store, task_id: str, owner: str, *, ttl_ms: int
 ) -> AsyncIterator[LeaseHolder]:
     """A task's lease, waited for while another driver has it; given back in the end."""
     lease = await store.acquire_lease(task_id, owner, ttl_ms)

@@ -30,7 +30,10 @@ class Resources:
     """What rounds are carried out with.
 
     `trust`: whose identity certificates count now; it changes when a client is revoked. `threads`:
-    how many take masks off a sum.
+    how many take masks off a sum. `lease_ms`: how long the right to drive a task holds unless it is
+    renewed, which it is at a third of that; `most_attempts`: how often it may be taken without the
+    round going on, before that is taken for a driver that crashes over it.
+    `check_ins_per_second`: what a large population is spread to.
     """
 
     store: Store
@@ -40,6 +43,9 @@ class Resources:
     trust: Callable[[], TrustStore]
     clock: Callable[[], int] = now_ms
     threads: int = 2
+    lease_ms: int = 60_000
+    most_attempts: int = 10
+    check_ins_per_second: float = 500.0
     entropy: Entropy = field(default_factory=SystemEntropy)
 
 

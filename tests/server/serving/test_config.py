@@ -77,7 +77,7 @@ def test_every_misspelt_key_is_refused_with_its_line_and_the_right_spelling(
         ('[server]\nops_host = "example.org"', 2, ("server.ops_host", "of this machine")),
         ('[logging]\nlevel = "wraning"', 2, ("'warning'", "did you mean 'warning'?")),
         ("[limits]\ndisk_free = 1.5", 2, ("limits.disk_free = 1.5", "less than 1")),
-        ("[rounds]\nlease_s = 5\nrenew_s = 9", 1, ("rounds", "renew_s has to be less")),
+        ("[rounds]\nlease_s = 0.5", 2, ("rounds.lease_s = 0.5", "greater than or equal to 1")),
         ("server = 3", 1, ("server = 3",)),
     ],
 )

@@ -1,0 +1,49 @@
+"""What is opened from settings is as the settings say, and the same after a restart."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from fedserver.authority import Authority
+from fedserver.config import Config
+from fedserver.federation.federation import LocalFederation
+from fedserver.key_files import AUDIT_SIGNER, DATASTORE_KEYS, PARTICIPATION_KEY, create_key
+from fedserver.opening import opened
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    Authority.create(tmp_path / "ca", trust_domain="fl.test", now=int(time.time()))
+    for name in (DATASTORE_KEYS, PARTICIPATION_KEY, AUDIT_SIGNER):
+        create_key(tmp_path / "ca" / name)
+    return Config.of(
+        {
+            "server": {"state_directory": str(tmp_path / "state")},
+            "authority": {"directory": str(tmp_path / "ca")},
+            "rounds": {"lease_s": 5, "most_attempts": 3, "check_ins_per_second": 7},
+        }
+    )
+
+
+async def test_rounds_are_driven_as_the_settings_say(config: Config) -> None:
+    async with opened(config) as parts:
+        federation = parts.federation
+        assert isinstance(federation, LocalFederation)
+        found = federation._resources
+        assert (found.lease_ms, found.most_attempts, found.check_ins_per_second) == (5000, 3, 7)
+
+
+async def test_a_server_that_starts_again_need_not_wait_for_the_leases_it_held(
+    config: Config,
+) -> None:
+    owners = []
+    for _ in range(2):
+        async with opened(config) as parts:
+            assert isinstance(parts.federation, LocalFederation)
+            identity = await parts.store.server_identity()
+            owners.append(parts.federation._owner)
+            assert owners[-1] == identity.server_id.hex()
+    assert owners[0] == owners[1]
