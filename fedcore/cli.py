@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Sequence
 from importlib import metadata
 from typing import cast
 
-from fedcore.console import FORMATS, ExitCode, Parser, common_options
+from fedcore.console import FORMATS, ExitCode, Parser, common_options, exit_code
 from fedcore.errors import ArgumentError, FedcoreError, InstallError, user_line
 
 __all__ = ["GROUP", "main"]
@@ -71,8 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if error.where == user_line():  # of the script `fed`, which tells its user nothing
                 error.where = ""
             print(error, file=sys.stderr)
-        wrong = isinstance(error, ArgumentError | InstallError)
-        return ExitCode.ARGUMENTS if wrong else ExitCode.FAILED
+        return exit_code(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return ExitCode.INTERRUPTED

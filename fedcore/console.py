@@ -16,7 +16,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, TypeAlias, get_args
 
-from fedcore.errors import ArgumentError
+from fedcore.errors import (
+    ArgumentError,
+    CancelledError,
+    ConnectError,
+    DeviceTimeoutError,
+    EnvelopeError,
+    FedcoreError,
+    ForbiddenError,
+    InstallError,
+    KeyFileError,
+    ProgramError,
+    TaskError,
+    UnauthenticatedError,
+)
 
 __all__ = [
     "ENVELOPE_VERSION",
@@ -27,6 +40,7 @@ __all__ = [
     "Json",
     "Parser",
     "common_options",
+    "exit_code",
 ]
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
@@ -46,6 +60,29 @@ class ExitCode(enum.IntEnum):
     ARGUMENTS = 4
     BUG = 5
     INTERRUPTED = 130  # as a shell reports SIGINT
+
+
+_CODES: tuple[tuple[tuple[type[FedcoreError], ...], ExitCode], ...] = (
+    ((DeviceTimeoutError,), ExitCode.TIMEOUT),
+    (
+        (ConnectError, UnauthenticatedError, ForbiddenError, EnvelopeError, KeyFileError),
+        ExitCode.CONNECTION,
+    ),
+    ((ArgumentError, InstallError, TaskError, ProgramError), ExitCode.ARGUMENTS),
+    ((CancelledError,), ExitCode.INTERRUPTED),
+)
+
+
+def exit_code(error: FedcoreError) -> ExitCode:
+    """What a script is told: its own mistake, no way to the server, or a refusal.
+
+    >>> exit_code(DeviceTimeoutError("no answer")).name, exit_code(ForbiddenError("no")).name
+    ('TIMEOUT', 'CONNECTION')
+    """
+    for classes, code in _CODES:
+        if isinstance(error, classes):
+            return code
+    return ExitCode.FAILED
 
 
 class Parser(argparse.ArgumentParser):

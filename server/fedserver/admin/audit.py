@@ -15,8 +15,8 @@ from fedcore.console import Json
 from fedcore.errors import ArgumentError, FedcoreError
 from fedserver.admin import showing
 from fedserver.admin.audit_entries import Log, entry_of, lines_of
-from fedserver.admin.running import ProfileFolder, console_of, run, server_of
-from fedserver.commands.dispatch import verbs
+from fedserver.admin.running import ProfileFolder, console_of, server_of
+from fedserver.commands.dispatch import dispatch, verbs
 from fedserver.key_files import load_key
 from fedserver.store.audit import check_head, read_head, verify
 from fedserver.store.records import AuditHead, AuditRecord
@@ -28,7 +28,7 @@ app = verbs("Who did what on a server, and whether the log of it is whole.")
 
 def main(argv: Sequence[str]) -> int:
     """Runs `fed audit` with these arguments and returns its exit code."""
-    return run(app, argv, command="audit")
+    return dispatch(app, argv, command="audit")
 
 
 @app.command()

@@ -18,8 +18,8 @@ from fedserver.admin import showing
 from fedserver.admin.comparing import compare, read_arrays
 from fedserver.admin.connection import Connection
 from fedserver.admin.download import download
-from fedserver.admin.running import ProfileFolder, console_of, run, server_of
-from fedserver.commands.dispatch import verbs
+from fedserver.admin.running import ProfileFolder, console_of, server_of
+from fedserver.commands.dispatch import dispatch, verbs
 
 __all__ = ["main"]
 
@@ -28,7 +28,7 @@ app = verbs("The models of a task, each named by the SHA-256 of its file.")
 
 def main(argv: Sequence[str]) -> int:
     """Runs `fed model` with these arguments and returns its exit code."""
-    return run(app, argv, command="model")
+    return dispatch(app, argv, command="model")
 
 
 @app.command("list")

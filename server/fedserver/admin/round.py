@@ -13,8 +13,8 @@ from fedcore.v1 import admin_service_pb2
 from fedcore.v1.common_pb2 import FailureCode, RoundRef
 from fedserver.admin import rounds_text, showing
 from fedserver.admin.connection import Connection
-from fedserver.admin.running import ProfileFolder, console_of, run, server_of
-from fedserver.commands.dispatch import verbs
+from fedserver.admin.running import ProfileFolder, console_of, server_of
+from fedserver.commands.dispatch import dispatch, verbs
 
 __all__ = ["main"]
 
@@ -27,7 +27,7 @@ TaskId = Annotated[str, typer.Argument(metavar="TASK", help="its id: `fed task l
 
 def main(argv: Sequence[str]) -> int:
     """Runs `fed round` with these arguments and returns its exit code."""
-    return run(app, argv, command="round")
+    return dispatch(app, argv, command="round")
 
 
 @app.command("list")

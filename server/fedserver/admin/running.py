@@ -1,36 +1,19 @@
-"""What the commands of this package share: their options, their questions and their exit codes."""
+"""What the commands of this package share: their options, and their questions."""
 
 from __future__ import annotations
 
 import sys
-import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fedcore.console import Console, ExitCode
-from fedcore.errors import (
-    ArgumentError,
-    CancelledError,
-    ConnectError,
-    DeviceTimeoutError,
-    EnvelopeError,
-    FedcoreError,
-    ForbiddenError,
-    InstallError,
-    KeyFileError,
-    PlanError,
-    ProgramError,
-    TaskError,
-    UnauthenticatedError,
-    user_line,
-)
+from fedcore.console import Console
+from fedcore.errors import ArgumentError
 from fedserver.admin.connection import Connection, connected
 from fedserver.admin.user import User
-from fedserver.commands.dispatch import dispatch
 
 __all__ = [
     "Confirmed",
@@ -38,8 +21,6 @@ __all__ = [
     "ProfileFolder",
     "confirm",
     "console_of",
-    "exit_code",
-    "run",
     "server_of",
 ]
 
@@ -53,42 +34,6 @@ ProfileFolder = Annotated[
 ]
 Confirmed = Annotated[bool, typer.Option("--yes", help="do it without asking")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would happen, and do nothing")]
-
-_CODES: tuple[tuple[tuple[type[FedcoreError], ...], ExitCode], ...] = (
-    ((DeviceTimeoutError,), ExitCode.TIMEOUT),
-    (
-        (ConnectError, UnauthenticatedError, ForbiddenError, EnvelopeError, KeyFileError),
-        ExitCode.CONNECTION,
-    ),
-    ((ArgumentError, InstallError, TaskError, ProgramError, PlanError), ExitCode.ARGUMENTS),
-    ((CancelledError,), ExitCode.INTERRUPTED),
-)
-
-
-def run(app: typer.Typer, argv: Sequence[str], *, command: str) -> int:
-    """Runs a command and returns its exit code; an error of `fedcore.errors` is printed."""
-    try:
-        return dispatch(app, argv, command=command)
-    except FedcoreError as error:
-        if "--debug" in argv:
-            traceback.print_exception(error)
-        else:
-            if error.where == user_line():  # the line of the script `fed` tells its user nothing
-                error.where = ""
-            print(error, file=sys.stderr)
-        return exit_code(error)
-
-
-def exit_code(error: FedcoreError) -> ExitCode:
-    """What a script is told: its own mistake, no way to the server, or the server's refusal.
-
-    >>> exit_code(DeviceTimeoutError("no answer")).name, exit_code(ForbiddenError("no")).name
-    ('TIMEOUT', 'CONNECTION')
-    """
-    for classes, code in _CODES:
-        if isinstance(error, classes):
-            return code
-    return ExitCode.FAILED
 
 
 @contextmanager

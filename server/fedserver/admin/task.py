@@ -20,10 +20,9 @@ from fedserver.admin.running import (
     ProfileFolder,
     confirm,
     console_of,
-    run,
     server_of,
 )
-from fedserver.commands.dispatch import verbs
+from fedserver.commands.dispatch import dispatch, verbs
 
 __all__ = ["main"]
 
@@ -34,7 +33,7 @@ TaskId = Annotated[str, typer.Argument(metavar="TASK", help="its id: `fed task l
 
 def main(argv: Sequence[str]) -> int:
     """Runs `fed task` with these arguments and returns its exit code."""
-    return run(app, argv, command="task")
+    return dispatch(app, argv, command="task")
 
 
 @app.command()

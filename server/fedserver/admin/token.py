@@ -20,10 +20,9 @@ from fedserver.admin.running import (
     ProfileFolder,
     confirm,
     console_of,
-    run,
     server_of,
 )
-from fedserver.commands.dispatch import verbs
+from fedserver.commands.dispatch import dispatch, verbs
 
 __all__ = ["lifetime_s", "main"]
 
@@ -35,7 +34,7 @@ app = verbs("Let devices in, see who came, and send one away.")
 
 def main(argv: Sequence[str]) -> int:
     """Runs `fed token` with these arguments and returns its exit code."""
-    return run(app, argv, command="token")
+    return dispatch(app, argv, command="token")
 
 
 @app.command()

@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 import structlog
 
+from fedcore.cli import main
 from fedcore.federated.task import Task
 from fedserver import logs
-from fedserver.admin import audit, model, round, task, token, watching
+from fedserver.admin import watching
 from fedserver.app import Addresses, Server
 from fedserver.audit_heads import AuditHeads
 from fedserver.authority import Authority
@@ -28,13 +29,6 @@ from fedserver.parts import Parts
 from tests.server.federation import world as devices
 from tests.server.serving import conftest as serving
 
-MAINS: dict[str, Callable[[list[str]], int]] = {
-    "audit": audit.main,
-    "model": model.main,
-    "round": round.main,
-    "task": task.main,
-    "token": token.main,
-}
 SIGNER = b"s" * 32
 
 TASK = """
@@ -101,7 +95,7 @@ def fed(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_
         words = [str(argument) for argument in arguments]
         words += ["--profile", str(profile)] if profile is not None else []
         capfd.readouterr()
-        code = await asyncio.to_thread(MAINS[command], words)
+        code = await asyncio.to_thread(main, [command, *words])
         found = capfd.readouterr()
         return Ran(int(code), found.out, found.err)
 
