@@ -150,6 +150,17 @@ async def test_a_submission_reaches_the_federation_with_what_makes_it_happen_onc
     assert once.request_sha256 == hashlib.sha256(payload.SerializeToString()).digest()
 
 
+async def test_among_several_tenants_the_audit_log_is_for_administrators(world: Any) -> None:
+    method, request = "/fedcore.v1.AdminService/ExportAudit", admin.ExportAuditRequest()
+    auditor = world.user("auditor")
+    assert (await world.call(auditor, method, request))[0] is grpc.StatusCode.OK
+    await world.client(client_id=b"o" * 16, tenant="other")
+    for tenant in ("default", "other"):
+        holder = world.user("auditor", tenant=tenant)
+        assert (await world.call(holder, method, request))[0] is grpc.StatusCode.PERMISSION_DENIED
+    assert (await world.call(world.user("admin"), method, request))[0] is grpc.StatusCode.OK
+
+
 async def test_the_audit_log_is_exported_with_its_signed_head(world: Any) -> None:
     auditor = world.user("auditor")
     await mutate(world, world.user("admin"), "Drain", admin.Drain(request_id=R16), "drain")

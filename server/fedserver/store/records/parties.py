@@ -51,8 +51,9 @@ class NodeRecord:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Counts for a status page."""
+    """Counts for a status page. `tenants`: that have a token, a client or a task."""
 
+    tenants: int
     clients: int
     clients_active: int
     tasks_running: int

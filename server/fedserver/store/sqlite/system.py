@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, func, select, text, union
 
 from fedserver.store import schema
 from fedserver.store.audit import EMPTY
@@ -128,7 +128,14 @@ class SqliteSystem(SqliteBase):
                 counted = select(func.count()).select_from(schema.metadata.tables[table])
                 return int(connection.scalar(counted.where(*conditions)) or 0)  # type: ignore[arg-type]
 
+            tenants = union(
+                *(
+                    select(table.c.tenant)
+                    for table in (schema.enrolment_token, schema.client, schema.task)
+                )
+            ).subquery()
             return Statistics(
+                tenants=int(connection.scalar(select(func.count()).select_from(tenants)) or 0),
                 clients=count("client"),
                 clients_active=count("client", schema.client.c.state == ClientState.ACTIVE),
                 tasks_running=count("task", schema.task.c.state == TaskState.RUNNING),
