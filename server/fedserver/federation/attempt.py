@@ -16,6 +16,7 @@ from typing import TypeVar
 from fedcore.errors import (
     BudgetError,
     FedcoreError,
+    LedgerError,
     PrivacyError,
     RoundOverError,
     SecAggError,
@@ -270,6 +271,8 @@ class Attempt:
         """Does what may show that the attempt cannot go on."""
         try:
             await work
+        except LedgerError:  # of its disk: the driver opens it again and takes the attempt up
+            raise
         except BudgetError as error:
             self.spent_up = True
             self._follow.append(CannotClose(self._now(), phase, _said(error)))
@@ -307,7 +310,7 @@ class Attempt:
                 self.state.round, self.reports, payment=self._payment
             )
         except (FedcoreError, ArithmeticError) as error:
-            if isinstance(error, OSError):  # of the disk or the database, and no fault of the sum
+            if isinstance(error, OSError | LedgerError):  # of a disk, and no fault of the sum
                 raise
             why = _said(error) if isinstance(error, FedcoreError) else str(error)
             self._follow.append(CannotClose(self._now(), Phase.AGGREGATING, why))

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import suppress
 from typing import Final
 
 import structlog
 
-from fedcore.errors import BlobError, BudgetError, LeaseLostError, LedgerBusyError, StoreError
+from fedcore.errors import BudgetError, FedcoreError, LedgerError
 from fedcore.rounds import Cancel, CannotClose, Phase, Scrubbed, step
 from fedcore.rounds.records import from_record
 from fedserver.federation.attempt import Attempt
@@ -74,10 +75,9 @@ class TaskDriver:
                     if await self._carry_out(lease):
                         self._ended = True
                         return
-            except (StoreError, BlobError, LedgerBusyError, LeaseLostError) as error:
+            except Exception as error:
                 # What is in memory may be ahead of what is durable: begin again from the latter.
-                self._log.error("driver.interrupted", code=error.code, what=error.what)
-                await asyncio.sleep(_PAUSE_S)
+                await self._interrupted(error)
             finally:
                 self._let_go()
 
@@ -182,8 +182,10 @@ class TaskDriver:
             return attempt
         if record is not None and record.phase in (Phase.FAILED.value, Phase.CANCELLED.value):
             return None
-        if self.hosted.account is not None:
-            await asyncio.to_thread(self.hosted.account.require_funds)
+        if (account := self.hosted.account) is not None:
+            if account.ledger.receipt(head.round) is not None:
+                return None  # what was released makes no model, and is not released again
+            await asyncio.to_thread(account.require_funds)
         number = 1 if record is None else record.ref.attempt + 1
         ref = RoundRef(task_id, head.round, number)
         return await open_attempt(self.hosted, self._resources, ref, head=head, lease=lease)
@@ -197,6 +199,16 @@ class TaskDriver:
         if self._stopping:  # it was told so while this attempt was opened
             attempt.stop()
         self._start_if_enough()
+
+    async def _interrupted(self, error: Exception) -> None:
+        """Says what stopped a round, for an error that nobody foresaw with where it came from."""
+        known = isinstance(error, FedcoreError)
+        what = error.what if isinstance(error, FedcoreError) else type(error).__name__
+        self._log.error("driver.interrupted", what=what, exc_info=None if known else error)
+        if isinstance(error, LedgerError) and self.hosted.account is not None:
+            with suppress(LedgerError):
+                await asyncio.to_thread(self.hosted.account.reopen)
+        await asyncio.sleep(_PAUSE_S)
 
     def _let_go(self) -> None:
         """Whoever waits asks again, and finds what is taken up."""

@@ -88,7 +88,7 @@ class Accounts:
         return self._folder / task_id
 
     def _keep(self, task_id: str, ledger: Ledger) -> Account:
-        self._open[task_id] = Account(ledger)
+        self._open[task_id] = Account(ledger, participation_key=self._seal(ledger.plan))
         return self._open[task_id]
 
     def _seal(self, plan: PrivacyPlan) -> bytes | None:
@@ -98,8 +98,22 @@ class Accounts:
 class Account:
     """A task's ledger, as its rounds use it. It waits for the disk: call it in a thread."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, *, participation_key: bytes | None) -> None:
         self.ledger, self.plan = ledger, ledger.plan
+        self._key = participation_key
+
+    def reopen(self) -> None:
+        """Goes on after an error of the disk, after which a ledger refuses to. Raises: LedgerError.
+
+        What was reserved before is taken up as after a crash.
+        """
+        self.ledger.close()
+        self.ledger = Ledger.open(
+            self.ledger.directory,
+            checkpoint=self.ledger.head,
+            plan=self.plan,
+            participation_key=self._key,
+        )
 
     @property
     def draws_clients(self) -> bool:
