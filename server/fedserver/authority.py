@@ -209,6 +209,40 @@ class Authority:
             entropy=SystemEntropy(),
         )
 
+    def renew_issuing(self, *, root_passphrase: bytes | None, now: int) -> int:
+        """Gives the issuing key a certificate of another five years, until when is returned.
+
+        The key stays, so that everything it signed stays good; who runs with the old certificate
+        goes on. Raises: KeyFileError for a root key that is not here, or its passphrase;
+        AuthorityError for a root that ends before that.
+        """
+        root = x509.load_der_x509_certificate(self.root)
+        root_key = _private_key(self.directory / _KEY_OF[ROOT], root_passphrase)
+        if root_key.public_key() != root.public_key():
+            raise AuthorityError(
+                f"{_KEY_OF[ROOT]} is not the key of this authority",
+                why=f"{ROOT} is of another key",
+                fix="put back the root key that was made with it",
+                where=str(self.directory),
+            )
+        if now + ISSUING_DAYS * 86_400 > int(root.not_valid_after_utc.timestamp()):
+            raise AuthorityError(
+                "the authority's root expires too soon",
+                why=f"it ends at {root.not_valid_after_utc:%Y-%m-%d}, before the certificate would",
+                fix="make a new authority with `fed ca init`, and let clients join it",
+            )
+        renewed = issue_authority(
+            self._signer[1],
+            name=f"{self.trust_domain} issuing"[-64:],
+            trust_domain=self.trust_domain,
+            now=now,
+            days=ISSUING_DAYS,
+            entropy=self._entropy,
+            signer=(root, root_key),
+        )
+        write_public(self.directory / ISSUING, _pem(renewed), replace=True)
+        return int(renewed.not_valid_after_utc.timestamp())
+
     def issue_client(
         self, key: ec.EllipticCurvePublicKey, *, client_id: bytes, tenant: str, now: int
     ) -> Issued:
@@ -316,7 +350,7 @@ class Authority:
             raise AuthorityError(
                 "the authority's own certificate expires too soon",
                 why="what it signs now would outlive it",
-                fix="make a new authority with `fed ca init`, and let clients join it",
+                fix="renew it with `fed ca renew`, and start the server again",
             )
         return issue_leaf(
             key,

@@ -1,8 +1,10 @@
 """`fed ca`: the operator makes an authority, gives profiles to users, and takes them back.
 
-It works on the authority's directory alone and never speaks to a server. A server that runs reads
-the list of revoked certificates again when it changes; clients are revoked through the server,
-because its database knows them.
+It works on the authority's directory alone and never speaks to a server. A server on that directory
+reads the list of revoked certificates again with the next call after a change: a user or client on
+it is refused at once, and a client gets no other certificate in its place. That stays a matter of
+the list: `fed ca revoke` is for users. A client is revoked with `fed token revoke`, which goes
+through the server, so that its database and its audit log have it too.
 """
 
 from __future__ import annotations
@@ -50,6 +52,9 @@ Directory = Annotated[Path, typer.Option("--directory", help="the authority's di
 Passphrase = Annotated[
     str, typer.Option("--passphrase", help="of the issuing key: a file of mode 0400, or env:NAME")
 ]
+RootPassphrase = Annotated[
+    str, typer.Option(help="of the root key, which may lie elsewhere: a file, or env:NAME")
+]
 Confirmed = Annotated[bool, typer.Option("--yes", help="do it without asking")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would happen, and do nothing")]
 
@@ -65,9 +70,7 @@ def init(
     trust_domain: Annotated[str, typer.Option(help="stands in every name, like fl.example.org")],
     host: Annotated[list[str], typer.Option(help="under which clients reach the server; repeat")],
     directory: Directory = Path("ca"),
-    root_passphrase: Annotated[
-        str, typer.Option(help="of the root key, which can then leave: a file, or env:NAME")
-    ] = "",
+    root_passphrase: RootPassphrase = "",
     passphrase: Passphrase = "",
 ) -> None:
     """Makes an authority, the server's certificate, and the keys that a server needs."""
@@ -107,7 +110,30 @@ def init(
             "root_key_encrypted": bool(root_passphrase),
         },
         f"authority {authority.root_digest.hex()}\n"
-        f"lies in {directory} for {trust_domain}{root_key_stays}",
+        f"lies in {directory} for {trust_domain}{root_key_stays}\n"
+        f"next: fed ca issue --directory {directory} --name NAME --role admin"
+        f" --address {host[0]}:7443 --output profile",
+    )
+
+
+@app.command()
+def renew(
+    context: typer.Context,
+    directory: Directory = Path("ca"),
+    root_passphrase: RootPassphrase = "",
+    passphrase: Passphrase = "",
+) -> None:
+    """Renews the issuing certificate with the root key; a server takes it when it starts again."""
+    authority = Authority.open(
+        directory, passphrase=secret_from(passphrase) if passphrase else None
+    )
+    until = authority.renew_issuing(
+        root_passphrase=secret_from(root_passphrase) if root_passphrase else None,
+        now=int(time.time()),
+    )
+    _console(context).show(
+        {"directory": str(directory), "issuing_certificate_until": _date(until)},
+        f"the issuing certificate is good until {_date(until)}; start the server again",
     )
 
 
@@ -181,7 +207,7 @@ def revoke(
     yes: Confirmed = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Puts a certificate on the list of those that count no more. There is no way back."""
+    """Disowns a user's certificate at once and for good; for clients: `fed token revoke`."""
     digest = _digest(fingerprint)
     _check_directory(directory)
     lists = CertificateLists(directory)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 import stat
 import time
 import tomllib
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedcore import cli
@@ -20,8 +23,9 @@ from fedcore.errors import (
     KeyFileError,
 )
 from fedserver.authority import Authority
+from fedserver.certificates import new_key, pem_of_key
 from fedserver.commands.ca import main
-from fedserver.key_files import load_key, load_keys, read_secret
+from fedserver.key_files import load_key, load_keys, read_secret, write_secret
 
 Capture = pytest.CaptureFixture[str]
 
@@ -170,6 +174,61 @@ def test_nobody_is_revoked_without_being_asked_for(
         with pytest.raises(ArgumentError, match="no fingerprint"):
             main(["revoke", wrong, "--reason", "x", "--directory", str(made), "--yes"])
     assert Authority.open(made).lists.revoked() == frozenset()
+
+
+def test_the_issuing_certificate_is_renewed_and_what_it_signed_stays_good(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROOT", "correct horse")
+    directory = tmp_path / "ca"
+    assert init(directory, "--root-passphrase", "env:ROOT") == 0
+    running = Authority.open(directory)
+    old = running.issuing_not_after
+    later = int(time.time()) + 4 * 365 * 86_400
+    monkeypatch.setattr("fedserver.commands.ca.time.time", lambda: later)
+    renew = ["renew", "--directory", str(directory)]
+    with pytest.raises(KeyFileError, match=r"root\.key\.pem"):
+        main(renew)
+    assert Authority.open(directory).issuing_not_after == old
+    assert main([*renew, "--root-passphrase", "env:ROOT"]) == 0
+    assert "start the server again" in capsys.readouterr().out
+    renewed = Authority.open(directory)
+    assert renewed.issuing_not_after > old + 3 * 365 * 86_400
+    assert (renewed.root, renewed.trust_domain) == (running.root, running.trust_domain)
+    # What either of them signs, both know again; and a TLS peer accepts it by the new chain.
+    for issuer in (running, renewed):
+        issued = issuer.issue_client(
+            new_key().public_key(), client_id=b"c" * 16, tenant="default", now=later
+        )
+        leaf = x509.load_der_x509_certificate(issued.chain[0])
+        pem = leaf.public_bytes(serialization.Encoding.PEM)
+        for reader in (running, renewed):
+            assert reader.parse_peer(pem, now=later).id == b"c" * 16
+        leaf.verify_directly_issued_by(x509.load_der_x509_certificate(renewed._issuing))
+
+
+def test_a_root_that_ends_too_soon_or_is_elsewhere_renews_nothing(made: Path) -> None:
+    authority = Authority.open(made)
+    with pytest.raises(AuthorityError, match="expires too soon"):
+        authority.renew_issuing(root_passphrase=None, now=int(time.time()) + 6 * 365 * 86_400)
+    key = (made / "root.key.pem").read_bytes()
+    (made / "root.key.pem").unlink()
+    with pytest.raises(KeyFileError):
+        authority.renew_issuing(root_passphrase=None, now=int(time.time()))
+    write_secret(made / "root.key.pem", pem_of_key(new_key()))
+    with pytest.raises(AuthorityError, match="not the key"):
+        authority.renew_issuing(root_passphrase=None, now=int(time.time()))
+    write_secret(made / "root.key.pem", key, replace=True)
+    assert authority.renew_issuing(root_passphrase=None, now=int(time.time())) > 0
+
+
+def test_init_says_what_to_do_next(tmp_path: Path, capsys: Capture) -> None:
+    assert init(tmp_path / "ca") == 0
+    *_, line = capsys.readouterr().out.splitlines()
+    command = shlex.split(line.partition("next: fed ca ")[2])
+    command[command.index("--output") + 1] = str(tmp_path / "profile")
+    assert main([("ada" if word == "NAME" else word) for word in command]) == 0
+    assert (tmp_path / "profile" / "profile.toml").exists()
 
 
 @pytest.mark.parametrize("verb", ["list", "revoke"])
