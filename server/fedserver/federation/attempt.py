@@ -188,6 +188,11 @@ class Attempt:
         task.add_done_callback(self._writing.discard)
         return await asyncio.shield(task)
 
+    @property
+    def page(self) -> asyncio.Event:
+        """Set once there may be something new for clients; then there is another one."""
+        return self._page
+
     async def turned(self, timeout_s: float) -> None:
         """Returns when there may be something new for clients, or after so many seconds."""
         try:

@@ -102,9 +102,9 @@ class TaskDriver:
 
     async def turned(self, timeout_s: float) -> None:
         """Returns when something may have changed, or after so many seconds."""
-        waits: list[asyncio.Future[object]] = [asyncio.ensure_future(self._began.wait())]
-        if self.attempt is not None:
-            waits.append(asyncio.ensure_future(self.attempt.turned(timeout_s)))
+        # The events of this moment: one that is set before its task runs is not missed.
+        events = [self._began] if self.attempt is None else [self._began, self.attempt.page]
+        waits = [asyncio.ensure_future(event.wait()) for event in events]
         await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         for waiting in waits:
             waiting.cancel()
