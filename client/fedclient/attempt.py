@@ -17,6 +17,7 @@ from fedclient.endings import Ended
 from fedclient.participation import Device, Participation, sealed
 from fedclient.progress import Energy, Outcome, Progress, Stage, Summary
 from fedclient.stopping import Stop
+from fedclient.work import Worker
 from fedcore.errors import (
     CancelledError,
     ConnectError,
@@ -52,13 +53,13 @@ class KnownTask:
 class Tasks:
     """The tasks that this process has worked on, so that nothing is compiled twice.
 
-    `programs`: what the owner installed, by name.
+    `programs`: what the owner installed, by name. `worker`: the thread in which all of them work.
     """
 
     _MOST = 4
 
     def __init__(self, programs: Mapping[str, Program]) -> None:
-        self._programs = programs
+        self._programs, self.worker = programs, Worker()
         self._known: dict[bytes, KnownTask] = {}
 
     def find(self, assignment: OpenAssignment, connection: Connection, stop: Stop) -> KnownTask:
@@ -103,6 +104,7 @@ def take_part(
             task=known.task,
             dataset=_bound(datasets, known.task.data.dataset),
             contributor=tasks.contributor(known),
+            worker=tasks.worker,
         ).run()
     except (CancelledError, ConnectError):
         raise

@@ -165,6 +165,8 @@ class Client:
                 raise
         finally:
             self._stop.clear()
+            if tasks is not None:
+                tasks.worker.close()
         return ended
 
     def stop(self) -> None:

@@ -107,8 +107,10 @@ def _join(options: argparse.Namespace, console: Console) -> int:
 
 def _run(options: argparse.Namespace, console: Console) -> int:
     from fedclient.client import Client
+    from fedclient.memory import return_large_arrays
     from fedclient.policy import Policy
 
+    return_large_arrays()
     _arm(test_mode=options.test_mode)
     if options.rounds is not None and options.rounds < 1:
         raise ArgumentError(

@@ -23,7 +23,7 @@ from fedclient.progress import Progress, Stage
 from fedclient.state import State
 from fedclient.stopping import Stop
 from fedclient.transfer import Source, upload
-from fedclient.work import Work, begin
+from fedclient.work import Work, Worker
 from fedcore.errors import (
     AbortError,
     CancelledError,
@@ -84,9 +84,10 @@ class Participation:
         task: Task,
         dataset: Dataset,
         contributor: Contributor,
+        worker: Worker,
     ) -> None:
         self._device, self._assignment, self._task = device, assignment, task
-        self._dataset, self._contributor = dataset, contributor
+        self._dataset, self._contributor, self._worker = dataset, contributor, worker
         self._work_stop = Stop()
         self._work: tuple[Work, Future[list[NDArray[np.int64]]]] | None = None
         self._heartbeat = Heartbeat(
@@ -186,7 +187,7 @@ class Participation:
             stop=self._work_stop,
             tell=self._tell,
         )
-        self._work = work, begin(work)
+        self._work = work, self._worker.begin(work)
 
     def _give_openly(self) -> None:
         blocks = self._blocks()

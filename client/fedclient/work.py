@@ -1,7 +1,8 @@
 """The local work of one assignment: fetch the model, train it, make what goes on the wire.
 
 It runs in a thread of its own, so that under secure aggregation keys and shares are exchanged while
-the device trains; a cancellation reaches it before its next step.
+the device trains; a cancellation reaches it before its next step. It is the same thread in every
+round, because a compiled step is bound to memory thread by thread.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING
 
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from fedcore.federated.task import Task
     from fedcore.v1.round_service_pb2 import Train
 
-__all__ = ["Cost", "Work", "begin"]
+__all__ = ["Cost", "Work", "Worker"]
 
 Tell = Callable[[Stage, float | None], None]
 
@@ -121,15 +123,32 @@ class Work:
         self._tell(Stage.TRAINING, step.step / max(1, step.steps))
 
 
-def begin(work: Work) -> Future[list[NDArray[np.int64]]]:
-    """Starts the work in a thread that does not keep the program from ending."""
-    future: Future[list[NDArray[np.int64]]] = Future()
+class Worker:
+    """The thread that does one work after another; it does not keep the program from ending."""
 
-    def run() -> None:
-        try:
-            future.set_result(work.run())
-        except BaseException as error:
-            future.set_exception(error)
+    def __init__(self) -> None:
+        self._due: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        Thread(target=_do, args=(self._due,), name="local work", daemon=True).start()
 
-    Thread(target=run, name="local work", daemon=True).start()
-    return future
+    def begin(self, work: Work) -> Future[list[NDArray[np.int64]]]:
+        """Lets the work be done after what was begun before it."""
+        future: Future[list[NDArray[np.int64]]] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(work.run())
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._due.put(run)
+        return future
+
+    def close(self) -> None:
+        """Lets the thread end after what was begun."""
+        self._due.put(None)
+
+
+def _do(due: SimpleQueue[Callable[[], None] | None]) -> None:
+    while (run := due.get()) is not None:
+        run()
+        del run  # a thread that waits holds no vector
