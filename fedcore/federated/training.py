@@ -49,9 +49,8 @@ def stream_of(name: str) -> int:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Trained:
-    """The change of the parameters, the state after it, and sums over the last pass of the data."""
+    """The state after it, and sums over the last pass of the data."""
 
-    delta: NDArray[np.float32]
     state: NDArray[np.float32]
     examples: int
     loss: float
@@ -83,8 +82,9 @@ class LocalTraining:
         measured = measure(flat, request) if request.evaluate else {}
         theta, state = flat.split(request.theta)
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-            found = work.run(request, theta, state)
-            delta = np.concatenate([found.delta, found.state - state])
+            delta = np.zeros_like(request.theta)
+            found = work.run(request, theta, state, delta[: flat.trained])
+            np.subtract(found.state, state, out=delta[flat.trained :])
         if not np.isfinite(delta).all():
             raise _diverged("what was trained is not finite", request)
         return TrainingResult(delta, found.examples, {"loss": found.loss} | measured)
@@ -99,7 +99,7 @@ class LocalTraining:
 
 
 class _Steps:
-    """Steps of the task's optimiser over shuffled batches."""
+    """Steps of the task's optimiser over shuffled batches; their sum goes into zeros, `change`."""
 
     def __init__(self, task: Task, flat: FlatModel) -> None:
         self._task = task
@@ -110,7 +110,11 @@ class _Steps:
         self._memory: tuple[Tensor, ...] = ()
 
     def run(
-        self, request: TrainingRequest, before: NDArray[np.float32], state: NDArray[np.float32]
+        self,
+        request: TrainingRequest,
+        before: NDArray[np.float32],
+        state: NDArray[np.float32],
+        change: NDArray[np.float32],
     ) -> _Trained:
         terms, data = self._task.training, request.dataset
         assert terms.batch_size is not None
@@ -131,7 +135,8 @@ class _Steps:
                 weight = float(batch.weight.sum())
                 examples, total = examples + weight, total + loss * weight
             request.progress(Progress(now + 1, steps, loss))
-        return _Trained(theta.numpy() - before, kept.numpy(), int(examples), total)
+        np.subtract(theta.numpy(), before, out=change)
+        return _Trained(kept.numpy(), int(examples), total)
 
     def _begin(self, before: NDArray[np.float32]) -> tuple[Tensor, ...]:
         """Parameters and the optimiser's state, in the memory of the last round.
@@ -167,12 +172,16 @@ class _Gradient:
         self._slope = compile(slope)
 
     def run(
-        self, request: TrainingRequest, before: NDArray[np.float32], state: NDArray[np.float32]
+        self,
+        request: TrainingRequest,
+        before: NDArray[np.float32],
+        state: NDArray[np.float32],
+        change: NDArray[np.float32],
     ) -> _Trained:
         data, forward = request.dataset, _key(request, "forward")
         size = min(_ROWS, len(data))
         steps = data.steps_per_epoch(size)
-        descent, total, kept = np.zeros_like(before), 0.0, tensor(state.copy())
+        total, kept = 0.0, tensor(state.copy())
         for now, batch in enumerate(data.batches(size, shuffle=False)):
             require_wanted(request)
             inputs = (*_singles(batch), forward.fold(now).words())
@@ -180,10 +189,10 @@ class _Gradient:
             loss, weight = value.item(), float(batch.weight.sum())
             if not math.isfinite(loss):
                 raise _diverged(f"the loss is {loss} at the model that was sent", request)
-            descent -= gradient.numpy() * np.float32(weight / len(data))
+            change -= gradient.numpy() * np.float32(weight / len(data))
             total += loss * weight
             request.progress(Progress(now + 1, steps, loss))
-        return _Trained(descent, kept.numpy(), len(data), total)
+        return _Trained(kept.numpy(), len(data), total)
 
 
 def _key(request: TrainingRequest, purpose: str) -> Key:
