@@ -7,19 +7,64 @@ from what the spool has sealed, and nothing durable is ever added to twice.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Final, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedcore.errors import ConsistencyError, MessageError, ReuseError
 from fedcore.failpoints import failpoint
-from fedcore.secagg import Layout, UnmaskPlan, accumulate, new_accumulator, total_of
+from fedcore.secagg import Layout, UnmaskPlan, accumulate, new_accumulator
 from fedcore.secagg.loopback import unmask_in_threads
+from fedcore.secagg.packing import unpack
 from fedserver.disk import in_thread
 from fedserver.spool import Spool
 
-__all__ = ["Accumulation", "accumulation_of"]
+__all__ = ["Accumulation", "Totals", "accumulation_of"]
+
+_PIECE_WORDS: Final = 1 << 16
+
+
+class Totals(Sequence[NDArray[np.int64]]):
+    """The sums of an unmasked accumulator, for each block an array (length,) int64.
+
+    They are decoded when they are asked for, since decoded they take up to 64 times the memory of
+    the accumulator: whoever can, asks for `pieces`.
+    """
+
+    def __init__(self, accumulator: NDArray[np.uint64], layout: Layout) -> None:
+        self._layout, self._words, first = layout, [], 0
+        for block in layout.blocks:
+            self._words.append(accumulator[first : first + block.words])
+            first += block.words
+
+    def __len__(self) -> int:
+        return len(self._words)
+
+    @overload
+    def __getitem__(self, index: int) -> NDArray[np.int64]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[NDArray[np.int64]]: ...
+
+    def __getitem__(self, index: int | slice) -> NDArray[np.int64] | Sequence[NDArray[np.int64]]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        return unpack(self._layout.blocks[index], self._words[index])
+
+    def pieces(self, index: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """A block as (first coordinate, sums from there on), each once, in no order."""
+        block, words = self._layout.blocks[index], self._words[index]
+        for begin in range(0, block.words, _PIECE_WORDS):
+            some = words[begin : begin + _PIECE_WORDS]
+            # As a block of their own: each slot holds neighbours, `block.words` from the next's.
+            decoded = unpack(replace(block, length=block.slots * len(some)), some)
+            for slot, part in enumerate(decoded.reshape(block.slots, len(some))):
+                first = slot * block.words + begin
+                if first < block.length:
+                    yield first, part[: block.length - first]
 
 
 class Accumulation:
@@ -57,8 +102,8 @@ class Accumulation:
 
     async def total(
         self, members: frozenset[bytes], *, plan: UnmaskPlan | None = None, threads: int = 1
-    ) -> Sequence[NDArray[np.int64]]:
-        """The sums of exactly the uploads of `members`: for each block an array (length,) int64.
+    ) -> Totals:
+        """The sums of exactly the uploads of `members`, which share the memory of this object.
 
         `plan` takes the masks off, each of the `threads` on a range of its own; without it the
         uploads were not masked. It may be asked again, with the same members and plan.
@@ -104,13 +149,13 @@ class Accumulation:
         self._included.add(client)
         self._broken = False
 
-    def _total(self, plan: UnmaskPlan | None, threads: int) -> Sequence[NDArray[np.int64]]:
+    def _total(self, plan: UnmaskPlan | None, threads: int) -> Totals:
         if plan is not None and not self._unmasked:
             self._broken = True  # until all masks are off
             unmask_in_threads(self._accumulator, plan, threads=threads)
             self._broken = False
         self._unmasked = True
-        return total_of(self._accumulator, self._layout)
+        return Totals(self._accumulator, self._layout)
 
 
 async def accumulation_of(

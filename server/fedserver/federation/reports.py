@@ -7,14 +7,10 @@ a server that was restarted makes it anew from the spool, so nothing is ever add
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
-from fedcore.errors import UploadError
+from fedcore.errors import ConsistencyError, UploadError
 from fedcore.secagg import Layout, UnmaskPlan
-from fedserver.accumulation import Accumulation, accumulation_of
+from fedserver.accumulation import Accumulation, Totals, accumulation_of
 from fedserver.spool import Spool
 
 __all__ = ["Reports"]
@@ -30,7 +26,7 @@ class Reports:
         self._begun: set[bytes] = set()
         self._sum = Accumulation(layout)
         self._adding: set[asyncio.Task[None]] = set()
-        self._totals: Sequence[NDArray[np.int64]] = ()
+        self._totals: Totals | None = None
 
     @property
     def clients(self) -> frozenset[bytes]:
@@ -43,8 +39,14 @@ class Reports:
         return frozenset(self._begun)
 
     @property
-    def totals(self) -> Sequence[NDArray[np.int64]]:
-        """The sums, block by block, once `sum_up` has made them."""
+    def totals(self) -> Totals:
+        """The sums, block by block, once `sum_up` has made them. Raises: ConsistencyError."""
+        if self._totals is None:
+            raise ConsistencyError(
+                "the sum of a round is not made",
+                why="it is asked for before the updates were added up, or after it was used",
+                fix="add up the sealed updates first",
+            )
         return self._totals
 
     @property
@@ -86,6 +88,10 @@ class Reports:
             uploads = {client: self._sealed[client] for client in members}
             self._sum = await accumulation_of(self.layout, self._spool, uploads)
         self._totals = await self._sum.total(members, plan=plan, threads=self._threads)
+
+    def forget_sum(self) -> None:
+        """Lets go of the sum's memory; it can be made anew from the sealed updates."""
+        self._totals, self._sum = None, Accumulation(self.layout)
 
     async def _add(self, client: bytes, upload_id: bytes) -> None:
         try:

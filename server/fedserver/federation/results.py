@@ -24,6 +24,7 @@ from fedcore.federated.update import Mean, UpdateLayout
 from fedcore.model_format import encode_model, read_model
 from fedcore.privacy import Adaptive, PrivacyPlan, PrivateMean, QuantileState
 from fedserver.disk import in_thread
+from fedserver.federation.means import mean_of
 from fedserver.federation.payments import Payment
 from fedserver.federation.reports import Reports
 from fedserver.federation.resources import HostedTask, Resources
@@ -105,9 +106,11 @@ class Results:
         """
         state, clipping = await self._state()
         mean = await self._mean(round, reports, payment, clipping)
+        reports.forget_sum()  # before the model is loaded: a server has room for one of the two
         apply = self._hosted.algorithm.apply
         theta, _ = await load_model(self._resources.blobs, self._head.digest, self._spec)
         after, kept = await asyncio.to_thread(apply, theta, mean, state, round=round)
+        del theta
         origin = ModelOrigin(self._hosted.task.digest.hex(), round + 1, self._head.digest)
         digest = await store_model(self._resources.blobs, after, self._spec, origin)
         next_clipping = mean.clipping if isinstance(mean, PrivateMean) else None
@@ -132,8 +135,8 @@ class Results:
     ) -> Mean | PrivateMean:
         account = self._hosted.account
         if account is None:
-            make = UpdateLayout.of(self._hosted.task).mean
-            return await asyncio.to_thread(make, reports.totals, reports.count)
+            layout = UpdateLayout.of(self._hosted.task)
+            return await asyncio.to_thread(mean_of, layout, reports.totals, reports.count)
         released = await asyncio.to_thread(account.released, round, clipping)
         if released is not None:
             return released
