@@ -11,6 +11,7 @@ from pathlib import Path
 
 __all__ = ["FED", "Process", "one_core_each", "resident_bytes", "started"]
 
+_ROOT = Path(__file__).resolve().parents[2]
 FED = (sys.executable, "-c", "import sys; from fedcore.cli import main; sys.exit(main())")
 
 
@@ -40,7 +41,12 @@ def started(
 ) -> Iterator[Process]:
     """The program, until the block ends. `cores`: on which all of its threads run."""
     log = folder / "process.log"
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(_ROOT),  # so that a module of the benchmarks is a program, too
+    }
     pinned = ("taskset", "--cpu-list", ",".join(map(str, sorted(cores)))) if cores else ()
     with log.open("ab") as errors:
         popen = subprocess.Popen(
