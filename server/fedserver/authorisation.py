@@ -20,6 +20,7 @@ __all__ = [
     "ANONYMOUS",
     "ANYONE",
     "CLIENT",
+    "OPERATORS",
     "PERMISSIONS",
     "READERS",
     "ROLES",
@@ -36,6 +37,7 @@ ROLES: frozenset[str] = frozenset(
 
 CLIENT: frozenset[str] = frozenset({"client"})
 ADMIN: frozenset[str] = frozenset({"admin"})
+OPERATORS: frozenset[str] = frozenset({"operator", "admin"})
 READERS: frozenset[str] = ROLES - CLIENT
 ANYONE: frozenset[str] = frozenset({"anonymous"})
 
@@ -90,7 +92,6 @@ class Permission:
 
 
 _RESEARCH = frozenset({"researcher", "admin"})
-_OPERATE = frozenset({"operator", "admin"})
 _EVERYBODY = CLIENT | READERS
 
 PERMISSIONS: Mapping[str, Permission] = MappingProxyType(
@@ -130,10 +131,10 @@ PERMISSIONS: Mapping[str, Permission] = MappingProxyType(
             },
             "AdminService": {
                 "GetStatus": Permission(READERS),
-                "Drain": Permission(_OPERATE, envelope="drain"),
-                "CreateToken": Permission(_OPERATE, envelope="grant"),
-                "ListClients": Permission(_OPERATE | {"auditor"}),
-                "RevokeClient": Permission(_OPERATE, envelope="revocation"),
+                "Drain": Permission(OPERATORS, envelope="drain"),
+                "CreateToken": Permission(OPERATORS, envelope="grant"),
+                "ListClients": Permission(OPERATORS | {"auditor"}),
+                "RevokeClient": Permission(OPERATORS, envelope="revocation"),
                 "SubmitTask": Permission(_RESEARCH, envelope="submission", fills=True),
                 "CancelTask": Permission(_RESEARCH | {"operator"}, envelope="cancellation"),
                 "ListTasks": Permission(READERS),

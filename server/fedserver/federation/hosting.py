@@ -276,7 +276,8 @@ def unknown(kind: str) -> NotFoundError:
 
 def _spent(account: Account) -> Spent:
     ledger = account.ledger
-    return Spent(ledger.epsilon(), ledger.plan.epsilon, spent_by_round(ledger))
+    by_round = spent_by_round(ledger)
+    return Spent(ledger.epsilon(), ledger.plan.epsilon, by_round, account.draws_clients)
 
 
 def _read(data: bytes, spec: Spec) -> Model:

@@ -235,12 +235,14 @@ class SubmittedTask:
 class Spent:
     """What a task has spent of its privacy budget; all 0 for a task without privacy.
 
-    `by_round`: the epsilon after the release of each round.
+    `by_round`: the epsilon after the release of each round. `secret_sample`: these figures hold
+    only against who does not learn which clients took part in which round, nor how many.
     """
 
     epsilon: float = 0.0
     budget: float = 0.0
     by_round: Mapping[int, float] = field(default_factory=dict)
+    secret_sample: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fedcore.errors import ForbiddenError, NotFoundError
 from fedcore.v1 import admin_service_pb2, common_pb2
 from fedcore.wire.channels import LONGEST_WAIT_S
 from fedserver.audit_heads import AuditHeads
-from fedserver.authorisation import Caller
-from fedserver.federation.interface import Federation
+from fedserver.authorisation import OPERATORS, Caller
+from fedserver.federation.interface import Federation, RoundWaits
 from fedserver.services import fields
 from fedserver.store.audit import canonical
 from fedserver.store.protocol import Store
@@ -122,8 +122,9 @@ class Overview:
         page = await self._store.rounds(
             task.task_id, after_event=after, limit=_limit(request.limit)
         )
+        shown = await self._shows_participants(caller, task.task_id)
         return admin_service_pb2.ListRoundsResponse(
-            rounds=[await self._round_entry(record) for record in page.rounds],
+            rounds=[await self._round_entry(record, shown) for record in page.rounds],
             last_event=page.last_event,
             task=await self._task_entry(caller, task),
         )
@@ -138,20 +139,23 @@ class Overview:
             raise _nothing("round")
         waits = await self._federation.show_round(caller, ref)
         events = await self._store.round_events(ref)
+        shown = await self._shows_participants(caller, ref.task_id)
+        if not shown:
+            waits = RoundWaits("")
         return admin_service_pb2.ShowRoundResponse(
-            round=await self._round_entry(record),
+            round=await self._round_entry(record, shown),
             transitions=[
                 admin_service_pb2.Transition(
                     at_ms=event.at_ms,
                     from_phase=event.from_phase,
                     to_phase=event.to_phase,
-                    reason=event.reason,
+                    reason=event.reason if shown else "",
                 )
                 for event in events
             ],
             waiting_for=waits.waiting_for,
             pending=waits.pending,
-            participants=_participants(await self._store.assignments(ref)),
+            participants=_participants(await self._store.assignments(ref)) if shown else [],
         )
 
     async def ListModels(
@@ -199,6 +203,15 @@ class Overview:
             entries=[canonical(record) for record in records], head=self._audit.newest
         )
 
+    async def _shows_participants(self, caller: Caller, task_id: str) -> bool:
+        """Whether the caller may learn who took part in a round, and how many.
+
+        Where the plan draws clients in secret, only who runs the server may: it draws them.
+        """
+        if caller.role in OPERATORS:
+            return True
+        return not (await self._federation.spent(caller, task_id)).secret_sample
+
     async def _task(self, caller: Caller, task_id: str) -> TaskRecord:
         task = await self._store.task(fields.task_id(task_id))
         if task is None or task.tenant != caller.tenant:
@@ -222,8 +235,13 @@ class Overview:
             reason=task.reason,
         )
 
-    async def _round_entry(self, record: RoundRecord) -> admin_service_pb2.RoundEntry:
+    async def _round_entry(
+        self, record: RoundRecord, participants: bool
+    ) -> admin_service_pb2.RoundEntry:
+        """`participants`: whether what tells how many they were is shown."""
         metrics = await self._store.metrics(record.ref)
+        if not participants:
+            record = replace(record, assigned=0, uploaded=0, state={}, reason="", bytes_up=0)
         return admin_service_pb2.RoundEntry(
             round=common_pb2.RoundRef(
                 task_id=record.ref.task_id, round=record.ref.round, attempt=record.ref.attempt
