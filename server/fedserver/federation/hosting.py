@@ -144,11 +144,21 @@ class Tasks:
 
     async def model(self, caller: Caller, digest: bytes, /) -> ModelDescription:
         """A model of a task of the caller's tenant."""
-        record = await self._store.model(digest)
-        if record is None:
+        found = await self._store.model(digest)
+        if found is None:
             raise unknown("model")
-        await self._visible(caller, record.task_id)
-        return ModelDescription(record.size, record.task_id, record.round, record.parent)
+        task = await self._store.task(found.task_id)
+        if task is None or task.tenant != caller.tenant:
+            # The same task, which another tenant had before, begins with the same model.
+            found = await self._own_model(caller, digest)
+        return ModelDescription(found.size, found.task_id, found.round, found.parent)
+
+    async def _own_model(self, caller: Caller, digest: bytes) -> ModelRecord:
+        for task in await self._store.tasks(tenant=caller.tenant):
+            found = await self._store.model(digest, task_id=task.task_id)
+            if found is not None:
+                return found
+        raise unknown("model")
 
     async def spent(self, caller: Caller, task_id: str, /) -> Spent:
         """What a task has spent of its privacy budget."""
