@@ -11,10 +11,10 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from fedclient.identity import DeviceIdentity
-from fedclient.state import State
+from fedclient.state import Charge, State
 from tests.chaos.programs import FED, Program
 
 __all__ = ["Crowd", "Device", "Uploaded"]
@@ -73,12 +73,12 @@ class Device:
         """What was acknowledged to it, in all its runs."""
         return _uploaded(self.log.with_suffix(".err"), self.name)
 
-    def charges(self) -> list[Any]:
+    def charges(self) -> list[Charge]:
         """What rounds have cost a device that does not run, the newest first."""
         key = DeviceIdentity(self.folder / "identity").device_key
         state = State(self.folder, key=key)
         try:
-            return list(state.charges(limit=1000))
+            return state.charges(limit=1000)
         finally:
             state.close()
 

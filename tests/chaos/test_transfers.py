@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedclient.state import Charge
 from fedcore.data import Dataset
 from fedcore.federated.task import Task
 from fedcore.wire.transfer import CHUNK_BYTES, WINDOW
 from tests.chaos.checks import check_models
 from tests.chaos.deployment import Deployment
-from tests.chaos.devices import Device
 from tests.chaos.programs import Program, until
 from tests.chaos.supervisor import Supervisor
 from tests.chaos.tasks import written
@@ -26,7 +26,7 @@ IN_FLIGHT = CHUNK_BYTES * WINDOW
 # What a server that is killed may have taken and not brought onto the disk: the spool syncs every
 # 16 MiB, and what a sync is known to have brought there is what came before the one before it.
 UNSYNCED = 2 * 16 * CHUNK_BYTES
-POLICY = '[secure_aggregation]\nprofile = "off"\nattempts = 3\n'
+POLICY = '[secure_aggregation]\nprofile = "off"\nattempts = 3\nsmallest_cohort = 1\n'
 
 
 def large_task(name: str) -> Task:
@@ -94,20 +94,15 @@ class Link:
     def finish(self, task_id: str, task: Task) -> None:
         self.deployment.admin.wait(task_id)
         check_models(self.deployment, task_id, task, self.data)
-        charged = self.charge(self.device, task_id)
-        assert charged.outcome == "completed" and charged.given
+        said = self.device.log.with_suffix(".err")
+        until(lambda: f"{task.name} round 0: finished" in said.read_text(), "the device closes it")
 
-    def charge(self, device: Device, task_id: str):  # type: ignore[no-untyped-def]
-        """What the one round has cost the device, as soon as it has closed it."""
-        said = device.log.with_suffix(".err")
-        until(lambda: "finished" in said.read_text().splitlines()[-1] or _waits(said), "it ends")
-        device.end()
-        (found,) = [charge for charge in device.charges() if charge.task == task_id]
+    def charge(self, task_id: str) -> Charge:
+        """What the one round of a task has cost the device, whose process is ended."""
+        self.device.end()
+        (found,) = [charge for charge in self.device.charges() if charge.task == task_id]
+        assert found.outcome == "completed" and found.given
         return found
-
-
-def _waits(log: Path) -> bool:
-    return log.read_text().splitlines()[-1].startswith("waiting")
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +122,7 @@ def test_a_device_that_is_killed_in_both_directions_fetches_and_sends_little_aga
     with Supervisor(link.run, points) as supervisor:
         link.finish(task_id, task)
     assert supervisor.killed == points
+    link.charge(task_id)
     after = link.deployment.figures()
     down, up = (
         after(f"fedcore_{name}_bytes_total") - before(f"fedcore_{name}_bytes_total")
@@ -151,7 +147,7 @@ def test_a_server_that_is_killed_while_it_takes_an_update_asks_for_little_again(
         link.run()
         link.finish(task_id, task)
     assert supervisor.killed == points
-    (charge,) = [charge for charge in link.device.charges() if charge.task == task_id]
+    charge = link.charge(task_id)
     assert SIZE < charge.bytes_up <= 1.01 * SIZE + IN_FLIGHT + UNSYNCED
 
 
@@ -162,5 +158,5 @@ def test_a_server_that_is_killed_while_it_sends_a_model_sends_little_again(link:
     until(lambda: "server-killed-down round 0: downloading 3" in program.complaints, "it fetches")
     link.deployment.start_again()
     link.finish(task_id, task)
-    (charge,) = [charge for charge in link.device.charges() if charge.task == task_id]
+    charge = link.charge(task_id)
     assert SIZE < charge.bytes_down <= SIZE + 4096 + IN_FLIGHT
