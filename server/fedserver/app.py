@@ -49,6 +49,8 @@ _CALLS_TO_ENROL = 2  # the authority, and the enrolment itself
 _RENEW_EVERY_S = 3600.0
 _SIGN_EVERY_S = 3600.0
 _HEARTBEAT_EVERY_S = 10.0
+_PRUNE_EVERY_S = 3600.0
+_REPEATS_MS = 7 * 24 * 3600 * 1000  # for so long a repeated request gets its first answer
 
 
 def now_ms() -> int:
@@ -273,6 +275,7 @@ class Server:
             self._again(self.renew, every_s=_RENEW_EVERY_S),
             self._again(self._parts.audit.sign, every_s=_SIGN_EVERY_S),
             self._again(self.show_life, every_s=_HEARTBEAT_EVERY_S),
+            self._again(self.prune, every_s=_PRUNE_EVERY_S),
         ):
             self._tasks.append(asyncio.create_task(work))
 
@@ -306,6 +309,10 @@ class Server:
             raise
         self._database_fails = False
         self._parts.metrics.commit_seconds.observe(time.perf_counter() - start_s)
+
+    async def prune(self) -> None:
+        """Forgets answers that nobody will ask for again."""
+        await self._parts.store.prune(now_ms() - _REPEATS_MS)
 
     def _server_certificate(self) -> ServerCertificate:
         return self._parts.authority.server_certificate(

@@ -53,6 +53,7 @@ def start(
     logs.configure(level=settings.logging.level, form=settings.logging.form)
     arm(os.environ.get("FEDCORE_FAILPOINTS", ""), test_mode=test_mode or settings.test_mode)
     set_grpc()
+    _check_protobuf()
     asyncio.run(_serve(settings, _console(context), accept_rollback=accept_rollback))
 
 
@@ -108,6 +109,18 @@ def doctor(context: typer.Context, config: Settings = None) -> int:
         for one in found
     )
     return ExitCode.FAILED if any(one.level == "error" for one in found) else ExitCode.OK
+
+
+def _check_protobuf() -> None:
+    """The parser in pure Python is slow, and has been brought down by deep messages before."""
+    from google.protobuf.internal import api_implementation
+
+    if (found := api_implementation.Type()) != "upb":
+        raise ServerError(
+            "the server does not start with this parser of protobuf",
+            why=f"it is {found!r}, and only upb is safe with what strangers send",
+            fix="unset PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION, or install protobuf as a wheel",
+        )
 
 
 async def _serve(settings: Config, console: Console, *, accept_rollback: bool) -> None:

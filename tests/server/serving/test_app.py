@@ -20,6 +20,7 @@ from grpc_health.v1 import health_pb2
 from fedcore.errors import ServerError, StoreError
 from fedcore.v1 import client_service_pb2 as client, upload_service_pb2 as upload
 from fedserver.admission import LoopLag
+from fedserver.app import now_ms
 from fedserver.memory import MemoryLimit
 
 CHECK_IN = "/fedcore.v1.ClientService/CheckIn"
@@ -194,6 +195,22 @@ async def test_a_late_event_loop_makes_the_server_not_ready(
     code, _, _ = await world.call(holder, CHECK_IN, A_CHECK_IN)
     beat, _, _ = await world.call(holder, BEAT, A_BEAT)
     assert (code, beat) == (grpc.StatusCode.RESOURCE_EXHAUSTED, OK)
+
+
+async def test_answers_that_are_old_are_forgotten_and_new_ones_kept(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.client(client_id=b"c" * 16)
+    ask = {"wanted": "", "task_id": "digits-1", "offer": {}}
+    await world.store.check_in(b"c" * 16, b"r" * 16, **ask, retry=(7, 8))
+    await world.server.prune()
+    kept = await world.store.check_in(b"c" * 16, b"r" * 16, **ask, retry=(1, 2))
+    assert kept.retry == (7, 8)
+    later = now_ms() + 8 * 24 * 3600 * 1000
+    monkeypatch.setattr("fedserver.app.now_ms", lambda: later)
+    await world.server.prune()
+    anew = await world.store.check_in(b"c" * 16, b"r" * 16, **ask, retry=(1, 2))
+    assert anew.retry == (1, 2)
 
 
 async def test_a_process_that_holds_too_much_memory_is_not_ready(make_world: Any) -> None:

@@ -169,6 +169,13 @@ def test_failpoints_are_refused_outside_of_the_test_mode(place: Path) -> None:
         taken.kill()
 
 
+@pytest.mark.slow
+def test_the_slow_parser_of_protobuf_is_refused(place: Path) -> None:
+    refused = Running(place, PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION="python")
+    _, errors = refused.process.communicate(timeout=60)
+    assert refused.said == {} and "only upb" in errors and refused.process.returncode == 1
+
+
 # --- The doctor
 
 
