@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING, BinaryIO
 from fedclient.connection import Answer, Connection, Patience
 from fedclient.files import make_folder, sync_folder
 from fedclient.stopping import Stop
-from fedcore.errors import ClientStateError, FedcoreError, TransferError, UploadError
+from fedcore.errors import (
+    ClientStateError,
+    FedcoreError,
+    NotFoundError,
+    TransferError,
+    UploadError,
+)
 from fedcore.failpoints import failpoint
 
 if TYPE_CHECKING:
@@ -153,8 +159,9 @@ def upload(
             answer = connection.start(connection.uploads.Commit, request, timeout_s=_PIECE_S)
             answer.result(stop)
             return
-        except (UploadError, TransferError) as error:
-            # Pieces too far ahead, or damaged: the server tells at Begin from where to go on.
+        except (UploadError, TransferError, NotFoundError) as error:
+            # Pieces too far ahead, damaged, or of an upload that a restarted server has not open:
+            # it tells at Begin from where to go on.
             refused += 1
             if refused >= _REPEATS:
                 raise error

@@ -16,7 +16,7 @@ from fedclient.identity import DeviceIdentity, authority_pem
 from fedclient.join import enrol
 from fedclient.stopping import Stop
 from fedclient.transfer import _from, download, upload
-from fedcore.errors import CancelledError, RefusedError, TransferError, UploadError
+from fedcore.errors import CancelledError, NotFoundError, RefusedError, TransferError, UploadError
 from fedcore.federated.task import Task
 from fedcore.v1.common_pb2 import Envelope
 from fedcore.wire.envelope import Place, seal
@@ -268,6 +268,21 @@ def test_a_server_that_refuses_an_upload_for_good_is_not_asked_for_ever(
     with pytest.raises(UploadError):
         update.send(connection)
     assert server.calls["Begin"] == 3
+
+
+def test_an_upload_that_a_restarted_server_has_not_open_is_begun_again(
+    server: FakeServer, identity: DeviceIdentity, connection: Connection
+) -> None:
+    update, forgotten = Update(server, identity, 8 * MIB), threading.Event()
+
+    def forget(method: str, client: bytes) -> None:
+        if server.calls["PutChunk"] == 3 and not forgotten.is_set():
+            forgotten.set()
+            raise NotFoundError("the upload is not open", fix="begin the upload")
+
+    server.before = forget
+    update.send(connection)
+    assert update.upload.data == update.data and server.calls["Begin"] == 2
 
 
 def test_a_source_of_another_size_is_never_sealed(
