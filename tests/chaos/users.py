@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
-from fedcore.errors import ConnectError
+from fedcore.errors import ConnectError, OverloadedError
 from fedcore.federated.task import Task
 from fedcore.v1 import admin_service_pb2, common_pb2
 from fedcore.wire.envelope import TASK, Place, signed_bytes
@@ -120,7 +120,7 @@ class User:
             try:
                 with self._profile.channel() as channel:
                     found[:] = [call(channel)]
-            except ConnectError:
+            except (ConnectError, OverloadedError):
                 return False
             return True
 
