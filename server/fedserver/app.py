@@ -29,7 +29,7 @@ from fedserver.authority import ServerCertificate
 from fedserver.config import Config
 from fedserver.enrolment import Enrolment
 from fedserver.health import Health
-from fedserver.memory import MemoryLimit
+from fedserver.memory_limit import MemoryLimit
 from fedserver.notify import notify
 from fedserver.ops import Ops, application
 from fedserver.parts import Parts

@@ -21,7 +21,7 @@ from fedcore.errors import ServerError, StoreError
 from fedcore.v1 import client_service_pb2 as client, upload_service_pb2 as upload
 from fedserver.admission import LoopLag
 from fedserver.app import now_ms
-from fedserver.memory import MemoryLimit
+from fedserver.memory_limit import MemoryLimit
 
 CHECK_IN = "/fedcore.v1.ClientService/CheckIn"
 BEAT = "/fedcore.v1.ClientService/Heartbeat"
