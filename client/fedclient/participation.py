@@ -221,9 +221,12 @@ class Participation:
                 self._send(effect.message)
 
     def _give_masked(self, need: NeedInput) -> None:
-        if need.model_digest != self._instruction().model_digest:
+        from fedcore.federated.clipping import announced
+
+        train = self._instruction()
+        if need.model_digest != announced(train.model_digest, train.clipping):
             raise ConsistencyError(
-                "the session is about another model than the one to train",
+                "the session is about another model, or other clipping, than the one to train",
                 why="its digest differs from that of the instruction",
                 fix="nothing is given to this session; report it to the operator",
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 from fedcore.errors import FedcoreError, PlanError
@@ -9,8 +10,9 @@ from fedcore.privacy import Adaptive, PrivacyPlan, QuantileState
 from fedcore.privacy.codec import from_json, to_json
 from fedcore.privacy.release import require_state
 
-__all__ = ["decode_clipping", "encode_clipping"]
+__all__ = ["announced", "decode_clipping", "encode_clipping"]
 
+_DOMAIN = b"fedcore clipped model 1\0"
 _LONGEST = 8192  # bytes; a state of the longest fractions takes half of it
 
 
@@ -37,6 +39,20 @@ def decode_clipping(plan: PrivacyPlan, data: bytes) -> QuantileState | None:
         )
     require_state(plan, state)
     return state
+
+
+def announced(model_digest: bytes, clipping: bytes) -> bytes:
+    """What a session names as its model: all that a server sends to train with.
+
+    Every client compares it with what it was sent itself. Else a server could let all but one clip
+    to nothing, and see that one's update in the sum.
+
+    >>> announced(bytes(32), b"") == bytes(32)
+    True
+    """
+    if not clipping:
+        return model_digest
+    return hashlib.sha256(_DOMAIN + model_digest + clipping).digest()
 
 
 def _decoded(data: bytes) -> QuantileState:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from fedclient import Client, Outcome
 from fedclient.policy import TaskRules
 from fedcore.data import Dataset
+from fedcore.federated.clipping import announced, encode_clipping
 from fedcore.federated.parameters import parameters_of
 from fedcore.federated.programs import Progress, TrainingRequest, TrainingResult
 from fedcore.federated.task import Task
 from fedcore.model_format import encode_model
-from fedcore.secagg import Stage, encode
+from fedcore.privacy import Adaptive
+from fedcore.secagg import SecAggServer, Stage, encode
 from fedcore.v1 import round_service_pb2 as rounds
 from fedserver.services import fields
 from tests.client.conftest import OPEN
@@ -74,6 +81,60 @@ def test_a_session_gets_no_vector_that_was_trained_on_another_model(
         device.close()
 
 
+class TwoNorms(FakeServer):
+    """Lets one client clip by the plan's norm and all others to next to nothing."""
+
+    def _orders(self, seat: Seat) -> Iterator[tuple[int, dict[str, Any]]]:
+        first = min(found.client for found in self.present())
+        for number, order in super()._orders(seat):
+            if "train" in order:
+                order["train"].clipping = self.states[seat.client != first]
+            yield number, order
+
+    @cached_property
+    def states(self) -> tuple[bytes, bytes]:
+        plan = self.task.plan
+        assert plan is not None and isinstance(plan.clipping, Adaptive)
+        honest = plan.clipping.start(noise_multiplier=plan.noise_multiplier, grid_steps=plan.grid)
+        tiny = honest
+        for _ in range(8):
+            tiny = tiny.next(2**40)  # as if every update had been far below the norm
+        return encode_clipping(honest), encode_clipping(tiny)
+
+
+@pytest.mark.parametrize("named", ["the model alone", "the first", "the others"])
+def test_a_session_gets_no_vectors_that_were_clipped_otherwise(
+    flowers: Flowers, tmp_path: Path, named: str
+) -> None:
+    text = ADAPTIVE.replace('profile = "off"', 'profile = "malicious"\ngamma = 0.1\ndelta = 0.2')
+    server = TwoNorms(Task.from_toml(text).resolved(), goal=5)
+    honest, tiny = server.states
+    assert honest != tiny
+    kept = {"the model alone": b"", "the first": honest, "the others": tiny}[named]
+    server.session = SecAggServer(
+        server.task.session_config(),
+        model_digest=announced(server.digest, kept),
+        round=0,
+        attempt=1,
+        trust=server.trust,
+        now=int(time.time()) + 600,
+    )
+    server.start()
+    try:
+        devices = join(server, tmp_path, 5)
+        working = threading.Thread(target=run_all, args=(devices, flowers), daemon=True)
+        working.start()
+        server.wait_for(lambda: sum(seat.report is not None for seat in server.seats.values()) >= 1)
+        server.end(rounds.Finished.OUTCOME_ABANDONED)
+        working.join(20)
+    finally:
+        server.stop()
+    given = {"the model alone": 0, "the first": 1, "the others": 4}[named]
+    assert server.calls["Commit"] <= given and not server.totals
+    for device in devices:
+        device.close()
+
+
 def test_a_place_in_a_task_that_is_assigned_again_gets_no_second_update(
     serve: Callable[..., FakeServer], open_task: Task, flowers: Flowers, folder: Path
 ) -> None:
@@ -103,6 +164,11 @@ noise = "central"
 minimum_separation = 1
 maximum_participations = 4
 """
+)
+
+
+ADAPTIVE = PRIVATE.replace(
+    'noise = "central"', 'noise = "shares"\nclipping = "adaptive"\ndenominator = 100'
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
-from fedcore.federated.clipping import encode_clipping
+from fedcore.federated.clipping import announced, encode_clipping
 from fedcore.rounds import (
     CLIENT_PHASES,
     Phase,
@@ -121,8 +121,9 @@ async def _assembled(
     kept: Mapping[str, bytes],
 ) -> Attempt:
     ref = RoundRef(state.task_id, state.round, state.attempt)
-    masked = None if hosted.config is None else _session(hosted, resources, ref, head, kept)
     results = Results(hosted, resources, head)
+    train = await _train(hosted, resources, state.round, head, results)
+    masked = None if hosted.config is None else _session(hosted, resources, ref, train, kept)
     journal = Journal(resources.store, resources.spool, ref, lease, head.digest, resources.entropy)
     return Attempt(
         hosted,
@@ -133,7 +134,7 @@ async def _assembled(
         reports=Reports(hosted.task.layout, resources.spool, threads=resources.threads),
         results=results,
         masked=masked,
-        train=await _train(hosted, resources, state.round, head, results),
+        train=train,
         payment=await _payment(hosted, state, masked, kept),
         invited=_invited(kept),
     )
@@ -143,7 +144,7 @@ def _session(
     hosted: HostedTask,
     resources: Resources,
     ref: RoundRef,
-    head: HeadRecord,
+    train: Train,
     kept: Mapping[str, bytes],
 ) -> MaskedSession:
     assert hosted.config is not None
@@ -152,7 +153,7 @@ def _session(
         kept,
         hosted.config,
         ref,
-        model=head.digest,
+        model=announced(train.model_digest, train.clipping),
         trust=resources.trust(),
         now=(resources.clock() + length_ms) // _SECOND,
     )
