@@ -143,6 +143,9 @@ def _check_terms(message: Message, task: Task, assignment: OpenAssignment) -> No
         place = (message.round, message.attempt)
         if config != task.session_config() or place != (assignment.round, assignment.attempt):
             raise _contradiction("the session has other terms than its task, or another round")
+        # Noise and slots were worked out for this many, whatever smaller cohort the owner allows.
+        if not task.cohort.minimum <= message.n <= task.cohort.select:
+            raise _contradiction(f"a session of {message.n} clients is none of its task's")
     elif isinstance(message, MaskRequest | Survivors | UnmaskRequest) and sid != assignment.sid:
         raise _contradiction("the message is of another session than the assignment's")
 

@@ -13,9 +13,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedclient import Client, Outcome, Summary
+from fedclient.aggregation import _check_terms
+from fedclient.assignment import OpenAssignment
 from fedcore.data import Dataset
+from fedcore.errors import ConsistencyError
 from fedcore.federated.task import Task
 from fedcore.secagg import Prg, SecAggServer
+from fedcore.secagg.messages import Roster
+from fedcore.secagg.transcript import path_depth
 from fedcore.v1 import client_service_pb2, common_pb2
 from tests.client.devices import join, run_all
 from tests.client.server import FakeServer
@@ -35,7 +40,7 @@ def session(server: FakeServer, **changes: Any) -> SecAggServer:
 
 def refused(devices: list[Client], flowers: Flowers) -> None:
     found: list[list[Summary]] = run_all(devices, flowers)
-    assert [summary.outcome for [summary] in found] == [Outcome.FAILED] * 5
+    assert [summary.outcome for [summary] in found] == [Outcome.FAILED] * len(devices)
     for device in devices:
         assert device.assignment is None
         assert not [key for key in device._state.records() if key.startswith("session/")]
@@ -61,6 +66,40 @@ def test_no_shares_are_dealt_for_a_session_of_other_terms_than_the_task(
     assert server.calls["Share"] == server.calls["Begin"] == 0
     reports = [seat.report for seat in server.seats.values()]
     assert all(r and r.failure == common_pb2.FAILURE_CODE_PROTOCOL for r in reports)
+
+
+def test_no_shares_are_dealt_in_a_smaller_cohort_than_the_noise_was_worked_out_for(
+    serve: Serve, secure_task: Task, flowers: Flowers, tmp_path: Path
+) -> None:
+    assert secure_task.cohort.minimum == 4
+    server = serve(secure_task, goal=3)  # which the owners themselves would allow
+    refused(join(server, tmp_path, 3), flowers)
+    assert server.calls["Advertise"] == 3 and server.calls["Share"] == 0
+
+
+@pytest.mark.parametrize("clients", [3, 4, 5, 6])
+def test_the_cohorts_of_a_session_are_those_of_its_task(secure_task: Task, clients: int) -> None:
+    config = secure_task.session_config().encoded
+    roster = Roster(
+        sid=bytes(32),
+        round=0,
+        attempt=1,
+        nonce=bytes(32),
+        config=config,
+        pulse=b"",
+        n=clients,
+        index=0,
+        pid=bytes(16),
+        certificates=bytes(120 * clients),
+        path=bytes(32 * path_depth(clients)),
+        neighbours=(),
+    )
+    assignment = OpenAssignment(b"a", "t", 0, 1, secure_task.digest, b"", 1000, 0)
+    if 4 <= clients <= 5:
+        _check_terms(roster, secure_task, assignment)
+    else:
+        with pytest.raises(ConsistencyError, match=f"{clients} clients"):
+            _check_terms(roster, secure_task, assignment)
 
 
 def test_no_vector_is_given_for_another_model_than_the_one_to_train(
