@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcore.autograd.ravel import ravel
-from fedcore.errors import UpdateError
+from fedcore.errors import ProgramError, UpdateError
 from fedcore.federated.choices import LOSSES
 from fedcore.federated.models import build_model
 from fedcore.federated.task import Task
@@ -26,7 +26,7 @@ class FlatModel:
 
     `trained`: how many numbers are parameters; those that follow are state. `rebuild` makes the
     model of a theta (trained,), for training; `loss` is what the task trains it by.
-    Raises: ProgramError for a model that is not installed.
+    Raises: ProgramError for a model that is not installed, or is another than the task's.
     """
 
     def __init__(self, task: Task) -> None:
@@ -36,6 +36,13 @@ class FlatModel:
         theta, self.rebuild = ravel(model)
         state, self._with_state = ravel_state(model)
         self.trained, self.dimension = theta.size, theta.size + state.size
+        promised = task.model.dimension
+        if promised not in (None, self.dimension):
+            raise ProgramError(
+                f"the installed model {task.model.name!r} is another than the task's",
+                why=f"it has {self.dimension} numbers, and the task says {promised}",
+                fix="install the release of the package that the task was made with",
+            )
 
     def split(self, vector: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Views of the parameters and of the state. Raises: UpdateError for another length."""

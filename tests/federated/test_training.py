@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from threading import Event
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import fedcore as fc
 from fedcore import nn, optim
 from fedcore.data import Dataset, stack_clients
-from fedcore.errors import CancelledError, DivergenceError, FedcoreError, UpdateError
+from fedcore.errors import CancelledError, DivergenceError, FedcoreError, ProgramError, UpdateError
 from fedcore.federated.flat import FlatModel
 from fedcore.federated.models import initial_theta
 from fedcore.federated.programs import Progress, TrainingRequest
@@ -118,6 +119,13 @@ def test_batch_statistics_travel_behind_the_parameters(small_task, small_data):
     _, state = nn.ravel_state(model)[0], nn.ravel_state(model)[0].numpy()
     assert np.array_equal(state, after[flat.trained :])
     assert normed.shape == (10, 3)
+
+
+def test_an_installed_model_of_another_size_than_the_tasks_is_not_trained(small_task, small_data):
+    task = small_task()
+    other = replace(task, model=replace(task.model, parts=(task.dimension + 1,)))
+    with pytest.raises(ProgramError, match="is another than the task's"):
+        LocalTraining().train(request_of(other, small_data))
 
 
 @pytest.mark.parametrize(("steps", "examples"), [(1, 4), (2, 8), (3, 10), (7, 10)])
