@@ -60,6 +60,7 @@ class Uploads(Parts):
             _remember(self._owners, (caller.id, upload_id), ref)
         self._collecting(ref, caller.id).cohort.hear(caller.id)
         committed = await self._spool.put(upload_id, offset, crc32, data)
+        self._resources.metrics.upload_bytes.inc(len(data))
         return committed
 
     async def commit_upload(
@@ -83,6 +84,7 @@ class Uploads(Parts):
             size = (await self.model(caller, digest)).size
             _remember(self._sizes, (caller.tenant, digest), size)
         data = await self._blobs.read(digest, offset, length)
+        self._resources.metrics.download_bytes.inc(len(data))
         return ModelChunk(data, size)
 
     async def _seal(
