@@ -28,6 +28,7 @@ from fedserver.federation.means import mean_of
 from fedserver.federation.payments import Payment
 from fedserver.federation.reports import Reports
 from fedserver.federation.resources import HostedTask, Resources
+from fedserver.memory import give_back
 from fedserver.model_files import ModelOrigin, load_model, store_model
 from fedserver.store.records import HeadRecord, MetricRecord, ModelRecord, RoundRef
 
@@ -104,6 +105,7 @@ class Results:
 
         Raises: PrivacyError, UpdateError, DivergenceError for a sum that gives no model.
         """
+        await asyncio.to_thread(give_back)
         state, clipping = await self._state()
         mean = await self._mean(round, reports, payment, clipping)
         reports.forget_sum()  # before the model is loaded: a server has room for one of the two

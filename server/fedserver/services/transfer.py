@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 
 from google.protobuf.message import Message
 
 from fedcore.secagg.messages import UploadHeader, decode_as
 from fedcore.v1 import model_service_pb2, upload_service_pb2
 from fedcore.wire.envelope import Place
-from fedcore.wire.transfer import CHUNK_BYTES, WINDOW, crc32
+from fedcore.wire.transfer import CHUNK_BYTES, crc32
 from fedserver.authorisation import Caller
 from fedserver.federation.interface import Federation
 from fedserver.services import fields
 from fedserver.services.unsigned import Unsigned
+from fedserver.services.windows import Windows
 
 __all__ = ["ModelService", "UploadService"]
 
@@ -25,8 +27,10 @@ class UploadService:
 
     payloads: Mapping[str, type[Message]] = {"Commit": upload_service_pb2.UploadSeal}
 
-    def __init__(self, federation: Federation) -> None:
-        self._federation = federation
+    def __init__(
+        self, federation: Federation, *, now_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._federation, self._windows = federation, Windows(now_s=now_s)
 
     async def place(self, caller: Caller, payload: upload_service_pb2.UploadSeal, /) -> Place:
         return await self._federation.place(
@@ -43,11 +47,12 @@ class UploadService:
         progress = await self._federation.begin_upload(
             caller, assignment_id, size=size, header=header
         )
+        window = self._windows.of(progress.upload_id)
         return upload_service_pb2.BeginResponse(
             upload_id=progress.upload_id,
             committed_offset=progress.committed_offset,
-            chunk_bytes=CHUNK_BYTES,
-            window=WINDOW,
+            chunk_bytes=window.chunk_bytes,
+            window=window.pieces,
             sealed=progress.sealed,
         )
 
@@ -55,12 +60,12 @@ class UploadService:
         self, caller: Caller, request: upload_service_pb2.PutChunkRequest
     ) -> upload_service_pb2.PutChunkResponse:
         data = fields.sized(request.data, "data", least=1, most=CHUNK_BYTES)
+        upload_id = fields.identifier(request.upload_id, "upload_id")
+        offset, check = fields.number(request.offset, "offset"), request.crc32
+        del request  # it has the same bytes once more, and the disk may be slow
+        self._windows.hear(upload_id)
         committed = await self._federation.put_chunk(
-            caller,
-            fields.identifier(request.upload_id, "upload_id"),
-            offset=fields.number(request.offset, "offset"),
-            crc32=request.crc32,
-            data=data,
+            caller, upload_id, offset=offset, crc32=check, data=data
         )
         return upload_service_pb2.PutChunkResponse(committed_offset=committed)
 
@@ -68,12 +73,10 @@ class UploadService:
         self, caller: Caller, request: upload_service_pb2.UploadSeal
     ) -> upload_service_pb2.CommitResponse:
         sha256 = fields.digest(request.sha256, "sha256")
-        await self._federation.commit_upload(
-            caller,
-            fields.identifier(request.upload_id, "upload_id"),
-            size=fields.number(request.size, "size", least=1),
-            sha256=sha256,
-        )
+        upload_id = fields.identifier(request.upload_id, "upload_id")
+        size = fields.number(request.size, "size", least=1)
+        await self._federation.commit_upload(caller, upload_id, size=size, sha256=sha256)
+        self._windows.end(upload_id)
         return upload_service_pb2.CommitResponse(sha256=sha256)
 
 
