@@ -22,6 +22,7 @@ from benchmarks.peers import Peers
 from benchmarks.registry import benchmark
 from fedcore.federated.parameters import parameters_of
 from fedcore.model_format import encode_model
+from fedcore.wire.transfer import pieces
 
 __all__ = ["first_model", "grpc_ingest"]
 
@@ -38,7 +39,7 @@ def grpc_ingest(_peers: Peers) -> Iterator[Figure]:
     """
     task = arrays_task(clients=_CLIENTS, parameters=_PARAMETERS)
     update = Update.of(task)
-    chunks = [data for _, data, _ in update.chunks]
+    chunks = [update.data[at : at + length] for at, length in pieces(len(update.data))]
     ours, bare = [], []
     for _ in range(_REPEATS):
         with TemporaryDirectory() as name:

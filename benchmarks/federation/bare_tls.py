@@ -46,13 +46,15 @@ def send_s(address: str, device: Device, root: bytes, chunks: Sequence[bytes]) -
     context = ssl.create_default_context(cadata=root.decode())
     _load(context, device.tls.chain, device.tls.key)
     host, _, port = address.partition(":")
-    with socket.create_connection((host, int(port))) as plain:
-        with context.wrap_socket(plain, server_hostname=host) as connection:
-            begin = time.perf_counter()
-            for chunk in chunks:
-                connection.sendall(chunk)
-            connection.recv(1)
-            return time.perf_counter() - begin
+    with (
+        socket.create_connection((host, int(port))) as plain,
+        context.wrap_socket(plain, server_hostname=host) as connection,
+    ):
+        begin = time.perf_counter()
+        for chunk in chunks:
+            connection.sendall(chunk)
+        connection.recv(1)
+        return time.perf_counter() - begin
 
 
 def _load(context: ssl.SSLContext, chain: bytes, key: bytes) -> None:

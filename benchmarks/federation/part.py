@@ -64,15 +64,6 @@ class Update:
     def sha256(self) -> bytes:
         return hashlib.sha256(self.data).digest()
 
-    @cached_property
-    def chunks(self) -> tuple[tuple[int, bytes, int], ...]:
-        """(offset, bytes, CRC-32) of each piece."""
-        return tuple(
-            (offset, part, crc32(part))
-            for offset, length in pieces(len(self.data))
-            for part in (self.data[offset : offset + length],)
-        )
-
 
 class Part:
     """One client's part, in the order of the methods."""
@@ -109,7 +100,7 @@ class Part:
             assignment_id=self._assignment.assignment_id, size=len(update.data)
         )
         begun = await self._uploads.Begin(begin, timeout=_CALL_S)
-        todo = iter(update.chunks)
+        todo = _cut(update.data, begun.chunk_bytes)
         await asyncio.gather(*(self._send(begun.upload_id, todo) for _ in range(begun.window)))
         seal = upload_service_pb2.UploadSeal(
             upload_id=begun.upload_id, size=len(update.data), sha256=update.sha256
@@ -135,3 +126,10 @@ class Part:
                     if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
                         raise
                     await asyncio.sleep(0.5)
+
+
+def _cut(data: bytes, chunk_bytes: int) -> Iterator[tuple[int, bytes, int]]:
+    """(offset, bytes, CRC-32) of each piece."""
+    for offset, length in pieces(len(data), chunk_bytes=chunk_bytes):
+        piece = data[offset : offset + length]
+        yield offset, piece, crc32(piece)
