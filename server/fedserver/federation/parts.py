@@ -9,7 +9,7 @@ import asyncio
 from typing import Final
 
 from fedcore.errors import PhaseError
-from fedcore.rounds import Arrived, Lost, Phase
+from fedcore.rounds import CLIENT_PHASES, Arrived, Lost, Phase
 from fedcore.secagg import Message
 from fedcore.secagg.messages import Advertise, Complaint, Confirmation, Shares, UnmaskAnswer
 from fedcore.wire.envelope import Place
@@ -33,7 +33,7 @@ from fedserver.store.records import (
     RoundRef,
 )
 
-__all__ = ["Parts", "untimely"]
+__all__ = ["Parts", "require_open", "untimely"]
 
 _PHASE_OF: Final = {
     Advertise: Phase.KEYS,
@@ -105,6 +105,7 @@ class Parts(Tasks):
         if attempt.masked is None:
             raise untimely(attempt, "the round does not aggregate securely")
         attempt.cohort.hear(caller.id)
+        require_open(attempt)
         phase = _PHASE_OF.get(type(message))
         if phase is not None and not attempt.state.takes(phase, caller.id):
             raise untimely(attempt, f"a {type(message).__name__} belongs to {phase.value}")
@@ -173,6 +174,15 @@ class Parts(Tasks):
 
 def _instruction(attempt: Attempt, client: bytes, *, seen: int) -> Instruction | None:
     return instruction(attempt.state, client, seen=seen, train=attempt.train, due=attempt.due)
+
+
+def require_open(attempt: Attempt) -> None:
+    """Raises: PhaseError while a phase is closed, in a thread that has the session for itself.
+
+    Whoever repeats what was taken before finds with the next question that it was.
+    """
+    if attempt.state.closing or attempt.state.phase not in CLIENT_PHASES:
+        raise untimely(attempt, "the phase is being closed")
 
 
 def untimely(attempt: Attempt, why: str) -> PhaseError:

@@ -10,7 +10,7 @@ from fedserver.authorisation import Caller
 from fedserver.federation.attempt import Attempt
 from fedserver.federation.hosting import unknown
 from fedserver.federation.interface import ModelChunk, UploadProgress
-from fedserver.federation.parts import Parts, untimely
+from fedserver.federation.parts import Parts, require_open, untimely
 from fedserver.store.records import RoundRef, UploadRecord
 
 __all__ = ["Uploads"]
@@ -107,6 +107,7 @@ class Uploads(Parts):
     def _collecting(self, ref: RoundRef, client: bytes) -> Attempt:
         """The attempt, while it takes the client's update. Raises: PhaseError."""
         attempt = self._required(ref)
+        require_open(attempt)
         if not attempt.state.takes(Phase.COLLECTING, client):
             raise untimely(attempt, "no update of this client is awaited")
         return attempt
