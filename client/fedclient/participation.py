@@ -173,8 +173,12 @@ class Participation:
     def _start_work(self) -> None:
         if self._work is not None or self._device.state.contribution(self._assignment) is not None:
             return
-        train = self._instruction()
+        from fedcore.federated.clipping import decode_clipping
+
+        train, plan = self._instruction(), self._task.plan
         self._device.policy.check_download(train.model_bytes)
+        if plan is not None and (clipping := decode_clipping(plan, train.clipping)) is not None:
+            self._device.policy.check_clipping(float(clipping.norm))
         work = Work(
             self._task,
             train,

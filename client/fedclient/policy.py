@@ -148,6 +148,12 @@ class Policy(Settings):
         """Raises: DevicePolicyError for a model of more bytes than the owner allows."""
         self._at_most("budget.largest_download", size, "bytes of a model")
 
+    def check_clipping(self, norm: float) -> None:
+        """Raises: DevicePolicyError for a round that clips by more than the owner allows."""
+        limit = self.privacy.clipping_ceiling
+        if norm > limit:
+            raise _refused("privacy.clipping_ceiling", f"a clipping norm of {norm:.4g}", limit)
+
     def check_now(self, *, now: datetime, spent: Spent, battery: float | None) -> None:
         """Raises: DevicePolicyError if work has to wait: for the hour, the day or the battery.
 

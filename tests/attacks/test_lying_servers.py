@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from fedclient import Client, Outcome
-from fedclient.policy import TaskRules
+from fedclient.policy import PrivacyRules, TaskRules
 from fedcore.data import Dataset
 from fedcore.federated.clipping import announced, encode_clipping
 from fedcore.federated.parameters import parameters_of
@@ -170,6 +170,37 @@ maximum_participations = 4
 ADAPTIVE = PRIVATE.replace(
     'noise = "central"', 'noise = "shares"\nclipping = "adaptive"\ndenominator = 100'
 )
+
+
+class Loose(FakeServer):
+    """Says that clipping has adapted to a norm far above that of the task."""
+
+    def _orders(self, seat: Seat) -> Iterator[tuple[int, dict[str, Any]]]:
+        plan = self.task.plan
+        assert plan is not None and isinstance(plan.clipping, Adaptive)
+        state = plan.clipping.start(noise_multiplier=plan.noise_multiplier, grid_steps=plan.grid)
+        for _ in range(8):
+            state = state.next(-(2**40))
+        for number, order in super()._orders(seat):
+            if "train" in order:
+                order["train"].clipping = encode_clipping(state)
+            yield number, order
+
+
+def test_clipping_adapts_to_no_norm_above_the_owners_ceiling(
+    flowers: Flowers, folder: Path
+) -> None:
+    text = ADAPTIVE.replace('noise = "shares"', 'noise = "central"')
+    server = Loose(Task.from_toml(text).resolved(), goal=1)
+    server.start()
+    policy = replace(OPENLY, privacy=PrivacyRules(clipping_ceiling=1.0))
+    try:
+        with Client.join(server.join_string, directory=folder) as device:
+            [[summary]] = run_all([device], flowers, policy=policy)
+    finally:
+        server.stop()
+    assert summary.outcome is Outcome.REFUSED and "clipping_ceiling" in summary.reason
+    assert server.calls["Begin"] == 0
 
 
 class Telling:
