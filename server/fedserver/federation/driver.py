@@ -204,7 +204,9 @@ class TaskDriver:
         """Says what stopped a round, for an error that nobody foresaw with where it came from."""
         known = isinstance(error, FedcoreError)
         what = error.what if isinstance(error, FedcoreError) else type(error).__name__
-        self._log.error("driver.interrupted", what=what, exc_info=None if known else error)
+        code = getattr(error, "code", "")
+        trace = None if known else error
+        self._log.error("driver.interrupted", code=code, what=what, exc_info=trace)
         if isinstance(error, LedgerError) and self.hosted.account is not None:
             with suppress(LedgerError):
                 await asyncio.to_thread(self.hosted.account.reopen)
