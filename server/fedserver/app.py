@@ -311,8 +311,9 @@ class Server:
         self._parts.metrics.commit_seconds.observe(time.perf_counter() - start_s)
 
     async def prune(self) -> None:
-        """Forgets answers that nobody will ask for again."""
+        """Forgets answers that nobody will ask for again, and files that nothing refers to."""
         await self._parts.store.prune(now_ms() - _REPEATS_MS)
+        await self._parts.federation.collect()
 
     def _server_certificate(self) -> ServerCertificate:
         return self._parts.authority.server_certificate(

@@ -33,6 +33,7 @@ from fedserver.federation.interface import (
     Submission,
     SubmittedTask,
 )
+from fedserver.federation.leftovers import collect_blobs, discard_uploads
 from fedserver.federation.payments import Account, Accounts
 from fedserver.federation.resources import HostedTask, Resources
 from fedserver.model_files import ModelOrigin, store_model
@@ -63,10 +64,15 @@ class Tasks:
         self._draining = False
 
     async def start(self) -> None:
-        """Takes up every task that is running."""
+        """Takes up every task that is running, and forgets uploads of none."""
+        await discard_uploads(self._store, self._spool)
         for record in await self._store.tasks(state=TaskState.RUNNING):
             head = await self._store.head(record.task_id)
             self._drive(await asyncio.to_thread(self._hosted, record, head))
+
+    async def collect(self) -> None:
+        """Deletes what is on the disk and of no use to anybody any more."""
+        await collect_blobs(self._store, self._blobs)
 
     async def drain(self) -> None:
         """From now on no selection takes anybody; who waits is answered."""

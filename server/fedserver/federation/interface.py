@@ -354,6 +354,10 @@ class Federation(Protocol):
         """From now on check-ins get a delay, no round is begun, and who waits is answered now."""
         ...
 
+    async def collect(self) -> None:
+        """Deletes what is on the disk and of no use to anybody any more."""
+        ...
+
     async def stop(self) -> None:
         """Ends the drivers and releases their leases, after their present transaction."""
         ...

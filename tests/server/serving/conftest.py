@@ -157,6 +157,9 @@ class CannedFederation:
     async def changed(self, caller: Any, task_id: str, *, after: int, wait_s: float) -> None:
         await self._note("changed", task_id, after, wait_s)
 
+    async def collect(self) -> None:
+        await self._note("collect")
+
     async def drain(self) -> None:
         self.draining = True
         self.drained.set()
