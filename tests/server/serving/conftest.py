@@ -158,7 +158,7 @@ class CannedFederation:
         await self._note("changed", task_id, after, wait_s)
 
     async def collect(self) -> None:
-        await self._note("collect")
+        """Housekeeping, which nobody calls from outside."""
 
     async def drain(self) -> None:
         self.draining = True
