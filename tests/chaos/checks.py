@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 
 from fedcore.data import Dataset
 from fedcore.federated.task import Task
@@ -77,3 +78,8 @@ def check_ledger(deployment: Deployment, task_id: str, task: Task) -> None:
     assert found.reservations - found.voided >= found.released
     least = account(plan.spend(found.released), adjacency=plan.adjacency, delta=found.delta)
     assert least.value <= found.epsilon <= plan.epsilon
+    line = deployment.admin.models(task_id)
+    assert [model.round for model in line] == list(range(task.rounds.count + 1))
+    for parent, model in pairwise(line):
+        assert model.parent == parent.digest
+        check_served(deployment, model.digest)
