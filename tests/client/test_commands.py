@@ -14,15 +14,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedclient import Client
 from fedclient.bound_data import BoundData
 from fedclient.commands import main
 from fedcore.data import Dataset
 from fedcore.errors import ArgumentError, ClientStateError, DatasetError, TaskError
 from fedcore.federated.task import Task
+from fedcore.v1 import round_service_pb2
 from tests.client.server import FakeServer
 
 Serve = Callable[..., FakeServer]
 RUN = "import sys; from fedclient.commands import main; sys.exit(main(sys.argv[1:]))"
+WORKING = "numpy fedcore.federated fedcore.secagg fedcore.tensor fedcore.data cryptography.x509"
 POLICY = '[secure_aggregation]\nprofile = "off"\n'
 
 
@@ -167,6 +170,31 @@ FORBIDDEN = (
 )
 
 
+def test_a_device_that_waits_loads_nothing_for_work_and_reads_no_certificate(
+    server: FakeServer, folder: Path, flowers: Callable[[int], Dataset], tmp_path: Path
+) -> None:
+    server.end(round_service_pb2.Finished.OUTCOME_COMPLETED)
+    server.retry_ms = (60_000, 60_000)
+    Client.join(server.join_string, directory=folder).close()
+    np.savez(tmp_path / "flowers.npz", x=flowers(0).x, y=flowers(0).y)
+    text = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from fedclient import Client, Stage\n"
+        "from fedclient.bound_data import BoundData\n"
+        f"client = Client.open({str(folder)!r})\n"
+        f"bound = BoundData({{'flowers': Path({str(tmp_path / 'flowers.npz')!r})}}, {{}})\n"
+        "def tell(progress):\n"
+        "    assert progress.stage is Stage.WAITING\n"
+        "    client.stop()\n"
+        "client.run(datasets=bound, on_progress=tell)\n"
+        f"print([name for name in {WORKING.split()!r} if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60)
+    assert found.stdout.strip() == "[]", found.stderr
+    assert server.calls["CheckIn"] == 1
+
+
 def test_an_edge_install_loads_nothing_that_it_has_not() -> None:
     text = (
         "import sys, fedclient, fedclient.commands, fedclient.doctor, fedclient.attempt\n"
@@ -177,13 +205,9 @@ def test_an_edge_install_loads_nothing_that_it_has_not() -> None:
     assert found.stdout.strip() == "[]", found.stderr
 
 
-HEAVY = "grpc google.protobuf numpy fedcore.federated fedcore.secagg fedcore.data cryptography.x509"
-
-
 def test_to_import_the_client_loads_neither_grpc_nor_what_works_with_numbers() -> None:
-    text = (
-        f"import sys, fedclient\nprint([name for name in {HEAVY.split()!r} if name in sys.modules])"
-    )
+    unwanted = ["grpc", "google.protobuf", *WORKING.split()]
+    text = f"import sys, fedclient\nprint([name for name in {unwanted!r} if name in sys.modules])"
     began = time.monotonic()
     found = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60)
     assert found.stdout.strip() == "[]", found.stderr
