@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 from fedcore.errors import OverloadedError
@@ -186,7 +186,8 @@ class Admission:
     `concurrent`: calls that work at once; `queue`, `queue_wait_s`: behind them. `waiting`: calls
     that are held until something happens, which cost memory and no work. `bulk_bytes`: of chunks of
     `chunk_bytes` that are worked on at once. `rate`, `burst`: of one caller, a second; chunks are
-    exempt. `disk_free`: the free share of the disk, of which `least_free` is kept.
+    exempt. `waiting_each`: calls of one caller that are held. `disk_free`: the free share of the
+    disk, of which `least_free` is kept.
     """
 
     def __init__(
@@ -199,6 +200,7 @@ class Admission:
         queue: int = 1000,
         queue_wait_s: float = 2.0,
         waiting: int = 12_000,
+        waiting_each: int = 8,
         bulk_bytes: int = 512 << 20,
         chunk_bytes: int = 1 << 20,
         rate: float = 10.0,
@@ -214,6 +216,8 @@ class Admission:
             bulk=Slots(limit=most_bulk, queue=queue, wait_s=queue_wait_s),
             waits=Slots(limit=waiting, queue=0, wait_s=0),
         )
+        self._held: Counter[str] = Counter()
+        self._waiting_each = waiting_each
         self.rpcs = concurrent + queue + waiting + most_bulk + queue
 
     def check_server(self, permission: Permission) -> None:
@@ -235,6 +239,25 @@ class Admission:
         """Counts a call of `who`. Raises: OverloadedError for one too many."""
         if not permission.bulk:
             self._rates.check(who, now_s=self._now_s())
+
+    @contextlib.contextmanager
+    def held(self, permission: Permission, who: str) -> Iterator[None]:
+        """Counts a call of `who` that is held. Raises: OverloadedError for one too many.
+
+        Few callers could else keep all others from being held.
+        """
+        if permission.waits and self._held[who] >= self._waiting_each:
+            raise refused(
+                "too many calls of one caller wait",
+                why=f"{self._waiting_each} are held at once",
+            )
+        self._held[who] += permission.waits
+        try:
+            yield
+        finally:
+            self._held[who] -= permission.waits
+            if not self._held[who]:
+                del self._held[who]
 
     def slot(self, permission: Permission) -> contextlib.AbstractAsyncContextManager[None]:
         """A place for one call. Raises: OverloadedError on entry where none becomes free."""

@@ -181,9 +181,10 @@ class _Endpoint:
             request = _parsed(self._request, data, "the request")
             if self._payload is not None:
                 request = await self._open(caller, request)
-            answering = self._method(caller, request)
-            del request  # or the bytes of a piece are kept twice while it waits for the disk
-            response = await answering
+            with admission.held(permission, caller.principal):
+                answering = self._method(caller, request)
+                del request  # or the bytes of a piece are kept twice while it waits for the disk
+                response = await answering
             return response.SerializeToString()
 
     async def _caller(self, context: Context) -> Caller:
