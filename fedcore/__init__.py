@@ -1,21 +1,20 @@
 """fedcore: the tensor and autograd core of a privacy-preserving federated learning framework."""
 
+import importlib.util
 import sys
-from importlib import import_module
-from importlib.util import find_spec
-from types import ModuleType
-from typing import TYPE_CHECKING
+import types
+import typing
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from fedcore.public import *  # noqa: F403 - mypy knows them; the list is there
 else:
 
     def __getattr__(name: str) -> object:
         """A submodule, or a public name, whose first use loads the core (PEP 562)."""
-        if name != "tensor" and find_spec(f"fedcore.{name}") is not None:
-            return import_module(f"fedcore.{name}")
+        if name != "tensor" and importlib.util.find_spec(f"fedcore.{name}") is not None:
+            return importlib.import_module(f"fedcore.{name}")
         if name == "__all__" or not name.startswith("__"):
-            public = import_module("fedcore.public")
+            public = importlib.import_module("fedcore.public")
             globals().update({known: getattr(public, known) for known in public.__all__})
             globals()["__all__"] = public.__all__
             if name in globals():
@@ -23,14 +22,14 @@ else:
         raise AttributeError(f"module 'fedcore' has no attribute {name!r}")
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *import_module("fedcore.public").__all__})
+        return sorted({*globals(), *importlib.import_module("fedcore.public").__all__})
 
 
-class _Package(ModuleType):
+class _Package(types.ModuleType):
     """The type of `fedcore`, where `tensor` stays the function: a subpackage has that name, too."""
 
     def __setattr__(self, name: str, value: object) -> None:
-        if name != "tensor" or not isinstance(value, ModuleType):
+        if name != "tensor" or not isinstance(value, types.ModuleType):
             super().__setattr__(name, value)
 
 
