@@ -28,7 +28,6 @@ from fedcore.rounds import (
     Aggregated,
     Arm,
     Begin,
-    Cancel,
     CannotClose,
     Close,
     Closed,
@@ -353,6 +352,10 @@ class Attempt:
         for client in transition.lost.keys() - self._counted:
             metrics.dropouts.labels(transition.lost[client].phase.value).inc()
         self._counted = frozenset(transition.lost)
+        if transition.from_phase is Phase.SELECTING and self.state.members:
+            metrics.assignments.labels("given").inc(len(self.state.cohort))
+        if transition.to_phase is Phase.COMPLETED:
+            metrics.assignments.labels("completed").inc(len(self.state.survivors))
         if self.state.over or transition.to_phase is Phase.COMPLETED:
             metrics.rounds.labels(transition.to_phase.value).inc()
         plan, result = self.hosted.task.plan, self._result
@@ -362,10 +365,6 @@ class Attempt:
 
     def _now(self) -> int:
         return self._resources.clock()
-
-    async def cancel(self, why: str) -> None:
-        """Lets an operator end the round; one whose result is durable completes all the same."""
-        self.post(Cancel(self._now(), why))
 
 
 def _restricted(policy: RoundPolicy, invited: frozenset[bytes] | None) -> RoundPolicy:

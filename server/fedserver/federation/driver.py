@@ -154,7 +154,9 @@ class TaskDriver:
             except BudgetError as error:
                 return await self._end(TaskState.COMPLETED, error.what)
             if attempt is None:
-                return await self._end(TaskState.FAILED, "a round failed in all its attempts")
+                why = f"round {head.round} failed in all its attempts: `fed round list` says how"
+                return await self._end(TaskState.FAILED, why)
+            await self._show_spent()
             self._begin(attempt)
             await attempt.run()
             self._log.info(
@@ -211,6 +213,14 @@ class TaskDriver:
             with suppress(LedgerError):
                 await asyncio.to_thread(self.hosted.account.reopen)
         await asyncio.sleep(_PAUSE_S)
+
+    async def _show_spent(self) -> None:
+        """In the metrics; after a restart nobody else says it before the next release."""
+        if (account := self.hosted.account) is not None:
+            metrics, task_id = self._resources.metrics, self.hosted.task_id
+            spent = await asyncio.to_thread(account.ledger.epsilon)
+            metrics.epsilon_spent.labels(task_id).set(spent)
+            metrics.epsilon_budget.labels(task_id).set(account.plan.epsilon)
 
     def _let_go(self) -> None:
         """Whoever waits asks again, and finds what is taken up."""

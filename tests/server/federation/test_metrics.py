@@ -23,3 +23,12 @@ async def test_a_client_that_falls_silent_is_counted_once_in_the_phase_it_was_in
             if sample.name.endswith("_total")
         }
         assert counted == {"COLLECTING": 1.0}
+
+
+async def test_parts_that_were_given_and_completed_are_counted(tmp_path: Path) -> None:
+    async with world_in(tmp_path, task_of(rounds=1, minimum=4, secure=MASKED)) as world:
+        world.devices[2].silent_at = lambda round, place: place == "upload"
+        assert (await world.run()).state is TaskState.COMPLETED
+        parts = world.metrics.assignments
+        assert parts.labels("given")._value.get() == 5.0
+        assert parts.labels("completed")._value.get() == 4.0
