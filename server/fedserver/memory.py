@@ -1,18 +1,44 @@
-"""Memory that was freed goes back to the system before a round's model is made.
+"""Watches the memory of the process, so that a leak is seen before the system ends it.
 
-The C library keeps what pieces of a megabyte leave behind, in heaps of several threads: after a
-hundred updates more than a model. Nothing else asks for so much at once, so it is told when.
+gRPC leaks some hundred bytes with every stream that is cancelled (its issue 43360). A server that
+holds more than it is allowed says so in its log and takes itself out of the balancer; what has been
+begun goes on, and whoever runs it restarts it when that suits.
 """
 
 from __future__ import annotations
 
-import ctypes
+from collections.abc import Callable
 
-__all__ = ["give_back"]
+import structlog
+
+from fedserver.metrics import resident_bytes
+
+__all__ = ["MemoryLimit"]
+
+_BACK_BELOW = 0.9  # of the limit, so that a process on the edge does not come and go
 
 
-def give_back() -> None:
-    """Returns what is freed to the system, where the C library can (glibc); takes milliseconds."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+class MemoryLimit:
+    """Gives a reason against new work while the process holds more than `limit_bytes`; 0: never.
+
+    >>> limit = MemoryLimit(1 << 30, resident=lambda: 1.0 * (1 << 20))
+    >>> limit()
+    ''
+    """
+
+    def __init__(self, limit_bytes: int, *, resident: Callable[[], float] = resident_bytes) -> None:
+        self._limit, self._resident = limit_bytes, resident
+        self._over = False
+
+    def __call__(self) -> str:
+        """The reason, or ""; what changes is logged."""
+        if not self._limit:
+            return ""
+        held = self._resident()
+        over = held > self._limit * (_BACK_BELOW if self._over else 1)
+        if over != self._over:
+            self._over = over
+            log = structlog.get_logger("fedserver.memory")
+            tell = log.warning if over else log.info
+            tell("memory", over=over, resident_bytes=int(held), limit_bytes=self._limit)
+        return "the process holds more memory than limits.memory_bytes" if over else ""

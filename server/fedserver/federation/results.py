@@ -28,7 +28,7 @@ from fedserver.federation.means import mean_of
 from fedserver.federation.payments import Payment
 from fedserver.federation.reports import Reports
 from fedserver.federation.resources import HostedTask, Resources
-from fedserver.memory import give_back
+from fedserver.freed import give_back
 from fedserver.model_files import ModelOrigin, load_model, store_model
 from fedserver.store.records import HeadRecord, MetricRecord, ModelRecord, RoundRef
 
