@@ -125,7 +125,7 @@ def _lines(found: admin_service_pb2.ShowRoundResponse) -> Iterator[str]:
     if entry.reason:
         yield f"reason: {showing.plain(entry.reason)}"
     if found.waiting_for:
-        yield f"waits for {showing.plain(found.waiting_for)}"
+        yield showing.plain(found.waiting_for)
         yield from (f"  {client.hex()}" for client in found.pending)
     yield "transitions:"
     for step in found.transitions:
@@ -133,7 +133,7 @@ def _lines(found: admin_service_pb2.ShowRoundResponse) -> Iterator[str]:
         yield f"  {showing.time(step.at_ms)}  {step.from_phase} -> {step.to_phase}{reason}"
     yield "participants:"
     for one in found.participants:
-        energy = f" {one.energy_j:.0f} J" if one.energy_j else ""
+        energy = f" {one.energy_j:.3g} J" if one.energy_j else ""
         yield (
             f"  {one.client_id.hex()}  {one.state:<9}  up {showing.size(one.bytes_up)} "
             f"down {showing.size(one.bytes_down)}{energy}  {_failure(one.failure) or ''}".rstrip()

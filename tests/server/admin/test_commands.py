@@ -54,10 +54,10 @@ async def test_a_round_tells_what_it_waits_for_and_from_whom(fed: Any, canned: A
     text = await fed("round", "show", "digits-1", profile=profile)
     assert text.code == 0, text.err
     assert "digits-1 round 3 attempt 1: PENDING since " in text.out
-    assert f"waits for uploads\n  {(b'c' * 16).hex()}\n" in text.out
+    assert f"\nwaits for uploads\n  {(b'c' * 16).hex()}\n" in text.out
     for place in ([], [3], [3, 1]):
         shown = await fed("round", "show", "digits-1", *place, "--format", "json", profile=profile)
-        assert shown.data["waiting_for"] == "uploads" and shown.data["round"] == 3
+        assert shown.data["waiting_for"] == "waits for uploads" and shown.data["round"] == 3
     for place in ([4], [3, 7]):
         absent = await fed("round", "show", "digits-1", *place, profile=profile)
         assert absent.code == 1 and "FED-2106" in absent.err

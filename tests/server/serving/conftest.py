@@ -152,7 +152,7 @@ class CannedFederation:
 
     async def show_round(self, caller: Any, ref: RoundRef) -> Any:
         await self._note("show_round", ref)
-        return interface.RoundWaits("uploads", (self.owner,))
+        return interface.RoundWaits("waits for uploads", (self.owner,))
 
     async def changed(self, caller: Any, task_id: str, *, after: int, wait_s: float) -> None:
         await self._note("changed", task_id, after, wait_s)

@@ -128,7 +128,7 @@ async def test_a_round_is_shown_with_whom_it_lost_and_what_it_waits_for(world: A
     assert ("changed", ("digits-1", 0, 20.0)) in world.federation.calls
     ref = common.RoundRef(task_id="digits-1", round=3, attempt=1)
     shown = await read(world, viewer, "ShowRound", admin.ShowRoundRequest(round=ref))
-    assert shown.waiting_for == "uploads" and list(shown.pending) == [b"c" * 16]
+    assert shown.waiting_for == "waits for uploads" and list(shown.pending) == [b"c" * 16]
     assert ("show_round", (RoundRef("digits-1", 3, 1),)) in world.federation.calls
     ref.round = 4
     request = admin.ShowRoundRequest(round=ref)
