@@ -68,6 +68,7 @@ def _answers(
         request = admin_service_pb2.ListRoundsRequest(
             task_id=task_id, after_event=after, wait_ms=wait_ms
         )
+        asked_s = time.monotonic()
         try:
             answer = server.ask(server.admin.ListRounds, request, timeout_s=LONGEST_WAIT_S + CALL_S)
         except FedcoreError as error:
@@ -84,6 +85,9 @@ def _answers(
         # What has ended has no event to wait for, and an answer may not hold all that there is.
         wait_ms = 0 if answer.rounds or answer.task.state in ENDED else LONGEST_WAIT_S * 1000
         yield answer
+        if request.wait_ms and not answer.rounds:
+            # A server that drains answers at once, and is not to be asked in a tight loop.
+            time.sleep(max(0.0, asked_s + _PAUSE_S - time.monotonic()))
 
 
 @contextmanager
