@@ -122,7 +122,7 @@ class RoundRecord:
     """An attempt at a round; `state`: the machine's own record, as JSON values.
 
     `sequence`: 0 when it was opened. `assigned`, `uploaded`: how many assignments it has, and
-    uploads that were sealed; `bytes_up`: what clients report to have sent.
+    uploads that were sealed; `bytes_up`: how long these are together.
     """
 
     ref: RoundRef

@@ -310,12 +310,9 @@ def _rounds() -> Select[*tuple[object, ...]]:
     """Rounds, each with the sums over what clients did for it."""
     table, part, upload = schema.round_table, schema.assignment, schema.upload
     assigned = select(func.count()).select_from(part).where(*_joined(part))
-    bytes_up = select(func.coalesce(func.sum(part.c.bytes_up), 0)).where(*_joined(part))
-    uploaded = (
-        select(func.count())
-        .select_from(upload)
-        .where(*_joined(upload), upload.c.state.in_((UploadState.SEALED, UploadState.CONSUMED)))
-    )
+    whole = (*_joined(upload), upload.c.state.in_((UploadState.SEALED, UploadState.CONSUMED)))
+    uploaded = select(func.count()).select_from(upload).where(*whole)
+    bytes_up = select(func.coalesce(func.sum(upload.c.size), 0)).where(*whole)
     return select(
         table,
         assigned.scalar_subquery().label("assigned"),
