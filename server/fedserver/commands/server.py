@@ -81,13 +81,20 @@ def status(context: typer.Context, config: Settings = None) -> int:
 @app.command()
 def drain(
     context: typer.Context,
-    profile: Annotated[Path, typer.Option("--profile", help="a folder of `fed ca issue`")],
+    profile: Annotated[
+        Path | None,
+        typer.Option(
+            "--profile",
+            help="a folder of `fed ca issue`; by default FEDCORE_PROFILE, else ~/.config/fed",
+        ),
+    ] = None,
 ) -> None:
     """Lets a server take no new work; what was begun goes on."""
     from fedcore.v1 import admin_service_pb2
+    from fedserver.admin.user import profile_folder
     from fedserver.profiles import Profile, new_request_id
 
-    user = Profile.open(profile)
+    user = Profile.open(profile or profile_folder())
     with user.channel() as channel:
         payload = admin_service_pb2.Drain(request_id=new_request_id())
         envelope = user.signed(channel, "Drain", payload)

@@ -128,7 +128,8 @@ def test_a_server_starts_is_asked_drains_and_stops(
         assert json.loads(capsys.readouterr().out)["data"]["ready"] is True
         issue = ["issue", "--name", "ada", "--role", "operator", "--output", f"{place}/ada"]
         ca([*issue, "--address", running.said["service"], "--directory", f"{place}/ca"])
-        server(["drain", "--profile", f"{place}/ada"])
+        monkeypatch.setenv("FEDCORE_PROFILE", f"{place}/ada")
+        server(["drain"])
         capsys.readouterr()
         assert server(status) == 1
         reasons = json.loads(capsys.readouterr().out)["data"]["reasons"]
