@@ -101,7 +101,7 @@ def check(
         f"verdict  {'does not hold' if problems else 'holds'}",
         *(f"because  {problem}" for problem in problems),
         f"schema   {version}",
-        f"audit    {entries if entries is not None else 'unknown'} entries",
+        f"audit    {f'{entries} entries' if entries is not None else 'unreadable'}",
     ]
     data: Json = {
         "holds": not problems,
@@ -159,6 +159,10 @@ def restore_(
         _ask(f"Replace {what}?")
     _, old = asyncio.run(restore(database, backup, signed=signed, accept_rollback=accept_rollback))
     kept = f"; the old one is {old}" if old is not None else ""
+    if accept_rollback:
+        console.progress(
+            "if it is older than what was signed, use fed server start --accept-rollback"
+        )
     console.show(
         {
             "database": str(database),
