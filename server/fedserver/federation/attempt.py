@@ -102,6 +102,8 @@ class Attempt:
         self._timers: dict[Phase, asyncio.TimerHandle] = {}
         self._writing: set[asyncio.Task[object]] = set()
         self._page = asyncio.Event()
+        # By a clock that nobody sets: the machine's may jump, and would count everybody as late.
+        self._turned_s = asyncio.get_running_loop().time()
         self._scrubbed = self._started = False
         self._counted = frozenset(state.lost)
 
@@ -158,7 +160,7 @@ class Attempt:
             await asyncio.sleep(deadlines.heartbeat_s / 2)
             for client in self.cohort.silent(self.state.pending, longer_than_s=patience_s):
                 self.post(Lost(self._now(), client, "no sign of life"))
-            late = self.state.since + int(1000 * deadlines.compute_s) < self._now()
+            late = asyncio.get_running_loop().time() > self._turned_s + deadlines.compute_s
             if self.state.phase is Phase.COLLECTING and late:
                 for client in self.state.pending - self.reports.begun:
                     self.post(Lost(self._now(), client, "no update begun in time"))
@@ -248,6 +250,7 @@ class Attempt:
             await self.journal.advance(transition, state, cohort=self.cohort, result=result)
         failpoint("round.after_persist")
         before, self.state = self.state, state
+        self._turned_s = asyncio.get_running_loop().time()
         self._observe(before, transition)
 
     async def _invite(self) -> None:

@@ -179,6 +179,7 @@ def _fits(driver: TaskDriver, caller: Caller, ask: CheckIn) -> bool:
     task = hosted.task
     return (
         hosted.tenant == caller.tenant
+        and caller.id not in driver.barred
         and ask.task_id in ("", hosted.task_id, task.name)
         and task.data.dataset in ask.datasets
         and (task.training.program == "local" or task.training.program in ask.programs)

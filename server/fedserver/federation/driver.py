@@ -45,6 +45,7 @@ class TaskDriver:
     def __init__(self, hosted: HostedTask, resources: Resources, *, owner: str) -> None:
         self.hosted, self._resources, self._owner = hosted, resources, owner
         self.attempt: Attempt | None = None
+        self.barred: set[bytes] = set()
         self._asking: Counter[bytes] = Counter()
         self._began = asyncio.Event()
         self._stopping = self._draining = False
@@ -166,10 +167,22 @@ class TaskDriver:
                 phase=attempt.state.phase.value,
                 reason=attempt.state.reason,
             )
+            await self._name_culprits(attempt)
             if attempt.spent_up:
                 why = "the privacy budget pays for no further round"
                 return await self._end(TaskState.COMPLETED, why)
         return False
+
+    async def _name_culprits(self, attempt: Attempt) -> None:
+        """Whoever is proven to have dealt bad shares is on record, and takes part no more."""
+        if attempt.masked is None:
+            return
+        for client, how in attempt.masked.culprits.items():
+            if client not in self.barred:
+                self.barred.add(client)
+                self._log.warning("client.bad_shares", client=client.hex(), how=how)
+                entry = AuditEntry("driver", "client.bad_shares", client.hex(), decision="barred")
+                await self._resources.store.append_audit(entry)
 
     async def _next(self, head: HeadRecord, lease: LeaseHolder) -> Attempt | None:
         """The attempt to go on with, or None where the round has failed for good."""

@@ -9,8 +9,10 @@ import io
 import json
 from typing import Final
 
+import structlog
+
 from fedcore.autograd.ravel import Spec
-from fedcore.errors import InvalidRequestError, NotFoundError, OverloadedError
+from fedcore.errors import FedcoreError, InvalidRequestError, NotFoundError, OverloadedError
 from fedcore.federated.algorithms import algorithm_of
 from fedcore.federated.models import initial_theta
 from fedcore.federated.parameters import parameters_of
@@ -49,6 +51,7 @@ from fedserver.store.records import (
 
 __all__ = ["Tasks", "unknown"]
 
+_LOG: Final = structlog.get_logger("fedserver.federation")
 _ID_BYTES: Final = 32
 _MOST_TASKS: Final = 100  # running at once, of a tenant
 
@@ -64,11 +67,22 @@ class Tasks:
         self._draining = False
 
     async def start(self) -> None:
-        """Takes up every task that is running, and forgets uploads of none."""
+        """Takes up every task that is running, and forgets uploads of none.
+
+        A task that cannot be taken up, as one whose ledger is damaged, does not keep the others
+        from going on; it stays as it is until the next start.
+        """
         await discard_uploads(self._store, self._spool)
         for record in await self._store.tasks(state=TaskState.RUNNING):
             head = await self._store.head(record.task_id)
-            self._drive(await asyncio.to_thread(self._hosted, record, head))
+            try:
+                hosted = await asyncio.to_thread(self._hosted, record, head)
+            except FedcoreError as error:
+                _LOG.error(
+                    "task.not_taken_up", task=record.task_id, code=error.code, what=error.what
+                )
+            else:
+                self._drive(hosted)
 
     async def collect(self) -> None:
         """Deletes what is on the disk and of no use to anybody any more."""

@@ -114,6 +114,11 @@ class MaskedSession:
         """From whom the present stage still awaits something."""
         return self._server.pending
 
+    @property
+    def culprits(self) -> Mapping[bytes, str]:
+        """Who is proven to have dealt bad shares, and how it shows."""
+        return self._server.culprits
+
     def due(self, client_id: bytes) -> Message | None:
         """The last message that the client was sent, or None."""
         return self._due.get(client_id)

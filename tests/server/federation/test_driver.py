@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from pathlib import Path
 
+import pytest
+
+from fedcore.errors import LedgerError
 from fedcore.rounds import Phase
-from fedserver.store.records import RoundRef
+from fedserver.federation.hosting import Tasks
+from fedserver.federation.interface import CheckIn, RetryLater
+from fedserver.federation.masked import MaskedSession
+from fedserver.store.records import RoundRef, TaskState
 from tests.server.federation.world import task_of, world_in
 
 
@@ -21,3 +28,42 @@ async def test_a_change_right_after_a_look_is_not_missed(tmp_path: Path) -> None
         driver.attempt._turn_page()
         await asyncio.wait_for(waiting, 5.0)
         assert driver.attempt.state.phase is Phase.PENDING
+
+
+async def test_who_dealt_bad_shares_is_on_record_and_takes_part_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world_in(tmp_path, task_of(rounds=2, minimum=4, deadline_s=3.0)) as world:
+        bad = world.devices[3].caller
+        proven = property(lambda self: {bad.id: "its shares contradict each other"})
+        monkeypatch.setattr(MaskedSession, "culprits", proven)
+        record = await world.run()
+        assert (record.state, record.rounds_completed) == (TaskState.COMPLETED, 2)
+        entries = [found.entry for found in await world.store.audit_entries()]
+        named = [entry.object for entry in entries if entry.action == "client.bad_shares"]
+        assert named == [bad.id.hex()]
+        assert len(world.devices[3].outcomes) == 1
+        assert all(len(device.outcomes) == 2 for device in world.devices[:3])
+        ask = CheckIn(
+            secrets.token_bytes(16), "", "1", frozenset(), frozenset({"toy"}), frozenset()
+        )
+        assert world.federation is not None
+        assert isinstance(await world.federation.check_in(bad, ask), RetryLater)
+
+
+async def test_a_task_that_cannot_be_taken_up_does_not_keep_the_server_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world_in(tmp_path, task_of()) as world:
+        await world.stop()
+        with monkeypatch.context() as patched:
+
+            def damaged(*_: object) -> None:
+                raise LedgerError("the ledger is damaged")
+
+            patched.setattr(Tasks, "_hosted", damaged)
+            await world.start()
+        assert not await world.ended()
+        await world.stop()
+        await world.start()
+        assert (await world.run()).state is TaskState.COMPLETED
