@@ -120,7 +120,8 @@ class CheckIns(Tasks):
             attempt = await driver.selecting(client, _HELD_S)
             if attempt is None:
                 return None
-            if not await self._may_take_part(attempt, client):
+            barred = client in driver.barred  # perhaps since it asked
+            if barred or not await self._may_take_part(attempt, client):
                 raise _NotHeldError
             return await self._held_for(attempt, client, request_id, end)
         finally:

@@ -40,7 +40,10 @@ _NOT_OPEN: Final = {
 
 
 class TaskDriver:
-    """One task's driver. `owner`: the name under which this server holds leases."""
+    """One task's driver. `owner`: the name under which this server holds leases.
+
+    `barred`: clients that are proven to have dealt bad shares, and are not asked any more.
+    """
 
     def __init__(self, hosted: HostedTask, resources: Resources, *, owner: str) -> None:
         self.hosted, self._resources, self._owner = hosted, resources, owner

@@ -30,7 +30,7 @@ def signed(world: World, task: Task) -> Submission:
 
 
 async def test_a_cancelled_task_ends_its_round_and_tells_its_clients(tmp_path: Path) -> None:
-    task = task_of(secure=MASKED)
+    task = task_of(secure=MASKED, heartbeat_s=30.0)
     async with world_in(tmp_path, task) as world:
         # One that never deals its shares holds the round up until its deadline.
         world.devices[0].silent_at = lambda round, place: place == "share"
