@@ -160,7 +160,7 @@ class Spool:
                 fix="cut the upload into smaller chunks",
             )
         with self._memory.passing(len(data)):
-            if await asyncio.to_thread(zlib.crc32, data) != crc32:
+            if zlib.crc32(data) != crc32:  # here, for 0.3 ms are no more than a thread costs
                 raise UploadError(
                     f"the chunk at {offset} is damaged",
                     why="its CRC-32 is not the one that was sent with it",
