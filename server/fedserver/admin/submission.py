@@ -11,12 +11,16 @@ import secrets
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
+from fedcore.autograd.ravel import Spec
+from fedcore.checkpoint import load_checkpoint
 from fedcore.console import Json
-from fedcore.errors import ArgumentError, DataFormatError
+from fedcore.errors import ArgumentError, CheckpointError, DataFormatError
 from fedcore.federated.parameters import parameters_of
 from fedcore.federated.privacy_terms import session_parameters
 from fedcore.federated.task import Task
-from fedcore.model_format import read_model
+from fedcore.model_format import encode_model, read_model
 from fedcore.privacy.statement import statement_of
 from fedcore.v1 import admin_service_pb2
 from fedcore.wire.channels import SERVER_RECEIVES_BYTES
@@ -48,12 +52,20 @@ def submission_of(task: Task, model: bytes, profile: Profile) -> admin_service_p
     )
 
 
-def first_model(task: Task, path: Path) -> bytes:
-    """The safetensors file with which a task begins, where it is not to draw its first model.
+def first_model(task: Task, path: Path | None) -> bytes:
+    """The safetensors file with which a task begins; empty where it draws its first model itself.
 
     Raises: DataFormatError, CheckpointError for a file of another model; ArgumentError for one
-    that cannot be read, or is too large for a request.
+    that cannot be read, is too large for a request, or is missing and needed.
     """
+    if path is None:
+        if task.model.arrays:
+            raise ArgumentError(
+                "a task whose model is plain arrays comes without a first model",
+                why="nobody here knows how its parameters are drawn",
+                fix="hand in a safetensors file: fed task submit --model first.safetensors",
+            )
+        return b""
     room = SERVER_RECEIVES_BYTES - _ENVELOPE_BYTES - len(task.canonical)
     try:
         with path.open("rb") as file:
@@ -70,12 +82,28 @@ def first_model(task: Task, path: Path) -> bytes:
             why=f"a request takes {size(SERVER_RECEIVES_BYTES)} with the task",
             fix="let the task draw it: give the model's layers and a seed in the task",
         )
+    spec = parameters_of(task)
     try:
-        read_model(io.BytesIO(data), parameters_of(task))
+        read_model(io.BytesIO(data), spec)
+    except CheckpointError:
+        if not (data := _in_order(path, spec)):
+            raise
     except DataFormatError as error:
         error.where = str(path)
         raise
     return data
+
+
+def _in_order(path: Path, spec: Spec) -> bytes:
+    """The arrays of a checkpoint, which are sorted, in the model's order; empty if they differ."""
+    arrays = {name: np.asarray(array) for name, array in load_checkpoint(path).arrays.items()}
+    shapes = {name: array.shape for name, array in arrays.items()}
+    if shapes != {entry.path: entry.shape for entry in spec} or any(
+        array.dtype != np.float32 for array in arrays.values()
+    ):
+        return b""
+    vector = np.concatenate([arrays[entry.path].ravel() for entry in spec])
+    return b"".join(encode_model(vector, spec, metadata={}))
 
 
 def describe(task: Task) -> dict[str, Json]:

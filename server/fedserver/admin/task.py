@@ -58,7 +58,7 @@ def submit(
 
     console = console_of(context)
     task = read_task(file)
-    first = b"" if model is None else first_model(task, model)
+    first = first_model(task, model)
     described, words = describe(task), in_words(task)
     if dry_run:
         console.show({"task_id": None, **described}, f"{words}\nnothing was handed in")

@@ -1,0 +1,57 @@
+"""A task of plain arrays needs a first model, and takes one in whatever order it was saved."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedcore.checkpoint import save_checkpoint
+from fedcore.errors import ArgumentError, CheckpointError
+from fedcore.federated.parameters import parameters_of
+from fedcore.federated.task import Task
+from fedcore.model_format import read_model
+from fedserver.admin.submission import first_model
+
+TASK = """
+task = { name = "own", seed = 1 }
+data = { dataset = "patients" }
+training = { program = "mine" }
+algorithm = { name = "fedavg" }
+secure_aggregation = { profile = "off" }
+rounds = { count = 2 }
+cohort = { goal = 1, minimum = 1 }
+model = { arrays = [{ name = "w", shape = [2, 3] }, { name = "b", shape = [3] }] }
+"""
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Task:
+    path = tmp_path / "task.toml"
+    path.write_text(TASK)
+    return Task.from_toml(path).resolved()
+
+
+def test_a_checkpoint_that_is_sorted_by_name_becomes_a_model_in_the_tasks_order(
+    task: Task, tmp_path: Path
+) -> None:
+    path = tmp_path / "first.safetensors"
+    weights, bias = np.arange(6, dtype=np.float32).reshape(2, 3), np.full(3, 9, np.float32)
+    save_checkpoint(path, {"w": weights, "b": bias})
+    model = read_model(io.BytesIO(first_model(task, path)), parameters_of(task))
+    np.testing.assert_array_equal(model.vector, [0, 1, 2, 3, 4, 5, 9, 9, 9])
+
+
+def test_other_arrays_or_none_are_refused_before_anything_is_sent(
+    task: Task, tmp_path: Path
+) -> None:
+    path = tmp_path / "first.safetensors"
+    bias = np.zeros(3, np.float32)
+    for weights in (np.zeros((3, 2), np.float32), np.zeros((2, 3), np.float64)):
+        save_checkpoint(path, {"w": weights, "b": bias})
+        with pytest.raises(CheckpointError, match="expected model"):
+            first_model(task, path)
+    with pytest.raises(ArgumentError, match="without a first model"):
+        first_model(task, None)
