@@ -30,8 +30,8 @@ class UploadFile:
     """An upload of `size` bytes that grows in `path`; every method raises OSError.
 
     `received`: the bytes in the file; `committed`: those of them that a restart finds. The methods
-    are for a worker thread, one at a time. After an error the object is of no more use: a failed fsync drops what it could not
-    write, so a new one has to look.
+    are for a worker thread, one at a time. After an error the object is of no more use: a failed
+    fsync drops what it could not write, so a new one has to look.
     """
 
     def __init__(self, path: Path, size: int, *, sync_bytes: int, disk: FsOps) -> None:
