@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,22 +37,30 @@ class Process:
 
 @contextmanager
 def started(
-    command: Sequence[str], *, folder: Path, cores: frozenset[int] | None = None
+    command: Sequence[str],
+    *,
+    folder: Path,
+    cores: frozenset[int] | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[Process]:
-    """The program, until the block ends. `cores`: on which all of its threads run."""
+    """The program, until the block ends; what it complains of goes into `folder`/process.log.
+
+    `cores`: on which all of its threads run. `environment`: variables beside those of this process.
+    """
     log = folder / "process.log"
-    environment = {
+    variables = {
         **os.environ,
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(_ROOT),  # so that a module of the benchmarks is a program, too
+        **(environment or {}),
     }
     pinned = ("taskset", "--cpu-list", ",".join(map(str, sorted(cores)))) if cores else ()
     with log.open("ab") as errors:
         popen = subprocess.Popen(
             [*pinned, *command],
             cwd=folder,
-            env=environment,
+            env=variables,
             stdout=subprocess.PIPE,
             stderr=errors,
         )
@@ -65,6 +73,8 @@ def started(
         except subprocess.TimeoutExpired:
             popen.kill()
             popen.wait()
+        assert popen.stdout is not None
+        popen.stdout.close()
 
 
 def one_core_each() -> tuple[frozenset[int], frozenset[int]]:
