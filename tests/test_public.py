@@ -18,14 +18,27 @@ from typing import Any
 import numpy as np
 import pytest
 
+import fedclient
 import fedcore as fc
-from fedcore import nn, optim, privacy, secagg
+from fedcore import federated, nn, optim, privacy, rounds, secagg
 from fedcore.errors import ArgumentError
 from fedcore.privacy import audit
 from fedcore.tensor.primitive import Primitive
 from fedcore.tensor.registry import operations
 
-SURFACES = (fc, fc.random, nn, nn.init, optim, privacy, audit, secagg)
+SURFACES = (
+    fc,
+    fc.random,
+    nn,
+    nn.init,
+    optim,
+    privacy,
+    audit,
+    secagg,
+    rounds,
+    federated,
+    fedclient,
+)
 INTERNAL = {  # what the core calls by name, or what a method, an operator or a layer stands for
     "align_rank",
     "assemble",
