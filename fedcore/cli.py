@@ -56,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments[: _index(arguments, "--")]
+    # gRPC would log each handshake that fails before the error that says so in words.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A name of a file need not be text, nor every terminal know every letter; either would
         # end a command that has done its work. Standard error is set up so already.

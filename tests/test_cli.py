@@ -413,6 +413,17 @@ def test_a_name_that_is_no_text_can_be_printed(install: Install) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a terminal is imitated by a pty")
+@pytest.mark.parametrize(("asked", "set_to"), [("", "NONE"), ("DEBUG", "DEBUG")])
+def test_grpc_writes_nothing_of_its_own_unless_it_is_asked_to(
+    monkeypatch: pytest.MonkeyPatch, asked: str, set_to: str
+) -> None:
+    monkeypatch.setenv("GRPC_VERBOSITY", asked)  # is put back afterwards
+    if not asked:
+        monkeypatch.delenv("GRPC_VERBOSITY")
+    assert main(["--version"]) == 0
+    assert os.environ["GRPC_VERBOSITY"] == set_to
+
+
 def test_no_colour_is_printed_even_on_a_terminal(install: Install) -> None:
     import pty
 
