@@ -1,16 +1,17 @@
 """A recorded program: the kernel calls of one run, as data. It is the only intermediate form.
 
-Replay, cost estimates and printing read it. A recording keeps every array object of the run, so
-that a value is known by the identity of its array.
+Replay, cost estimates and printing read it. A recording knows a value by the identity of its array
+while that lives, and keeps no array that a call made: the run takes no more memory for it.
 """
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import ref
 
 import numpy as np
 
@@ -95,16 +96,15 @@ class Recording:
     """Collects the calls of one run; `finish` makes the program."""
 
     def __init__(self) -> None:
-        self._index: dict[int, int] = {}
-        self._arrays: list[Any] = []
+        self._found: dict[int, tuple[int, ref[Any]]] = {}  # by id, which a later array may take
+        self._given: dict[int, Any] = {}  # what no call made: inputs and constants, by index
         self._values: list[Value] = []
         self._calls: list[Call] = []
         self._inputs: list[int] = []
 
     def _add(self, array: Any, root: int | None) -> int:
         index = len(self._values)
-        self._index[id(array)] = index
-        self._arrays.append(array)
+        self._found[id(array)] = index, ref(array)
         self._values.append(
             Value(
                 index,
@@ -116,16 +116,25 @@ class Recording:
         )
         return index
 
+    def _add_given(self, array: Any) -> int:
+        index = self._add(array, None)
+        self._given[index] = array
+        return index
+
+    def _index_of(self, array: Any) -> int | None:
+        index, known = self._found.get(id(array), (None, None))
+        return index if known is not None and known() is array else None
+
     def input(self, array: Any) -> Any:
         """Declare an input; gives the array object to compute with."""
         own = array.view()
-        self._inputs.append(self._add(own, None))
+        self._inputs.append(self._add_given(own))
         return own
 
     def record(self, prim: Primitive, xs: list[Tensor], params: dict[str, Any], y: Tensor) -> None:
         """Note a call that has just run."""
         inputs = tuple(self.value_of(x.data) for x in xs)
-        if id(y.data) in self._index:  # the kernel gave an operand back: no call is needed
+        if self._index_of(y.data) is not None:  # the kernel gave an operand back: no call is needed
             return
         view = prim.view and _aliases(y.data, xs[0].data)
         root = self._values[inputs[0]].root if view else None
@@ -134,8 +143,8 @@ class Recording:
 
     def value_of(self, array: Any) -> int:
         """The index of an array; one that no call made is a constant captured by the function."""
-        index = self._index.get(id(array))
-        return self._add(array, None) if index is None else index
+        index = self._index_of(array)
+        return self._add_given(array) if index is None else index
 
     def finish(self, outputs: Sequence[Any], declared: Sequence[Any]) -> Program:
         """The program that computes `outputs` from the inputs.
@@ -143,10 +152,9 @@ class Recording:
         Raises: TraceError if a large array was captured without being declared.
         """
         results = tuple(self.value_of(array) for array in outputs)
-        made = {call.output for call in self._calls} | set(self._inputs)
-        captured = [v.index for v in self._values if v.index not in made]
+        captured = self._given.keys() - set(self._inputs)
         fixed = self._fixed_numbers(captured)
-        constants = {i: self._arrays[i] for i in captured}
+        constants = {i: array for i, array in self._given.items() if i in captured}
         program = Program(
             tuple(self._values), tuple(self._calls), tuple(self._inputs), results, constants
         )
@@ -154,13 +162,13 @@ class Recording:
         _check_captures(program, declared)
         return program
 
-    def _fixed_numbers(self, indices: Sequence[int]) -> frozenset[int]:
+    def _fixed_numbers(self, indices: Collection[int]) -> frozenset[int]:
         """The 0-d arrays that nobody can change, because no one but this recording holds them."""
-        views = Counter(id(array.base) for array in self._arrays if array.base is not None)
+        views = Counter(id(getattr(known(), "base", None)) for _, known in self._found.values())
         fixed = set()
         for i in indices:
-            held = sys.getrefcount(self._arrays[i])  # by the list, by this very call, by views
-            array = self._arrays[i]
+            held = sys.getrefcount(self._given[i])  # by the table, by this very call, by views
+            array = self._given[i]
             if array.ndim == 0 and array.base is None and held == 2 + views[id(array)]:
                 fixed.add(i)
         return frozenset(fixed)

@@ -58,6 +58,13 @@ class Compiled:
         """The programs recorded so far."""
         return tuple(recorded.plan.program for recorded in self._recorded.values())
 
+    def release(self) -> None:
+        """Gives back the memory of this thread's replays; what was recorded stays.
+
+        The next call takes memory anew, at about the cost of one call more.
+        """
+        self._own.__dict__.clear()
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         arguments = Arguments.of(args, kwargs)
         if _is_transformed() or arguments.traced:
@@ -128,11 +135,14 @@ class Compiled:
             )
         recording = Recording()
         traced = [None if a is None else recording.input(dense(a)) for a in arrays]
+        paused = interpreter.tape_paused
         interpreter.recorder = recording
+        interpreter.tape_paused = True  # no grad is open, and a taped call keeps its operands
         try:
             out = arguments.call(self._function, traced)
         finally:
             interpreter.recorder = None
+            interpreter.tape_paused = paused
         values, structure = flatten(out)
         outputs = [_data(v) for v in values]
         program = recording.finish([v for v in outputs if is_array(v)], self._captures)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +36,38 @@ def names(program: Program) -> list[str]:
 
 def ones(*shape: int) -> Array:
     return np.ones(shape, np.float32)
+
+
+# ---- memory of the recorded run
+
+
+def test_a_recording_keeps_no_array_that_a_call_made() -> None:
+    arrays: list[weakref.ref[Array]] = []
+    living: list[bool] = []
+
+    def chain(x: Tensor) -> Tensor:
+        for _ in range(3):
+            x = x + 1.0
+            arrays.append(weakref.ref(x.data))
+        living.extend(array() is not None for array in arrays)
+        return x
+
+    assert recorded(chain, ones(3)).outputs == (6,)
+    assert living == [False, False, True]
+
+
+def test_an_array_at_the_place_of_a_dead_one_is_another_value() -> None:
+    where: list[int] = []
+
+    def chain(x: Tensor) -> Tensor:
+        for _ in range(50):  # the memory of the array object before the last is free by then
+            x = x + x
+            where.append(id(x.data))
+        return x
+
+    program = recorded(chain, ones(3))
+    assert len(set(where)) < 50
+    assert [call.inputs for call in program.calls] == [(i, i) for i in range(50)]
 
 
 # ---- printing and cost

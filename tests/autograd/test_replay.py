@@ -15,7 +15,9 @@ import pytest
 import fedcore as fc
 from fedcore import nn, optim
 from fedcore.autograd.program import dense
+from fedcore.autograd.tape import factored_grad
 from fedcore.errors import ArgumentError, AxisError, TraceError
+from fedcore.tensor.cotangent import as_array
 from fedcore.tensor.random import Key
 from fedcore.tensor.registry import operations as ops
 from fedcore.tensor.tensor import Tensor, interpreter, tensor
@@ -361,6 +363,48 @@ def test_a_program_keeps_none_of_its_arguments_or_results_alive() -> None:
     del model, x, parts, y, gradient, kept
     gc.collect()
     assert all(reference() is None for reference in references)
+
+
+def test_release_gives_the_memory_back_and_keeps_the_program_and_its_bits() -> None:
+    double, x = fc.compile(lambda x: ops.exp(x * 2.0) + x), drawn(1000, 1000)
+    tracemalloc.start()
+    try:
+        before = double(x).numpy().copy()
+        arena = tracemalloc.get_traced_memory()[0]
+        double.release()
+        assert arena - tracemalloc.get_traced_memory()[0] >= x.nbytes
+    finally:
+        tracemalloc.stop()
+    assert np.array_equal(double(x).numpy(), before) and len(double.programs) == 1
+
+
+def test_a_recorded_run_takes_no_more_memory_than_its_living_values() -> None:
+    def chain(x: Tensor) -> Tensor:
+        for _ in range(20):
+            x = x * 2.0
+        return x
+
+    x = drawn(1000, 1000)
+    tracemalloc.start()
+    try:
+        fc.compile(chain)(x)
+        assert tracemalloc.get_traced_memory()[1] < 4 * x.nbytes
+    finally:
+        tracemalloc.stop()
+
+
+def test_while_recording_nothing_outside_of_a_gradient_is_taped() -> None:
+    theta, rebuild = fc.ravel(nn.Sequential(nn.Linear(3, 4, key=0), nn.Linear(4, 2, key=1)))
+    taped: list[bool] = []
+
+    def step(theta: Tensor, x: Tensor) -> Tensor:
+        gradient = factored_grad(lambda t: rebuild(t)(x).sum())(theta)
+        after = theta - as_array(gradient)  # the outer products have activations as operands
+        taped.append(after.node is not None)
+        return after
+
+    fc.compile(step)(theta, drawn(5, 3))
+    assert taped == [False] and not interpreter.tape_paused
 
 
 def test_a_replay_allocates_less_than_a_megabyte() -> None:
