@@ -6,17 +6,20 @@ averaged with them, so that the model that a server publishes is whole.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from fedcore.autograd.ravel import ravel
+from fedcore.autograd.tree import map_tree
 from fedcore.errors import ProgramError, UpdateError
 from fedcore.federated.choices import LOSSES
 from fedcore.federated.models import build_model
 from fedcore.federated.task import Task
 from fedcore.nn import Module, ravel_state
 from fedcore.step import Loss
-from fedcore.tensor.tensor import tensor
+from fedcore.tensor.tensor import Tensor, tensor
 
 __all__ = ["FlatModel"]
 
@@ -33,8 +36,8 @@ class FlatModel:
         assert task.training.loss is not None
         self.loss: Loss = LOSSES[task.training.loss]
         model = build_model(task.model, task.seed)
-        theta, self.rebuild = ravel(model)
         state, self._with_state = ravel_state(model)
+        theta, self.rebuild = ravel(map_tree(_place, model))
         self.trained, self.dimension = theta.size, theta.size + state.size
         promised = task.model.dimension
         if promised not in (None, self.dimension):
@@ -59,3 +62,9 @@ class FlatModel:
         theta, state = self.split(vector)
         built: Module = self._with_state(self.rebuild(tensor(theta)), tensor(state))
         return built
+
+
+def _place(parameter: Any) -> Tensor:
+    """Zeros of its shape in the memory of one: the structure keeps them, and no second model."""
+    array = tensor(parameter).data
+    return Tensor(np.broadcast_to(np.zeros((), array.dtype), array.shape))

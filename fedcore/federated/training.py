@@ -57,7 +57,7 @@ class _Trained:
 
 
 class LocalTraining:
-    """The built-in program "local"; keeps what it compiled for the last task, and its memory.
+    """The built-in program "local"; keeps what it compiled for the last task.
 
     A call from another thread waits for the one that is under way.
     """
@@ -82,7 +82,8 @@ class LocalTraining:
         measured = measure(flat, request) if request.evaluate else {}
         theta, state = flat.split(request.theta)
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-            delta = np.zeros_like(request.theta)
+            # Zeros of the system, which no memory stands behind before they are written to.
+            delta = np.zeros(request.theta.shape, np.float32)
             found = work.run(request, theta, state, delta[: flat.trained])
             np.subtract(found.state, state, out=delta[flat.trained :])
         if not np.isfinite(delta).all():
@@ -107,7 +108,6 @@ class _Steps:
         self._optimizer = rule_of(task).local(task.training.optimizer.make())
         step = train_step(flat.rebuild, loss=flat.loss, optimizer=self._optimizer)
         self._step = compile(step, donate=(0, 2))
-        self._memory: tuple[Tensor, ...] = ()
 
     def run(
         self,
@@ -116,18 +116,28 @@ class _Steps:
         state: NDArray[np.float32],
         change: NDArray[np.float32],
     ) -> _Trained:
+        try:
+            theta, found = self._walk(request, before, state)
+        finally:
+            self._step.release()  # before what follows takes memory, and while a device waits
+        np.subtract(theta.numpy(), before, out=change)
+        return found
+
+    def _walk(
+        self, request: TrainingRequest, before: NDArray[np.float32], state: NDArray[np.float32]
+    ) -> tuple[Tensor, _Trained]:
         terms, data = self._task.training, request.dataset
         assert terms.batch_size is not None
         rate, forward = self._task.rate(request.round), _key(request, "forward")
         a_pass = data.steps_per_epoch(terms.batch_size)
         steps = terms.steps or a_pass * (terms.epochs or 1)
-        theta, *moments = self._begin(before)
-        kept = tensor(state.copy())
+        theta, kept = tensor(before.copy()), tensor(state.copy())
+        moments = self._optimizer.init(theta)
         examples, total = 0.0, 0.0
         for now, batch in enumerate(islice(_batches(request, terms.batch_size), steps)):
             require_wanted(request)
             inputs = (*_singles(batch), forward.fold(now).words())
-            theta, kept, moments, value, _ = self._step(theta, kept, tuple(moments), *inputs, rate)
+            theta, kept, moments, value, _ = self._step(theta, kept, moments, *inputs, rate)
             loss = value.item()
             if not math.isfinite(loss):
                 raise _diverged(f"the loss is {loss} at step {now + 1}", request)
@@ -135,23 +145,7 @@ class _Steps:
                 weight = float(batch.weight.sum())
                 examples, total = examples + weight, total + loss * weight
             request.progress(Progress(now + 1, steps, loss))
-        np.subtract(theta.numpy(), before, out=change)
-        return _Trained(kept.numpy(), int(examples), total)
-
-    def _begin(self, before: NDArray[np.float32]) -> tuple[Tensor, ...]:
-        """Parameters and the optimiser's state, in the memory of the last round.
-
-        The compiled step is bound to the memory that it was first given, and would bind another
-        in every round: of Adam, three models a round.
-        """
-        start = tensor(before)
-        values = [before, *(part.numpy() for part in self._optimizer.init(start))]
-        if not self._memory:
-            self._memory = tuple(tensor(value.copy()) for value in values)
-        else:
-            for own, value in zip(self._memory, values, strict=True):
-                np.copyto(own.data, value)
-        return self._memory
+        return theta, _Trained(kept.numpy(), int(examples), total)
 
 
 class _Gradient:
@@ -172,6 +166,18 @@ class _Gradient:
         self._slope = compile(slope)
 
     def run(
+        self,
+        request: TrainingRequest,
+        before: NDArray[np.float32],
+        state: NDArray[np.float32],
+        change: NDArray[np.float32],
+    ) -> _Trained:
+        try:
+            return self._walk(request, before, state, change)
+        finally:
+            self._slope.release()
+
+    def _walk(
         self,
         request: TrainingRequest,
         before: NDArray[np.float32],
