@@ -225,7 +225,7 @@ def test_a_port_that_speaks_no_tls(identity: DeviceIdentity) -> None:
 def test_a_port_that_says_nothing(
     identity: DeviceIdentity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fedclient.doctor._STEP_S", 0.2)
+    monkeypatch.setattr("fedcore.wire.handshake._STEP_S", 0.2)
     listener, port = silent(b"")
     with listener:
         expect(moved(identity, f"127.0.0.1:{port}"), DeviceTimeoutError)

@@ -31,7 +31,9 @@ from fedcore.v1.common_pb2 import Envelope
 from fedcore.v1.model_service_pb2_grpc import ModelServiceStub
 from fedcore.wire.envelope import Place, seal
 from fedcore.wire.failures import error_from
+from fedcore.wire.joining import split_address
 from fedserver.admin.user import User
+from fedserver.profiles import Profile
 
 __all__ = ["CALL_S", "Connection", "connected", "is_passing"]
 
@@ -119,15 +121,9 @@ class Connection:
         found = error_from(error)
         if not isinstance(found, ConnectError):
             return found
-        if "CERTIFICATE_VERIFY_FAILED" in found.why or "Peer name" in found.why:
-            return UntrustedServerError(
-                "the server is not one of the profile's federation",
-                why="its certificate is not from the authority in the profile, or has another name",
-                fix="check the address in profile.toml, and that the profile is of this federation",
-                where=self.address,
-            )
+        if isinstance(found, UnreachableError):
+            found = _cause(self.user.profile) or found
         found.where = self.address
-        found.fix = "check that the server runs, that the address is right and the way to it open"
         return found
 
 
@@ -136,6 +132,26 @@ def connected(user: User) -> Iterator[Connection]:
     """A connection that is closed afterwards."""
     with user.profile.channel() as channel:
         yield Connection(user, channel)
+
+
+def _cause(profile: Profile) -> FedcoreError | None:
+    """What is wrong on the way to the server, looked for where gRPC only says that it fails."""
+    from fedcore.wire.handshake import check_name, check_port, check_server
+
+    host, port = split_address(profile.address)
+    try:
+        check_name(host)
+        check_port(host, port)
+        check_server(host, port, root=profile.authority)
+    except UntrustedServerError as error:
+        return UntrustedServerError(
+            "the server is not one of the profile's federation",
+            why=error.why,
+            fix="check the address in profile.toml, and that the profile is of this federation",
+        )
+    except FedcoreError as error:
+        return error
+    return None
 
 
 def is_passing(error: FedcoreError) -> bool:
