@@ -232,10 +232,18 @@ def _too_few(state: RoundState, at: int, policy: RoundPolicy) -> Outcome:
 
 
 def _give_up(state: RoundState, at: int, policy: RoundPolicy, *, reason: str) -> Outcome:
-    """Abandon the attempt, or fail where it was the last; the reason ends with who was lost."""
-    lost = ", ".join(f"{phase.name} {n}" for phase, n in state.lost_by_phase().items())
+    """Abandon the attempt, or fail where it was the last; the reason ends with the losses."""
+    lost = ", ".join(
+        f"{phase.name} {n} ({'; '.join(_whys(state, phase))})"
+        for phase, n in state.lost_by_phase().items()
+    )
     target = Phase.ABANDONED if state.attempt < policy.max_attempts else Phase.FAILED
     return _move(state, target, at, policy, reason=f"{reason}; lost: {lost}" if lost else reason)
+
+
+def _whys(state: RoundState, phase: Phase) -> list[str]:
+    """For which reasons clients were lost in a phase, each once."""
+    return sorted({loss.why for loss in state.lost.values() if loss.phase is phase})
 
 
 def _move(

@@ -172,7 +172,7 @@ def test_an_attempt_is_abandoned_at_once_when_too_few_can_still_report() -> None
     assert state.phase is Phase.KEYS
     state, effects = told(policy, Lost(21, B, "silent"), state=state)
     assert state.phase is Phase.ABANDONED
-    assert state.reason == "too few clients: 1 of 2; lost: KEYS 3"
+    assert state.reason == "too few clients: 1 of 2; lost: KEYS 3 (failed; silent; x)"
     assert effects[1:] == (Scrub(), Begin(2))
 
 
@@ -181,7 +181,7 @@ def test_a_deadline_closes_with_enough_and_gives_up_with_too_few() -> None:
     state = in_first_phase(policy)
     one, _ = told(policy, Arrived(20, Phase.KEYS, A), state=state)
     ended, _ = told(policy, DeadlinePassed(1_010, Phase.KEYS), state=one)
-    assert ended.reason == "too few clients: 1 of 2; lost: KEYS 3"
+    assert ended.reason == "too few clients: 1 of 2; lost: KEYS 3 (was not heard of in time)"
     two, _ = told(policy, Arrived(21, Phase.KEYS, B), state=one)
     closing, effects = told(policy, DeadlinePassed(1_010, Phase.KEYS), state=two)
     assert effects == (Close(Phase.KEYS),)
@@ -220,7 +220,7 @@ def test_after_the_reports_the_session_and_not_the_minimum_decides() -> None:
     state, effects = told(policy, *(Lost(32, c, "silent") for c in (A, B, C)), state=state)
     assert (state.phase, effects) == (Phase.CONFIRMING, ())
     state, _ = told(policy, CannotClose(33, Phase.CONFIRMING, "1 of 3 confirmed"), state=state)
-    assert state.reason == "1 of 3 confirmed; lost: CONFIRMING 3"
+    assert state.reason == "1 of 3 confirmed; lost: CONFIRMING 3 (silent)"
 
 
 def test_survivors_are_those_whose_reports_were_frozen_and_not_those_who_answered() -> None:

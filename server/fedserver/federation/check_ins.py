@@ -120,8 +120,8 @@ class CheckIns(Tasks):
             attempt = await driver.selecting(client, _HELD_S)
             if attempt is None:
                 return None
-            barred = client in driver.barred  # perhaps since it asked
-            if barred or not await self._may_take_part(attempt, client):
+            gone = client in driver.left_out  # perhaps since it asked
+            if gone or not await self._may_take_part(attempt, client):
                 raise _NotHeldError
             return await self._held_for(attempt, client, request_id, end)
         finally:
@@ -180,7 +180,7 @@ def _fits(driver: TaskDriver, caller: Caller, ask: CheckIn) -> bool:
     task = hosted.task
     return (
         hosted.tenant == caller.tenant
-        and caller.id not in driver.barred
+        and caller.id not in driver.left_out
         and ask.task_id in ("", hosted.task_id, task.name)
         and task.data.dataset in ask.datasets
         and (task.training.program == "local" or task.training.program in ask.programs)

@@ -20,6 +20,7 @@ from fedserver.federation.attempt import Attempt
 from fedserver.federation.cohort import Cohort
 from fedserver.federation.journal import SCRUB, Journal
 from fedserver.federation.lease import LeaseHolder, held
+from fedserver.federation.left_out import LeftOut
 from fedserver.federation.opening import open_attempt, take_up
 from fedserver.federation.resources import HostedTask, Resources
 from fedserver.store.records import AuditEntry, HeadRecord, RoundRecord, RoundRef, TaskState
@@ -42,13 +43,13 @@ _NOT_OPEN: Final = {
 class TaskDriver:
     """One task's driver. `owner`: the name under which this server holds leases.
 
-    `barred`: clients that are proven to have dealt bad shares, and are not asked any more.
+    `left_out`: whom it does not ask.
     """
 
     def __init__(self, hosted: HostedTask, resources: Resources, *, owner: str) -> None:
         self.hosted, self._resources, self._owner = hosted, resources, owner
         self.attempt: Attempt | None = None
-        self.barred: set[bytes] = set()
+        self.left_out = LeftOut()
         self._asking: Counter[bytes] = Counter()
         self._began = asyncio.Event()
         self._stopping = self._draining = False
@@ -181,8 +182,7 @@ class TaskDriver:
         if attempt.masked is None:
             return
         for client, how in attempt.masked.culprits.items():
-            if client not in self.barred:
-                self.barred.add(client)
+            if self.left_out.bar(client):
                 self._log.warning("client.bad_shares", client=client.hex(), how=how)
                 entry = AuditEntry("driver", "client.bad_shares", client.hex(), decision="barred")
                 await self._resources.store.append_audit(entry)

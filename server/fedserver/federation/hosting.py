@@ -205,8 +205,10 @@ class Tasks:
             return RoundWaits("")
         words = waiting_for(attempt.state, attempt.policy, self._resources.clock())
         if attempt.state.phase is Phase.PENDING:
-            waiting, least = self._drivers[ref.task_id].waiting, attempt.policy.minimum
-            words = f"waits for {least} clients to ask for work ({waiting} do now)"
+            driver, least = self._drivers[ref.task_id], attempt.policy.minimum
+            words = f"waits for {least} clients to ask for work ({driver.waiting} do now)"
+            if refusals := driver.left_out.refusals:
+                words += f"; {refusals} refused the task lately"
         return RoundWaits(words, tuple(sorted(attempt.state.pending)))
 
     async def changed(self, caller: Caller, task_id: str, /, *, after: int, wait_s: float) -> None:

@@ -41,6 +41,11 @@ _PHASE_OF: Final = {
     Confirmation: Phase.CONFIRMING,
     UnmaskAnswer: Phase.UNMASKING,
 }
+_REFUSALS: Final = {
+    FailureCode.POLICY_REFUSED,
+    FailureCode.PROGRAM_MISSING,
+    FailureCode.DATA_MISSING,
+}
 _OUTCOME: Final = {
     AssignmentState.ACTIVE: Outcome.ABANDONED,
     AssignmentState.COMPLETED: Outcome.COMPLETED,
@@ -133,6 +138,9 @@ class Parts(Tasks):
         await self._store.end_assignment(
             report.assignment_id, AssignmentState.FAILED, failure=report.failure, reason=why
         )
+        driver = self._drivers.get(assignment.ref.task_id)
+        if driver is not None and report.failure in _REFUSALS:
+            driver.left_out.refused(caller.id)
         if (attempt := self._attempt(assignment.ref)) is not None:
             attempt.post(Lost(self._resources.clock(), caller.id, why))
 

@@ -12,9 +12,16 @@ from fedcore.errors import InvalidRequestError, NotFoundError, TaskError
 from fedcore.federated.task import Task
 from fedcore.rounds import Phase
 from fedcore.wire.envelope import TASK, Place, signed_bytes
-from fedserver.federation.interface import Outcome, Submission
+from fedserver.federation.interface import (
+    Assigned,
+    FailureCode,
+    Outcome,
+    Report,
+    Submission,
+)
+from fedserver.federation.left_out import LeftOut
 from fedserver.store.records import Idempotency, RoundRef, TaskState
-from tests.server.federation.test_rounds import MASKED, RECORDS
+from tests.server.federation.test_rounds import MASKED, RECORDS, final_of, models_of
 from tests.server.federation.world import World, task_of, world_in
 
 
@@ -133,3 +140,35 @@ async def test_a_server_that_is_stopped_and_started_goes_on(tmp_path: Path) -> N
         kept = await world.store.latest_attempt(record.task_id, 0)
         assert kept is not None
         assert kept.ref.attempt == 1
+
+
+async def test_who_refuses_the_task_is_not_asked_for_its_next_attempt(tmp_path: Path) -> None:
+    task = task_of(rounds=1, minimum=4, secure=MASKED, deadline_s=3.0)
+    async with world_in(tmp_path, task) as world:
+        device = world.devices[2]
+
+        async def refuse(world: World, part: Assigned) -> None:
+            refusal = Report(
+                part.assignment_id, FailureCode.POLICY_REFUSED, "a rule", 0, 0, 0.0, False
+            )
+            await world.call(lambda f: f.report(device.caller, refusal))
+            asked.append(part)
+
+        asked: list[Assigned] = []
+        device._take_part = refuse  # type: ignore[method-assign]
+        record = await world.run()
+        assert len(asked) == 1
+        assert (record.state, record.rounds_completed) == (TaskState.COMPLETED, 1)
+        assert await final_of(world) == models_of(task, world, without=frozenset({2}))[-1]
+
+
+def test_a_refusal_is_forgotten_after_a_while_and_bad_shares_never_are() -> None:
+    now = [0.0]
+    left_out = LeftOut(lambda: now[0])
+    left_out.refused(b"refused")
+    assert left_out.bar(b"bad") and not left_out.bar(b"bad")
+    assert b"refused" in left_out and b"bad" in left_out and b"other" not in left_out
+    assert left_out.refusals == 1
+    now[0] = 901.0
+    assert b"refused" not in left_out and b"bad" in left_out
+    assert left_out.refusals == 0
