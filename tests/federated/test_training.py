@@ -222,7 +222,7 @@ def test_data_that_do_not_fit_the_model_are_refused_with_their_shapes(small_task
         LocalTraining().train(request_of(small_task(), small_data, theta=np.zeros(3, np.float32)))
 
 
-@pytest.mark.parametrize(("optimizer", "first", "later"), [("sgd", 6, 3), ("adam", 11, 6)])
+@pytest.mark.parametrize(("optimizer", "first", "later"), [("sgd", 6, 3), ("adam", 11, 7)])
 def test_memory_is_a_few_models_and_all_of_it_goes_back(small_task, optimizer, first, later):
     layers = [{"kind": "linear", "inputs": 500, "outputs": 400}]
     terms = training(optimizer={"name": optimizer, "lr": 0.01})
@@ -230,13 +230,14 @@ def test_memory_is_a_few_models_and_all_of_it_goes_back(small_task, optimizer, f
     draw = np.random.default_rng(1)
     data = Dataset(draw.normal(size=(8, 500)).astype(np.float32), draw.integers(0, 400, 8))
     program, theta = LocalTraining(), initial_theta(task)
+    LocalTraining().train(request_of(task, data, theta=theta))  # imports what it needs
     tracemalloc.start()
     try:
         for index in range(4):
             tracemalloc.reset_peak()
             program.train(request_of(task, data, theta=theta, round=index))
             kept, peak = tracemalloc.get_traced_memory()
-            assert kept / theta.nbytes < 1
+            assert kept / theta.nbytes < 0.5
             assert peak / theta.nbytes < (later if index else first)
     finally:
         tracemalloc.stop()
