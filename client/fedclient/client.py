@@ -75,13 +75,16 @@ class Client:
     ) -> Self:
         """Enrols this device with the token of a join string, and opens the folder.
 
-        `name`: what the owner calls the device; it names the streams of random numbers of its
-        training, so that a simulation can repeat them. `attributes`: what a token may ask for.
-        Raises: JoinStringError, ConnectError, TokenError, ClientStateError (a member already).
+        `name`: what the owner calls the device, at most 64 characters. The operator sees it, as
+        the attribute "name"; and it names the streams of random numbers of its training, so that a
+        simulation can repeat them. `attributes`: what else the operator sees of the device.
+        Raises: ArgumentError for a name that cannot be shown; JoinStringError, ConnectError,
+        TokenError, ClientStateError (a member already).
         """
-        from fedclient.join import enrol
+        from fedclient.join import check_name, enrol
         from fedcore.wire.joining import JoinString
 
+        check_name(name)
         invitation, folder = JoinString.parse(join_string), Path(directory)
         make_folder(folder)
         stop = Stop()

@@ -47,7 +47,7 @@ def _parser() -> Parser:
 
     join = verbs.add_parser("join", parents=[common], help="become a member")
     join.add_argument("join_string", help="what `fed token create` printed, or - to read it")
-    join.add_argument("--name", default="", help="what this device is called")
+    join.add_argument("--name", default="", help="what this device is called; the operator sees it")
     join.add_argument(
         *("--attribute", "-a"), action="append", default=[], metavar="NAME=VALUE", type=_pair
     )

@@ -30,6 +30,7 @@ from fedclient.identity import (
 )
 from fedclient.stopping import Stop
 from fedcore.errors import (
+    ArgumentError,
     ClientStateError,
     ConnectError,
     HostNameError,
@@ -42,11 +43,23 @@ if TYPE_CHECKING:
     from fedcore.v1.enrolment_service_pb2 import ReissueResponse
     from fedcore.wire.joining import JoinString
 
-__all__ = ["enrol", "renew"]
+__all__ = ["check_name", "enrol", "renew"]
 
 _HANDSHAKE_S: Final = 10.0
 _PATIENCE_S: Final = 30.0
 _LARGEST_CERTIFICATE: Final = 16_384
+_NAME: Final = "name"  # the attribute by which an operator reads what a device is called
+_LONGEST_NAME: Final = 64
+
+
+def check_name(name: str) -> None:
+    """That an operator can be shown this name of a device; empty: none. Raises: ArgumentError."""
+    if name and (not name.isprintable() or name.isspace() or len(name) > _LONGEST_NAME):
+        raise ArgumentError(
+            "the name of a device is not one that can be shown",
+            why=f"it has more than {_LONGEST_NAME} characters, or ones that are not printable",
+            fix="give it a short name of one line, like ward-3",
+        )
 
 
 def enrol(
@@ -59,6 +72,7 @@ def enrol(
 ) -> DeviceIdentity:
     """Makes this device a member, with its identity in `folder`.
 
+    A `name` goes to the server, as one of the attributes.
     A member whose certificate has expired may join again, as another client with the same keys; it
     need not, because `renew` gets it another.
     Raises: ClientStateError (it is a member), ConnectError, TokenError, OverloadedError.
@@ -82,7 +96,7 @@ def enrol(
                 identity_key=signing.public_key().public_bytes_raw(),
                 identity_proof=signing.sign(proof_statement(request, authority)),
                 sdk_version=installed_version(),
-                attributes=dict(attributes),
+                attributes={**attributes, **({_NAME: name} if name else {})},
             ),
             stop=stop,
             patience_s=_PATIENCE_S,

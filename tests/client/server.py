@@ -129,6 +129,7 @@ class FakeServer:
     ) -> None:
         self.task, self.goal, self.rounds = task, goal, rounds
         self.authority = authority or Authority()
+        self.attributes: dict[str, str] = {}
         self.registrar = CertificateAuthority.generate(SystemEntropy())
         self.trust = TrustStore([self.registrar.public_key])
         self.author = Ed25519PrivateKey.generate()
@@ -301,6 +302,7 @@ class FakeServer:
         return enrolment.AnchorsResponse(authority=self.authority.der)
 
     def Enrol(self, client: bytes, request: enrolment.EnrolRequest) -> Any:
+        self.attributes = dict(request.attributes)
         if request.token != self.token:
             raise TokenError("the token is unknown", why="it was never made")
         key = x509.load_der_x509_csr(request.signing_request).public_key()

@@ -12,6 +12,7 @@ import pytest
 from fedclient import Client
 from fedclient.identity import DeviceIdentity, Membership
 from fedcore.errors import (
+    ArgumentError,
     ClientCertificateError,
     ClientStateError,
     ConnectError,
@@ -51,6 +52,24 @@ def test_a_member_is_what_the_server_says_and_keeps_its_secrets_to_itself(
     for name in ("device.key", "signing.key"):
         assert files[name].read_bytes().hex() not in shown
     assert server.token.hex() not in shown and Membership.decode(shown.encode()) == membership
+
+
+def test_only_a_name_that_the_owner_gave_reaches_the_operator(
+    server: FakeServer, folder: Path
+) -> None:
+    Client.join(server.join_string, directory=folder / "unnamed", attributes={"a": "b"}).close()
+    assert server.attributes == {"a": "b"}
+    Client.join(server.join_string, directory=folder / "named", name="Station Süd 3").close()
+    assert server.attributes == {"name": "Station Süd 3"}
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31mb", "a\nb", "x" * 65, " "])
+def test_a_name_that_cannot_be_shown_is_refused_before_anything_is_made(
+    server: FakeServer, folder: Path, name: str
+) -> None:
+    with pytest.raises(ArgumentError, match="name"):
+        Client.join(server.join_string, directory=folder, name=name)
+    assert not folder.exists() and server.calls["Anchors"] == 0
 
 
 def test_the_token_is_not_sent_to_a_server_of_another_authority(
