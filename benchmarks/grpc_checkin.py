@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.federation.connections import connected
-from benchmarks.federation.open_loop import Latencies, offered
+from benchmarks.federation.open_loop import offered
 from benchmarks.federation.part import question
 from benchmarks.federation.processes import Process, one_core_each, started
 from benchmarks.federation.stage import Stage
@@ -80,21 +80,21 @@ async def _measured(
                 await asyncio.gather(*map(call, range(_COHORT)))
             await offered(call, rate=RATE / 2, seconds=_WARM_S)
             runs = [await offered(call, rate=RATE, seconds=_RUN_S) for _ in range(_REPEATS)]
-            highest, rate = min(runs, key=lambda run: run.at(0.99)), RATE
-            best = highest.at(0.99)
-            while (run := await _kept(call, rate)) is not None:
-                highest, rate = run, rate * _LADDER
-            return _Found(highest.rate, best)
+            quickest = min(runs, key=lambda run: run.at(0.99))
+            kept, rate = quickest.rate, RATE
+            while await _keeps(call, rate):
+                kept, rate = rate, rate * _LADDER
+            return _Found(kept, quickest.at(0.99))
 
 
-async def _kept(call: Callable[[int], object], rate: float) -> Latencies | None:
-    """A run at this rate that kept the patience; None if none of some did."""
+async def _keeps(call: Callable[[int], Awaitable[object]], rate: float) -> bool:
+    """Whether one run of some at this rate kept the patience."""
     for _ in range(_REPEATS):
-        run = await offered(call, rate=rate, seconds=_RUN_S)  # type: ignore[arg-type]
+        run = await offered(call, rate=rate, seconds=_RUN_S)
         if run.at(0.99) <= _PATIENCE_S:
-            return run
+            return True
         await asyncio.sleep(1.0)  # until what piled up is worked off
-    return None
+    return False
 
 
 @contextmanager
