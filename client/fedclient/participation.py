@@ -20,7 +20,7 @@ from fedclient.endings import Ended
 from fedclient.heartbeat import Heartbeat
 from fedclient.policy import Policy
 from fedclient.progress import Progress, Stage
-from fedclient.state import State
+from fedclient.state import DAY_MS, State
 from fedclient.stopping import Stop
 from fedclient.transfer import Source, upload
 from fedclient.work import Work, Worker
@@ -177,6 +177,7 @@ class Participation:
 
         train, plan = self._instruction(), self._task.plan
         self._device.policy.check_download(train.model_bytes)
+        self._check_cost(train)
         if plan is not None and (clipping := decode_clipping(plan, train.clipping)) is not None:
             self._device.policy.check_clipping(float(clipping.norm))
         work = Work(
@@ -192,6 +193,15 @@ class Participation:
             tell=self._tell,
         )
         self._work = work, self._worker.begin(work)
+
+    def _check_cost(self, train: Train) -> None:
+        """Holds the owner's day against what of this attempt is still to be moved."""
+        state, charge = self._device.state, self._device.state.charge(self._assignment)
+        due = train.model_bytes + self._task.layout.upload_bytes
+        self._device.policy.check_cost(
+            due=max(0, due - charge.bytes_down - charge.bytes_up),
+            spent=state.spent(since_ms=time.time_ns() // 1_000_000 - DAY_MS),
+        )
 
     def _give_openly(self) -> None:
         blocks = self._blocks()

@@ -163,13 +163,22 @@ class Policy(Settings):
         budget, times = self.budget, self.times
         if times.hours is not None and not any(_within(now.time(), span) for span in times.hours):
             raise _refused("times.hours", f"it is {now:%H:%M}", times.hours)
-        if budget.bytes_a_day is not None and spent.bytes >= budget.bytes_a_day:
-            raise _refused("budget.bytes_a_day", f"{spent.bytes} bytes moved", budget.bytes_a_day)
+        # To begin anything moves a byte.
+        self.check_cost(due=1, spent=spent)
+        if battery is not None and battery < times.battery_floor:
+            raise _refused("times.battery_floor", f"a charge of {battery:.0%}", times.battery_floor)
+
+    def check_cost(self, *, due: int, spent: Spent) -> None:
+        """Raises: DevicePolicyError if the day has not enough left for work that moves `due` bytes.
+
+        `spent`: in the last 24 hours. How long work takes is not known before.
+        """
+        budget, moved = self.budget, spent.bytes + due
+        if budget.bytes_a_day is not None and moved > budget.bytes_a_day:
+            raise _refused("budget.bytes_a_day", f"{moved} bytes in a day", budget.bytes_a_day)
         if budget.seconds_a_day is not None and spent.seconds >= budget.seconds_a_day:
             worked = f"{spent.seconds:.0f} seconds worked"
             raise _refused("budget.seconds_a_day", worked, budget.seconds_a_day)
-        if battery is not None and battery < times.battery_floor:
-            raise _refused("times.battery_floor", f"a charge of {battery:.0%}", times.battery_floor)
 
     def check_release(
         self, *, round: int, attempt: int, rounds: int, given: frozenset[tuple[int, int]]

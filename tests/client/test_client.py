@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from threading import Thread
@@ -14,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedclient import Client, Outcome, Policy, Progress, Stage
 from fedclient.identity import DeviceIdentity, Tls, signing_request
-from fedclient.policy import TaskRules, TimeRules
+from fedclient.policy import BudgetRules, TaskRules, TimeRules
 from fedcore.data import Dataset
 from fedcore.errors import (
     CancelledError,
@@ -248,6 +249,21 @@ def test_what_cannot_be_done_is_reported_and_not_asked_for_at_once(
     [seat] = server.seats.values()
     assert seat.report is not None and seat.report.failure == code
     assert summary.outcome is Outcome.REFUSED and server.calls["GetChunk"] == 0
+
+
+def test_a_round_that_costs_more_bytes_than_the_day_has_left_moves_none(
+    serve: Serve, open_task: Task, flowers: Flowers, folder: Path
+) -> None:
+    server = serve(open_task, goal=1)
+    budget = BudgetRules(bytes_a_day=open_task.layout.upload_bytes)
+    policy = replace(OPENLY, budget=budget)
+    with Client.join(server.join_string, directory=folder) as device:
+        [summary] = device.run(datasets={"flowers": flowers(0)}, policy=policy, rounds=1)
+    assert summary.outcome is Outcome.REFUSED and "budget.bytes_a_day" in summary.reason
+    assert server.calls["GetChunk"] == server.calls["Begin"] == 0
+    [seat] = server.seats.values()
+    assert seat.report is not None
+    assert seat.report.failure == common_pb2.FAILURE_CODE_POLICY_REFUSED
 
 
 class Telltale:

@@ -125,6 +125,23 @@ def test_work_waits_for_the_hour_the_day_and_the_battery(
     policy.check_now(now=NOON.replace(hour=23), spent=Spent(99, 4.9), battery=None)
 
 
+@pytest.mark.parametrize(
+    ("text", "spent", "rule"),
+    [
+        ("[budget]\nbytes_a_day = 100", Spent(61, 0), "budget.bytes_a_day"),
+        ("[budget]\nseconds_a_day = 5.0", Spent(0, 5), "budget.seconds_a_day"),
+    ],
+)
+def test_work_that_would_cost_more_than_the_day_has_left_is_not_begun(
+    text: str, spent: Spent, rule: str
+) -> None:
+    policy = Policy.parse(text)
+    with pytest.raises(DevicePolicyError) as caught:
+        policy.check_cost(due=40, spent=spent)
+    assert caught.value.where == rule and rule in caught.value.why
+    policy.check_cost(due=40, spent=Spent(60, 4.9))
+
+
 @given(st.integers(0, 1439), st.integers(0, 1439), st.integers(0, 1439))
 def test_hours_wrap_around_midnight(begin: int, end: int, now: int) -> None:
     def text(minute: int) -> str:
