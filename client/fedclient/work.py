@@ -47,7 +47,7 @@ class Cost:
 
 
 class Work:
-    """What one instruction to train asks for; `run` does all of it.
+    """What one instruction to train asks for; `run` does all of it, once.
 
     `contributor`: of the task. `stream`: of the device's random numbers. `models`: the folder of
     models. `tell`: of each stage and its share. After `run`, failed or not, `cost` is set.
@@ -83,6 +83,7 @@ class Work:
             return self._blocks()
         finally:
             self.cost = Cost(self._moved, time.monotonic() - begun_s, meter.read())
+            del self._tell  # it belongs to who holds the vector: a cycle would outlive the round
 
     def _blocks(self) -> list[NDArray[np.int64]]:
         from fedcore.federated.parameters import parameters_of

@@ -9,11 +9,15 @@ import sys
 import threading
 import weakref
 from concurrent.futures import Future
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
+from fedclient.progress import Stage
+from fedclient.stopping import Stop
 from fedclient.work import Work, Worker
 from fedcore.errors import CancelledError
 
@@ -89,3 +93,34 @@ def test_arrays_that_were_freed_between_others_go_back_to_the_system() -> None:
 
     assert left_mb("") > 40
     assert left_mb("assert return_large_arrays()") < 10
+
+
+def test_work_that_was_done_does_not_hold_who_asked_for_it() -> None:
+    class Asking:
+        def __init__(self) -> None:
+            self.work = Work(
+                cast(Any, None),
+                cast(Any, None),
+                round=0,
+                dataset=cast(Any, None),
+                contributor=cast(Any, None),
+                stream=0,
+                connection=cast(Any, None),
+                models=Path(),
+                stop=Stop(),
+                tell=self.tell,
+            )
+
+        def tell(self, stage: Stage, share: float | None) -> None:
+            raise CancelledError("stopped")
+
+    asking = Asking()
+    kept = weakref.ref(asking)
+    gc.disable()  # which would free a cycle, at some time
+    try:
+        with suppress(CancelledError):
+            asking.work.run()
+        del asking
+        assert kept() is None
+    finally:
+        gc.enable()
