@@ -23,6 +23,7 @@ from fedcore.errors import ArgumentError
 
 if TYPE_CHECKING:
     from fedclient.client import Client
+    from fedclient.identity import Membership
     from fedclient.progress import Summary
     from fedcore.data import Dataset
     from fedcore.federated.programs import Program
@@ -100,7 +101,7 @@ def _join(options: argparse.Namespace, console: Console) -> int:
     with Client.join(
         text, directory=options.directory, name=options.name, attributes=attributes
     ) as client:
-        data = _described(client)
+        data = _described(client.membership)
         console.show(data, f"{data['name']} is a member, at {data['server']}")
     return ExitCode.OK
 
@@ -135,11 +136,15 @@ def _run(options: argparse.Namespace, console: Console) -> int:
 
 
 def _status(options: argparse.Namespace, console: Console) -> int:
-    from fedclient.client import Client
+    from contextlib import closing
 
-    with Client.open(options.directory) as client:
-        data: dict[str, Json] = dict(_described(client))
-        assignment, charges = client.assignment, client.charges(limit=20)
+    from fedclient.identity import DeviceIdentity
+    from fedclient.state import State
+
+    identity = DeviceIdentity(options.directory / "identity")
+    data: dict[str, Json] = dict(_described(identity.membership))
+    with closing(State(options.directory, key=identity.device_key, read_only=True)) as state:
+        assignment, charges = state.assignment, state.charges(limit=20)
     data["working_on"] = (
         None
         if assignment is None
@@ -166,6 +171,9 @@ def _status(options: argparse.Namespace, console: Console) -> int:
         for charge in charges
     ]
     lines = [f"{data['name']} of {data['server']}, certificate until {data['certificate_until']}"]
+    if assignment is not None:
+        attempt = f"{assignment.round}.{assignment.attempt}"
+        lines.append(f"  works on {assignment.task_id} round {attempt}")
     lines += [
         f"  {charge.task} round {charge.round}.{charge.attempt}: {charge.outcome or 'open'}, "
         f"up {charge.bytes_up:,} down {charge.bytes_down:,} bytes, {charge.seconds:.1f} s, "
@@ -200,14 +208,13 @@ def _doctor(options: argparse.Namespace, console: Console) -> int:
     return ExitCode.CONNECTION if any(finding.error for finding in found) else ExitCode.OK
 
 
-def _described(client: Client) -> dict[str, str]:
-    membership = client.membership
+def _described(membership: Membership) -> dict[str, str]:
     return {
         "name": membership.name,
         "client_id": membership.client_id.hex(),
         "tenant": membership.tenant,
         "server": membership.address,
-        "certificate_until": _time(client.certificate_expires.timestamp()),
+        "certificate_until": _time(membership.ends),
     }
 
 

@@ -1,7 +1,8 @@
 """The one SQLite file of a client: every write is on the disk when the call returns.
 
-WAL with `synchronous=FULL`: what was acknowledged survives a power cut. The file is locked for as
-long as it is open, because two processes would give two answers where only one may be given.
+WAL with `synchronous=FULL`: what was acknowledged survives a power cut. As long as a process may
+write, it holds a lock beside the file, because two would give two answers where only one may be
+given. Who only reads needs none, and sees what was durable when it asked.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from fedcore.errors import ClientStateError
@@ -40,40 +41,40 @@ CREATE INDEX charge_by_time ON charge (at_ms);
 class Database:
     """An open database; its methods may be called from any thread.
 
-    Raises: ClientStateError if the file is in use, damaged, or of a later release.
+    `read_only`: also while another process writes. Raises: ClientStateError if the file is in use,
+    damaged, or of a later release.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self._path, self._lock = path, threading.RLock()
-        try:
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-            self._connection = sqlite3.connect(
-                path, timeout=0.2, isolation_level=None, check_same_thread=False
-            )
-        except (OSError, sqlite3.Error) as error:
-            raise self._failed(error) from error
-        try:
-            self._set_up()
-        except sqlite3.Error as error:
-            self._connection.close()
-            raise self._failed(error) from error
-        except ClientStateError:
-            self._connection.close()
-            raise
+        with ExitStack() as opened:
+            try:
+                if not read_only:
+                    lock = opened.enter_context(closing(_connected(path.with_suffix(".lock"))))
+                    lock.execute("BEGIN EXCLUSIVE")
+                connection = _connected(path, read_only=read_only)
+                self._connection = opened.enter_context(closing(connection))
+                if not read_only:
+                    self._set_up()
+                [version] = connection.execute("PRAGMA user_version").fetchone()
+            except (OSError, sqlite3.Error) as error:
+                raise self._failed(error) from error
+            self._check(version)
+            self._opened = opened.pop_all()
 
     def _set_up(self) -> None:
         run = self._connection.execute
-        run("PRAGMA locking_mode=EXCLUSIVE")
         run("PRAGMA journal_mode=WAL")
         run("PRAGMA synchronous=FULL")
         run("PRAGMA secure_delete=ON")
         run("BEGIN IMMEDIATE")
-        version = run("PRAGMA user_version").fetchone()[0]
-        if version == 0:
+        if run("PRAGMA user_version").fetchone()[0] == 0:
             for statement in _SCHEMA.split(";"):
                 run(statement)
             run(f"PRAGMA user_version={_VERSION}")
         run("COMMIT")
+
+    def _check(self, version: int) -> None:
         if version > _VERSION:
             raise ClientStateError(
                 f"the state of this client has version {version}",
@@ -115,7 +116,7 @@ class Database:
 
     def close(self) -> None:
         with self._lock:
-            self._connection.close()
+            self._opened.close()
 
     def _failed(self, error: Exception) -> ClientStateError:
         busy = "locked" in str(error)
@@ -126,3 +127,15 @@ class Database:
             if busy
             else "free the disk, or restore the folder as it was",
         )
+
+
+def _connected(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    if not read_only:
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    return sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}",
+        uri=True,
+        timeout=0.2,
+        isolation_level=None,
+        check_same_thread=False,
+    )

@@ -160,7 +160,7 @@ class Policy(Settings):
         `now`: in the device's zone. `spent`: in the last 24 hours. `battery`: its charge, 0 to 1;
         None: there is none.
         """
-        budget, times = self.budget, self.times
+        times = self.times
         if times.hours is not None and not any(_within(now.time(), span) for span in times.hours):
             raise _refused("times.hours", f"it is {now:%H:%M}", times.hours)
         # To begin anything moves a byte.

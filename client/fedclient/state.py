@@ -58,11 +58,12 @@ class Spent:
 class State:
     """The durable state in a folder, which it locks. `key`: 32 bytes, of the device.
 
-    Raises: ClientStateError, here and everywhere, if the disk does not keep what it is given.
+    `read_only`: without a lock, also while another process works. Raises: ClientStateError, here
+    and everywhere, if the disk does not keep what it is given.
     """
 
-    def __init__(self, folder: Path, *, key: bytes) -> None:
-        self._database = Database(folder / "state.db")
+    def __init__(self, folder: Path, *, key: bytes, read_only: bool = False) -> None:
+        self._database = Database(folder / "state.db", read_only=read_only)
         self._seal = Seal(key)
         self._contributions = Contributions(folder / "contributions", self._database, self._seal)
 

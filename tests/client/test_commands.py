@@ -10,17 +10,19 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from fedclient import Client
+from fedclient import Client, Progress, Stage
 from fedclient.bound_data import BoundData
 from fedclient.commands import main
 from fedcore.data import Dataset
 from fedcore.errors import ArgumentError, ClientStateError, DatasetError, TaskError
 from fedcore.federated.task import Task
 from fedcore.v1 import round_service_pb2
+from tests.client.devices import OPENLY
 from tests.client.server import FakeServer
 
 Serve = Callable[..., FakeServer]
@@ -70,6 +72,26 @@ def test_from_a_join_string_to_a_round(
     server.stop()
     assert main(["doctor", *in_folder]) == 2
     assert output(capsys)[-1]["code"] == "FED-2312"  # type: ignore[index]
+
+
+def test_the_status_is_told_while_another_process_takes_part(
+    server: FakeServer, folder: Path, flowers: Callable[[int], Dataset], capsys: Any
+) -> None:
+    shown: list[Any] = []
+
+    def look(progress: Progress) -> None:
+        if progress.stage is Stage.UPLOADING and not shown:
+            assert main(["status", "--directory", str(folder)]) == 0
+            assert "works on" in capsys.readouterr().out
+            assert main(["status", "--directory", str(folder), "--format", "json"]) == 0
+            shown.append(output(capsys))
+
+    with Client.join(server.join_string, directory=folder, name="ward-3") as device:
+        device.run(datasets={"flowers": flowers(0)}, policy=OPENLY, on_progress=look, rounds=1)
+        [status] = shown
+        assert status["name"] == "ward-3" and status["certificate_until"].endswith("UTC")
+        assert status["working_on"]["round"] == 0
+        assert [charge["outcome"] for charge in status["charges"]] == ["open"]
 
 
 def test_data_come_from_files_or_from_a_function_of_the_owner(
