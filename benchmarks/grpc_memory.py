@@ -30,8 +30,7 @@ _BARE = "three models"
 def grpc_memory(_peers: Peers) -> Iterator[Figure]:
     """The most that was resident from the server's start until the round is completed.
 
-    100 clients send at once, without masks; the C library has one heap (`MALLOC_ARENA_MAX=1`), as
-    a service that moves pieces of a megabyte through several threads should have.
+    100 clients send at once, without masks.
     """
     task = arrays_task(clients=_CLIENTS, parameters=_PARAMETERS)
     update = Update.of(task)
@@ -39,7 +38,7 @@ def grpc_memory(_peers: Peers) -> Iterator[Figure]:
         model = first_model(_PARAMETERS)
         stage = Stage(Path(folder), clients=_CLIENTS, task=task, model=model)
         del model
-        with stage.serving(environment={"MALLOC_ARENA_MAX": "1"}) as server:
+        with stage.serving() as server:
             asyncio.run(_round(stage, server, update))
             most = resident_bytes(server.pid, most=True) / 1e6
     bound = Target("value", "<=", round(3 * _MODEL_MB + _BESIDE_MB))

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import json
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,17 +92,10 @@ class Stage:
         asyncio.run(self._prepare(clients, model))
 
     @contextmanager
-    def serving(
-        self,
-        *,
-        cores: frozenset[int] | None = None,
-        environment: Mapping[str, str] | None = None,
-    ) -> Iterator[Process]:
+    def serving(self, *, cores: frozenset[int] | None = None) -> Iterator[Process]:
         """The server's process, which answers on `Process.address`; the rest as `started`."""
         command = ["server", "start", "--config", "server.toml", "--format", "jsonl"]
-        with started(
-            [*FED, *command], folder=self.folder, cores=cores, environment=environment
-        ) as process:
+        with started([*FED, *command], folder=self.folder, cores=cores) as process:
             process.address = json.loads(process.line())["data"]["service"]
             yield process
 

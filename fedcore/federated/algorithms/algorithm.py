@@ -27,6 +27,8 @@ from fedcore.privacy import PrivateMean
 
 __all__ = ["RULES", "Algorithm", "algorithm_of", "rule_of"]
 
+_PIECE: Final = 1 << 18  # coordinates of a step that is taken at once
+
 RULES: Final[Mapping[str, type[Rule]]] = {
     "fedadagrad": FedAdagrad,
     "fedadam": FedAdam,
@@ -70,14 +72,21 @@ class Algorithm:
         """
         _require_kind(self.task, mean)
         self._require_shapes(theta, mean.vector, state)
-        delta = -mean.vector if self._sends_gradients else mean.vector
-        head, cut = slice(0, self._trained), slice(self._trained, None)
-        rule = self.rule
+        rule, sign = self.rule, -1 if self._sends_gradients else 1
         if isinstance(rule, FedSGD):
             rule = replace(rule, lr=self.task.rate(round))
+        result = np.empty_like(theta)
+        after = {name: np.empty_like(kept) for name, kept in state.items()}
         with np.errstate(over="ignore", invalid="ignore"):
-            moved, after = rule.apply(theta[head], delta[head], state)
-            result = np.concatenate([moved, theta[cut] + delta[cut]])
+            # A rule moves each coordinate by itself: in pieces its intermediates stay small.
+            for begin in range(0, self._trained, _PIECE):
+                part = slice(begin, min(begin + _PIECE, self._trained))
+                kept = {name: value[part] for name, value in state.items()}
+                result[part], moved = rule.apply(theta[part], sign * mean.vector[part], kept)
+                for name, value in moved.items():
+                    after[name][part] = value
+            cut = slice(self._trained, None)
+            result[cut] = theta[cut] + sign * mean.vector[cut]
         if not np.isfinite(result).all():
             raise DivergenceError(
                 f"the model is not finite after round {round}",

@@ -1,0 +1,31 @@
+"""Memory that threads have freed does not stay behind in heaps of their own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the C library is not glibc")
+def test_threads_share_one_heap() -> None:
+    def arenas(first: str) -> int:
+        program = (
+            "import threading, ctypes\nfrom fedserver.freed import one_heap\n" + first + "\n"
+            "def work(turn):\n    turn.wait()\n    return [bytes(5_000) for _ in range(2_000)]\n"
+            "turn = threading.Barrier(8)\n"
+            "many = [threading.Thread(target=work, args=(turn,)) for _ in range(8)]\n"
+            "[one.start() for one in many]\n[one.join() for one in many]\n"
+            "libc = ctypes.CDLL(None)\nlibc.fdopen.restype = ctypes.c_void_p\n"
+            "import os\nread, write = os.pipe()\nfile = ctypes.c_void_p(libc.fdopen(write, b'w'))\n"
+            "libc.malloc_info(0, file)\nlibc.fflush(file)\n"
+            "print(os.read(read, 1 << 20).decode().count('<heap nr='))\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        )
+        return int(done.stdout)
+
+    assert arenas("one_heap()") == 1
+    assert arenas("") > 1
