@@ -10,7 +10,7 @@ import argparse
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -24,7 +24,7 @@ from fedcore.errors import ArgumentError
 if TYPE_CHECKING:
     from fedclient.client import Client
     from fedclient.identity import Membership
-    from fedclient.progress import Summary
+    from fedclient.progress import Progress, Summary
     from fedcore.data import Dataset
     from fedcore.federated.programs import Program
 
@@ -117,15 +117,15 @@ def _run(options: argparse.Namespace, console: Console) -> int:
         raise ArgumentError(
             f"--rounds {options.rounds}", why="it is at least 1", fix="leave it out for no end"
         )
-    datasets, programs = _bound(options)
     policy = Policy.load(options.policy) if options.policy else None
+    datasets, programs = _bound(options)
     with Client.open(options.directory) as client:
         _stop_on_signals(client)
         summaries = client.run(
             datasets=datasets,
             programs=programs,
             policy=policy,
-            on_progress=lambda progress: console.progress(str(progress)),
+            on_progress=_teller(console),
             rounds=options.rounds,
         )
     console.show_each(
@@ -233,12 +233,29 @@ def _of_summary(summary: Summary) -> Json:
     }
 
 
+def _teller(console: Console) -> Callable[[Progress], None]:
+    """Tells of progress: of every step on a terminal, sparsely in a log."""
+    from fedclient.progress import Sparsely
+
+    def tell(progress: Progress) -> None:
+        console.progress(str(progress))
+
+    return tell if sys.stderr.isatty() else Sparsely(tell)
+
+
 def _bound(options: argparse.Namespace) -> tuple[BoundData, Mapping[str, Program]]:
     datasets: Mapping[str, Dataset] = {}
     programs: Mapping[str, Program] = {}
     if options.setup:
         datasets, programs = _setup(options.setup)
-    return BoundData({name: Path(path) for name, path in options.data}, datasets), programs
+    bound = BoundData({name: Path(path) for name, path in options.data}, datasets)
+    if not bound:
+        raise ArgumentError(
+            "no data are bound",
+            why="each task asks for data by name, so that this device would wait for ever",
+            fix="bind them: --data name=path, or --setup module:function",
+        )
+    return bound, programs
 
 
 def _setup(name: str) -> Any:

@@ -130,8 +130,13 @@ def test_a_file_that_holds_no_data_is_refused_at_once_and_a_damaged_one_when_it_
             bound["flowers"]
 
 
-@pytest.mark.parametrize("arguments", [["status"], ["doctor"], ["run"]])
-def test_without_a_membership_nothing_works(folder: Path, arguments: list[str]) -> None:
+@pytest.mark.parametrize("arguments", [["status"], ["doctor"], ["run", "--data"]])
+def test_without_a_membership_nothing_works(
+    folder: Path, arguments: list[str], flowers: Callable[[int], Dataset], tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "flowers.npz", x=flowers(0).x, y=flowers(0).y)
+    if arguments[-1] == "--data":
+        arguments = [*arguments, f"flowers={tmp_path / 'flowers.npz'}"]
     with pytest.raises(ClientStateError, match="no member"):
         main([*arguments, "--directory", str(folder)])
 
@@ -141,6 +146,17 @@ def test_mistakes_of_arguments_are_told_before_anything_happens(folder: Path) ->
         with pytest.raises(ArgumentError):
             main([*arguments, *(["--directory", str(folder)] if arguments else [])])
     assert not folder.exists()
+
+
+def test_a_run_to_which_no_data_are_bound_ends_before_it_begins(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bare_devices.py").write_text("def setup():\n    return {}, {'mine': None}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for arguments in ([], ["--setup", "bare_devices:setup"]):
+        with pytest.raises(ArgumentError) as caught:
+            main(["run", *arguments, "--directory", str(folder)])
+        assert "--data" in caught.value.fix and "--setup" in caught.value.fix
 
 
 def test_a_policy_that_cannot_be_read_stops_everything(folder: Path) -> None:
