@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
-__all__ = ["Energy", "Outcome", "Progress", "Stage", "Summary"]
+__all__ = ["Energy", "Outcome", "Progress", "Sparsely", "Stage", "Summary"]
 
 
 class Stage(enum.StrEnum):
@@ -61,6 +63,41 @@ class Progress:
         attempt = f" (attempt {self.attempt})" if self.attempt > 1 else ""
         share = "" if self.share is None else f" {self.share:.0%}"
         return f"{place}{self.stage}{share}{attempt}" + (f": {self.detail}" if self.detail else "")
+
+
+class Sparsely:
+    """Tells of what is new, and of a share that grows after 10 % of the stage or after 5 seconds.
+
+    `now_s`: of a clock that never goes back.
+
+    >>> tell = Sparsely(print, now_s=lambda: 0.0)
+    >>> for hundredth in range(21):
+    ...     tell(Progress(Stage.TRAINING, task="digits", round=3, share=hundredth / 100))
+    digits round 3: training 0%
+    digits round 3: training 10%
+    digits round 3: training 20%
+    """
+
+    _SHARE, _PAUSE_S = 0.1, 5.0
+
+    def __init__(
+        self, tell: Callable[[Progress], object], *, now_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._tell, self._now_s = tell, now_s
+        self._last, self._told_s = Progress(Stage.WAITING), now_s()
+
+    def __call__(self, progress: Progress) -> None:
+        last, share, now_s = self._last, progress.share, self._now_s()
+        if (
+            share is None
+            or last.share is None
+            or replace(progress, share=last.share) != last
+            or share == 1.0 != last.share
+            or share >= last.share + self._SHARE
+            or now_s >= self._told_s + self._PAUSE_S
+        ):
+            self._last, self._told_s = progress, now_s
+            self._tell(progress)
 
 
 @dataclass(frozen=True, slots=True)
