@@ -8,13 +8,14 @@ import os
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import Annotated, cast
 
 import typer
 
 from fedcore.console import Console, ExitCode
-from fedcore.errors import ServerError
+from fedcore.errors import ServerError, UnreachableError
 from fedcore.failpoints import arm
 from fedserver import logs
 from fedserver.commands.dispatch import dispatch, verbs
@@ -66,8 +67,8 @@ def status(context: typer.Context, config: Settings = None) -> int:
     url = _ops_url(settings)
     try:
         found = _asked(f"{url}/readyz")
-    except OSError as error:
-        raise ServerError(
+    except (OSError, HTTPException, ValueError) as error:
+        raise UnreachableError(
             "no server answers on this machine",
             why=f"{url}: {getattr(error, 'reason', error)}",
             fix="start it with `fed server start`, or name its settings with --config",
@@ -163,7 +164,7 @@ def _asked(url: str) -> dict[str, object]:
         body = error.read()
     found = json.loads(body)
     if not isinstance(found, dict) or not {"ready", "reasons", "version"} <= found.keys():
-        raise OSError("what answers is no server of ours")
+        raise ValueError("what answers is no server of ours")
     return found
 
 

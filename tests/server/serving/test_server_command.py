@@ -10,12 +10,14 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from fedcore.errors import KeyFileError, ServerError
+from fedcore.console import ExitCode, exit_code
+from fedcore.errors import KeyFileError, UnreachableError
 from fedserver.commands.ca import main as ca
 from fedserver.commands.server import main as server
 from fedserver.config import load
@@ -117,6 +119,29 @@ def test_a_client_that_offers_no_tls_13_is_refused_and_the_log_stays_whole(place
         running.kill()
 
 
+@pytest.mark.parametrize("answer", [b"", b"hello\r\n", b"HTTP/1.0 200 OK\r\n\r\nhello", None])
+def test_where_no_server_answers_there_is_no_connection(
+    answer: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        monkeypatch.setenv("FEDCORE__SERVER__OPS_PORT", str(port))
+
+        def reply() -> None:
+            with listener.accept()[0] as caller:
+                caller.recv(4096)
+                caller.sendall(answer or b"")
+
+        if answer is None:
+            listener.close()
+        else:
+            threading.Thread(target=reply, daemon=True).start()
+        with pytest.raises(UnreachableError, match="no server answers") as caught:
+            server(["status"])
+    assert exit_code(caught.value) == ExitCode.CONNECTION
+
+
 def test_a_server_starts_is_asked_drains_and_stops(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,7 +163,7 @@ def test_a_server_starts_is_asked_drains_and_stops(
         assert code == 0
         events = [json.loads(line)["event"] for line in errors.splitlines()]
         assert events == ["serving", "draining", "stopping", "stopped"]
-        with pytest.raises(ServerError, match="no server answers"):
+        with pytest.raises(UnreachableError, match="no server answers"):
             server(status)
     finally:
         running.kill()
