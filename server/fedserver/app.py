@@ -47,7 +47,7 @@ __all__ = ["Addresses", "Server", "now_ms"]
 _ENROLMENT = "EnrolmentService"
 _CALLS_TO_ENROL = 2  # the authority, and the enrolment itself
 _RENEW_EVERY_S = 3600.0
-_SIGN_EVERY_S = 3600.0
+_SIGN_EVERY_S = 10.0  # if it is due
 _HEARTBEAT_EVERY_S = 10.0
 _PRUNE_EVERY_S = 3600.0
 _REPEATS_MS = 7 * 24 * 3600 * 1000  # for so long a repeated request gets its first answer
@@ -273,7 +273,7 @@ class Server:
             self._authenticator.watch(),
             self._health.watch(),
             self._again(self.renew, every_s=_RENEW_EVERY_S),
-            self._again(self._parts.audit.sign, every_s=_SIGN_EVERY_S),
+            self._again(self._parts.audit.refresh, every_s=_SIGN_EVERY_S),
             self._again(self.show_life, every_s=_HEARTBEAT_EVERY_S),
             self._again(self.prune, every_s=_PRUNE_EVERY_S),
         ):

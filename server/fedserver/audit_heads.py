@@ -1,13 +1,17 @@
 """Signed heads of the audit log, kept outside the database so that a rollback of it shows (W11).
 
-A head is signed every hour and at every clean end. At the start the log must still contain what was
-signed last; otherwise the database is older than what was done with it, and the server refuses.
+A head is signed after every hundred entries, five minutes after any, and at every clean end. At the
+start the log must still contain what was signed last; otherwise the database is older than what was
+done with it, and the server refuses.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -19,13 +23,26 @@ from fedserver.store.protocol import SystemStore
 __all__ = ["AUDIT_HEAD", "AuditHeads"]
 
 AUDIT_HEAD = "audit-head.bin"
+_ENTRIES: Final = 100
+_AGE_S: Final = 300.0
 
 
 class AuditHeads:
-    """The newest signed head, in a file. `signer`: 32 private bytes of an Ed25519 key."""
+    """The newest signed head, in a file. `signer`: 32 private bytes of an Ed25519 key.
 
-    def __init__(self, store: SystemStore, path: Path, *, signer: bytes) -> None:
-        self._store, self._path = store, path
+    `now_s`: of a clock that never goes back.
+    """
+
+    def __init__(
+        self,
+        store: SystemStore,
+        path: Path,
+        *,
+        signer: bytes,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store, self._path, self._now_s = store, path, now_s
+        self._sequence, self._signed_s = -1, 0.0  # of what this process has signed: nothing yet
         self._signer = Ed25519PrivateKey.from_private_bytes(signer)
         self.newest = b""
 
@@ -48,9 +65,17 @@ class AuditHeads:
             if not accept_rollback:
                 raise
 
+    async def refresh(self) -> None:
+        """Signs the head if enough was written since the last one, or that is too long ago."""
+        new = (await self._store.audit_head()).sequence - self._sequence
+        late = self._sequence < 0 or self._now_s() - self._signed_s >= _AGE_S
+        if new >= _ENTRIES or (new and late):
+            await self.sign()
+
     async def sign(self) -> None:
         """Signs the log's head as it is now, and keeps that durably."""
         identity = await self._store.server_identity()
-        signed = sign_head(await self._store.audit_head(), identity.server_id, self._signer)
+        head, now_s = await self._store.audit_head(), self._now_s()
+        signed = sign_head(head, identity.server_id, self._signer)
         await asyncio.to_thread(write_public, self._path, signed, replace=True)
-        self.newest = signed
+        self.newest, self._sequence, self._signed_s = signed, head.sequence, now_s
