@@ -61,10 +61,14 @@ class Connection:
         return self.user.profile.address
 
     @cached_property
+    def status(self) -> admin_service_pb2.GetStatusResponse:
+        """What the server said of itself when it was first asked."""
+        return self.ask(self.admin.GetStatus, admin_service_pb2.GetStatusRequest())
+
+    @cached_property
     def server_id(self) -> bytes:
         """The server's 16 bytes. Raises: UntrustedServerError for another than the profile's."""
-        status = admin_service_pb2.GetStatusRequest()
-        found = self.ask(self.admin.GetStatus, status).server_id
+        found = self.status.server_id
         if self.user.server_id and not hmac.compare_digest(found, self.user.server_id):
             raise UntrustedServerError(
                 "this is another server than the profile is for",

@@ -13,7 +13,7 @@ from fedcore.v1 import admin_service_pb2
 from fedcore.v1.common_pb2 import FailureCode, RoundRef
 from fedserver.admin import rounds_text, showing
 from fedserver.admin.connection import Connection
-from fedserver.admin.running import ProfileFolder, console_of, server_of
+from fedserver.admin.running import DRAINS, ProfileFolder, console_of, server_of
 from fedserver.commands.dispatch import dispatch, verbs
 
 __all__ = ["main"]
@@ -56,8 +56,9 @@ def show(
     """Shows what a round waits for and from whom, its way so far, and who takes part."""
     with server_of(profile) as server:
         asked = admin_service_pb2.ShowRoundRequest(round=_ref(server, task, round, attempt))
-        found = server.ask(server.admin.ShowRound, asked)
-    console_of(context).show(_data(found), "\n".join(_lines(found)))
+        found, draining = server.ask(server.admin.ShowRound, asked), server.status.draining
+    lines = [*_lines(found), *([DRAINS] if draining else [])]
+    console_of(context).show({**_data(found), "draining": draining}, "\n".join(lines))
 
 
 def _rounds(

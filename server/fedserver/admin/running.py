@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -16,6 +16,7 @@ from fedserver.admin.connection import Connection, connected
 from fedserver.admin.user import User
 
 __all__ = [
+    "DRAINS",
     "Confirmed",
     "DryRun",
     "ProfileFolder",
@@ -23,6 +24,8 @@ __all__ = [
     "console_of",
     "server_of",
 ]
+
+DRAINS: Final = "the server is draining: no client is selected until it was started again"
 
 ProfileFolder = Annotated[
     Path | None,

@@ -15,6 +15,7 @@ from fedcore.errors import ArgumentError
 from fedcore.v1 import admin_service_pb2
 from fedserver.admin import showing
 from fedserver.admin.running import (
+    DRAINS,
     Confirmed,
     DryRun,
     ProfileFolder,
@@ -69,9 +70,17 @@ def submit(
         request = admin_service_pb2.SubmitTaskRequest(
             submission=server.signed("SubmitTask", payload)
         )
-        found = server.order(server.admin.SubmitTask, request)
+        found, draining = server.order(server.admin.SubmitTask, request), server.status.draining
+    if draining:
+        console.progress(DRAINS)
     console.show(
-        {"task_id": found.task_id, "model": found.model_digest.hex(), **described}, found.task_id
+        {
+            "task_id": found.task_id,
+            "model": found.model_digest.hex(),
+            "draining": draining,
+            **described,
+        },
+        found.task_id,
     )
 
 

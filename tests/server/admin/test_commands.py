@@ -63,6 +63,22 @@ async def test_a_round_tells_what_it_waits_for_and_from_whom(fed: Any, canned: A
         assert absent.code == 1 and "FED-2106" in absent.err
 
 
+async def test_a_server_that_drains_says_so_where_a_user_would_wait(
+    fed: Any, canned: Any, task_file: Path
+) -> None:
+    profile, words = canned.profile(), "the server is draining"
+    submit, show = ("task", "submit", task_file), ("round", "show", "digits-1")
+    for verb in (submit, show):
+        found = await fed(*verb, profile=profile)
+        assert found.code == 0 and words not in found.out + found.err
+    await canned.world.server.drain()
+    handed_in = await fed(*submit, profile=profile)
+    assert handed_in.code == 0 and words in handed_in.err
+    assert words in (await fed(*show, profile=profile)).out
+    for verb in (submit, show):
+        assert (await fed(*verb, "--format", "json", profile=profile)).data["draining"] is True
+
+
 async def test_a_token_is_shown_once_and_lets_in_at_the_enrolment_port(
     fed: Any, canned: Any
 ) -> None:
