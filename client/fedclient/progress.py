@@ -66,7 +66,7 @@ class Progress:
 
 
 class Sparsely:
-    """Tells of what is new, and of a share that grows after 10 % of the stage or after 5 seconds.
+    """Tells of what is new, and of a share once in each tenth of the stage or after 5 seconds.
 
     `now_s`: of a clock that never goes back.
 
@@ -78,7 +78,7 @@ class Sparsely:
     digits round 3: training 20%
     """
 
-    _SHARE, _PAUSE_S = 0.1, 5.0
+    _PARTS, _PAUSE_S = 10, 5.0
 
     def __init__(
         self, tell: Callable[[Progress], object], *, now_s: Callable[[], float] = time.monotonic
@@ -92,8 +92,7 @@ class Sparsely:
             share is None
             or last.share is None
             or replace(progress, share=last.share) != last
-            or share == 1.0 != last.share
-            or share >= last.share + self._SHARE
+            or int(share * self._PARTS) != int(last.share * self._PARTS)
             or now_s >= self._told_s + self._PAUSE_S
         ):
             self._last, self._told_s = progress, now_s

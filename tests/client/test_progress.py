@@ -13,7 +13,7 @@ def test_a_stage_has_at_most_a_line_for_each_tenth_and_one_for_its_end(shares: l
     tell = Sparsely(told.append, now_s=lambda: 0.0)
     for share in shares:
         tell(Progress(Stage.TRAINING, "digits", 1, share=share))
-    assert len(told) <= 12
+    assert len(told) <= 11
     assert not shares or (told[0].share == shares[0] and (told[-1].share == 1) == (1 in shares))
 
 
@@ -40,6 +40,4 @@ def test_what_is_no_share_of_the_same_stage_is_always_told() -> None:
     ]
     for step in steps:
         tell(step)
-    assert told == [
-        step for step in steps if step != Progress(Stage.TRAINING, "digits", 2, share=0)
-    ]
+    assert told == steps
