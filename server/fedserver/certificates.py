@@ -91,7 +91,7 @@ def request_key(signing_request: bytes) -> ec.EllipticCurvePublicKey:
     try:
         request = x509.load_der_x509_csr(signing_request)
         key = request.public_key()
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):
         raise _bad_request("it is no PKCS #10 request in DER, or of an unknown key") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise _bad_request("its key is not of the curve P-256")

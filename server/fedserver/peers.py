@@ -32,6 +32,13 @@ __all__ = [
 ROLES: Final = ("client", "viewer", "researcher", "operator", "auditor", "admin")
 
 _KEPT: Final = 16_384
+_UNREADABLE: Final = (
+    InvalidSignature,
+    TypeError,
+    UnsupportedAlgorithm,
+    ValueError,
+    x509.InvalidVersion,
+)
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 _DOMAIN: Final = re.compile(
     r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*",
@@ -138,7 +145,7 @@ class PeerReader:
             certificate = x509.load_pem_x509_certificate(pem)
             certificate.verify_directly_issued_by(self._issuer)
             found = self._identity_in(certificate)
-        except (InvalidSignature, ValueError, TypeError, UnsupportedAlgorithm):
+        except _UNREADABLE:
             raise _nobody("this federation's authority did not sign it") from None
         except x509.ExtensionNotFound:
             raise _nobody("it lacks the extensions of the certificates here") from None

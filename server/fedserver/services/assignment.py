@@ -33,6 +33,7 @@ from fedserver.services import fields
 __all__ = ["RoundService", "SecAggService", "assignment_place"]
 
 _LONGEST_WAIT_MS = LONGEST_WAIT_S * 1000
+_MOST_SEEN = 1_000_000
 _SecAggPayload: TypeAlias = secagg_service_pb2.SecAggMessage
 
 
@@ -64,7 +65,7 @@ class RoundService:
         instruction = await self._federation.next(
             caller,
             fields.identifier(request.assignment_id, "assignment_id"),
-            seen=request.seen,
+            seen=fields.number(request.seen, "seen", most=_MOST_SEEN),
             wait_s=min(request.wait_ms, _LONGEST_WAIT_MS) / 1000,
         )
         response = _response(instruction)

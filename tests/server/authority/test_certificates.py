@@ -77,6 +77,14 @@ def test_a_changed_request_is_refused_or_still_has_the_same_key(data: st.DataObj
     assert found == key.public_key()
 
 
+def test_a_request_of_another_version_is_refused() -> None:
+    request = _request(ec.derive_private_key(7, ec.SECP256R1()))
+    version = b"\x02\x01\x00"
+    assert version in request[:12]
+    with pytest.raises(InvalidRequestError):
+        request_key(request.replace(version, b"\x02\x01\x01", 1))
+
+
 @given(st.binary(max_size=5000))
 def test_garbage_is_no_request(data: bytes) -> None:
     with pytest.raises(InvalidRequestError):

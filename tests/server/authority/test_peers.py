@@ -151,12 +151,23 @@ def test_expiry_is_looked_at_every_time() -> None:
         assert "expired" in refused.value.why
 
 
+# Of a serial number below 0, before the signature is found not to hold.
+@pytest.mark.filterwarnings("ignore:Parsed a serial number which wasn't positive")
 @given(st.data())
 def test_any_changed_byte_makes_it_nobodys(data: st.DataObject) -> None:
     der = bytearray(x509.load_pem_x509_certificate(PEM).public_bytes(serialization.Encoding.DER))
     # A signature has no fixed length, and examples must not depend on it.
     der[data.draw(st.integers(0, 999)) % len(der)] ^= data.draw(st.integers(1, 255))
     body = base64.encodebytes(bytes(der))
+    with pytest.raises(UnauthenticatedError):
+        read(b"-----BEGIN CERTIFICATE-----\n" + body + b"-----END CERTIFICATE-----\n")
+
+
+def test_a_certificate_of_another_version_is_nobodys() -> None:
+    der = x509.load_pem_x509_certificate(PEM).public_bytes(serialization.Encoding.DER)
+    version = b"\xa0\x03\x02\x01\x02"
+    assert version in der[:20]
+    body = base64.encodebytes(der.replace(version, b"\xa0\x03\x02\x01\x07", 1))
     with pytest.raises(UnauthenticatedError):
         read(b"-----BEGIN CERTIFICATE-----\n" + body + b"-----END CERTIFICATE-----\n")
 
