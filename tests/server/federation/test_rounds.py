@@ -42,7 +42,7 @@ SAMPLED = """
 unit = "client"
 epsilon = 4.0
 delta = 1e-2
-population = 60
+population = 40
 clipping_norm = 1.0
 noise = "central"
 sampling_rate = 0.5
@@ -149,7 +149,7 @@ async def test_a_server_that_is_killed_ends_with_the_same_model(
 async def test_the_ledger_is_charged_once_a_round_whatever_happens(
     tmp_path: Path, privacy: str, algorithm: str
 ) -> None:
-    clients, minimum, secure = (60, 1, "") if privacy is SAMPLED else (5, 4, MASKED)
+    clients, minimum, secure = (40, 1, "") if privacy is SAMPLED else (5, 4, MASKED)
     task = task_of(
         clients=clients, minimum=minimum, secure=secure, privacy=privacy, algorithm=algorithm
     )

@@ -356,6 +356,7 @@ class World:
         self.federation: LocalFederation | None = None
         self.submitted: SubmittedTask | None = None
         self._up = asyncio.Event()
+        self._calls: set[asyncio.Future[object]] = set()
 
     def _device(self, number: int) -> Device:
         name = f"device-{number}"
@@ -398,7 +399,7 @@ class World:
         """Stops as a process that is killed: whatever was under way is lost; then starts again."""
         self._up.clear()
         assert self.federation is not None
-        running = list(self.federation._running.values())
+        running = [*self.federation._running.values(), *self._calls]
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
@@ -464,8 +465,15 @@ class World:
         """Asks the federation, again and again while it is down or the time is not right."""
         while True:
             await self._up.wait()
+            answer = asyncio.ensure_future(ask(self.federation))
+            self._calls.add(answer)
+            answer.add_done_callback(self._calls.discard)
             try:
-                return await ask(self.federation)
+                return await answer
+            except asyncio.CancelledError:
+                me = asyncio.current_task()
+                if me is None or me.cancelling():  # the device, and not the server's crash
+                    raise
             except StoreError:
                 await asyncio.sleep(0.01)
             except FedcoreError:
