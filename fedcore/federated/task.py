@@ -137,11 +137,6 @@ class Task:
         """SHA-256 of the canonical form, under a domain of its own."""
         return hashlib.sha256(_DOMAIN + self.canonical).digest()
 
-    @property
-    def block_names(self) -> tuple[str, ...]:
-        """The blocks of the layout: ("update",), without privacy ("update", "statistics")."""
-        return ("update",) if self.privacy is not None else ("update", "statistics")
-
     @cached_property
     def layout(self) -> Layout:
         """The blocks of integers that a client sends. Raises: TaskError if unresolved."""

@@ -16,8 +16,6 @@ from typing import Literal
 from fedcore.errors import ForbiddenError, ServerError
 
 __all__ = [
-    "ADMIN",
-    "ANONYMOUS",
     "ANYONE",
     "CLIENT",
     "OPERATORS",
@@ -36,7 +34,6 @@ ROLES: frozenset[str] = frozenset(
 )
 
 CLIENT: frozenset[str] = frozenset({"client"})
-ADMIN: frozenset[str] = frozenset({"admin"})
 OPERATORS: frozenset[str] = frozenset({"operator", "admin"})
 READERS: frozenset[str] = ROLES - CLIENT
 ANYONE: frozenset[str] = frozenset({"anonymous"})
@@ -68,9 +65,6 @@ class Caller:
     def principal(self) -> str:
         """One name for the caller, for the audit log and for repeated requests."""
         return f"{self.kind}:{self.tenant}/{self.name}" if self.name else self.kind
-
-
-ANONYMOUS = Caller("anonymous")
 
 
 @dataclass(frozen=True, slots=True)

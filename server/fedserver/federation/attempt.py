@@ -72,7 +72,7 @@ class Attempt:
 
     `masked`: its session of secure aggregation, None without. `invited`: the clients that the
     privacy plan has drawn, None where whoever comes may take part. `spent_up`: the privacy budget
-    pays for no further round. `next_attempt`: the one that is to follow, or None.
+    pays for no further round.
     """
 
     def __init__(
@@ -93,7 +93,6 @@ class Attempt:
         self.hosted, self.state, self.policy = hosted, state, _restricted(policy, invited)
         self.reports, self.masked, self.train, self.cohort = reports, masked, train, Cohort()
         self.invited, self.spent_up = invited, False
-        self.next_attempt: int | None = None
         self._resources, self.journal, self._results = resources, journal, results
         self._payment = payment
         self._result: Result | None = None
@@ -236,8 +235,8 @@ class Attempt:
                 self._follow.append(Published(self._now()))
             case Scrub():
                 await self._scrub()
-            case Begin(attempt):
-                self.next_attempt = attempt
+            case Begin():
+                pass  # the driver's, who finds in the store what is to follow
 
     async def _persist(self, transition: Transition, state: RoundState) -> None:
         failpoint("round.before_persist")

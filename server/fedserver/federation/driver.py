@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 
 from fedcore.errors import BudgetError, FedcoreError, LedgerError
-from fedcore.rounds import Cancel, CannotClose, Phase, Scrubbed, step
+from fedcore.rounds import ENDS, Cancel, CannotClose, Persist, Phase, Scrubbed, step
 from fedcore.rounds.records import from_record
 from fedserver.federation.attempt import Attempt
 from fedserver.federation.cohort import Cohort
@@ -28,16 +28,7 @@ from fedserver.store.records import AuditEntry, HeadRecord, RoundRecord, RoundRe
 __all__ = ["TaskDriver"]
 
 _PAUSE_S: Final = 1.0
-_NOT_OPEN: Final = {
-    phase.value
-    for phase in (
-        Phase.COMPLETED,
-        Phase.SCRUBBED,
-        Phase.ABANDONED,
-        Phase.FAILED,
-        Phase.CANCELLED,
-    )
-}
+_NOT_OPEN: Final = {phase.value for phase in (Phase.COMPLETED, *ENDS)}
 
 
 class TaskDriver:
@@ -280,12 +271,8 @@ class TaskDriver:
         state = from_record(record.state)
         after, effects = step(state, Scrubbed(self._resources.clock()), self.hosted.policy)
         (persist,) = effects
-        await journal.advance(
-            persist.transition,  # type: ignore[union-attr]
-            after,
-            cohort=Cohort(),
-            result=None,
-        )
+        assert isinstance(persist, Persist)
+        await journal.advance(persist.transition, after, cohort=Cohort(), result=None)
 
 
 def _ref_of(payload: bytes) -> RoundRef:

@@ -7,6 +7,7 @@ import contextvars
 import hashlib
 import io
 import json
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -135,9 +136,7 @@ class Tasks:
             record,
             model,
             audit=_entry(caller, "task.submit", task_id, once),
-            idempotency=Idempotency(
-                once.principal, once.method, once.request_id, once.request_sha256, answer
-            ),
+            idempotency=replace(once, response=answer),
         )
         self._drive(hosted)
         return SubmittedTask(task_id, digest)
