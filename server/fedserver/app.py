@@ -22,12 +22,12 @@ import structlog
 from fedcore.errors import FedcoreError, StoreError
 from fedcore.wire.versions import installed_version
 from fedserver.admission import Admission, LoopLag
-from fedserver.attempts import Attempts
 from fedserver.authentication import Authenticator
 from fedserver.authorisation import Caller
 from fedserver.authority import ServerCertificate
 from fedserver.config import Config
 from fedserver.enrolment import Enrolment
+from fedserver.enrolment_limits import EnrolmentLimits
 from fedserver.health import Health
 from fedserver.memory_limit import MemoryLimit
 from fedserver.notify import notify
@@ -213,7 +213,7 @@ class Server:
             address=found.service,
             server_id=server_id,
             version=version,
-            attempts=Attempts(
+            limits=EnrolmentLimits(
                 now_ms,
                 per_minute=self._config.limits.enrolments_per_minute,
                 failures=self._config.limits.failed_enrolments,

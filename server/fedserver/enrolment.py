@@ -37,9 +37,9 @@ from fedcore.v1 import enrolment_service_pb2 as messages
 from fedcore.wire.envelope import proof_statement, reissue_statement
 from fedcore.wire.joining import TOKEN_BYTES
 from fedcore.wire.versions import check_version
-from fedserver.attempts import Attempts
 from fedserver.authority import Authority
 from fedserver.certificates import Issued, key_digest, request_key
+from fedserver.enrolment_limits import EnrolmentLimits
 from fedserver.peers import client_name
 from fedserver.store.protocol import PartyStore
 from fedserver.store.records import (
@@ -78,7 +78,7 @@ class Enrolment:
 
     `registrar`: certifies identity keys; the authority's own unless another party holds it.
     `address`: host:port of the services that need a certificate; `server_id`: of the store.
-    `attempts`: how often who may try. `now_ms`: Unix milliseconds.
+    `limits`: how often who may try. `now_ms`: Unix milliseconds.
     """
 
     def __init__(
@@ -90,13 +90,13 @@ class Enrolment:
         address: str,
         server_id: bytes,
         version: str,
-        attempts: Attempts | None = None,
+        limits: EnrolmentLimits | None = None,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         entropy: Entropy | None = None,
     ) -> None:
         self._store, self._authority, self._registrar = store, authority, registrar
         self._address, self._server_id, self._version = address, server_id, version
-        self._attempts = attempts or Attempts(now_ms)
+        self._limits = limits or EnrolmentLimits(now_ms)
         self._now_ms, self._entropy = now_ms, entropy or SystemEntropy()
 
     def anchors(self) -> messages.AnchorsResponse:
@@ -113,7 +113,7 @@ class Enrolment:
         for an identity key that the sender does not hold; ConflictError for a key that was enrolled
         with another token or another identity key.
         """
-        with self._attempts.attempt(peer) as attempt:
+        with self._limits.attempt(peer) as attempt:
             _check_fields(request)
             check_version(request.sdk_version, server=self._version)
             key_hash = key_digest(request_key(request.signing_request))
@@ -148,7 +148,7 @@ class Enrolment:
         Raises: OverloadedError as `enrol`; UnauthenticatedError unless the identity key of that
         client has signed the request; InvalidRequestError and NotFoundError as `renew`.
         """
-        with self._attempts.attempt(peer) as attempt:
+        with self._limits.attempt(peer) as attempt:
             client = await self._store.client(request.client_id)
             proof = reissue_statement(
                 request.signing_request, self._authority.root, client_id=request.client_id

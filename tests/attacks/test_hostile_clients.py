@@ -16,8 +16,9 @@ from fedserver.federation import check_ins
 from fedserver.federation.interface import CheckIn
 from fedserver.federation.masked import MaskedSession, Records
 from fedserver.store.records import TaskState
+from tests.server.federation.device import Device
 from tests.server.federation.test_rounds import MASKED
-from tests.server.federation.world import Device, World, task_of, world_in
+from tests.server.federation.world import World, task_of, world_in
 
 NOT_DECRYPTED = ComplaintReason.NOT_DECRYPTED
 

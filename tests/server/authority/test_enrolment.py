@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from fedcore.entropy import SystemEntropy
 from fedcore.errors import (
@@ -27,129 +24,32 @@ from fedcore.errors import (
 )
 from fedcore.secagg.identity import Certificate, TrustStore
 from fedcore.v1 import enrolment_service_pb2 as messages
-from fedcore.wire.envelope import proof_statement, reissue_statement
-from fedserver.attempts import Attempts
+from fedcore.wire.envelope import proof_statement
 from fedserver.authority import Authority
 from fedserver.certificates import new_key
-from fedserver.enrolment import Enrolment, new_client_id
-from fedserver.store.protocol import PartyStore
+from fedserver.enrolment import new_client_id
+from fedserver.enrolment_limits import EnrolmentLimits
 from fedserver.store.records import (
-    CertificateRecord,
-    ClientRecord,
     ClientState,
-    Enrolled,
     TokenRecord,
 )
 from fedserver.store.sqlite.store import SqliteStore
-
-NOW = 1_800_000_000
-TOKEN = b"t" * 32
-RequestOf = Callable[..., bytes]
-Request = messages.EnrolRequest
-Reissue = messages.ReissueRequest
-
-
-class Parties:
-    """As much of a store as enrolment asks for; every method is one step, as a transaction is."""
-
-    def __init__(self, *tokens: TokenRecord) -> None:
-        self.tokens = {token.token_sha256: token for token in tokens}
-        self.clients: dict[bytes, ClientRecord] = {}
-        self.added: list[CertificateRecord] = []
-        self._enrolled: dict[bytes, tuple[bytes, Enrolled]] = {}
-
-    async def token(self, token_sha256: bytes) -> TokenRecord | None:
-        await asyncio.sleep(0)  # so that others come in between
-        return self.tokens.get(token_sha256)
-
-    async def enrol(
-        self,
-        token_sha256: bytes,
-        client: ClientRecord,
-        certificate: CertificateRecord,
-        *,
-        key_hash: bytes,
-        reply: bytes,
-        audit: object = None,
-    ) -> Enrolled:
-        await asyncio.sleep(0)
-        assert audit is not None
-        if key_hash in self._enrolled:
-            used, before = self._enrolled[key_hash]
-            if used != token_sha256:
-                raise ConflictError("another token")
-            return dataclasses.replace(before, repeated=True)
-        token = self.tokens[token_sha256]
-        if token.uses >= token.max_uses or token.expires_ms <= 1000 * NOW:
-            raise TokenError("used up or expired")
-        self.tokens[token_sha256] = dataclasses.replace(token, uses=token.uses + 1)
-        self.clients[client.client_id] = client
-        self.added.append(certificate)
-        enrolled = Enrolled(client.client_id, reply, repeated=False)
-        self._enrolled[key_hash] = token_sha256, enrolled
-        return enrolled
-
-    async def client(self, client_id: bytes) -> ClientRecord | None:
-        return self.clients.get(client_id)
-
-    async def add_certificate(self, certificate: CertificateRecord, *, audit: object) -> None:
-        self.added.append(certificate)
-
-    async def certificates(self, client_id: bytes) -> tuple[CertificateRecord, ...]:
-        return tuple(found for found in self.added if found.client_id == client_id)
-
-
-def token_record(token: bytes = TOKEN, *, uses: int = 1, **fields: Any) -> TokenRecord:
-    given = {"tenant": "ward", "expires_ms": 1000 * (NOW + 60), **fields}
-    return TokenRecord(hashlib.sha256(token).digest(), max_uses=uses, **given)
-
-
-def enrolment_at(authority: Authority, store: Parties, **options: Any) -> Enrolment:
-    return Enrolment(
-        cast(PartyStore, store),
-        authority,
-        registrar=authority.registrar,
-        address="fl.example.org:7443",
-        server_id=b"s" * 16,
-        version="1.4.0",
-        **{
-            "now_ms": lambda: 1000 * NOW,
-            "attempts": Attempts(lambda: 1000 * NOW, per_minute=1000),
-            **options,
-        },
-    )
-
-
-@pytest.fixture
-def request_for(request_of: RequestOf, authority: Authority) -> Callable[..., Request]:
-    """A client's request; `fields` replace what it says."""
-
-    def make(identity: Ed25519PrivateKey | None = None, **fields: Any) -> Request:
-        identity = identity or Ed25519PrivateKey.generate()
-        request = Request(
-            signing_request=request_of(new_key()),
-            token=TOKEN,
-            identity_key=identity.public_key().public_bytes_raw(),
-            sdk_version="1.3.9",
-            attributes={"ward": "3"},
-        )
-        request.identity_proof = identity.sign(
-            proof_statement(request.signing_request, authority.root)
-        )
-        request.MergeFrom(Request(**fields))
-        return request
-
-    return make
-
-
-RequestFor = Callable[..., Request]
+from tests.server.authority.parties import (
+    NOW,
+    Parties,
+    RequestFor,
+    RequestOf,
+    enrolment_at,
+    pem_of,
+    token_record,
+)
 
 
 async def test_a_token_makes_a_client(authority: Authority, request_for: RequestFor) -> None:
     store = Parties(token_record(attributes={"ward": "7", "site": "north"}))
     request = request_for()
     answer = await enrolment_at(authority, store).enrol(request, peer="a")
-    peer = authority.parse_peer(_pem(answer.certificate_chain[0]), now=NOW)
+    peer = authority.parse_peer(pem_of(answer.certificate_chain[0]), now=NOW)
     assert (peer.id, peer.tenant) == (answer.client_id, "ward")
     assert answer.certificate_chain[-1] == authority.root
     (registrar,) = answer.registrars
@@ -279,8 +179,8 @@ async def test_whoever_guesses_tokens_is_locked_out_and_others_are_not(
     authority: Authority, request_for: RequestFor
 ) -> None:
     clock = {"now": 1000 * NOW}
-    attempts = Attempts(lambda: clock["now"])
-    enrolment = enrolment_at(authority, Parties(token_record(uses=9)), attempts=attempts)
+    limits = EnrolmentLimits(lambda: clock["now"])
+    enrolment = enrolment_at(authority, Parties(token_record(uses=9)), limits=limits)
     for _ in range(10):
         clock["now"] += 60_000
         with pytest.raises(TokenError):
@@ -297,9 +197,9 @@ async def test_a_used_up_token_slows_its_address_and_locks_nobody_out(
     authority: Authority, request_for: RequestFor
 ) -> None:
     clock = {"now": 1000 * NOW}
-    attempts = Attempts(lambda: clock["now"])
+    limits = EnrolmentLimits(lambda: clock["now"])
     store = Parties(token_record(), token_record(b"u" * 32))
-    enrolment = enrolment_at(authority, store, attempts=attempts)
+    enrolment = enrolment_at(authority, store, limits=limits)
     await enrolment.enrol(request_for(), peer="ward")
     for _ in range(20):
         clock["now"] += 60_000
@@ -311,8 +211,8 @@ async def test_a_used_up_token_slows_its_address_and_locks_nobody_out(
 async def test_malformed_requests_are_slowed_down_too(
     authority: Authority, request_for: RequestFor
 ) -> None:
-    attempts = Attempts(lambda: 1000 * NOW, per_minute=5)
-    enrolment = enrolment_at(authority, Parties(token_record()), attempts=attempts)
+    limits = EnrolmentLimits(lambda: 1000 * NOW, per_minute=5)
+    enrolment = enrolment_at(authority, Parties(token_record()), limits=limits)
     for _ in range(5):
         with pytest.raises(InvalidRequestError):
             await enrolment.enrol(request_for(signing_request=b"garbage"), peer="a")
@@ -327,7 +227,7 @@ async def test_a_client_is_renewed_with_a_key_of_its_choice_and_keeps_its_identi
     enrolment = enrolment_at(authority, store)
     answer = await enrolment.enrol(request)
     renewed = await enrolment.renew(answer.client_id, request_of(new_key()))
-    peer = authority.parse_peer(_pem(renewed.certificate_chain[0]), now=NOW)
+    peer = authority.parse_peer(pem_of(renewed.certificate_chain[0]), now=NOW)
     assert (peer.id, peer.tenant) == (answer.client_id, "ward")
     certified = Certificate.decode(renewed.identity_certificate)
     assert (certified.id, certified.key) == (answer.client_id, request.identity_key)
@@ -358,143 +258,6 @@ async def test_a_renewal_for_a_key_that_is_not_owned_is_refused(
         await enrolment.renew(answer.client_id, b"garbage")
 
 
-@pytest.fixture
-def reissue_for(request_of: RequestOf, authority: Authority) -> Callable[..., Reissue]:
-    """What a client with an expired certificate sends."""
-
-    def make(identity: Ed25519PrivateKey, client_id: bytes) -> Reissue:
-        request = Reissue(client_id=client_id, signing_request=request_of(new_key()))
-        request.identity_proof = identity.sign(
-            reissue_statement(request.signing_request, authority.root, client_id=client_id)
-        )
-        return request
-
-    return make
-
-
-ReissueFor = Callable[..., Reissue]
-
-
-async def test_a_client_whose_certificates_expired_is_certified_by_its_identity_key(
-    authority: Authority, request_for: RequestFor, reissue_for: ReissueFor
-) -> None:
-    store, identity = Parties(token_record()), Ed25519PrivateKey.generate()
-    before = await enrolment_at(authority, store).enrol(request_for(identity))
-    later = NOW + 3 * 86_400
-    enrolment = enrolment_at(authority, store, now_ms=lambda: 1000 * later)
-    answer = await enrolment.reissue(reissue_for(identity, before.client_id))
-    with pytest.raises(UnauthenticatedError):
-        authority.parse_peer(_pem(before.certificate_chain[0]), now=later)
-    peer = authority.parse_peer(_pem(answer.certificate_chain[0]), now=later)
-    assert (peer.id, peer.tenant) == (before.client_id, "ward")
-    certified = TrustStore([authority.registrar.public_key]).verify(
-        answer.identity_certificate, now=later
-    )
-    assert (certified.id, certified.key) == (
-        before.client_id,
-        identity.public_key().public_bytes_raw(),
-    )
-    assert store.added[-1].fingerprint == peer.fingerprint and len(store.clients) == 1
-
-
-async def test_a_reissue_that_is_replayed_serves_only_whoever_has_the_key_of_its_request(
-    authority: Authority, request_for: RequestFor, reissue_for: ReissueFor
-) -> None:
-    store, identity = Parties(token_record()), Ed25519PrivateKey.generate()
-    enrolment = enrolment_at(authority, store)
-    client_id = (await enrolment.enrol(request_for(identity))).client_id
-    request = reissue_for(identity, client_id)
-    wanted = x509.load_der_x509_csr(request.signing_request).public_key()
-    for _ in range(3):
-        answer = await enrolment.reissue(request)
-        leaf = x509.load_der_x509_certificate(answer.certificate_chain[0])
-        assert leaf.public_key() == wanted
-    # With another request, for a key of the thief, the proof is worth nothing.
-    request.signing_request = reissue_for(identity, client_id).signing_request
-    with pytest.raises(UnauthenticatedError):
-        await enrolment.reissue(request)
-    assert len(store.clients) == 1
-
-
-async def test_nobody_is_certified_for_another_client_federation_or_rpc(
-    authority: Authority, request_for: RequestFor, reissue_for: ReissueFor, request_of: RequestOf
-) -> None:
-    store = Parties(token_record(uses=2))
-    enrolment = enrolment_at(authority, store)
-    mine, other = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
-    client_id = (await enrolment.enrol(request_for(mine))).client_id
-    victim = (await enrolment.enrol(request_for(other))).client_id
-    request = request_of(new_key())
-    proofs = {
-        "another client's key": other.sign(
-            reissue_statement(request, authority.root, client_id=client_id)
-        ),
-        "for another client": mine.sign(
-            reissue_statement(request, authority.root, client_id=victim)
-        ),
-        "for another federation": mine.sign(
-            reissue_statement(request, b"another", client_id=client_id)
-        ),
-        "of an enrolment": mine.sign(proof_statement(request, authority.root)),
-        "none": b"",
-    }
-    for sort, proof in proofs.items():
-        with pytest.raises(UnauthenticatedError):
-            await enrolment.reissue(
-                Reissue(client_id=client_id, signing_request=request, identity_proof=proof)
-            )
-            pytest.fail(sort)
-    refused = []
-    for unknown in (bytes(16), b"", client_id):
-        with pytest.raises(UnauthenticatedError) as error:
-            await enrolment.reissue(reissue_for(other, unknown))
-        refused.append(str(error.value))
-    assert len(set(refused)) == 1  # so that nobody learns which clients there are
-    assert len(store.added) == 2
-
-
-@pytest.mark.parametrize("how", ["suspended", "revoked", "on the list", "in the store"])
-async def test_whoever_was_disowned_is_not_certified_anew(
-    authority: Authority, request_for: RequestFor, reissue_for: ReissueFor, how: str
-) -> None:
-    store, identity = Parties(token_record()), Ed25519PrivateKey.generate()
-    enrolment = enrolment_at(authority, store)
-    client_id = (await enrolment.enrol(request_for(identity))).client_id
-    if how == "on the list":
-        authority.lists.revoke(store.added[0].fingerprint, reason="stolen", now=NOW)
-    elif how == "in the store":
-        store.added[0] = dataclasses.replace(store.added[0], revoked_ms=1000 * NOW)
-    else:
-        state = ClientState[how.upper()]
-        store.clients[client_id] = dataclasses.replace(store.clients[client_id], state=state)
-    request = reissue_for(identity, client_id)
-    with pytest.raises(NotFoundError):
-        await enrolment.reissue(request)
-    with pytest.raises(NotFoundError):
-        await enrolment.renew(client_id, request.signing_request)
-    assert len(store.added) == 1
-
-
-async def test_reissues_are_slowed_down_as_enrolments_are_and_lock_nobody_out(
-    authority: Authority, request_for: RequestFor, reissue_for: ReissueFor
-) -> None:
-    clock = {"now": 1000 * NOW}
-    attempts = Attempts(lambda: clock["now"], per_minute=5)
-    store, identity = Parties(token_record()), Ed25519PrivateKey.generate()
-    enrolment = enrolment_at(authority, store, attempts=attempts)
-    client_id = (await enrolment.enrol(request_for(identity), peer="ward")).client_id
-    for _ in range(5):
-        with pytest.raises(UnauthenticatedError):
-            await enrolment.reissue(reissue_for(identity, bytes(16)), peer="ward")
-    with pytest.raises(OverloadedError):
-        await enrolment.reissue(reissue_for(identity, client_id), peer="ward")
-    for _ in range(20):
-        clock["now"] += 60_000
-        with pytest.raises(UnauthenticatedError):
-            await enrolment.reissue(reissue_for(identity, bytes(16)), peer="ward")
-    await enrolment.reissue(reissue_for(identity, client_id), peer="ward")
-
-
 def test_the_anchor_is_what_join_strings_name(authority: Authority) -> None:
     anchors = enrolment_at(authority, Parties()).anchors()
     assert hashlib.sha256(anchors.authority).digest() == authority.root_digest
@@ -504,10 +267,6 @@ def test_ids_of_clients_sort_by_time_and_never_repeat() -> None:
     ids = [new_client_id(now_ms, SystemEntropy()) for now_ms in range(2**40, 2**40 + 100)]
     assert ids == sorted(ids) and len(set(ids)) == 100
     assert {len(name) for name in ids} == {16}
-
-
-def _pem(der: bytes) -> bytes:
-    return x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM)
 
 
 async def test_the_database_keeps_these_promises_too(

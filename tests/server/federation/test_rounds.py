@@ -13,7 +13,8 @@ from fedcore.federated.task import Task
 from fedcore.rounds import Phase
 from fedserver.federation.interface import Outcome
 from fedserver.store.records import TaskState
-from tests.server.federation.world import World, data_of, task_of, world_in
+from tests.server.federation.device import data_of
+from tests.server.federation.world import World, task_of, world_in
 
 MASKED = 'profile = "malicious"\ndelta = 0.2\ngamma = 0.0'
 RECORDS = """

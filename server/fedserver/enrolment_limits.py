@@ -15,7 +15,7 @@ from typing import Final
 
 from fedcore.errors import OverloadedError
 
-__all__ = ["Attempt", "Attempts"]
+__all__ = ["EnrolmentLimits", "Try"]
 
 _MINUTE_MS: Final = 60_000
 _LOCKED_MS: Final = 15 * _MINUTE_MS
@@ -32,10 +32,10 @@ class _Record:
     locked_until_ms: int = 0
 
 
-class Attempt:
+class Try:
     """One attempt, for its owner to say how it ended; without a word it counts, and is no guess."""
 
-    def __init__(self, record: _Record, limits: Attempts) -> None:
+    def __init__(self, record: _Record, limits: EnrolmentLimits) -> None:
         self._record, self._limits = record, limits
 
     def succeeded(self) -> None:
@@ -51,7 +51,7 @@ class Attempt:
             self._record.failures = 0
 
 
-class Attempts:
+class EnrolmentLimits:
     """How often an address may try: `per_minute`, and `failures` in a row before 15 locked minutes.
 
     `now_ms`: a clock in milliseconds. Of 65,536 addresses the one that tried first is forgotten.
@@ -64,7 +64,7 @@ class Attempts:
         self._records: OrderedDict[str, _Record] = OrderedDict()
 
     @contextmanager
-    def attempt(self, address: str) -> Iterator[Attempt]:
+    def attempt(self, address: str) -> Iterator[Try]:
         """One attempt of an address. Raises: OverloadedError, which says when it may try again."""
         record, now_ms = self._record(address), self.now_ms()
         if now_ms < record.locked_until_ms:
@@ -75,7 +75,7 @@ class Attempts:
             wait_ms = int((1 - record.left) * _MINUTE_MS / self.per_minute) + 1
             raise _slowed(f"it may try {self.per_minute} times a minute", wait_ms)
         record.left -= 1
-        yield Attempt(record, self)
+        yield Try(record, self)
 
     def _record(self, address: str) -> _Record:
         record = self._records.setdefault(address, _Record(self.per_minute, self.now_ms()))
