@@ -27,7 +27,8 @@ from fedcore.v1 import round_service_pb2 as rounds
 from fedserver.services import fields
 from tests.client.conftest import OPEN
 from tests.client.devices import OPENLY, join, run_all
-from tests.client.server import NUMBERS, FakeServer, Seat
+from tests.client.seats import Seat
+from tests.client.server import NUMBERS, FakeServer
 
 Flowers = Callable[[int], Dataset]
 

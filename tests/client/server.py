@@ -12,24 +12,17 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any
 
 import grpc
 import numpy as np
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedcore.entropy import SystemEntropy
 from fedcore.errors import (
     ConflictError,
-    FedcoreError,
     NotFoundError,
     PhaseError,
     SecAggError,
-    TokenError,
-    UnauthenticatedError,
     UploadError,
 )
 from fedcore.federated.models import initial_theta
@@ -37,11 +30,9 @@ from fedcore.federated.parameters import parameters_of
 from fedcore.federated.task import Task
 from fedcore.model_format import encode_model
 from fedcore.secagg import (
-    CertificateAuthority,
     SecAggServer,
     Send,
     Stage,
-    TrustStore,
     UploadTrailer,
     accumulate,
     decode,
@@ -55,7 +46,6 @@ from fedcore.v1 import (
     client_service_pb2 as clients,
     client_service_pb2_grpc,
     common_pb2 as common,
-    enrolment_service_pb2 as enrolment,
     enrolment_service_pb2_grpc,
     model_service_pb2 as models,
     model_service_pb2_grpc,
@@ -71,54 +61,20 @@ from fedcore.wire.envelope import (
     TASK,
     Place,
     opened,
-    proof_statement,
-    reissue_statement,
     seal,
 )
-from fedcore.wire.failures import metadata_of, status_of
 from fedcore.wire.joining import JoinString
 from fedcore.wire.transfer import crc32
 from tests.client.authority import Authority
+from tests.client.enrolling import FakeEnrolment
+from tests.client.seats import Seat, Upload
+from tests.client.service import Service
 
 NUMBERS = {Roster: 3, MaskRequest: 4, Survivors: 5, UnmaskRequest: 6}
 FINISHED = 100
 
 
-@dataclass
-class Upload:
-    upload_id: bytes
-    size: int
-    header: bytes
-    pieces: dict[int, bytes] = field(default_factory=dict)
-    arrived: list[tuple[int, int]] = field(default_factory=list)
-    sealed: bool = False
-
-    @property
-    def committed(self) -> int:
-        offset = 0
-        while offset in self.pieces:
-            offset += len(self.pieces[offset])
-        return offset
-
-    @property
-    def data(self) -> bytes:
-        return b"".join(self.pieces[offset] for offset in sorted(self.pieces))
-
-
-@dataclass
-class Seat:
-    """One client's assignment."""
-
-    client: bytes
-    assignment_id: bytes
-    round: int
-    attempt: int
-    nonce: bytes
-    upload: Upload | None = None
-    report: rounds.Report | None = None
-
-
-class FakeServer:
+class FakeServer(FakeEnrolment):
     """Serves `task` to `goal` clients a round. Its switches are plain attributes.
 
     `before`: called with (method, client id) as a call comes in; what it raises is its answer.
@@ -127,15 +83,9 @@ class FakeServer:
     def __init__(
         self, task: Task, *, goal: int, rounds: int = 1, authority: Authority | None = None
     ) -> None:
+        super().__init__(authority or Authority())
         self.task, self.goal, self.rounds = task, goal, rounds
-        self.authority = authority or Authority()
-        self.attributes: dict[str, str] = {}
-        self.registrar = CertificateAuthority.generate(SystemEntropy())
-        self.trust = TrustStore([self.registrar.public_key])
         self.author = Ed25519PrivateKey.generate()
-        self.token = os.urandom(32)
-        self.uses: dict[bytes, tuple[bytes, Any]] = {}
-        self.keys: dict[bytes, bytes] = {}
         arrays = task.model.arrays
         self.theta = np.zeros(task.dimension, np.float32) if arrays else initial_theta(task)
         self.models: dict[bytes, bytes] = {}
@@ -151,15 +101,12 @@ class FakeServer:
         self.calls: defaultdict[str, int] = defaultdict(int)
         self.beats: defaultdict[bytes, int] = defaultdict(int)
         self.cancelled: dict[bytes, str] = {}
-        self.revoked: set[bytes] = set()
         self.retry_ms = (20, 60)
         self.heartbeat_ms = 100
         self.chunk_bytes = 2**20
-        self.lifetime = timedelta(days=1)
         self.before: Callable[[str, bytes], None] = lambda method, client: None
         self.after: Callable[[str, bytes], None] = lambda method, client: None
         self.manual = False
-        self.address = ""
         self._open_round()
 
     # Its life.
@@ -297,55 +244,6 @@ class FakeServer:
             self.changed.notify_all()
 
     # Calls.
-
-    def Anchors(self, client: bytes, request: Any) -> Any:
-        return enrolment.AnchorsResponse(authority=self.authority.der)
-
-    def Enrol(self, client: bytes, request: enrolment.EnrolRequest) -> Any:
-        self.attributes = dict(request.attributes)
-        if request.token != self.token:
-            raise TokenError("the token is unknown", why="it was never made")
-        key = x509.load_der_x509_csr(request.signing_request).public_key()
-        name = key.public_numbers().x.to_bytes(32, "big")
-        if name not in self.uses:
-            from fedcore.secagg.identity import verify_signature
-
-            statement = proof_statement(request.signing_request, self.authority.der)
-            assert verify_signature(request.identity_key, request.identity_proof, statement)
-            client_id = os.urandom(16)
-            self.uses[name] = client_id, self._certified(request, client_id)
-        client_id, (chain, certificate) = self.uses[name]
-        self.keys[client_id] = request.identity_key
-        return enrolment.EnrolResponse(
-            client_id=client_id,
-            tenant="default",
-            certificate_chain=chain,
-            identity_certificate=certificate,
-            registrars=[self.registrar.public_key],
-            address=self.address or f"127.0.0.1:{self.port}",
-            server_id=bytes(16),
-        )
-
-    def _certified(self, request: Any, client_id: bytes) -> tuple[list[bytes], bytes]:
-        chain = self.authority.client(request.signing_request, client_id, ends=self.lifetime)
-        expires = int(time.time()) + 86_400
-        key = getattr(request, "identity_key", None) or self.keys[client_id]
-        return chain, self.registrar.issue(client_id, key, expires=expires).encode()
-
-    def Renew(self, client: bytes, request: Any) -> Any:
-        chain, certificate = self._certified(request, client)
-        return clients.RenewResponse(certificate_chain=chain, identity_certificate=certificate)
-
-    def Reissue(self, client: bytes, request: enrolment.ReissueRequest) -> Any:
-        from fedcore.secagg.identity import verify_signature
-
-        name, authority = request.client_id, self.authority.der
-        statement = reissue_statement(request.signing_request, authority, client_id=name)
-        known = name in self.keys and name not in self.revoked
-        if not known or not verify_signature(self.keys[name], request.identity_proof, statement):
-            raise UnauthenticatedError("the sender does not show that it is that client")
-        chain, certificate = self._certified(request, name)
-        return enrolment.ReissueResponse(certificate_chain=chain, identity_certificate=certificate)
 
     def CheckIn(self, client: bytes, request: Any) -> Any:
         self.changed.notify_all()
@@ -552,41 +450,3 @@ class FakeServer:
             if seat.client == client and seat.upload and seat.upload.upload_id == upload_id:
                 return seat.upload
         raise NotFoundError("no such upload")
-
-
-class Service:
-    """Every service at once: each call goes to the method of its name, errors become statuses."""
-
-    def __init__(self, fake: FakeServer, name: str) -> None:
-        self._fake, self._name = fake, name
-
-    def __getattr__(self, method: str) -> Callable[[Any, grpc.ServicerContext], Any]:
-        fake = self._fake
-
-        def handle(request: Any, context: grpc.ServicerContext) -> Any:
-            client = caller_of(context)
-            try:
-                fake.before(method, client)
-                with fake.lock:
-                    fake.calls[method] += 1
-                    if client in fake.revoked:
-                        raise UnauthenticatedError("the certificate is revoked")
-                    answer = getattr(fake, method)(client, request)
-                fake.after(method, client)
-                return answer
-            except FedcoreError as error:
-                context.set_trailing_metadata(metadata_of(error))
-                context.abort(status_of(error), error.what)
-
-        return handle
-
-
-def caller_of(context: grpc.ServicerContext) -> bytes:
-    """The client's id, by its certificate; empty on the enrolment port."""
-    found = context.auth_context().get("x509_pem_cert")
-    if not found:
-        return b""
-    certificate = x509.load_pem_x509_certificate(found[0])
-    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    [uri] = names.get_values_for_type(x509.UniformResourceIdentifier)
-    return bytes.fromhex(uri.rsplit("/", 1)[1])

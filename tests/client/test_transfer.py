@@ -22,7 +22,8 @@ from fedcore.v1.common_pb2 import Envelope
 from fedcore.wire.envelope import Place, seal
 from fedcore.wire.joining import JoinString
 from tests.client.proxy import Proxy
-from tests.client.server import FakeServer, Seat, Upload
+from tests.client.seats import Seat, Upload
+from tests.client.server import FakeServer
 
 MIB = 2**20
 Serve = Callable[..., FakeServer]
