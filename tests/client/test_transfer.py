@@ -94,9 +94,11 @@ def test_a_download_that_is_cut_goes_on_where_it_was(
     server: FakeServer, connection: Connection, proxy: Proxy, tmp_path: Path, cut: int
 ) -> None:
     digest, data = model(server, 6 * MIB)
-    proxy.cut_after = [cut, cut]
+    # At the first cut at most three of the six chunks are whole, so the second is always reached.
+    proxy.cut_after = [cut, min(cut, 2 * MIB)]
     path, moved = fetch(connection, digest, len(data), tmp_path / "models")
-    assert path.read_bytes() == data and moved == len(data) and proxy.cuts == 2
+    assert proxy.cuts == 2 and moved == len(data)
+    assert hashlib.sha256(path.read_bytes()).digest() == digest
 
 
 def test_a_download_goes_on_after_a_restart_of_the_program(
@@ -235,7 +237,8 @@ def test_an_upload_that_is_cut_sends_nothing_again_that_was_committed(
     server.Begin = begin  # type: ignore[method-assign]
     proxy.cut_after = [cut]
     update.send(connection)
-    assert update.upload.data == update.data and proxy.cuts == 1
+    assert proxy.cuts == 1
+    assert hashlib.sha256(update.upload.data).digest() == hashlib.sha256(update.data).digest()
     behind = 0
     for offset, length in update.upload.arrived:
         behind = length if offset < 0 else behind
