@@ -185,6 +185,11 @@ class Config(BaseSettings):
             raise _explained(error.errors(include_url=False)[0]) from None
 
     @property
+    def database(self) -> Path:
+        """The file of the database."""
+        return self.server.state_directory / "fed.db"
+
+    @property
     def authority_directory(self) -> Path:
         """The folder of the certificate authority."""
         given = self.authority.directory

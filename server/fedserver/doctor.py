@@ -207,10 +207,9 @@ def _certificates(config: Config, now_s: float) -> Iterator[Finding]:
 
 
 def _database(config: Config, now_s: float) -> Finding:
-    from fedserver.opening import DATABASE
     from fedserver.store.migrating import check
 
-    path: Path = config.server.state_directory / DATABASE
+    path: Path = config.database
     if not path.exists():
         return Finding("database", "ok", "it is made at the first start")
     if path.stat().st_mtime > now_s + _SKEW_S:

@@ -29,9 +29,8 @@ from fedserver.spool import Spool
 from fedserver.store.sqlite.store import SqliteStore
 from fedserver.trust import Trust
 
-__all__ = ["DATABASE", "opened", "private_state"]
+__all__ = ["opened", "private_state"]
 
-DATABASE = "fed.db"
 _BLOBS, _SPOOL, _LEDGERS = "blobs", "spool", "ledgers"
 
 
@@ -47,7 +46,7 @@ async def opened(config: Config, *, accept_rollback: bool = False) -> AsyncItera
     source = config.authority.passphrase_file
     authority = Authority.open(keys, passphrase=secret_from(source) if source else None)
     metrics, trust = Metrics(), Trust((authority.registrar.public_key,))
-    store = await SqliteStore.open(state / DATABASE, keys=load_keys(keys / DATASTORE_KEYS))
+    store = await SqliteStore.open(config.database, keys=load_keys(keys / DATASTORE_KEYS))
     try:
         heads = AuditHeads(store, state / AUDIT_HEAD, signer=load_key(keys / AUDIT_SIGNER))
         await heads.check(accept_rollback=accept_rollback)

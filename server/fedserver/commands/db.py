@@ -10,9 +10,9 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -21,6 +21,7 @@ from fedcore.console import Console, ExitCode, Json
 from fedcore.errors import ArgumentError, AuditError, SchemaError, StoreError
 from fedserver.audit_heads import AUDIT_HEAD
 from fedserver.commands.dispatch import dispatch, verbs
+from fedserver.config import load
 from fedserver.key_files import AUDIT_SIGNER, load_key
 from fedserver.store import migrating
 from fedserver.store.audit import read_head
@@ -31,18 +32,20 @@ from fedserver.store.records import AuditHead
 
 __all__ = ["main"]
 
-DATABASE: Final = Path("fed-state/fed.db")
-
 app = verbs("The server's database.")
 
-Database = Annotated[Path, typer.Option("--database", help="the file of the database")]
+Settings = Annotated[
+    Path | None,
+    typer.Option("--config", help="the server's settings, which say where everything lies"),
+]
+Database = Annotated[Path | None, typer.Option("--database", help="the file, if it lies elsewhere")]
 Head = Annotated[
     Path | None,
     typer.Option("--signed-head", help=f"of the audit log; by default {AUDIT_HEAD} beside it"),
 ]
 Signer = Annotated[
     Path | None,
-    typer.Option("--signer", help=f"by default authority/{AUDIT_SIGNER} beside the database"),
+    typer.Option("--signer", help=f"by default {AUDIT_SIGNER} of the authority"),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would happen, and do nothing")]
 
@@ -52,9 +55,24 @@ def main(argv: Sequence[str]) -> int:
     return dispatch(app, argv, command="db")
 
 
+@dataclass(frozen=True)
+class _Files:
+    """The database, the newest signed head of its audit log, and the key that signs heads."""
+
+    database: Path
+    head: Path
+    signer: Path
+
+
 @app.command()
-def upgrade(context: typer.Context, database: Database = DATABASE, dry_run: DryRun = False) -> None:
+def upgrade(
+    context: typer.Context,
+    config: Settings = None,
+    database: Database = None,
+    dry_run: DryRun = False,
+) -> None:
     """Migrates the database to the schema of this program, all or nothing."""
+    database = _files(config, database).database
     before = _version(database)
     if before is not None and before not in migrating.known():
         raise SchemaError(
@@ -79,11 +97,14 @@ def upgrade(context: typer.Context, database: Database = DATABASE, dry_run: DryR
 @app.command()
 def check(
     context: typer.Context,
-    database: Database = DATABASE,
+    config: Settings = None,
+    database: Database = None,
     signed_head: Head = None,
     signer: Signer = None,
 ) -> int:
     """Checks the file, its schema and the chain of its audit log; ends with 1 if one fails."""
+    files = _files(config, database, signed_head, signer)
+    database = files.database
     version = _version(database)
     problems = _damage(database)
     head = None
@@ -92,7 +113,7 @@ def check(
     except SchemaError as error:
         problems.append(f"{error.what}: {error.why}")
     try:
-        signed = _signed(database, signed_head, signer, server_id=_server_id(database))
+        signed = _signed(files, _server_id(database))
         head = check_history(database, signed)
     except (AuditError, StoreError) as error:
         problems.append(f"{error.what}: {error.why}")
@@ -118,10 +139,11 @@ def check(
 def backup(
     context: typer.Context,
     output: Annotated[Path, typer.Option("--output", help="the file of the backup, a new one")],
-    database: Database = DATABASE,
+    config: Settings = None,
+    database: Database = None,
 ) -> None:
     """Copies the database, with a manifest beside the copy; a server may go on meanwhile."""
-    made = back_up(database, output)
+    made = back_up(_files(config, database).database, output)
     _console(context).show(
         {"backup": str(output), **asdict(made)},
         f"backup   {output}, {made.bytes} bytes\n"
@@ -134,7 +156,8 @@ def backup(
 def restore_(
     context: typer.Context,
     backup: Annotated[Path, typer.Argument(help="the file that `fed db backup` wrote")],
-    database: Database = DATABASE,
+    config: Settings = None,
+    database: Database = None,
     signed_head: Head = None,
     signer: Signer = None,
     accept_rollback: Annotated[
@@ -144,11 +167,12 @@ def restore_(
     dry_run: DryRun = False,
 ) -> None:
     """Puts a backup in the database's place: open attempts are abandoned, a new epoch begins."""
+    files = _files(config, database, signed_head, signer)
+    database = files.database
     manifest = read_manifest(backup)
     signed = None
     if not accept_rollback:
-        server_id = bytes.fromhex(manifest.server_id)
-        signed = _signed(database, signed_head, signer, server_id=server_id)
+        signed = _signed(files, bytes.fromhex(manifest.server_id))
         check_history(backup, signed)
     console = _console(context)
     what = f"{database} by a backup with {manifest.audit_sequence} entries in its audit log"
@@ -173,13 +197,34 @@ def restore_(
     )
 
 
+def _files(
+    config: Path | None,
+    database: Path | None,
+    head: Path | None = None,
+    signer: Path | None = None,
+) -> _Files:
+    """Where the settings say that they lie, if nobody says otherwise. Raises: AuditError."""
+    settings = load(config)
+    if head is not None and not head.exists():
+        raise AuditError(
+            f"there is no signed head {head.name}",
+            why=f"nothing lies at {head}",
+            fix="name the file that the server writes",
+        )
+    file = database or settings.database
+    authority = settings.authority_directory
+    if config is None and database is not None:
+        authority = database.parent / "authority"
+    return _Files(file, head or file.with_name(AUDIT_HEAD), signer or authority / AUDIT_SIGNER)
+
+
 def _version(database: Path) -> str | None:
     """Raises: StoreError if there is no such file."""
     if not database.is_file():
         raise StoreError(
             f"there is no database {database.name}",
             why=f"nothing lies at {database}",
-            fix="name the file with --database",
+            fix="name the server's settings with --config, or the file with --database",
         )
     return migrating.version_at(database)
 
@@ -199,22 +244,12 @@ def _server_id(database: Path) -> bytes:
     return bytes(row["server_id"]) if row else b""
 
 
-def _signed(
-    database: Path, head: Path | None, signer: Path | None, *, server_id: bytes
-) -> AuditHead | None:
+def _signed(files: _Files, server_id: bytes) -> AuditHead | None:
     """The newest signed head, or None where none was ever written. Raises: AuditError."""
-    path = head or database.with_name(AUDIT_HEAD)
-    if not path.exists():
-        if head is not None:
-            raise AuditError(
-                f"there is no signed head {head.name}",
-                why=f"nothing lies at {head}",
-                fix="name the file that the server writes",
-            )
+    if not files.head.exists():
         return None
-    key = load_key(signer or database.parent / "authority" / AUDIT_SIGNER)
-    public = Ed25519PrivateKey.from_private_bytes(key).public_key()
-    return read_head(path.read_bytes(), server_id, public)
+    public = Ed25519PrivateKey.from_private_bytes(load_key(files.signer)).public_key()
+    return read_head(files.head.read_bytes(), server_id, public)
 
 
 def _console(context: typer.Context) -> Console:

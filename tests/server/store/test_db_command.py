@@ -14,10 +14,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedcore.cli import main
+from fedserver.audit_heads import AUDIT_HEAD
+from fedserver.key_files import AUDIT_SIGNER
 from fedserver.store import migrating
 from fedserver.store.audit import sign_head
 from fedserver.store.backup import manifest_path
 from fedserver.store.records import AssignmentState, AuditEntry, RoundRef, UploadState
+from fedserver.store.sqlite.store import SqliteStore
 
 ABANDONED = "ABANDONED"
 
@@ -234,3 +237,23 @@ def test_a_database_that_is_not_there_is_an_error(fed) -> None:
     for verb in ("upgrade", "check"):
         code, _, err = fed(verb)
         assert (code, "there is no database" in err) == (1, True)
+
+
+async def test_settings_of_the_server_say_where_its_database_and_its_signer_lie(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = tmp_path / "server.toml"
+    settings.write_text(f'[server]\nstate_directory = "{tmp_path / "state"}"\n')
+    (tmp_path / "state").mkdir()
+    store = await SqliteStore.open(tmp_path / "state" / "fed.db", keys=[bytes(32)])
+    await store.close()
+
+    def check() -> int:
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(main, ["db", "check", "--config", str(settings)]).result()
+
+    assert check() == 0
+    assert "verdict  holds" in capsys.readouterr().out
+    (tmp_path / "state" / AUDIT_HEAD).write_text("{}")
+    assert check() != 0
+    assert f"authority/{AUDIT_SIGNER}" in capsys.readouterr().err.replace("\n", "")
