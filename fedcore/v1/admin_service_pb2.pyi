@@ -431,6 +431,7 @@ class Submission(_message.Message):
     TASK_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    MODEL_SHA256_FIELD_NUMBER: _builtins.int
     request_id: _builtins.bytes
     task: _builtins.bytes
     """Canonical JSON of the task: what clients see, byte for byte."""
@@ -438,6 +439,10 @@ class Submission(_message.Message):
     """Ed25519 over the task, of the key that signs this envelope; clients check it."""
     model: _builtins.bytes
     """The first model, a safetensors file, where the task does not say how it is drawn."""
+    model_sha256: _builtins.bytes
+    """In place of `model`, where it is larger than a request: the SHA-256 of a file that the sender
+    has committed to the ModelUploadService.
+    """
     def __init__(
         self,
         *,
@@ -445,10 +450,11 @@ class Submission(_message.Message):
         task: _builtins.bytes = ...,
         signature: _builtins.bytes = ...,
         model: _builtins.bytes = ...,
+        model_sha256: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "request_id", b"request_id", "signature", b"signature", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "model_sha256", b"model_sha256", "request_id", b"request_id", "signature", b"signature", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
