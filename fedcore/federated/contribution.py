@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcore.entropy import Entropy
-from fedcore.errors import DivergenceError, UpdateError
+from fedcore.errors import CancelledError, UpdateError
 from fedcore.federated.clipping import decode_clipping
 from fedcore.federated.evaluation import measure
 from fedcore.federated.flat import FlatModel
-from fedcore.federated.programs import Program, TrainingRequest, TrainingResult, find_program
+from fedcore.federated.programs import Program, TrainingRequest, find_program
 from fedcore.federated.task import Task
 from fedcore.federated.training import LocalTraining, require_wanted
 from fedcore.federated.update import UpdateLayout
@@ -45,6 +45,7 @@ from fedcore.tensor.random import Key
 __all__ = ["Contributor"]
 
 Blocks = tuple[NDArray[np.int64], ...]
+Vector = NDArray[np.float32]
 
 
 class Contributor:
@@ -69,9 +70,11 @@ class Contributor:
         """Trains, and gives the blocks of `task.layout`, in their order, ready to pack or mask.
 
         Under privacy the noise is in them, drawn anew at every call: call it once an attempt, and
-        keep what it gave. There an update that diverged counts as zeros, and nobody is told.
-        Raises: CancelledError; ProgramError; UpdateError for a request of another task or model;
-        PlanError for a state of clipping that is not the plan's; without privacy DivergenceError.
+        keep what it gave. There a program that fails, or gives what is no update, counts as zeros
+        and raises nothing, because that would depend on the data; `request.failed` is told.
+        Raises: CancelledError; UpdateError for a request of another task; PlanError for a state of
+        clipping that is not the plan's. Without privacy also what the program raises, and
+        UpdateError for what it gives.
         """
         if request.task.digest != self.task.digest:
             raise UpdateError(
@@ -116,27 +119,28 @@ class _OfClient:
 
     def __call__(self, request: TrainingRequest) -> Blocks:
         state = decode_clipping(self._plan, request.clipping)
-        found = self._trained(request)
-        plan, weighted = self._plan, self._plan.largest_weight is not None
-        weight = plan.weight(found.weight) if weighted else 1
+        delta, weight = self._trained(request)
         if self._compact is not None:
-            return (self._compact.add(found.delta, round=request.round, weight=weight),)
-        update = _quantised(plan, found.delta, weight, state)
+            return (self._compact.add(delta, round=request.round, weight=weight),)
+        update = _quantised(self._plan, delta, weight, state)
         return (update.vector if self._shares is None else self._shares.add(update),)
 
-    def _trained(self, request: TrainingRequest) -> TrainingResult:
-        """What was trained, or zeros where it diverged: a failure would tell of the data."""
+    def _trained(self, request: TrainingRequest) -> tuple[Vector, Fraction | int]:
+        """What was trained and its weight, or zeros: a failure would tell of the data.
+
+        Zeros of every weight are the same zeros, so that theirs tells nothing.
+        """
         try:
             found = self._program.train(request)
-        except DivergenceError:
-            return TrainingResult(np.zeros_like(request.theta), len(request.dataset))
-        if found.delta.shape != request.theta.shape:
-            raise UpdateError(
-                f"a program gave an update of shape {found.delta.shape}",
-                why=f"the model has {request.theta.size} numbers",
-                fix="return the new parameters less those of the request",
-            )
-        return found
+            _require_update(found.delta, request.theta)
+            weighted = self._plan.largest_weight is not None
+            return found.delta, self._plan.weight(found.weight) if weighted else 1
+        except CancelledError:
+            raise
+        except Exception as error:
+            require_wanted(request)  # a program may say in its own words that it was cancelled
+            request.failed(error)
+            return np.zeros_like(request.theta), 1
 
 
 class _OfRecords:
@@ -153,10 +157,17 @@ class _OfRecords:
         decode_clipping(self._plan, request.clipping)
         require_wanted(request)
         if request.evaluate:
-            measure(self._flat, request)
+            self._measure(request)
         total = self._total(request)
         require_wanted(request)
         return (total.vector if self._shares is None else self._shares.add(total),)
+
+    def _measure(self, request: TrainingRequest) -> None:
+        """Measures for this device alone: that it fails on a record is as secret as the record."""
+        try:
+            measure(self._flat, request)
+        except Exception as error:
+            request.failed(error)
 
     def _total(self, request: TrainingRequest) -> IntSum:
         theta, _ = self._flat.split(request.theta)
@@ -166,9 +177,31 @@ class _OfRecords:
         return self._gradients.total(theta, data.x[drawn], data.y[drawn], key=key)
 
 
+def _require_update(delta: object, theta: Vector) -> None:
+    """Raises: UpdateError unless a program gave finite numbers, one for each of the model's."""
+    if not isinstance(delta, np.ndarray) or delta.dtype.kind != "f" or delta.shape != theta.shape:
+        raise UpdateError(
+            f"a program gave an update of {_described(delta)}",
+            why=f"the model has {theta.size} numbers, and an update is an array of as many floats",
+            fix="return the new parameters less those of the request",
+        )
+    if not np.isfinite(delta).all():
+        raise UpdateError(
+            "a program gave an update with NaN or infinity",
+            why="added up, it would leave nothing of all other updates",
+            fix="lower the learning rate, and check the data with numpy.isfinite",
+        )
+
+
+def _described(value: object) -> str:
+    if isinstance(value, np.ndarray):
+        return f"shape {value.shape} and {value.dtype}"
+    return f"the type {type(value).__name__}"
+
+
 def _quantised(
     plan: PrivacyPlan,
-    delta: NDArray[np.float32],
+    delta: Vector,
     weight: Fraction | int,
     state: QuantileState | None,
 ) -> IntUpdate:

@@ -57,7 +57,8 @@ class TrainingRequest:
     number in streams of random numbers, see `training.stream_of`. `evaluate`: measure `theta` on
     the client's data before training. `clipping`: what adaptive clipping has come to, as the server
     sends it. `progress` is told of every step, `measured` of what the evaluation found, whether it
-    is reported or stays here. `cancelled` is asked before every step; once it says True, a program
+    is reported or stays here, `failed` of an error that stays here: the owner of the data learns
+    that they counted as zeros. `cancelled` is asked before every step; once it says True, a program
     raises CancelledError.
     """
 
@@ -70,6 +71,7 @@ class TrainingRequest:
     clipping: bytes = b""
     progress: Callable[[Progress], None] = _say_nothing
     measured: Callable[[Mapping[str, float]], None] = _say_nothing
+    failed: Callable[[Exception], None] = _say_nothing
     cancelled: Callable[[], bool] = _go_on
 
 
@@ -93,7 +95,9 @@ class Program(Protocol):
     def train(self, request: TrainingRequest, /) -> TrainingResult:
         """Trains from `request.theta` on `request.dataset`.
 
-        Raises: CancelledError, DivergenceError, ProgramError (the data do not fit the task).
+        Raises: CancelledError, DivergenceError, ProgramError (the data do not fit the task). Where
+        clients are protected by differential privacy, whatever else than CancelledError it raises
+        counts as an update of zeros: an error would tell the server of the data.
         """
         ...
 

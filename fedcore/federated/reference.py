@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,10 @@ def _say_nothing(round: int, theta: Vector, mean: Mean | PrivateMean) -> None:
     """What nobody follows."""
 
 
+def _pass_over(name: str, error: Exception) -> None:
+    """A failure that nobody asks for."""
+
+
 def train_in_process(
     task: Task,
     clients: Mapping[str, Dataset],
@@ -66,6 +71,7 @@ def train_in_process(
     programs: Mapping[str, Mapping[str, Program]] | None = None,
     entropy: Entropy | None = None,
     on_round: Callable[[int, Vector, Mean | PrivateMean], None] = _say_nothing,
+    on_failure: Callable[[str, Exception], None] = _pass_over,
 ) -> list[Vector]:
     """The model (D,) after each round of a resolved task.
 
@@ -73,7 +79,8 @@ def train_in_process(
     the plan samples clients, those that the ledger draws. `rounds`: the first so many of the
     task's. `theta`: the first model, by default the task's. `ledger`: a new folder for the ledger
     of a task with privacy. `programs`: by client, what its owner installed. `entropy`: a seam for
-    tests. `on_round` is told of each round, counted from 0.
+    tests. `on_round` is told of each round, counted from 0, `on_failure` of each client whose
+    program failed under privacy, and counted as zeros as on a device.
     Raises: PlanError for privacy without a folder; what contributions, mechanisms, the ledger and
     the algorithm raise.
     """
@@ -96,6 +103,7 @@ def train_in_process(
                     stream=stream_of(name),
                     evaluate=_evaluates(task, index),
                     clipping=opener.clipping,
+                    failed=partial(on_failure, name),
                 )
                 _add(accumulator, task.layout, workers[name].contribute(request))
             mean = opener.open(total_of(accumulator, task.layout), len(cohort))

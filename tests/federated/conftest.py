@@ -28,6 +28,8 @@ SMALL: dict[str, Any] = {
     "secure_aggregation": {"profile": "off"},
 }
 
+SECURE: dict[str, Any] = {"profile": "semi_honest", "gamma": 0.1, "delta": 0.2}
+
 
 def write_toml(table: Mapping[str, Any], path: str = "") -> str:
     """TOML of nested tables; a key whose value is None is left out."""
@@ -55,6 +57,23 @@ def small_task() -> Callable[..., Task]:
     def make(**tables: Any) -> Task:
         given = {name: table for name, table in (SMALL | tables).items() if table is not None}
         return Task.from_toml(write_toml(given)).resolved()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def task_for(small_task: Callable[..., Task]) -> Callable[..., Task]:
+    """The same under terms of privacy, masked where clients add the noise: task_for(privacy)."""
+
+    def make(privacy: dict[str, Any], **tables: Any) -> Task:
+        secure = SECURE if privacy["noise"] != "central" else {"profile": "off"}
+        if privacy["unit"] == "record":
+            tables = {
+                "algorithm": {"name": "fedsgd", "lr": 0.5},
+                "training": {"loss": "cross_entropy"},
+            } | tables
+        cohort = {"goal": 10, "minimum": 8}
+        return small_task(privacy=privacy, secure_aggregation=secure, cohort=cohort, **tables)
 
     return make
 

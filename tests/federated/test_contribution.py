@@ -14,7 +14,7 @@ from fedcore.federated.clipping import decode_clipping, encode_clipping
 from fedcore.federated.contribution import Contributor
 from fedcore.federated.flat import FlatModel
 from fedcore.federated.models import initial_theta
-from fedcore.federated.programs import TrainingRequest, TrainingResult
+from fedcore.federated.programs import TrainingResult
 from fedcore.federated.training import LocalTraining
 from fedcore.federated.update import UpdateLayout
 from fedcore.privacy import (
@@ -28,55 +28,9 @@ from fedcore.privacy import (
 from fedcore.record_gradients import RecordGradients
 from fedcore.secagg.packing import pack
 from fedcore.tensor.random import Key
+from tests.federated.private_tasks import client_privacy, record_privacy, request_of
 
-SECURE = {"profile": "semi_honest", "gamma": 0.1, "delta": 0.2}
 SEED = bytes(range(32))
-
-
-def client_privacy(**changed):
-    terms = {
-        "unit": "client",
-        "epsilon": 8.0,
-        "delta": 1e-3,
-        "population": 40,
-        "clipping_norm": 0.5,
-        "noise": "central",
-        "maximum_participations": 3,
-    }
-    return terms | changed
-
-
-def record_privacy(**changed):
-    terms = {
-        "unit": "record",
-        "epsilon": 8.0,
-        "delta": 1e-3,
-        "population": 100,
-        "clipping_norm": 1.0,
-        "noise": "central",
-        "sampling_rate": 1.0,
-    }
-    return terms | changed
-
-
-@pytest.fixture(scope="module")
-def task_for(small_task):
-    def make(privacy, **tables):
-        secure = SECURE if privacy["noise"] != "central" else {"profile": "off"}
-        if privacy["unit"] == "record":
-            tables = {
-                "algorithm": {"name": "fedsgd", "lr": 0.5},
-                "training": {"loss": "cross_entropy"},
-            } | tables
-        cohort = {"goal": 10, "minimum": 8}
-        return small_task(privacy=privacy, secure_aggregation=secure, cohort=cohort, **tables)
-
-    return make
-
-
-def request_of(task, data, **options):
-    terms = {"theta": initial_theta(task), "round": 1, "stream": 5} | options
-    return TrainingRequest(task=task, dataset=data, **terms)
 
 
 class Fixed:
@@ -87,13 +41,6 @@ class Fixed:
 
     def train(self, request):
         return self.result
-
-
-class Diverging:
-    """A program that never ends well."""
-
-    def train(self, request):
-        raise DivergenceError("the loss is inf")
 
 
 def require_packed(task, values):
@@ -204,14 +151,6 @@ def test_noise_is_drawn_anew_at_every_call(task_for, small_data, noise):
     assert np.array_equal(one, other) == (noise == "central")
 
 
-def test_under_privacy_a_divergence_is_a_zero_and_nobody_is_told(task_for, small_data):
-    task = task_for(client_privacy(), training={"program": "own", "loss": None})
-    (found,) = Contributor(task, programs={"own": Diverging()}).contribute(
-        request_of(task, small_data)
-    )
-    assert not found.any()
-
-
 def test_without_privacy_a_divergence_is_an_error(small_task, small_data):
     x = small_data.x.copy()
     x[0] = np.nan
@@ -234,14 +173,6 @@ def test_a_request_of_another_task_is_refused(small_task, small_data):
     one, other = small_task(), small_task(task={"name": "other", "seed": 1})
     with pytest.raises(UpdateError, match="'other'"):
         Contributor(one).contribute(request_of(other, small_data))
-
-
-def test_an_update_of_another_length_is_refused_under_privacy_too(task_for, small_data):
-    task = task_for(client_privacy(), training={"program": "own", "loss": None})
-    with pytest.raises(UpdateError, match="shape"):
-        Contributor(task, programs={"own": Fixed([1.0, 2.0])}).contribute(
-            request_of(task, small_data)
-        )
 
 
 @pytest.mark.parametrize("privacy", [client_privacy(), record_privacy()])
