@@ -34,11 +34,11 @@ help: ## list these commands
 
 .PHONY: test
 test: $(VENV)/.installed-dev ## quick tests and doctests, in parallel
-	@$(PYTEST) -n auto -m "not slow and not oracle"
+	@$(PYTEST) -n auto --dist worksteal -m "not slow and not oracle"
 
 .PHONY: test-all
 test-all: $(VENV)/.installed-dev ## every test, with many more random examples
-	@$(PYTEST) -n auto --hypothesis-profile=thorough
+	@$(PYTEST) -n auto --dist worksteal --hypothesis-profile=thorough
 
 KILLS ?= 1000
 .PHONY: chaos

@@ -129,7 +129,7 @@ def test_a_large_session_gives_the_exact_sum_or_ends_cleanly(
         (65, Profile.SEMI_HONEST, 0),
         (65, Profile.MALICIOUS, 0),
         (65, Profile.MALICIOUS, 1),
-        (200, Profile.MALICIOUS, 0),
+        pytest.param(200, Profile.MALICIOUS, 0, marks=pytest.mark.slow),
         pytest.param(200, Profile.SEMI_HONEST, 0, marks=pytest.mark.slow),
         pytest.param(200, Profile.MALICIOUS, 1, marks=pytest.mark.slow),
     ],
