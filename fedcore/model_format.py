@@ -35,7 +35,15 @@ from fedcore.errors import (
 if TYPE_CHECKING:
     from fedcore.autograd.ravel import Spec
 
-__all__ = ["Model", "encode_model", "model_bytes", "read_model"]
+__all__ = [
+    "Model",
+    "check_model",
+    "copy_model",
+    "encode_model",
+    "model_bytes",
+    "model_head",
+    "read_model",
+]
 
 _MOST_HEADER: Final = 1 << 20
 _MOST_TENSORS: Final = 4_096
@@ -86,8 +94,14 @@ def encode_model(
             why="a model file holds the flat float32 vector that ravel makes",
             fix="pass ravel(model)[0].numpy() and its spec",
         )
+    head = model_head(spec, metadata)
+    return _pieces(head, np.ascontiguousarray(vector, dtype="<f4"))
+
+
+def model_head(spec: Spec, metadata: Mapping[str, str]) -> bytes:
+    """All of a model's file before its values. Raises: as `encode_model`."""
     header = _header(spec, metadata)
-    return _pieces(header, np.ascontiguousarray(vector, dtype="<f4"))
+    return len(header).to_bytes(8, "little") + header
 
 
 def read_model(file: BinaryIO, spec: Spec, *, mapped: bool = False) -> Model:
@@ -97,15 +111,8 @@ def read_model(file: BinaryIO, spec: Spec, *, mapped: bool = False) -> Model:
     else a new array. Raises: DataFormatError for what is no model file, TruncatedFileError for one
     that ends early, CheckpointError for one of another model; before the vector is allocated.
     """
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    header = _read_header(file, size)
-    metadata = _parsed(header, spec)
-    begin, expected = 8 + len(header), 4 * spec.size
-    if size < begin + expected:
-        raise _truncated(size, begin + expected)
-    if size > begin + expected:
-        raise _broken(f"{size - begin - expected} bytes follow its values")
+    metadata = check_model(file, spec, size=file.seek(0, os.SEEK_END))
+    begin, expected = file.tell(), 4 * spec.size
     if mapped:
         view = np.memmap(file, "<f4", "r", offset=begin, shape=(spec.size,))
         return Model(view.view(np.ndarray), metadata)
@@ -116,9 +123,45 @@ def read_model(file: BinaryIO, spec: Spec, *, mapped: bool = False) -> Model:
     return Model(vector, metadata)
 
 
-def _pieces(header: bytes, vector: NDArray[Any]) -> Iterator[bytes | memoryview]:
-    yield len(header).to_bytes(8, "little")
-    yield header
+def check_model(file: BinaryIO, spec: Spec, *, size: int) -> dict[str, str]:
+    """The texts of a model's file, which is the first `size` bytes of `file`.
+
+    Reads the header alone, and leaves the file where the values begin. Raises: as `read_model`.
+    """
+    file.seek(0)
+    header = _read_header(file, size)
+    metadata = _parsed(header, spec)
+    whole = 8 + len(header) + 4 * spec.size
+    if size < whole:
+        raise _truncated(size, whole)
+    if size > whole:
+        raise _broken(f"{size - whole} bytes follow its values")
+    return metadata
+
+
+def copy_model(
+    file: BinaryIO, spec: Spec, *, size: int, metadata: Mapping[str, str]
+) -> Iterator[bytes]:
+    """The file of the same model with other texts, in pieces of at most 1 MiB or the header.
+
+    `size`: of the model's file, with which `file` begins. Raises: as `read_model` and
+    `encode_model`, before the first piece.
+    """
+    head = model_head(spec, metadata)
+    check_model(file, spec, size=size)
+    return _copied(head, file, 4 * spec.size)
+
+
+def _copied(head: bytes, file: BinaryIO, left: int) -> Iterator[bytes]:
+    yield head
+    while left:
+        piece = _read(file, min(_PIECE, left))
+        left -= len(piece)
+        yield piece
+
+
+def _pieces(head: bytes, vector: NDArray[Any]) -> Iterator[bytes | memoryview]:
+    yield head
     values = vector.view(np.uint8).data
     for begin in range(0, len(values), _PIECE):
         yield values[begin : begin + _PIECE]

@@ -22,7 +22,7 @@ from fedcore.errors import (
     ShapeError,
     TruncatedFileError,
 )
-from fedcore.model_format import encode_model, model_bytes, read_model
+from fedcore.model_format import copy_model, encode_model, model_bytes, read_model
 
 TEXTS = {"task": "digits", "round": "7", "parent": "ab" * 32}
 
@@ -82,6 +82,17 @@ def test_what_is_written_is_read_bit_for_bit(
     assert len(data) == model_bytes(spec, texts)
 
 
+@given(shapes=shapes, texts=st.dictionaries(names, names, max_size=5), behind=st.binary())
+def test_a_copy_with_other_texts_is_the_file_of_the_same_model_with_them(
+    shapes: dict[str, tuple[int, ...]], texts: dict[str, str], behind: bytes
+) -> None:
+    spec = spec_of(shapes)
+    vector = np.arange(spec.size, dtype=np.float32)
+    data = file_of(vector, spec)
+    copied = copy_model(io.BytesIO(data + behind), spec, size=len(data), metadata=texts)
+    assert b"".join(copied) == file_of(vector, spec, texts)
+
+
 @given(st.permutations(list(TEXTS.items())))
 def test_equal_content_gives_equal_bytes(texts: list[tuple[str, str]]) -> None:
     assert file_of(texts=dict(texts)) == file_of()
@@ -125,11 +136,16 @@ def test_writing_and_reading_hold_no_second_copy() -> None:
             pass
         _, writing = tracemalloc.get_traced_memory()
         tracemalloc.reset_peak()
+        for _ in copy_model(file, spec, size=file.seek(0, io.SEEK_END), metadata={}):
+            pass
+        _, copying = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
         read_model(file, spec)
         _, reading = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert writing < 1 << 20
+    assert copying < 3 << 20
     assert reading < 4 * spec.size + (3 << 20)
 
 
@@ -293,8 +309,9 @@ def test_nothing_that_anybody_sends_crashes_the_reader_or_fills_memory(data: byt
     try:
         try:
             vector, texts = read_model(file, SPEC)
-        except (DataFormatError, CheckpointError):
-            pass
+        except (DataFormatError, CheckpointError) as error:
+            with pytest.raises(type(error)):
+                copy_model(file, SPEC, size=len(data), metadata={})
         else:
             assert file_of(vector, SPEC, texts) == data
         _, peak = tracemalloc.get_traced_memory()
