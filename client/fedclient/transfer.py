@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -94,37 +93,31 @@ def _fill(
     connection: Connection, digest: bytes, size: int, file: BinaryIO, stop: Stop, moved: Moved
 ) -> None:
     from fedcore.v1.model_service_pb2 import GetChunkRequest
-    from fedcore.wire.transfer import WINDOW, check_chunk, pieces
+    from fedcore.wire.transfer import check_chunk, pieces, windowed
+
+    def asked(start: int) -> Iterator[tuple[tuple[int, int], Answer[GetChunkResponse]]]:
+        for offset, length in pieces(size, start=start):
+            request = GetChunkRequest(digest=digest, offset=offset, length=length)
+            method = connection.models.GetChunk
+            yield (offset, length), connection.start(method, request, timeout_s=_PIECE_S)
 
     patience = Patience(stop=stop)
     file.truncate(min(file.seek(0, os.SEEK_END), size))
     while (start := file.seek(0, os.SEEK_END)) < size:
-        coming: deque[tuple[int, int, Answer[GetChunkResponse]]] = deque()
-        todo = pieces(size, start=start)
         try:
-            while True:
-                while len(coming) < WINDOW and (piece := next(todo, None)) is not None:
-                    request = GetChunkRequest(digest=digest, offset=piece[0], length=piece[1])
-                    answer = connection.start(
-                        connection.models.GetChunk, request, timeout_s=_PIECE_S
-                    )
-                    coming.append((*piece, answer))
-                if not coming:
-                    break
-                offset, length, answer = coming.popleft()
-                response = answer.result(stop)
-                check_chunk(response.data, crc32=response.crc32, offset=offset, size=size)
-                if response.size != size or len(response.data) != length:
-                    raise _damaged(f"{len(response.data)} of {length} bytes came")
-                file.write(response.data)
-                moved(length, size)
-                patience.succeeded()
-                failpoint("client.mid_download")
+            with windowed(asked(start)) as coming:
+                for (offset, length), answer in coming:
+                    response = answer.result(stop)
+                    check_chunk(response.data, crc32=response.crc32, offset=offset, size=size)
+                    if response.size != size or len(response.data) != length:
+                        raise _damaged(f"{len(response.data)} of {length} bytes came")
+                    file.write(response.data)
+                    moved(length, size)
+                    patience.succeeded()
+                    failpoint("client.mid_download")
         except FedcoreError as error:
             file.flush()
             patience.wait(error)
-        finally:
-            _cancel(answer for _, _, answer in coming)
 
 
 def upload(
@@ -180,34 +173,28 @@ def _send(
 ) -> bytes:
     """Sends what the server has not got; SHA-256 of the whole."""
     from fedcore.v1.upload_service_pb2 import PutChunkRequest
-    from fedcore.wire.transfer import CHUNK_BYTES, WINDOW, crc32
+    from fedcore.wire.transfer import CHUNK_BYTES, WINDOW, crc32, windowed
 
-    whole, end = hashlib.sha256(), 0
-    going: deque[tuple[int, Answer[PutChunkResponse]]] = deque()
+    whole, end = hashlib.sha256(), opened.committed_offset
     window = min(max(1, opened.window), WINDOW)
     largest = min(opened.chunk_bytes or CHUNK_BYTES, CHUNK_BYTES)
 
-    def settle(most: int) -> None:
-        while len(going) > most:
-            length, answer = going.popleft()
-            answer.result(stop)
-            moved(length, size)
-            patience.succeeded()
-            failpoint("client.mid_upload")
-
-    try:
+    def sent() -> Iterator[tuple[tuple[int, int], Answer[PutChunkResponse]]]:
         for offset, data in _from(source(), opened.committed_offset, whole, largest):
             request = PutChunkRequest(
                 upload_id=opened.upload_id, offset=offset, crc32=crc32(data), data=data
             )
-            answer = connection.start(connection.uploads.PutChunk, request, timeout_s=_PIECE_S)
-            going.append((len(data), answer))
-            settle(window - 1)
-            end = offset + len(data)
-        settle(0)
-    finally:
-        _cancel(answer for _, answer in going)
-    if max(end, opened.committed_offset) != size:
+            method = connection.uploads.PutChunk
+            yield (offset, len(data)), connection.start(method, request, timeout_s=_PIECE_S)
+
+    with windowed(sent(), window=window) as going:
+        for (offset, length), answer in going:
+            answer.result(stop)
+            moved(length, size)
+            patience.succeeded()
+            failpoint("client.mid_upload")
+            end = offset + length
+    if end != size:
         raise _damaged(f"an update of {end} bytes was announced as {size}")
     return whole.digest()
 
@@ -220,11 +207,6 @@ def _from(
         whole.update(data)
         for offset in range(max(begin, start), begin + len(data), largest):
             yield offset, data[offset - begin : offset - begin + largest]
-
-
-def _cancel(answers: Iterable[Answer[PutChunkResponse] | Answer[GetChunkResponse]]) -> None:
-    for answer in answers:
-        answer.cancel()
 
 
 def _digest_is(path: Path, digest: bytes) -> bool:

@@ -30,7 +30,16 @@ METADATA_BYTES: Final = 8 << 10
 LONGEST_WAIT_S: Final = 20
 
 _MAX_AGE_MS: Final = 30 * 60 * 1000
-_SERVICES: Final = ("Client", "Round", "SecAgg", "Model", "Upload", "Admin", "Enrolment")
+_SERVICES: Final = (
+    "Client",
+    "Round",
+    "SecAgg",
+    "Model",
+    "Upload",
+    "ModelUpload",
+    "Admin",
+    "Enrolment",
+)
 
 
 def client_options(*, retries: bool = True) -> Options:

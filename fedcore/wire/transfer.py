@@ -7,16 +7,26 @@ what comes from outside; the CRC-32 finds our own mistakes, and the SHA-256 of t
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
-from typing import Final
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
+from typing import Final, Protocol, TypeVar
 
 from fedcore.errors import TransferError
 
-__all__ = ["CHUNK_BYTES", "WINDOW", "check_chunk", "crc32", "pieces"]
+__all__ = ["CHUNK_BYTES", "WINDOW", "check_chunk", "crc32", "pieces", "windowed"]
 
 # Measured over mTLS on 2 cores: 1 MiB × 4 gave 384 MB/s, pieces of 4 MiB gave 172 to 188.
 CHUNK_BYTES: Final = 1 << 20
 WINDOW: Final = 4
+
+
+class _Call(Protocol):
+    def cancel(self) -> object: ...
+
+
+_Piece = TypeVar("_Piece")
+_Answer = TypeVar("_Answer", bound=_Call)
 
 
 def crc32(data: bytes | memoryview) -> int:
@@ -56,3 +66,32 @@ def pieces(
     """
     for offset in range(start, size, chunk_bytes):
         yield offset, min(chunk_bytes, size - offset)
+
+
+@contextmanager
+def windowed(
+    calls: Iterable[tuple[_Piece, _Answer]], *, window: int = WINDOW
+) -> Iterator[Iterator[tuple[_Piece, _Answer]]]:
+    """The calls, each of which begins as it is drawn from `calls`, the oldest first.
+
+    At most `window` are under way, the one that was given out last among them. Those that nobody
+    took are cancelled at the end of the block.
+    """
+    with closing(_ahead(calls, window)) as ahead:
+        yield ahead
+
+
+def _ahead(
+    calls: Iterable[tuple[_Piece, _Answer]], window: int
+) -> Generator[tuple[_Piece, _Answer], None, None]:
+    going: deque[tuple[_Piece, _Answer]] = deque()
+    try:
+        for call in calls:
+            going.append(call)
+            if len(going) >= window:
+                yield going.popleft()
+        while going:
+            yield going.popleft()
+    finally:
+        for _, answer in going:
+            answer.cancel()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import given, strategies as st
 
 from fedcore.errors import TransferError
-from fedcore.wire.transfer import CHUNK_BYTES, check_chunk, crc32, pieces
+from fedcore.wire.transfer import CHUNK_BYTES, check_chunk, crc32, pieces, windowed
 
 
 @given(st.integers(0, 200), st.integers(0, 220), st.integers(1, 50))
@@ -37,3 +39,37 @@ def test_a_piece_outside_of_the_whole_is_refused(length: int, offset: int, size:
     chunk = bytes(length)
     with pytest.raises(TransferError, match="no piece"):
         check_chunk(chunk, crc32=crc32(chunk), offset=offset, size=size)
+
+
+class Call:
+    """One that is under way until it is done or cancelled."""
+
+    def __init__(self, number: int, under_way: set[int]) -> None:
+        self.number, self.under_way = number, under_way
+        under_way.add(number)
+
+    def cancel(self) -> None:
+        self.under_way.remove(self.number)
+
+
+@given(st.integers(0, 20), st.integers(1, 6), st.integers(0, 20))
+def test_no_more_calls_are_under_way_than_the_window_and_none_at_the_end(
+    count: int, window: int, taken: int
+) -> None:
+    under_way: set[int] = set()
+    most, seen = 0, []
+
+    def begun() -> Iterator[tuple[int, Call]]:
+        for number in range(count):
+            yield number, Call(number, under_way)
+
+    with windowed(begun(), window=window) as calls:
+        for number, call in calls:
+            most = max(most, len(under_way))
+            under_way.remove(call.number)
+            seen.append(number)
+            if len(seen) > taken:
+                break
+    assert seen == list(range(min(count, taken + 1)))
+    assert most == min(count, window)
+    assert under_way == set()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
@@ -14,7 +13,7 @@ import grpc
 
 from fedcore.errors import ArgumentError, FedcoreError, TransferError
 from fedcore.v1.model_service_pb2 import DescribeRequest, GetChunkRequest
-from fedcore.wire.transfer import WINDOW, check_chunk, pieces
+from fedcore.wire.transfer import check_chunk, pieces, windowed
 from fedserver.admin.connection import Connection
 
 if TYPE_CHECKING:
@@ -75,31 +74,28 @@ def download(
 
 def _fill(server: Connection, digest: bytes, size: int, file: BinaryIO, moved: Moved) -> None:
     file.truncate(min(file.seek(0, os.SEEK_END), size))
-    todo = pieces(size, start=file.seek(0, os.SEEK_END))
-    coming: deque[tuple[int, int, grpc._CallFuture[GetChunkResponse]]] = deque()
+    start = file.seek(0, os.SEEK_END)
+
+    def asked() -> Iterator[tuple[tuple[int, int], grpc._CallFuture[GetChunkResponse]]]:
+        for offset, length in pieces(size, start=start):
+            request = GetChunkRequest(digest=digest, offset=offset, length=length)
+            yield (offset, length), server.models.GetChunk.future(request, timeout=_PIECE_S)
+
     try:
-        while True:
-            while len(coming) < WINDOW and (piece := next(todo, None)) is not None:
-                request = GetChunkRequest(digest=digest, offset=piece[0], length=piece[1])
-                coming.append((*piece, server.models.GetChunk.future(request, timeout=_PIECE_S)))
-            if not coming:
-                return
-            offset, length, answer = coming.popleft()
-            response = answer.result()
-            check_chunk(response.data, crc32=response.crc32, offset=offset, size=size)
-            if response.size != size or len(response.data) != length:
-                raise TransferError(
-                    "a piece of a model is damaged",
-                    why=f"{len(response.data)} of {length} bytes came",
-                    fix="run the command again: it goes on where it was",
-                )
-            file.write(response.data)
-            moved(offset + length, size)
+        with windowed(asked()) as coming:
+            for (offset, length), answer in coming:
+                response = answer.result()
+                check_chunk(response.data, crc32=response.crc32, offset=offset, size=size)
+                if response.size != size or len(response.data) != length:
+                    raise TransferError(
+                        "a piece of a model is damaged",
+                        why=f"{len(response.data)} of {length} bytes came",
+                        fix="run the command again: it goes on where it was",
+                    )
+                file.write(response.data)
+                moved(offset + length, size)
     except grpc.RpcError as error:
         raise server.meaning(error) from None
-    finally:
-        for _, _, answer in coming:
-            answer.cancel()
 
 
 def _digest_is(path: Path, digest: bytes) -> bool:
