@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Sequence
 from importlib import metadata
 from typing import cast
 
-from fedcore.console import FORMATS, ExitCode, Parser, common_options, exit_code
+from fedcore.console import FORMATS, ExitCode, Parser, common_options, exit_code, plain
 from fedcore.errors import ArgumentError, FedcoreError, InstallError, user_line
 
 __all__ = ["GROUP", "main"]
@@ -72,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             if error.where == user_line():  # of the script `fed`, which tells its user nothing
                 error.where = ""
-            print(error, file=sys.stderr)
+            # What it quotes, as from a file or a server, acts on no terminal.
+            print("\n".join(map(plain, str(error).split("\n"))), file=sys.stderr)
         return exit_code(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

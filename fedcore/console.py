@@ -41,6 +41,7 @@ __all__ = [
     "Parser",
     "common_options",
     "exit_code",
+    "plain",
 ]
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
@@ -83,6 +84,15 @@ def exit_code(error: FedcoreError) -> ExitCode:
         if isinstance(error, classes):
             return code
     return ExitCode.FAILED
+
+
+def plain(text: str) -> str:
+    """A text from elsewhere as a terminal or a log may show it: one line, and nothing that acts.
+
+    >>> plain("late" + chr(27) + "[2J")
+    'late [2J'
+    """
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 class Parser(argparse.ArgumentParser):

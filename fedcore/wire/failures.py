@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, cast
 from google.protobuf.message import DecodeError
 
 from fedcore import errors
+from fedcore.console import plain
 from fedcore.errors import FedcoreError, RefusedError
 from fedcore.v1 import common_pb2
 
@@ -218,5 +219,4 @@ def _transport_error(error: grpc.RpcError) -> FedcoreError:
 
 def _text(text: str) -> str:
     """A text that a terminal or a log may show: one line of limited length, nothing that acts."""
-    shown = "".join(letter if letter.isprintable() else " " for letter in text[:_LONGEST_TEXT])
-    return shown.strip()
+    return plain(text[:_LONGEST_TEXT]).strip()

@@ -8,20 +8,12 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 
+from fedcore.console import plain
 from fedcore.errors import ArgumentError
 
 __all__ = ["digest_of", "hexadecimal", "identifier_of", "plain", "seconds", "size", "time"]
 
 _UNITS = ("kB", "MB", "GB", "TB")
-
-
-def plain(text: str) -> str:
-    """A text that a terminal may show, in one line.
-
-    >>> plain("late" + chr(27) + "[2J")
-    'late [2J'
-    """
-    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def time(ms: int) -> str:
