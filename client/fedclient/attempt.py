@@ -16,6 +16,7 @@ from fedclient.connection import Connection, is_passing
 from fedclient.endings import Ended
 from fedclient.participation import Device, Participation, sealed
 from fedclient.progress import Energy, Outcome, Progress, Stage, Summary
+from fedclient.release import check_budget
 from fedclient.stopping import Stop
 from fedclient.work import Worker
 from fedcore.errors import (
@@ -98,6 +99,7 @@ def take_part(
         task = known.task
         device.policy.check_task(known.task, author=known.author)
         _require_new(device, assignment)
+        check_budget(device.policy, device.state, assignment, task=known.task)
         ended = Participation(
             device,
             assignment,
@@ -180,6 +182,7 @@ def _closed(device: Device, task: Task | None, ended: Ended) -> Summary:
         bytes_down=charge.bytes_down,
         seconds=charge.seconds,
         energy=charge.energy,
+        warning=charge.warning,
     )
     detail = ended.outcome.value + (f", {ended.reason}" if ended.reason else "")
     device.tell(Progress(Stage.FINISHED, name, assignment.round, assignment.attempt, detail=detail))

@@ -16,6 +16,7 @@ from fedclient.energy import battery_level
 from fedclient.files import make_folder
 from fedclient.identity import DeviceIdentity, Membership, authority_pem, now_utc
 from fedclient.policy import Policy
+from fedclient.privacy_budget import TaskCost
 from fedclient.progress import Outcome, Progress, Stage, Summary
 from fedclient.state import DAY_MS, Charge, State
 from fedclient.stopping import Stop
@@ -120,6 +121,10 @@ class Client:
     def charges(self, *, limit: int = 100) -> list[Charge]:
         """What rounds have cost this device, the newest first."""
         return self._state.charges(limit=limit)
+
+    def privacy_costs(self) -> list[TaskCost]:
+        """What each task that this device gave an update to may have told of it, since ever."""
+        return self._state.privacy_costs()
 
     def run(
         self,

@@ -20,7 +20,6 @@ __all__ = ["Database", "Value"]
 
 Value = bytes | str | int | float | None
 
-_VERSION = 1
 _SCHEMA = """
 CREATE TABLE record (key TEXT PRIMARY KEY, sealed BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE setting (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -37,10 +36,22 @@ CREATE TABLE charge (
 CREATE INDEX charge_by_time ON charge (at_ms);
 """
 
+# What vectors of a task that has no row here may have told is unknown, as of all of version 1.
+_GUARANTEES = """
+CREATE TABLE guarantee (
+    task_digest BLOB PRIMARY KEY, epsilon REAL NOT NULL, delta REAL NOT NULL) WITHOUT ROWID;
+ALTER TABLE charge ADD COLUMN warning TEXT NOT NULL DEFAULT '';
+"""
+
+# Each makes of a version the next; a new database goes through all of them.
+_STEPS = (_SCHEMA, _GUARANTEES)
+_VERSION = len(_STEPS)
+
 
 class Database:
     """An open database; its methods may be called from any thread.
 
+    A file of an earlier release is brought up to date, in one step or not at all.
     `read_only`: also while another process writes. Raises: ClientStateError if the file is in use,
     damaged, or of a later release.
     """
@@ -56,7 +67,10 @@ class Database:
                 self._connection = opened.enter_context(closing(connection))
                 if not read_only:
                     self._set_up()
-                [version] = connection.execute("PRAGMA user_version").fetchone()
+                version = self._version()
+                if read_only and version < _VERSION:
+                    Database(path).close()
+                    version = self._version()
             except (OSError, sqlite3.Error) as error:
                 raise self._failed(error) from error
             self._check(version)
@@ -68,11 +82,16 @@ class Database:
         run("PRAGMA synchronous=FULL")
         run("PRAGMA secure_delete=ON")
         run("BEGIN IMMEDIATE")
-        if run("PRAGMA user_version").fetchone()[0] == 0:
-            for statement in _SCHEMA.split(";"):
-                run(statement)
-            run(f"PRAGMA user_version={_VERSION}")
+        version = self._version()
+        for statement in ";".join(_STEPS[version:]).split(";"):
+            run(statement)
+        run(f"PRAGMA user_version={max(version, _VERSION)}")
         run("COMMIT")
+
+    def _version(self) -> int:
+        version: int
+        [version] = self._connection.execute("PRAGMA user_version").fetchone()
+        return version
 
     def _check(self, version: int) -> None:
         if version > _VERSION:

@@ -27,7 +27,7 @@ from fedcore.errors import (
 if TYPE_CHECKING:
     from fedcore.v1.round_service_pb2 import Finished
 
-__all__ = ["Ended"]
+__all__ = ["Ended", "named"]
 
 # Numbers of fedcore.v1.FailureCode, here by name so that importing this needs no protobuf.
 _POLICY_REFUSED: Final = 1
@@ -83,10 +83,20 @@ class Ended:
             if isinstance(error, classes):
                 failure, outcome = code, meant
                 break
+        detail = named(error)
         if not isinstance(error, FedcoreError):
-            return cls(outcome, type(error).__name__, failure, type(error).__name__)
-        detail = f"{error.code} {type(error).__name__}"
+            return cls(outcome, detail, failure, detail)
         if isinstance(error, DevicePolicyError | PolicyError | TaskError | EnvelopeError):
             detail = f"{error.code} {error.what}: {error.why}"
         reason = f"{error.code} {error.what}" + (f": {error.why}" if error.why else "")
         return cls(outcome, reason, failure, detail[:_LONGEST])
+
+
+def named(error: Exception) -> str:
+    """An error by its code and class, without its text.
+
+    >>> named(KeyError("patient 7"))
+    'KeyError'
+    """
+    name = type(error).__name__
+    return f"{error.code} {name}" if isinstance(error, FedcoreError) else name

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any, Final
 from fedclient.aggregation import Aggregation
 from fedclient.assignment import OpenAssignment
 from fedclient.connection import CALL_S, Connection
-from fedclient.endings import Ended
+from fedclient.endings import Ended, named
+from fedclient.expenses import Expenses
 from fedclient.heartbeat import Heartbeat
 from fedclient.policy import Policy
 from fedclient.progress import Progress, Stage
+from fedclient.release import release
 from fedclient.state import DAY_MS, State
 from fedclient.stopping import Stop
 from fedclient.transfer import Source, upload
@@ -89,7 +91,7 @@ class Participation:
         self._device, self._assignment, self._task = device, assignment, task
         self._dataset, self._contributor, self._worker = dataset, contributor, worker
         self._work_stop = Stop()
-        self._work: tuple[Work, Future[list[NDArray[np.int64]]]] | None = None
+        self._work: Future[list[NDArray[np.int64]]] | None = None
         self._heartbeat = Heartbeat(
             device.connection,
             assignment.assignment_id,
@@ -190,9 +192,11 @@ class Participation:
             connection=self._device.connection,
             models=self._device.models,
             stop=self._work_stop,
+            expenses=self._expenses(),
             tell=self._tell,
+            failed=self._warn,
         )
-        self._work = work, self._worker.begin(work)
+        self._work = self._worker.begin(work)
 
     def _check_cost(self, train: Train) -> None:
         """Holds the owner's day against what of this attempt is still to be moved."""
@@ -297,38 +301,29 @@ class Participation:
             return kept
         self._start_work()
         assert self._work is not None
-        work, future = self._work
-        try:
-            blocks = future.result()
-        finally:
-            if future.done():
-                cost = work.cost
-                state.spend(
-                    self._assignment,
-                    bytes_down=cost.bytes_down,
-                    seconds=cost.seconds,
-                    energy=cost.energy,
-                )
+        blocks = self._work.result()
         state.keep_contribution(self._assignment, blocks)
         return blocks
 
     def _release(self) -> None:
-        """Charges the vector to the owner's ledger. Raises: DevicePolicyError if it may not go."""
-        state, assignment = self._device.state, self._assignment
-        self._device.policy.check_release(
-            round=assignment.round,
-            attempt=assignment.attempt,
-            rounds=self._task.rounds.count,
-            given=state.given(assignment.task_digest),
-        )
-        state.give(assignment)
+        release(self._device.policy, self._device.state, self._assignment, task=self._task)
+
+    def _expenses(self) -> Expenses:
+        return Expenses(self._device.state, self._assignment)
+
+    def _warn(self, error: Exception) -> None:
+        """Tells the owner of a failure, and keeps its sort, for a text may hold what data hold."""
+        warning = f"failed here, of which the server is not told: {named(error)}"
+        self._device.state.warn(self._assignment, warning)
+        self._tell(Stage.TRAINING, None, f"{warning}: {error}")
 
     def _upload(self, header: bytes, source: Source) -> None:
-        size, sent = self._task.layout.upload_bytes, 0
+        size, sent, expenses = self._task.layout.upload_bytes, 0, self._expenses()
 
         def moved(count: int, size: int) -> None:
             nonlocal sent
             sent += count
+            expenses.moved(up=count)
             self._tell(Stage.UPLOADING, min(1.0, sent / size))
 
         failpoint("client.before_upload")
@@ -344,7 +339,7 @@ class Participation:
                 moved=moved,
             )
         finally:
-            self._device.state.spend(self._assignment, bytes_up=sent)
+            expenses.settle()
         failpoint("client.after_upload")
         self._save(uploaded=True)
         self._tell(Stage.UPLOADED, None)

@@ -8,12 +8,14 @@ secure aggregation that is really held. Every refusal names the rule.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, time
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
+from fedclient.privacy_budget import Guarantee, TaskCost, guarantee_of, spent_in_all
 from fedclient.state import Spent
 from fedcore.errors import DevicePolicyError
 from fedcore.settings import Bounds, Settings
@@ -72,7 +74,8 @@ class AggregationRules(Settings):
 class PrivacyRules(Settings):
     """The weakest differential privacy. `required`: no task without.
 
-    `unit`: "record", or "client", which protects more. The ceilings hold for a whole task.
+    `unit`: "record", or "client", which protects more. The ceilings hold for a whole task, the
+    totals for all tasks that a vector of this device has ever left for, see `privacy_budget`.
     `noise`: the kinds accepted; where it is "central", the server is trusted to add it.
     """
 
@@ -80,6 +83,8 @@ class PrivacyRules(Settings):
     unit: Literal["record", "client"] = "record"
     epsilon_ceiling: Annotated[float, Bounds(above=0)] = math.inf
     delta_ceiling: Annotated[float, Bounds(above=0, most=1)] = 1.0
+    total_epsilon: Annotated[float, Bounds(above=0)] = math.inf
+    total_delta: Annotated[float, Bounds(above=0)] = math.inf
     noise_floor: Annotated[float, Bounds(least=0)] = 0.0
     clipping_ceiling: Annotated[float, Bounds(above=0)] = math.inf
     noise: tuple[str, ...] | None = None
@@ -201,6 +206,45 @@ class Policy(Settings):
                 fix="report it to the operator: the server does not keep to the task",
             )
 
+    def check_total(self, task: Task, *, times: int, spent: Sequence[TaskCost]) -> None:
+        """Raises: DevicePolicyError if all tasks together would cost more than the owner allows.
+
+        `times`: as how many runs of the task its vectors would count. `spent`: by all tasks.
+        """
+        rules, own = self.privacy, guarantee_of(task)
+        if math.isinf(rules.total_epsilon) and math.isinf(rules.total_delta):
+            return
+        if own is None:
+            raise _refused("privacy.required", "no differential privacy", "a task with it")
+        others = [cost for cost in spent if cost.task_digest != task.digest]
+        for cost in others:
+            if cost.guarantee is None:
+                raise DevicePolicyError(
+                    "the owner of this device does not allow to add to what is unknown",
+                    why=f"its policy limits privacy.total_epsilon or total_delta, and what task "
+                    f"{cost.task} has cost is not on record",
+                    fix="its owner may leave the totals out, or let that task, if it promises "
+                    "privacy, take one more update: that puts it on record",
+                    where="privacy.total_epsilon",
+                )
+        asked, left = TaskCost(task.name, task.digest, times, own), self.left_of_totals(others)
+        after = spent_in_all([*others, asked])
+        for name in ("epsilon", "delta"):
+            limit: float = getattr(rules, f"total_{name}")
+            if getattr(after, name) > limit:
+                raise _refused(
+                    f"privacy.total_{name}",
+                    f"another {name} = {getattr(asked.spent, name):.4g}",
+                    f"{limit:.4g} for all tasks, of which {getattr(left, name):.4g} is left",
+                )
+
+    def left_of_totals(self, spent: Sequence[TaskCost]) -> Guarantee:
+        """What further tasks may cost; infinite where the owner sets no total."""
+        rules, before = self.privacy, spent_in_all(spent)
+        return Guarantee(
+            _left(rules.total_epsilon, before.epsilon), _left(rules.total_delta, before.delta)
+        )
+
     def session_policy(self, registrars: tuple[bytes, ...]) -> secagg.Policy:
         """The same floors for a session of secure aggregation. `registrars`: of the federation."""
         from fedcore import secagg
@@ -283,6 +327,10 @@ class Policy(Settings):
         limit = getattr(self.budget, rule.removeprefix("budget."))
         if value > limit:
             raise _refused(rule, f"{value} {unit}", limit)
+
+
+def _left(limit: float, spent: float) -> float:
+    return limit if math.isinf(limit) else max(0.0, limit - spent)
 
 
 def _refused(rule: str, value: str, allowed: object) -> DevicePolicyError:

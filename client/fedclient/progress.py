@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from fedcore.console import plain
+
 __all__ = ["Energy", "Outcome", "Progress", "Sparsely", "Stage", "Summary"]
 
 
@@ -43,7 +45,7 @@ class Energy:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One step of a client's way; its text is one line.
+    """One step of a client's way; its text is one line, on which nothing acts that a server wrote.
 
     `share`: of the stage that is done, 0 to 1.
 
@@ -62,7 +64,8 @@ class Progress:
         place = f"{self.task} round {self.round}: " if self.task else ""
         attempt = f" (attempt {self.attempt})" if self.attempt > 1 else ""
         share = "" if self.share is None else f" {self.share:.0%}"
-        return f"{place}{self.stage}{share}{attempt}" + (f": {self.detail}" if self.detail else "")
+        detail = f": {self.detail}" if self.detail else ""
+        return plain(f"{place}{self.stage}{share}{attempt}{detail}")
 
 
 class Sparsely:
@@ -101,7 +104,11 @@ class Sparsely:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """How one assignment ended. `bytes_up`, `bytes_down`: of models and updates."""
+    """How one assignment ended. `bytes_up`, `bytes_down`: of models and updates.
+
+    `warning`: what the owner should know and nobody else is told, as that the program failed and
+    its update counted as zeros.
+    """
 
     task: str
     round: int
@@ -112,3 +119,4 @@ class Summary:
     bytes_down: int = 0
     seconds: float = 0.0
     energy: Energy = Energy()
+    warning: str = ""

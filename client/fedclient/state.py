@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from fedclient.assignment import OpenAssignment
 from fedclient.contributions import Contributions
 from fedclient.database import Database, Value
+from fedclient.privacy_budget import Guarantee, TaskCost
 from fedclient.progress import Energy, Outcome
 from fedclient.sealing import Seal
 
@@ -31,7 +32,8 @@ DAY_MS = 86_400_000
 class Charge:
     """What one attempt at a round cost this device. `given`: a vector of it has left, or may have.
 
-    `outcome`: empty while it is open.
+    `outcome`: empty while it is open. `warning`: what its owner should know and nobody else is
+    told, as that the program failed.
     """
 
     task: str
@@ -45,6 +47,7 @@ class Charge:
     bytes_down: int
     seconds: float
     energy: Energy
+    warning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +161,29 @@ class State:
 
     # What it has given and spent.
 
-    def give(self, assignment: OpenAssignment) -> None:
-        """Notes that a vector of this attempt leaves: before its first byte does."""
+    def give(self, assignment: OpenAssignment, *, guarantee: Guarantee | None = None) -> None:
+        """Notes that a vector of this attempt leaves: before its first byte does.
+
+        `guarantee`: of the whole task, None for one without differential privacy.
+        """
+        with self._database.transaction():
+            if guarantee is not None:
+                self._database.write(
+                    "INSERT OR IGNORE INTO guarantee VALUES (?, ?, ?)",
+                    assignment.task_digest,
+                    guarantee.epsilon,
+                    guarantee.delta,
+                )
+            self._database.write(
+                "UPDATE charge SET given=1 WHERE task_digest=? AND round=? AND attempt=?",
+                *_place(assignment),
+            )
+
+    def warn(self, assignment: OpenAssignment, warning: str) -> None:
+        """Keeps for the owner what nobody else is told."""
         self._database.write(
-            "UPDATE charge SET given=1 WHERE task_digest=? AND round=? AND attempt=?",
+            "UPDATE charge SET warning=? WHERE task_digest=? AND round=? AND attempt=?",
+            warning,
             *_place(assignment),
         )
 
@@ -204,6 +226,24 @@ class State:
         )
         return frozenset((_int(round), _int(attempt)) for round, attempt in rows)
 
+    def privacy_costs(self) -> list[TaskCost]:
+        """What each task for which a vector has left may have told of this device, since ever."""
+        rows = self._database.rows(
+            "SELECT task_digest, max(task), max(updates), epsilon, delta FROM"
+            " (SELECT task_digest, max(task) AS task, min(at_ms) AS at_ms, count(*) AS updates"
+            " FROM charge WHERE given=1 GROUP BY task_digest, round)"
+            " LEFT JOIN guarantee USING (task_digest) GROUP BY task_digest ORDER BY min(at_ms)"
+        )
+        return [
+            TaskCost(
+                task=str(task),
+                task_digest=_bytes(digest),
+                times=_int(times),
+                guarantee=None if epsilon is None else Guarantee(_float(epsilon), _float(delta)),
+            )
+            for digest, task, times, epsilon, delta in rows
+        ]
+
     def charge(self, assignment: OpenAssignment) -> Charge:
         """What the attempt has cost so far."""
         [row] = self._database.rows(
@@ -238,7 +278,8 @@ class State:
 
 
 def _charge(row: tuple[Value, ...]) -> Charge:
-    digest, round, attempt, task, at, given, outcome, up, down, seconds, joules, measured = row
+    digest, round, attempt, task, at, given, outcome, *cost, warning = row
+    up, down, seconds, joules, measured = cost
     return Charge(
         str(task),
         _bytes(digest),
@@ -251,6 +292,7 @@ def _charge(row: tuple[Value, ...]) -> Charge:
         _int(down),
         _float(seconds),
         Energy(_float(joules), bool(measured)),
+        str(warning),
     )
 
 

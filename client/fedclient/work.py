@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -18,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from fedclient.connection import Connection
 from fedclient.energy import Meter
-from fedclient.progress import Energy, Stage
+from fedclient.expenses import Expenses
+from fedclient.progress import Stage
 from fedclient.stopping import Stop
 from fedclient.transfer import download
 
@@ -32,25 +32,17 @@ if TYPE_CHECKING:
     from fedcore.federated.task import Task
     from fedcore.v1.round_service_pb2 import Train
 
-__all__ = ["Cost", "Work", "Worker"]
+__all__ = ["Work", "Worker"]
 
 Tell = Callable[[Stage, float | None], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What the work took. `bytes_down`: only what was really moved."""
-
-    bytes_down: int
-    seconds: float
-    energy: Energy
 
 
 class Work:
     """What one instruction to train asks for; `run` does all of it, once.
 
     `contributor`: of the task. `stream`: of the device's random numbers. `models`: the folder of
-    models. `tell`: of each stage and its share. After `run`, failed or not, `cost` is set.
+    models. `expenses`: to which all that it takes is charged, also if it fails. `tell`: of each
+    stage and its share. `failed`: told of an error of training that goes no further.
     """
 
     def __init__(
@@ -65,25 +57,28 @@ class Work:
         connection: Connection,
         models: Path,
         stop: Stop,
+        expenses: Expenses,
         tell: Tell,
+        failed: Callable[[Exception], None],
     ) -> None:
         self._task, self._train, self._round = task, train, round
         self._dataset, self._contributor, self._stream = dataset, contributor, stream
         self._connection, self._models, self._stop, self._tell = connection, models, stop, tell
-        self._moved = 0
-        self.cost = Cost(0, 0.0, Energy())
+        self._expenses, self._failed, self._moved = expenses, failed, 0
 
     def run(self) -> list[NDArray[np.int64]]:
         """The blocks of the task's layout.
 
-        Raises: CancelledError, DivergenceError, ProgramError, TransferError, UpdateError.
+        Raises: CancelledError, ClientStateError, TransferError; without privacy what the program
+        raises.
         """
         meter, begun_s = Meter(), time.monotonic()
         try:
             return self._blocks()
         finally:
-            self.cost = Cost(self._moved, time.monotonic() - begun_s, meter.read())
-            del self._tell  # it belongs to who holds the vector: a cycle would outlive the round
+            # They belong to who holds the vector: a cycle would outlive the round.
+            del self._tell, self._failed
+            self._expenses.settle(seconds=time.monotonic() - begun_s, energy=meter.read())
 
     def _blocks(self) -> list[NDArray[np.int64]]:
         from fedcore.federated.parameters import parameters_of
@@ -112,11 +107,13 @@ class Work:
             evaluate=self._train.evaluate,
             clipping=self._train.clipping,
             progress=self._stepped,
+            failed=self._failed,
             cancelled=self._stop.is_set,
         )
         return list(self._contributor.contribute(request))
 
     def _downloaded(self, moved: int, size: int) -> None:
+        self._expenses.moved(down=moved)
         self._moved += moved
         self._tell(Stage.DOWNLOADING, min(1.0, self._moved / size))
 

@@ -57,9 +57,9 @@ class TrainingRequest:
     number in streams of random numbers, see `training.stream_of`. `evaluate`: measure `theta` on
     the client's data before training. `clipping`: what adaptive clipping has come to, as the server
     sends it. `progress` is told of every step, `measured` of what the evaluation found, whether it
-    is reported or stays here, `failed` of an error that stays here: the owner of the data learns
-    that they counted as zeros. `cancelled` is asked before every step; once it says True, a program
-    raises CancelledError.
+    is reported or stays here, `failed` of an error that goes no further: the owner of the data is
+    to learn that they counted as zeros, or could not be measured. `cancelled` is asked before
+    every step; once it says True, a program raises CancelledError.
     """
 
     task: Task

@@ -43,6 +43,27 @@ minimum = 4
 
 OPEN = TASK.replace("[secure_aggregation]\n", '[secure_aggregation]\nprofile = "off"\n')
 SECURE = TASK + 'profile = "malicious"\ngamma = 0.1\ndelta = 0.2\n'
+PRIVATE = """
+[privacy]
+unit = "client"
+epsilon = 2.0
+delta = 1e-4
+population = 40
+clipping_norm = 0.5
+noise = "central"
+maximum_participations = 4
+"""
+
+
+@pytest.fixture(scope="session")
+def private_task() -> Callable[..., Task]:
+    """A task whose server sees each clipped update and adds noise: private_task(name, ...)."""
+
+    def make(name: str, *, epsilon: float = 2.0, training: str = "") -> Task:
+        text = OPEN.replace('"tiny"', f'"{name}"') + PRIVATE.replace("2.0", str(epsilon), 1)
+        return Task.from_toml(text.replace("[training]\n", f"[training]\n{training}")).resolved()
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from fedclient.expenses import Expenses
 from fedclient.progress import Stage
 from fedclient.stopping import Stop
 from fedclient.work import Work, Worker
@@ -34,6 +35,16 @@ class Asked:
         if self._failure is not None:
             raise self._failure
         return [np.zeros(1000, np.int64)]
+
+
+class Free(Expenses):
+    """Expenses that nobody charges."""
+
+    def __init__(self) -> None:
+        pass
+
+    def settle(self, **cost: Any) -> None:
+        pass
 
 
 def begin(worker: Worker, asked: Asked) -> Future[list[Any]]:
@@ -108,11 +119,16 @@ def test_work_that_was_done_does_not_hold_who_asked_for_it() -> None:
                 connection=cast(Any, None),
                 models=Path(),
                 stop=Stop(),
+                expenses=Free(),
                 tell=self.tell,
+                failed=self.failed,
             )
 
         def tell(self, stage: Stage, share: float | None) -> None:
             raise CancelledError("stopped")
+
+        def failed(self, error: Exception) -> None:
+            raise AssertionError("nothing was trained")
 
     asking = Asking()
     kept = weakref.ref(asking)
