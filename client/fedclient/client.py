@@ -31,6 +31,9 @@ from fedcore.errors import (
 from fedcore.failpoints import failpoint
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from fedclient.attempt import Tasks
     from fedclient.participation import Device
     from fedcore.data import Dataset
@@ -176,6 +179,31 @@ class Client:
             if tasks is not None:
                 tasks.worker.close()
         return ended
+
+    def model(
+        self,
+        task: str,
+        path: str | Path,
+        *,
+        policy: Policy | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> dict[str, NDArray[np.float32]]:
+        """The newest model of a task of the federation, also of one that is over, by array names.
+
+        `task`: its id, as in `charges`. `path`: where the model is left as a safetensors file; what
+        of it had come before a break is not fetched again. Nothing is charged to the day, since no
+        assignment asked for it. Raises: NotFoundError for a task that there is not, or of which no
+        round has ended; DevicePolicyError for a model larger than `policy` allows; ProgramError for
+        one that is not installed here; as `run`, ConnectError.
+        """
+        from fedclient.model import arrays_of, download_model
+
+        self._renewed()
+        rules, tell = policy or Policy(), on_progress or _say_nothing
+        found = download_model(
+            self._connection, task, Path(path), policy=rules, stop=self._stop, tell=tell
+        )
+        return arrays_of(found)
 
     def stop(self) -> None:
         """Lets `run` return soon; for another thread. Training stops before its next step.

@@ -11,19 +11,17 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from fedclient.bound_data import BoundData
-from fedcore.console import Console, ExitCode, Json, Parser, common_options
+from fedcore.console import Console, ExitCode, Json, Parser, common_options, plain
 from fedcore.errors import ArgumentError
 
 if TYPE_CHECKING:
     from fedclient.client import Client
-    from fedclient.identity import Membership
     from fedclient.progress import Progress, Summary
     from fedcore.data import Dataset
     from fedcore.federated.programs import Program
@@ -76,8 +74,16 @@ def _parser() -> Parser:
     run.set_defaults(run=_run)
 
     status = verbs.add_parser("status", parents=[common], help="what it does, and what it cost")
+    status.add_argument("--policy", type=Path, help="the TOML file, to say what is left of it")
     _folder_of(status)
     status.set_defaults(run=_status)
+
+    model = verbs.add_parser("model", parents=[common], help="fetch the newest model of a task")
+    model.add_argument("task", help="its id, as `fed client status` shows it")
+    model.add_argument(*("--output", "--out"), type=Path, required=True, help="a safetensors file")
+    model.add_argument("--policy", type=Path, help="a TOML file: how large a model may be")
+    _folder_of(model)
+    model.set_defaults(run=_model)
 
     doctor = verbs.add_parser("doctor", parents=[common], help="why the server is not reached")
     _folder_of(doctor)
@@ -93,6 +99,7 @@ def _folder_of(parser: argparse.ArgumentParser) -> None:
 
 def _join(options: argparse.Namespace, console: Console) -> int:
     from fedclient.client import Client
+    from fedclient.status import described
 
     text = options.join_string
     if text == "-":
@@ -101,8 +108,8 @@ def _join(options: argparse.Namespace, console: Console) -> int:
     with Client.join(
         text, directory=options.directory, name=options.name, attributes=attributes
     ) as client:
-        data = _described(client.membership)
-        console.show(data, f"{data['name']} is a member, at {data['server']}")
+        data = described(client.membership)
+        console.show(data, plain(f"{data['name']} is a member, at {data['server']}"))
     return ExitCode.OK
 
 
@@ -128,59 +135,40 @@ def _run(options: argparse.Namespace, console: Console) -> int:
             on_progress=_teller(console),
             rounds=options.rounds,
         )
-    console.show_each(
-        (_of_summary(summary), f"{summary.task} round {summary.round}: {summary.outcome}")
-        for summary in summaries
-    )
+    console.show_each((_of_summary(summary), plain(_line_of(summary))) for summary in summaries)
     return ExitCode.OK
 
 
 def _status(options: argparse.Namespace, console: Console) -> int:
-    from contextlib import closing
+    from fedclient.policy import Policy
+    from fedclient.status import status_of
 
-    from fedclient.identity import DeviceIdentity
-    from fedclient.state import State
+    policy = Policy.load(options.policy) if options.policy else None
+    console.show(*status_of(options.directory, policy=policy))
+    return ExitCode.OK
 
-    identity = DeviceIdentity(options.directory / "identity")
-    data: dict[str, Json] = dict(_described(identity.membership))
-    with closing(State(options.directory, key=identity.device_key, read_only=True)) as state:
-        assignment, charges = state.assignment, state.charges(limit=20)
-    data["working_on"] = (
-        None
-        if assignment is None
-        else {
-            "task": assignment.task_id,
-            "round": assignment.round,
-            "attempt": assignment.attempt,
-        }
+
+def _model(options: argparse.Namespace, console: Console) -> int:
+    from fedclient.model import download_for
+    from fedclient.policy import Policy
+
+    found = download_for(
+        options.directory,
+        options.task,
+        options.output,
+        policy=Policy.load(options.policy) if options.policy else Policy(),
+        tell=_teller(console),
     )
-    data["charges"] = [
+    console.show(
         {
-            "task": charge.task,
-            "round": charge.round,
-            "attempt": charge.attempt,
-            "at": _time(charge.at_ms / 1000),
-            "outcome": charge.outcome or "open",
-            "update_given": charge.given,
-            "bytes_up": charge.bytes_up,
-            "bytes_down": charge.bytes_down,
-            "seconds": charge.seconds,
-            "joules": charge.energy.joules,
-            "energy": "measured" if charge.energy.measured else "estimated",
-        }
-        for charge in charges
-    ]
-    lines = [f"{data['name']} of {data['server']}, certificate until {data['certificate_until']}"]
-    if assignment is not None:
-        attempt = f"{assignment.round}.{assignment.attempt}"
-        lines.append(f"  works on {assignment.task_id} round {attempt}")
-    lines += [
-        f"  {charge.task} round {charge.round}.{charge.attempt}: {charge.outcome or 'open'}, "
-        f"up {charge.bytes_up:,} down {charge.bytes_down:,} bytes, {charge.seconds:.1f} s, "
-        f"{charge.energy.joules:.0f} J {'measured' if charge.energy.measured else 'estimated'}"
-        for charge in charges
-    ]
-    console.show(data, "\n".join(lines))
+            "task": options.task,
+            "round": found.round,
+            "digest": found.digest.hex(),
+            "bytes": found.size,
+            "path": str(found.path),
+        },
+        plain(f"{options.task}: the model after {found.round} rounds is in {found.path}"),
+    )
     return ExitCode.OK
 
 
@@ -201,21 +189,16 @@ def _doctor(options: argparse.Namespace, console: Console) -> int:
                 "fix": finding.error.fix if finding.error else None,
             },
             f"{'wrong' if finding.error else 'ok   '} {finding.check}: "
-            + (str(finding.error) if finding.error else finding.detail),
+            + (str(finding.error) if finding.error else plain(finding.detail)),
         )
         for finding in found
     )
     return ExitCode.CONNECTION if any(finding.error for finding in found) else ExitCode.OK
 
 
-def _described(membership: Membership) -> dict[str, str]:
-    return {
-        "name": membership.name,
-        "client_id": membership.client_id.hex(),
-        "tenant": membership.tenant,
-        "server": membership.address,
-        "certificate_until": _time(membership.ends),
-    }
+def _line_of(summary: Summary) -> str:
+    line = f"{summary.task} round {summary.round}: {summary.outcome}"
+    return f"{line}; {summary.warning}" if summary.warning else line
 
 
 def _of_summary(summary: Summary) -> Json:
@@ -230,6 +213,7 @@ def _of_summary(summary: Summary) -> Json:
         "seconds": summary.seconds,
         "joules": summary.energy.joules,
         "energy": "measured" if summary.energy.measured else "estimated",
+        "warning": summary.warning,
     }
 
 
@@ -296,7 +280,3 @@ def _arm(*, test_mode: bool) -> None:
     from fedcore.failpoints import arm
 
     arm(os.environ.get("FEDCORE_FAILPOINTS", ""), test_mode=test_mode)
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")

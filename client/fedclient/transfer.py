@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from fedcore.v1.model_service_pb2 import GetChunkResponse
     from fedcore.v1.upload_service_pb2 import BeginResponse, PutChunkResponse
 
-__all__ = ["Moved", "Source", "download", "upload"]
+__all__ = ["Moved", "Source", "download", "download_file", "upload"]
 
 Moved = Callable[[int, int], None]
 """Told of bytes that were moved, and of how many there are in all."""
@@ -51,28 +51,46 @@ def download(
     stop: Stop,
     moved: Moved,
 ) -> Path:
-    """The file of the model with this SHA-256 and of `size` bytes, in `folder`.
+    """The file of the model with this SHA-256 and of `size` bytes, in `folder`, and no other.
 
-    Memory: five pieces of 1 MiB. Raises: TransferError if the bytes are others than those named;
-    ClientStateError if the disk does not take them; what the server refuses with.
+    Raises: as `download_file`.
     """
     make_folder(folder)
     whole, part = folder / f"{digest.hex()}.safetensors", folder / f"{digest.hex()}.part"
     for other in folder.iterdir():  # a device keeps the model that it works on, and no other
         if other not in (whole, part):
             other.unlink(missing_ok=True)
+    download_file(connection, digest, size=size, path=whole, part=part, stop=stop, moved=moved)
+    return whole
+
+
+def download_file(
+    connection: Connection,
+    digest: bytes,
+    *,
+    size: int,
+    path: Path,
+    part: Path,
+    stop: Stop,
+    moved: Moved,
+) -> None:
+    """Makes `path` the model with this SHA-256 and of `size` bytes, by way of `part` beside it.
+
+    Memory: five pieces of 1 MiB. Raises: TransferError if the bytes are others than those named;
+    ClientStateError if the disk does not take them; what the server refuses with.
+    """
     try:
-        if whole.exists() and _digest_is(whole, digest):
-            return whole
+        if path.exists() and _digest_is(path, digest):
+            return
         for _ in range(_REPEATS):
             with open(os.open(part, os.O_CREAT | os.O_RDWR, 0o600), "r+b") as file:
                 _fill(connection, digest, size, file, stop, moved)
                 file.flush()
                 os.fsync(file.fileno())
             if _digest_is(part, digest):
-                part.replace(whole)
-                sync_folder(folder)
-                return whole
+                part.replace(path)
+                sync_folder(path.parent)
+                return
             part.unlink()
     except OSError as error:
         if isinstance(error, FedcoreError):
@@ -80,7 +98,7 @@ def download(
         raise ClientStateError(
             "a model cannot be written",
             why=f"{error.strerror} ({error.errno})",
-            fix="free the disk: the download goes on where it was",
+            fix="check the folder and the space on the disk: the download goes on where it was",
         ) from error
     raise TransferError(
         "a model is not the one that was named",

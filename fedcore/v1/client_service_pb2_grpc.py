@@ -73,7 +73,7 @@ class ClientServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetTask(self, request, context):
-        """The whole specification of a task that this client was assigned.
+        """The whole specification of a task, and which of its models is the newest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -35,7 +35,7 @@ class ClientServiceStub:
     """Asks for work. The natural key is (client, request_id)."""
     Heartbeat: _grpc.UnaryUnaryMultiCallable[_client_service_pb2.HeartbeatRequest, _client_service_pb2.HeartbeatResponse]
     GetTask: _grpc.UnaryUnaryMultiCallable[_client_service_pb2.GetTaskRequest, _client_service_pb2.GetTaskResponse]
-    """The whole specification of a task that this client was assigned."""
+    """The whole specification of a task, and which of its models is the newest."""
     Renew: _grpc.UnaryUnaryMultiCallable[_client_service_pb2.RenewRequest, _client_service_pb2.RenewResponse]
     """New certificates for the keys of a signing request, before the old ones expire."""
 
@@ -46,7 +46,7 @@ class ClientServiceAsyncStub(ClientServiceStub):
     """Asks for work. The natural key is (client, request_id)."""
     Heartbeat: _aio.UnaryUnaryMultiCallable[_client_service_pb2.HeartbeatRequest, _client_service_pb2.HeartbeatResponse]  # type: ignore[assignment]
     GetTask: _aio.UnaryUnaryMultiCallable[_client_service_pb2.GetTaskRequest, _client_service_pb2.GetTaskResponse]  # type: ignore[assignment]
-    """The whole specification of a task that this client was assigned."""
+    """The whole specification of a task, and which of its models is the newest."""
     Renew: _aio.UnaryUnaryMultiCallable[_client_service_pb2.RenewRequest, _client_service_pb2.RenewResponse]  # type: ignore[assignment]
     """New certificates for the keys of a signing request, before the old ones expire."""
 
@@ -72,7 +72,7 @@ class ClientServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _client_service_pb2.GetTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_client_service_pb2.GetTaskResponse, _abc.Awaitable[_client_service_pb2.GetTaskResponse]]:
-        """The whole specification of a task that this client was assigned."""
+        """The whole specification of a task, and which of its models is the newest."""
 
     @_abc_1.abstractmethod
     def Renew(

@@ -88,7 +88,7 @@ class FakeServer(FakeEnrolment):
         self.author = Ed25519PrivateKey.generate()
         arrays = task.model.arrays
         self.theta = np.zeros(task.dimension, np.float32) if arrays else initial_theta(task)
-        self.models: dict[bytes, bytes] = {}
+        self.models, self.newest = dict[bytes, bytes](), b""
         self.round, self.attempt = 0, 1
         self.seats: dict[bytes, Seat] = {}
         self.check_ins: dict[tuple[bytes, bytes], Any] = {}
@@ -278,7 +278,7 @@ class FakeServer(FakeEnrolment):
         envelope = seal(
             self.task.canonical, method=TASK, place=Place(), sign=self.author.sign, key=key
         )
-        return clients.GetTaskResponse(task=envelope)
+        return clients.GetTaskResponse(task=envelope, model_digest=self.newest)
 
     def Heartbeat(self, client: bytes, request: Any) -> Any:
         seat = self._seat(client, request.assignment_id)
@@ -385,7 +385,7 @@ class FakeServer(FakeEnrolment):
         return aggregation.AnswerResponse()
 
     def Describe(self, client: bytes, request: Any) -> Any:
-        return models.DescribeResponse(size=len(self.models[request.digest]))
+        return models.DescribeResponse(size=len(self.models[request.digest]), round=self.round)
 
     def GetChunk(self, client: bytes, request: Any) -> Any:
         if request.digest not in self.models:

@@ -159,7 +159,9 @@ class Tasks:
     async def task(self, caller: Caller, task_id: str, /) -> SignedTask:
         """A task of the caller's tenant."""
         record = await self._visible(caller, task_id)
-        return SignedTask(record.spec, record.author_key, record.signature)
+        head = await self._store.head(task_id)
+        newest = head.digest if head is not None and head.round else b""
+        return SignedTask(record.spec, record.author_key, record.signature, newest)
 
     async def model(self, caller: Caller, digest: bytes, /) -> ModelDescription:
         """A model of a task of the caller's tenant."""

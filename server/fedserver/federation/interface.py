@@ -186,11 +186,15 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class SignedTask:
-    """A task as its author signed it: canonical JSON, the author's Ed25519 key, the signature."""
+    """A task as its author signed it: canonical JSON, the author's Ed25519 key, the signature.
+
+    `model_digest`: of the newest model that a round ended with, empty if none has.
+    """
 
     canonical: bytes = field(repr=False)
     author_key: bytes
     signature: bytes
+    model_digest: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

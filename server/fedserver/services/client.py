@@ -95,7 +95,8 @@ class ClientService(Unsigned):
         return client_service_pb2.GetTaskResponse(
             task=common_pb2.Envelope(
                 payload=task.canonical, key_id=task.author_key, signature=task.signature
-            )
+            ),
+            model_digest=task.model_digest,
         )
 
     async def Renew(

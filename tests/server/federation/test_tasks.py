@@ -79,6 +79,19 @@ async def test_a_task_ends_in_order_when_its_budget_does(tmp_path: Path) -> None
         assert spent.epsilon <= spent.budget
 
 
+async def test_the_newest_model_of_a_task_is_named_from_its_first_round_to_after_its_last(
+    tmp_path: Path,
+) -> None:
+    async with world_in(tmp_path, task_of()) as world:
+        assert world.federation is not None and world.submitted is not None
+        task_id = world.submitted.task_id
+        assert (await world.federation.task(world.user, task_id)).model_digest == b""
+        record = await world.run()
+        assert record.state is TaskState.COMPLETED
+        found = await world.federation.task(world.user, task_id)
+        assert found.model_digest == await world.final()
+
+
 async def test_the_same_submission_twice_is_one_task(tmp_path: Path) -> None:
     async with world_in(tmp_path, task_of()) as world:
         assert world.federation is not None and world.submitted is not None
