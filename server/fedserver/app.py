@@ -39,7 +39,7 @@ from fedserver.services.assignment import RoundService, SecAggService
 from fedserver.services.client import ClientService
 from fedserver.services.enrolment import EnrolmentService
 from fedserver.services.overview import About
-from fedserver.services.transfer import ModelService, UploadService
+from fedserver.services.transfer import ModelService, ModelUploadService, UploadService
 from fedserver.serving import SERVICES, Context, Gate, Service, handler_of, peer_address
 
 __all__ = ["Addresses", "Server", "now_ms"]
@@ -238,6 +238,7 @@ class Server:
             "RoundService": RoundService(federation, now_ms=now_ms),
             "SecAggService": SecAggService(federation),
             "UploadService": UploadService(federation),
+            "ModelUploadService": ModelUploadService(federation),
             "ModelService": ModelService(federation),
         }
         service_port, enrolment_port = self._ports

@@ -119,6 +119,11 @@ PERMISSIONS: Mapping[str, Permission] = MappingProxyType(
                 "PutChunk": Permission(CLIENT, bulk=True, begun=True, fills=True),
                 "Commit": Permission(CLIENT, envelope="seal", begun=True),
             },
+            "ModelUploadService": {
+                "BeginModel": Permission(_RESEARCH, fills=True),
+                "PutModelChunk": Permission(_RESEARCH, bulk=True, fills=True),
+                "CommitModel": Permission(_RESEARCH),
+            },
             "ModelService": {
                 "Describe": Permission(_EVERYBODY, begun=True),
                 "GetChunk": Permission(_EVERYBODY, bulk=True, begun=True),

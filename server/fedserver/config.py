@@ -101,8 +101,9 @@ class LimitSettings(_Section):
 
     `enrolments_per_minute`: tries of one network address, of which those that succeed are not
     counted, and also how many may come at once. `failed_enrolments`: wrong tokens in a row after
-    which an address is locked out for 15 minutes. `memory_bytes`: above which the server is not
-    ready for new work; 0: no limit.
+    which an address is locked out for 15 minutes. `upload_bytes`: of all updates that are in memory
+    on their way to the disk. `model_bytes`: of the file of a task's first model. `memory_bytes`:
+    above which the server is not ready for new work; 0: no limit.
     """
 
     concurrent_rpcs: Annotated[int, Field(ge=1, le=100_000)] = 1000
@@ -110,6 +111,7 @@ class LimitSettings(_Section):
     queue_wait_s: Annotated[float, Field(ge=0, le=60)] = 2.0
     waiting_rpcs: Annotated[int, Field(ge=1, le=1_000_000)] = 12_000
     upload_bytes: Annotated[int, Field(ge=1 << 20)] = 512 << 20
+    model_bytes: Annotated[int, Field(ge=1)] = 4 << 30
     calls_per_second: Annotated[float, Field(gt=0)] = 10.0
     calls_at_once: Annotated[int, Field(ge=1)] = 20
     loop_lag_s: Annotated[float, Field(gt=0)] = 0.25

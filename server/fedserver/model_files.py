@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedcore.errors import DataFormatError
-from fedcore.model_format import encode_model, read_model
+from fedcore.model_format import copy_model, encode_model, read_model
 from fedserver.blobs import BlobStore
 from fedserver.disk import in_thread
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from fedcore.autograd.ravel import Spec
 
-__all__ = ["ModelOrigin", "load_model", "store_model"]
+__all__ = ["ModelOrigin", "import_model", "load_model", "store_model"]
 
 _ROUND: Final = re.compile(r"0|[1-9][0-9]{0,17}")
 _PARENT: Final = re.compile(r"(?:[0-9a-f]{64})?")
@@ -66,6 +66,21 @@ async def store_model(
     pieces = encode_model(vector, spec, metadata=origin.texts)
     async with blobs.writer() as writer:
         for piece in pieces:
+            await writer.write(piece)
+        return await writer.commit()
+
+
+async def import_model(
+    blobs: BlobStore, file: BinaryIO, spec: Spec, origin: ModelOrigin, *, size: int
+) -> bytes:
+    """Keep the model of a file of elsewhere, its first `size` bytes, under `origin`: the digest.
+
+    Holds a piece of 1 MiB in memory. Raises: DataFormatError, CheckpointError for what is no model
+    of `spec`, before anything is kept; BlobError.
+    """
+    pieces = await in_thread(copy_model, file, spec, size=size, metadata=origin.texts)
+    async with blobs.writer() as writer:
+        while (piece := await in_thread(next, pieces, b"")) != b"":
             await writer.write(piece)
         return await writer.commit()
 

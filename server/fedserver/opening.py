@@ -26,12 +26,14 @@ from fedserver.key_files import (
 from fedserver.metrics import Metrics
 from fedserver.parts import Parts
 from fedserver.spool import Spool
+from fedserver.staging import Staging
 from fedserver.store.sqlite.store import SqliteStore
 from fedserver.trust import Trust
 
 __all__ = ["opened", "private_state"]
 
-_BLOBS, _SPOOL, _LEDGERS = "blobs", "spool", "ledgers"
+_BLOBS, _SPOOL, _STAGING, _LEDGERS = "blobs", "spool", "staging", "ledgers"
+_STAGING_BYTES = 32 << 20  # in memory, beside what rounds have for their updates
 
 
 @contextlib.asynccontextmanager
@@ -57,6 +59,10 @@ async def opened(config: Config, *, accept_rollback: bool = False) -> AsyncItera
             Spool(state / _SPOOL, in_flight_bytes=config.limits.upload_bytes),
             metrics,
             trust,
+            Staging(
+                Spool(state / _STAGING, in_flight_bytes=_STAGING_BYTES),
+                largest_bytes=config.limits.model_bytes,
+            ),
             lease_ms=int(1000 * config.rounds.lease_s),
             most_attempts=config.rounds.most_attempts,
             check_ins_per_second=config.rounds.check_ins_per_second,

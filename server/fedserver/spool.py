@@ -6,12 +6,13 @@ import asyncio
 import hmac
 import os
 import re
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from fedcore.errors import ConflictError, InvalidRequestError, NotFoundError, UploadError
 from fedcore.failpoints import failpoint
@@ -87,6 +88,10 @@ class Spool:
             bytes.fromhex(found["id"]) for found in map(_NAME.fullmatch, names) if found
         )
 
+    async def silences(self) -> dict[bytes, float]:
+        """For each upload that has a file, how many seconds ago it was last written to."""
+        return await asyncio.to_thread(self._silences)
+
     async def open(self, upload_id: bytes, size: int) -> SpoolProgress:
         """Begin an upload of `size` bytes, or find it again, also after a restart.
 
@@ -115,6 +120,15 @@ class Spool:
         """Forget an upload, sealed or not; one that is not there stays so."""
         await finished(self._discard(upload_id))
 
+    async def open_read(self, upload_id: bytes) -> tuple[BinaryIO, int]:
+        """The file of a sealed upload, which the caller closes, and the bytes that are its own.
+
+        They stand at the file's beginning. Raises: NotFoundError if it is not sealed.
+        """
+        path = self._sealed_path(upload_id)
+        with blob_error("an upload cannot be read"):
+            return await asyncio.to_thread(lambda: (path.open("rb"), size_of(path)))
+
     def read_frames(self, upload_id: bytes, layout: Layout) -> Iterator[tuple[int, bytes]]:
         """Each frame of a sealed upload as (offset, bytes), in order; for a worker thread.
 
@@ -131,6 +145,16 @@ class Spool:
             with path.open("rb", buffering=0) as file:
                 for frame in layout.frames():
                     yield frame.byte, os.pread(file.fileno(), frame.size, frame.byte)
+
+    def _silences(self) -> dict[bytes, float]:
+        now = time.time()
+        found: dict[bytes, float] = {}
+        with blob_error(f"the spool {self._root.name} cannot be read"):
+            for name in filter(None, map(_NAME.fullmatch, os.listdir(self._root))):
+                with suppress(FileNotFoundError):  # it was sealed or discarded meanwhile
+                    written = (self._root / name[0]).stat().st_mtime
+                    found[bytes.fromhex(name["id"])] = now - written
+        return found
 
     async def _open(self, upload_id: bytes, size: int) -> SpoolProgress:
         if not 1 <= len(upload_id) <= _MOST_ID_BYTES or size < 1:

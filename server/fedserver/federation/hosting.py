@@ -5,20 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import hashlib
-import io
 import json
 from dataclasses import replace
 from typing import Final
 
 import structlog
 
-from fedcore.autograd.ravel import Spec
 from fedcore.errors import FedcoreError, InvalidRequestError, NotFoundError, OverloadedError
 from fedcore.federated.algorithms import algorithm_of
-from fedcore.federated.models import initial_theta
-from fedcore.federated.parameters import parameters_of
 from fedcore.federated.task import Task
-from fedcore.model_format import Model, read_model
 from fedcore.privacy import Head
 from fedcore.private_rounds import spent_by_round
 from fedcore.rounds import Phase
@@ -28,6 +23,7 @@ from fedcore.wire.envelope import TASK, Place, signed_bytes
 from fedserver.authorisation import Caller
 from fedserver.federation.attempt import Attempt
 from fedserver.federation.driver import TaskDriver
+from fedserver.federation.first_models import FirstModels
 from fedserver.federation.interface import (
     ModelDescription,
     RoundWaits,
@@ -39,7 +35,6 @@ from fedserver.federation.interface import (
 from fedserver.federation.leftovers import collect_blobs, discard_uploads
 from fedserver.federation.payments import Account, Accounts
 from fedserver.federation.resources import HostedTask, Resources
-from fedserver.model_files import ModelOrigin, store_model
 from fedserver.store.records import (
     AuditEntry,
     HeadRecord,
@@ -63,6 +58,7 @@ class Tasks:
     def __init__(self, resources: Resources, accounts: Accounts, *, owner: str) -> None:
         self._resources, self._accounts, self._owner = resources, accounts, owner
         self._store, self._blobs, self._spool = resources.store, resources.blobs, resources.spool
+        self._first_models = FirstModels(resources.blobs, resources.staging)
         self._drivers: dict[str, TaskDriver] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._draining = False
@@ -88,6 +84,7 @@ class Tasks:
     async def collect(self) -> None:
         """Deletes what is on the disk and of no use to anybody any more."""
         await collect_blobs(self._store, self._blobs)
+        await self._resources.staging.collect()
 
     async def drain(self) -> None:
         """From now on no selection takes anybody; who waits is answered."""
@@ -116,7 +113,7 @@ class Tasks:
         _require_signed(caller, submission)
         await self._require_room(caller)
         task_id = _task_id(task, once)
-        digest = await self._first_model(task, submission.model)
+        digest = await self._first_models.keep(caller, task, submission)
         model = ModelRecord(digest, task_id, b"", 0, await self._blobs.size(digest))
         record = TaskRecord(
             task_id=task_id,
@@ -139,6 +136,7 @@ class Tasks:
             idempotency=replace(once, response=answer),
         )
         self._drive(hosted)
+        await self._first_models.let_go(caller, submission)
         return SubmittedTask(task_id, digest)
 
     async def cancel(
@@ -252,21 +250,6 @@ class Tasks:
                 retry=(60_000, 600_000),
             )
 
-    async def _first_model(self, task: Task, given: bytes) -> bytes:
-        """The digest of the first model: the one that was handed in, or as the task draws it."""
-        spec = await asyncio.to_thread(parameters_of, task)
-        if given:
-            theta, _ = await asyncio.to_thread(_read, given, spec)
-        elif task.model.arrays:
-            raise InvalidRequestError(
-                "a task whose model is plain arrays comes without a first model",
-                why="nobody here knows how its parameters are drawn",
-                fix="hand in a safetensors file: fed task submit --model first.safetensors",
-            )
-        else:
-            theta = await asyncio.to_thread(initial_theta, task)
-        return await store_model(self._blobs, theta, spec, ModelOrigin(task.digest.hex(), 0, b""))
-
     def _drive(self, hosted: HostedTask) -> None:
         driver = TaskDriver(hosted, self._resources, owner=self._owner)
         self._drivers[hosted.task_id] = driver
@@ -311,11 +294,6 @@ def _spent(account: Account) -> Spent:
     ledger = account.ledger
     by_round = spent_by_round(ledger)
     return Spent(ledger.epsilon(), ledger.plan.epsilon, by_round, account.draws_clients)
-
-
-def _read(data: bytes, spec: Spec) -> Model:
-    with io.BytesIO(data) as file:
-        return read_model(file, spec)
 
 
 def _require_signed(caller: Caller, submission: Submission) -> None:

@@ -29,6 +29,7 @@ __all__ = [
     "Instruction",
     "ModelChunk",
     "ModelDescription",
+    "ModelProgress",
     "Order",
     "Outcome",
     "Report",
@@ -172,6 +173,14 @@ class UploadProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelProgress:
+    """Where the upload of a first model stands, which its digest names."""
+
+    committed_offset: int
+    sealed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Ends a client's part: a failure, or what the round cost it. `energy_j`: 0 where unknown."""
 
@@ -219,12 +228,14 @@ class ModelChunk:
 class Submission:
     """A new task: its canonical JSON, the signature of the caller's key over it, the first model.
 
-    `signature`: checked against the caller's key. `model`: a safetensors file, or empty.
+    `signature`: checked against the caller's key. `model`: a safetensors file, or empty, as it is
+    where `model_sha256` names one that the caller has uploaded.
     """
 
     canonical: bytes = field(repr=False)
     signature: bytes
     model: bytes = field(repr=False)
+    model_sha256: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,6 +317,20 @@ class Federation(Protocol):
         self, caller: Caller, upload_id: bytes, /, *, size: int, sha256: bytes
     ) -> None:
         """Seals an upload: when it returns, the update is acknowledged."""
+        ...
+
+    async def begin_model(self, caller: Caller, sha256: bytes, /, *, size: int) -> ModelProgress:
+        """Opens a first model's upload, or finds it again. Raises: UploadError for its size."""
+        ...
+
+    async def put_model_chunk(
+        self, caller: Caller, sha256: bytes, /, *, offset: int, crc32: int, data: bytes
+    ) -> int:
+        """Takes a chunk of it, and returns how many bytes from the beginning are durable."""
+        ...
+
+    async def commit_model(self, caller: Caller, sha256: bytes, /, *, size: int) -> None:
+        """Seals the upload of a first model: when it returns, a submission may name it."""
         ...
 
     async def report(self, caller: Caller, report: Report, /) -> None:

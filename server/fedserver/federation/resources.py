@@ -15,6 +15,7 @@ from fedserver.blobs import BlobStore
 from fedserver.federation.payments import Account
 from fedserver.metrics import Metrics
 from fedserver.spool import Spool
+from fedserver.staging import Staging
 from fedserver.store.protocol import Store
 
 __all__ = ["HostedTask", "Resources", "now_ms"]
@@ -29,10 +30,11 @@ def now_ms() -> int:
 class Resources:
     """What rounds are carried out with.
 
-    `trust`: whose identity certificates count now; it changes when a client is revoked. `threads`:
-    how many take masks off a sum. `lease_ms`: how long the right to drive a task holds unless it is
-    renewed, which it is at a third of that; `most_attempts`: how often it may be taken without the
-    round going on, before that is taken for a driver that crashes over it.
+    `trust`: whose identity certificates count now; it changes when a client is revoked.
+    `staging`: first models that wait for their tasks. `threads`: how many take masks off a sum.
+    `lease_ms`: how long the right to drive a task holds unless it is renewed, which it is at a
+    third of that; `most_attempts`: how often it may be taken without the round going on, before
+    that is taken for a driver that crashes over it.
     `check_ins_per_second`: what a large population is spread to.
     """
 
@@ -41,6 +43,7 @@ class Resources:
     spool: Spool
     metrics: Metrics
     trust: Callable[[], TrustStore]
+    staging: Staging
     clock: Callable[[], int] = now_ms
     threads: int = 2
     lease_ms: int = 60_000

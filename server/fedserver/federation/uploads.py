@@ -9,7 +9,7 @@ from fedcore.secagg.messages import UploadHeader
 from fedserver.authorisation import Caller
 from fedserver.federation.attempt import Attempt
 from fedserver.federation.hosting import unknown
-from fedserver.federation.interface import ModelChunk, UploadProgress
+from fedserver.federation.interface import ModelChunk, ModelProgress, UploadProgress
 from fedserver.federation.parts import Parts, require_open, untimely
 from fedserver.store.records import RoundRef, UploadRecord
 
@@ -74,6 +74,24 @@ class Uploads(Parts):
         # The phase may have been closed meanwhile; from here to its counting it cannot be.
         self._collecting(upload.ref, caller.id)
         await attempt.durable(self._seal(attempt, caller.id, upload_id, size, sha256))
+
+    async def begin_model(self, caller: Caller, sha256: bytes, /, *, size: int) -> ModelProgress:
+        """Opens a first model's upload, or finds it again. Raises: UploadError for its size."""
+        progress = await self._resources.staging.begin(caller, sha256, size)
+        return ModelProgress(progress.committed_offset, progress.sealed)
+
+    async def put_model_chunk(
+        self, caller: Caller, sha256: bytes, /, *, offset: int, crc32: int, data: bytes
+    ) -> int:
+        """Takes a chunk, and returns how many bytes from the beginning are durable."""
+        staging = self._resources.staging
+        committed = await staging.put(caller, sha256, offset=offset, crc32=crc32, data=data)
+        self._resources.metrics.upload_bytes.inc(len(data))
+        return committed
+
+    async def commit_model(self, caller: Caller, sha256: bytes, /, *, size: int) -> None:
+        """Seals the upload of a first model: when it returns, a submission may name it."""
+        await self._resources.staging.seal(caller, sha256, size)
 
     async def model_chunk(
         self, caller: Caller, digest: bytes, /, *, offset: int, length: int

@@ -162,6 +162,7 @@ class AdminService(Overview):
                 canonical=fields.sized(request.task, "task", least=1, most=_LARGEST_TASK),
                 signature=fields.sized(request.signature, "signature", exactly=_SIGNATURE_BYTES),
                 model=request.model,
+                model_sha256=_only_digest(request),
             ),
             once=self._once(caller, "SubmitTask", request, request.request_id),
         )
@@ -187,3 +188,11 @@ class AdminService(Overview):
     @staticmethod
     def _entry(caller: Caller, action: str, on: str, once: Idempotency) -> AuditEntry:
         return AuditEntry(caller.principal, action, on, request_id=once.request_id)
+
+
+def _only_digest(request: admin_service_pb2.Submission) -> bytes:
+    """The digest that names a first model; empty where it travels along, or there is none."""
+    if not request.model_sha256:
+        return b""
+    fields.sized(request.model, "model", exactly=0)  # one of the two, or which would be meant?
+    return fields.digest(request.model_sha256, "model_sha256")

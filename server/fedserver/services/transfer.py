@@ -1,4 +1,4 @@
-"""Bytes on their way: `UploadService` takes updates, `ModelService` gives models, in pieces."""
+"""Bytes on their way, in pieces: updates and first models come up, models go down."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from google.protobuf.message import Message
 
 from fedcore.secagg.messages import UploadHeader, decode_as
-from fedcore.v1 import model_service_pb2, upload_service_pb2
+from fedcore.v1 import model_service_pb2, model_upload_service_pb2, upload_service_pb2
 from fedcore.wire.envelope import Place
 from fedcore.wire.transfer import CHUNK_BYTES, crc32
 from fedserver.authorisation import Caller
@@ -17,7 +17,7 @@ from fedserver.services import fields
 from fedserver.services.unsigned import Unsigned
 from fedserver.services.windows import Windows
 
-__all__ = ["ModelService", "UploadService"]
+__all__ = ["ModelService", "ModelUploadService", "UploadService"]
 
 _LARGEST_HEADER = 1024
 
@@ -80,6 +80,51 @@ class UploadService:
         return upload_service_pb2.CommitResponse(sha256=sha256)
 
 
+class ModelUploadService(Unsigned):
+    """A task's first model on its way up; a signed submission that names it makes it count."""
+
+    def __init__(
+        self, federation: Federation, *, now_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._federation, self._windows = federation, Windows(now_s=now_s)
+
+    async def BeginModel(
+        self, caller: Caller, request: model_upload_service_pb2.BeginModelRequest
+    ) -> model_upload_service_pb2.BeginModelResponse:
+        sha256 = fields.digest(request.sha256, "sha256")
+        size = fields.number(request.size, "size", least=1)
+        progress = await self._federation.begin_model(caller, sha256, size=size)
+        window = self._windows.of(_upload_of(caller, sha256))
+        return model_upload_service_pb2.BeginModelResponse(
+            committed_offset=progress.committed_offset,
+            chunk_bytes=window.chunk_bytes,
+            window=window.pieces,
+            sealed=progress.sealed,
+        )
+
+    async def PutModelChunk(
+        self, caller: Caller, request: model_upload_service_pb2.PutModelChunkRequest
+    ) -> model_upload_service_pb2.PutModelChunkResponse:
+        data = fields.sized(request.data, "data", least=1, most=CHUNK_BYTES)
+        sha256 = fields.digest(request.sha256, "sha256")
+        offset, check = fields.number(request.offset, "offset"), request.crc32
+        del request  # it has the same bytes once more, and the disk may be slow
+        self._windows.hear(_upload_of(caller, sha256))
+        committed = await self._federation.put_model_chunk(
+            caller, sha256, offset=offset, crc32=check, data=data
+        )
+        return model_upload_service_pb2.PutModelChunkResponse(committed_offset=committed)
+
+    async def CommitModel(
+        self, caller: Caller, request: model_upload_service_pb2.CommitModelRequest
+    ) -> model_upload_service_pb2.CommitModelResponse:
+        sha256 = fields.digest(request.sha256, "sha256")
+        size = fields.number(request.size, "size", least=1)
+        await self._federation.commit_model(caller, sha256, size=size)
+        self._windows.end(_upload_of(caller, sha256))
+        return model_upload_service_pb2.CommitModelResponse()
+
+
 class ModelService(Unsigned):
     """Pure reads, by digest: a download may be broken off and gone on with anywhere."""
 
@@ -107,3 +152,7 @@ class ModelService(Unsigned):
         return model_service_pb2.GetChunkResponse(
             data=chunk.data, crc32=crc32(chunk.data), size=chunk.size
         )
+
+
+def _upload_of(caller: Caller, sha256: bytes) -> bytes:
+    return caller.principal.encode() + sha256

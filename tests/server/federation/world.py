@@ -34,6 +34,7 @@ from fedserver.federation.resources import Resources
 from fedserver.metrics import Metrics
 from fedserver.model_files import load_model
 from fedserver.spool import Spool
+from fedserver.staging import Staging
 from fedserver.store.records import ClientRecord, Idempotency, RoundRef, TaskRecord, TaskState
 from fedserver.store.sqlite.store import SqliteStore
 from tests.server.federation.device import LATER, TENANT, Device
@@ -102,6 +103,8 @@ patience = 2
 class World:
     """A server's federation on a folder, which can be stopped and started, and its devices."""
 
+    largest_model = 64 << 20
+
     def __init__(self, folder: Path, task: Task, *, clients: int) -> None:
         self.folder, self.task, self.clients = folder, task, clients
         self.registrar = CertificateAuthority.generate(SystemEntropy())
@@ -147,6 +150,7 @@ class World:
             Spool(self.folder / "spool"),
             self.metrics,
             lambda: self.trust,
+            Staging(Spool(self.folder / "staging"), largest_bytes=self.largest_model),
             threads=1,
         )
         accounts = Accounts(self.folder / "ledgers", participation_key=KEY)

@@ -114,6 +114,19 @@ class CannedFederation:
     async def commit_upload(self, caller: Any, upload_id: bytes, **options: Any) -> None:
         await self._note("commit_upload", upload_id, options)
 
+    async def begin_model(self, caller: Any, sha256: bytes, *, size: int) -> Any:
+        await self._note("begin_model", sha256, size)
+        return interface.ModelProgress(7)
+
+    async def put_model_chunk(self, caller: Any, sha256: bytes, **options: Any) -> int:
+        await self._note("put_model_chunk", sha256, options)
+        self._seen(caller)
+        return int(options["offset"]) + len(options["data"])
+
+    async def commit_model(self, caller: Any, sha256: bytes, *, size: int) -> None:
+        await self._note("commit_model", sha256, size)
+        self._seen(caller)
+
     async def report(self, caller: Any, report: Any) -> None:
         await self._note("report", report)
 

@@ -21,6 +21,7 @@ from fedcore.v1 import (
     common_pb2 as common,
     enrolment_service_pb2 as enrolment,
     model_service_pb2 as model,
+    model_upload_service_pb2 as model_upload,
     round_service_pb2 as rounds,
     secagg_service_pb2 as secagg,
     upload_service_pb2 as upload,
@@ -93,6 +94,11 @@ REQUESTS: dict[str, Any] = {
         "seal",
         assigned=True,
     ),
+    "ModelUploadService.BeginModel": model_upload.BeginModelRequest(sha256=b"m" * 32, size=10),
+    "ModelUploadService.PutModelChunk": model_upload.PutModelChunkRequest(
+        sha256=b"m" * 32, data=b"abc", crc32=1
+    ),
+    "ModelUploadService.CommitModel": model_upload.CommitModelRequest(sha256=b"m" * 32, size=10),
     "ModelService.Describe": model.DescribeRequest(digest=b"m" * 32),
     "ModelService.GetChunk": model.GetChunkRequest(digest=b"m" * 32, offset=1),
     "AdminService.GetStatus": admin.GetStatusRequest(),
@@ -136,6 +142,7 @@ REQUESTS: dict[str, Any] = {
 OTHER_TENANT: dict[str, grpc.StatusCode] = {
     name: Code.OK
     for name in (
+        "ModelUploadService.BeginModel",
         "AdminService.GetStatus",
         "AdminService.Drain",
         "AdminService.CreateToken",

@@ -150,6 +150,23 @@ async def test_a_submission_reaches_the_federation_with_what_makes_it_happen_onc
     assert once.request_sha256 == hashlib.sha256(payload.SerializeToString()).digest()
 
 
+async def test_a_submission_names_a_first_model_or_holds_it(world: Any) -> None:
+    researcher = world.user("researcher")
+    payload = admin.Submission(
+        request_id=R16, task=b"{}", signature=b"s" * 64, model_sha256=b"m" * 32
+    )
+    code, _, _ = await mutate(world, researcher, "SubmitTask", payload, "submission")
+    assert code is OK
+    [(_, (submission, _))] = [call for call in world.federation.calls if call[0] == "submit"]
+    assert submission == interface.Submission(b"{}", b"s" * 64, b"", b"m" * 32)
+    for wrong in ({"model": b"m"}, {"model_sha256": b"m" * 31}):
+        payload.MergeFrom(admin.Submission(**wrong))
+        code, _, _ = await mutate(world, researcher, "SubmitTask", payload, "submission")
+        assert code is grpc.StatusCode.INVALID_ARGUMENT, wrong
+        payload.model = b""
+    assert [call[0] for call in world.federation.calls].count("submit") == 1
+
+
 async def test_among_several_tenants_the_audit_log_is_for_administrators(world: Any) -> None:
     method, request = "/fedcore.v1.AdminService/ExportAudit", admin.ExportAuditRequest()
     auditor = world.user("auditor")

@@ -16,6 +16,7 @@ from fedcore.v1 import (
     client_service_pb2 as client,
     common_pb2 as common,
     model_service_pb2 as model,
+    model_upload_service_pb2 as model_upload,
     round_service_pb2 as rounds,
     secagg_service_pb2 as secagg,
     upload_service_pb2 as upload,
@@ -26,7 +27,7 @@ from fedserver.federation import interface
 from fedserver.services import fields
 from fedserver.services.assignment import RoundService, SecAggService
 from fedserver.services.client import ClientService
-from fedserver.services.transfer import ModelService, UploadService
+from fedserver.services.transfer import ModelService, ModelUploadService, UploadService
 from fedserver.serving import SERVICES
 
 OK = grpc.StatusCode.OK
@@ -58,6 +59,7 @@ def services_of(federation: Any) -> dict[str, Any]:
         "RoundService": RoundService(federation, now_ms=lambda: 77),
         "SecAggService": SecAggService(federation),
         "UploadService": UploadService(federation),
+        "ModelUploadService": ModelUploadService(federation),
         "ModelService": ModelService(federation),
     }
 
@@ -103,6 +105,13 @@ def test_the_numbers_of_the_plain_types_are_those_of_the_wire() -> None:
         upload.PutChunkRequest(upload_id=U16, data=bytes(CHUNK_BYTES + 1)),
         upload.PutChunkRequest(upload_id=U16, data=b"x", offset=2**64 - 1),
         upload.UploadSeal(upload_id=U16, size=1, sha256=b"short"),
+        model_upload.BeginModelRequest(sha256=D32),
+        model_upload.BeginModelRequest(sha256=D32[:-1], size=1),
+        model_upload.PutModelChunkRequest(sha256=D32),
+        model_upload.PutModelChunkRequest(sha256=D32, data=bytes(CHUNK_BYTES + 1)),
+        model_upload.PutModelChunkRequest(sha256=D32, data=b"x", offset=2**63),
+        model_upload.CommitModelRequest(sha256=D32),
+        model_upload.CommitModelRequest(sha256=b"", size=1),
         model.DescribeRequest(digest=D32[:-1]),
         model.GetChunkRequest(digest=D32, length=CHUNK_BYTES + 1),
         model.GetChunkRequest(digest=D32, offset=2**63),
