@@ -14,8 +14,8 @@ import os
 import stat
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,7 +37,7 @@ from fedcore.tensor.tensor import Tensor
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint"]
+__all__ = ["ArrayPlace", "Checkpoint", "array_places", "load_checkpoint", "save_checkpoint"]
 
 _DTYPES = {
     code: np.dtype(name)
@@ -58,6 +58,14 @@ class Checkpoint(NamedTuple):
 
     arrays: dict[str, NDArray[Any]]
     metadata: dict[str, str]
+
+
+class ArrayPlace(NamedTuple):
+    """One array of a checkpoint: what it is, and at which byte of the file it begins."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    begin: int
 
 
 def save_checkpoint(
@@ -123,6 +131,32 @@ def load_checkpoint(
     intact safetensors file or names something twice; CheckpointError listing every array that is
     missing, unexpected, of another shape or dtype, or not finite.
     """
+    with _opened(path) as (file, _):
+        found = {name: _declared(path, name, file.get_slice(name)) for name in file.keys()}  # noqa: SIM118
+        if expected is not None:
+            _check_declared(path, found, expected)
+        metadata = _decode_metadata(path, file.metadata() or {})
+        arrays = {name: file.get_tensor(name) for name in found}
+    if finite:
+        _check_finite(path, arrays)
+    return Checkpoint(arrays, metadata)
+
+
+def array_places(path: str | os.PathLike[str]) -> dict[str, ArrayPlace]:
+    """Where each array of a checkpoint lies in its file; the values themselves are not read.
+
+    Raises: InstallError without safetensors; DataFormatError as `load_checkpoint` does.
+    """
+    with _opened(path) as (file, places):
+        return {
+            name: ArrayPlace(*_declared(path, name, file.get_slice(name)), places[name])
+            for name in file.keys()  # noqa: SIM118
+        }
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[Any, dict[str, int]]]:
+    """The library's view of a checkpoint, and at which byte of the file each array begins."""
     library = _safetensors()
     try:
         file_name = os.path.expanduser(os.fspath(path))
@@ -130,19 +164,11 @@ def load_checkpoint(
         if not stat.S_ISREG(os.stat(file_name).st_mode):
             raise _broken(path, "it is not a regular file")
         with library.safe_open(file_name, framework="numpy") as file:
-            _check_header(path, file_name)
-            found = {name: _declared(path, name, file.get_slice(name)) for name in file.keys()}  # noqa: SIM118
-            if expected is not None:
-                _check_declared(path, found, expected)
-            metadata = _decode_metadata(path, file.metadata() or {})
-            arrays = {name: file.get_tensor(name) for name in found}
+            yield file, _places(path, file_name)
     except FedcoreError:
         raise
     except (OSError, TypeError, ValueError, library.SafetensorError) as error:
         raise _broken(path, str(error)) from None
-    if finite:
-        _check_finite(path, arrays)
-    return Checkpoint(arrays, metadata)
 
 
 def _safetensors() -> ModuleType:
@@ -212,17 +238,21 @@ def _decode_metadata(path: str | os.PathLike[str], stored: Mapping[str, str]) ->
     return texts
 
 
-def _check_header(path: str | os.PathLike[str], file_name: str) -> None:
-    """Refuse a header that names anything twice, which the format forbids and the library takes.
+def _places(path: str | os.PathLike[str], file_name: str) -> dict[str, int]:
+    """At which byte of a file, whose header the library has checked, each array begins.
 
-    Of two entries it keeps the last and another reader the first, so that one file would be two.
+    Refuses a header that names anything twice, which the format forbids and the library takes: of
+    two entries it keeps the last and another reader the first, so that one file would be two.
     """
     with open(file_name, "rb") as file:
         header = file.read(int.from_bytes(file.read(8), "little"))
+        values = file.tell()
     try:
-        json.loads(header, object_pairs_hook=_distinct)
+        entries = json.loads(header, object_pairs_hook=_distinct)
     except (ValueError, RecursionError) as error:
         raise _broken(path, str(error)) from None
+    entries.pop(_RESERVED_NAME, None)
+    return {name: values + entry["data_offsets"][0] for name, entry in entries.items()}
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

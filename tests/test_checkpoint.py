@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
 from fedcore import nn
-from fedcore.checkpoint import load_checkpoint, save_checkpoint
+from fedcore.checkpoint import array_places, load_checkpoint, save_checkpoint
 from fedcore.errors import (
     ArgumentError,
     CheckpointError,
@@ -57,11 +57,15 @@ def test_arrays_and_texts_read_back_to_the_bit(
     save_checkpoint(tmp_path / "a", model, metadata=metadata)
     spec = {name: (a.shape, a.dtype.newbyteorder("=")) for name, a in model.items()}
     found = load_checkpoint(tmp_path / "a", expected=spec)
-    assert found.metadata == metadata and found.arrays.keys() == model.keys()
+    places, data = array_places(tmp_path / "a"), (tmp_path / "a").read_bytes()
+    assert found.metadata == metadata and found.arrays.keys() == places.keys() == model.keys()
     for name, array in model.items():
         native = array.astype(array.dtype.newbyteorder("="))
         assert found.arrays[name].tobytes() == native.tobytes()
         assert found.arrays[name].shape == array.shape
+        shape, dtype, begin = places[name]
+        assert (shape, dtype) == spec[name]
+        assert data[begin : begin + native.nbytes] == native.tobytes()
 
 
 def test_views_are_stored_as_the_values_they_show(tmp_path: Path) -> None:
