@@ -40,6 +40,7 @@ NAMES: Final = (
     "release.before_reserve",
     "round.after_persist",
     "round.before_persist",
+    "scrub.after_key",
     "scrub.before",
     "scrub.midway",
     "secagg.after_persist",

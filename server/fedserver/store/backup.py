@@ -2,7 +2,8 @@
 
 Beside a backup lies its manifest: what the copy must be, to the bit, and how far its history goes.
 A restore works on a copy of the backup, begins a new epoch in it (W11), and only then puts it in
-the place of the old database, which is kept under another name.
+the place of the old database, which is kept under another name. That ends every open attempt, so a
+backup goes without the attempts' keys: nothing that it holds of them can ever be opened (W10).
 """
 
 from __future__ import annotations
@@ -85,6 +86,8 @@ def back_up(database: Path, target: Path) -> Manifest:
         draft.unlink(missing_ok=True)
         with contextlib.closing(reading(database)) as source, _fresh(draft) as copy:
             source.backup(copy)
+            copy.execute("PRAGMA secure_delete=ON")
+            copy.execute("DELETE FROM attempt_key")
         manifest = _described(draft)
         _sync(draft)
         draft.replace(target)

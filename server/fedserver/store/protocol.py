@@ -376,13 +376,19 @@ class RoundStore(Protocol):
         erase: Iterable[str] = (),
         lease_token: int | None = None,
     ) -> None:
-        """Seals and replaces records of the secure aggregation, then erases some.
+        """Replaces records of the attempt's secrets, sealed under its key, then erases some.
 
         Raises: PhaseError once the attempt has ended; NotFoundError.
         """
 
     async def session(self, ref: RoundRef) -> dict[str, bytes]:
         """All its records, opened. Raises: StoreError where none of the keys fits one."""
+
+    async def upload_key(self, ref: RoundRef) -> bytes | None:
+        """What the attempt's uploads are encrypted under on the disk, 32 bytes.
+
+        None for an attempt that was opened before there were keys, and once it is scrubbed.
+        """
 
     async def begin_upload(
         self, assignment_id: bytes, upload_id: bytes, *, size: int, header: bytes = b""
@@ -421,10 +427,11 @@ class RoundStore(Protocol):
     async def scrub_round(
         self, ref: RoundRef, *, lease_token: int | None = None, audit: AuditEntry | None = None
     ) -> tuple[bytes, ...]:
-        """Forgets session records, and gives the ids of all uploads, whose bytes must go too (W10).
+        """Erases the attempt's key and records, and gives the ids of all its uploads (W10).
 
-        Assignments stay, so that nothing of them can be played again. May be repeated. Raises:
-        PhaseError while the attempt is open.
+        When it returns, what was sealed under the key is lost, wherever copies of it lie; the
+        uploads' bytes must go too. Assignments stay, so that nothing of them can be played again.
+        May be repeated. Raises: PhaseError while the attempt is open.
         """
 
 

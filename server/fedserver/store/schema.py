@@ -24,6 +24,7 @@ from sqlalchemy.schema import SchemaItem
 
 __all__ = [
     "assignment",
+    "attempt_key",
     "audit_log",
     "certificate",
     "check_in",
@@ -273,11 +274,18 @@ upload = _table(
     UniqueConstraint("assignment_id"),
     UniqueConstraint(*_ROUND, "client_id"),
 )
+attempt_key = _table(
+    "attempt_key",
+    *_round_key(key=True),
+    _bytes("value"),  # sealed
+    _of_round(),
+    changes=False,
+)
 session_record = _table(
     "session_record",
     *_round_key(key=True),
     _text("name", key=True),
-    _bytes("value"),  # sealed
+    _bytes("value"),  # sealed under the attempt's key
     _of_round(),
 )
 model = _table(

@@ -3,6 +3,9 @@
 A sealed value is AES-256-GCM under the first of the datastore keys, and every key of the list opens
 what it sealed: a key is rotated by putting a new one in front. The table, the row's key and the
 column are authenticated with it, so that no value can be moved to another place.
+
+What an attempt at a round holds is sealed under a key of its own, and that one under the datastore
+keys. So to forget an attempt 32 bytes have to be erased, wherever copies of the rest may lie.
 """
 
 from __future__ import annotations
@@ -14,10 +17,12 @@ from collections.abc import Sequence
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedcore.errors import ArgumentError, StoreError
 
-__all__ = ["KEY_BYTES", "Sealer"]
+__all__ = ["KEY_BYTES", "Sealer", "derived_key"]
 
 KEY_BYTES = 32
 _FORMAT = 1
@@ -65,6 +70,11 @@ class Sealer:
             )
         except InvalidTag:
             raise _unreadable(table, key, "it was changed, or moved from another place") from None
+
+
+def derived_key(key: bytes, purpose: bytes) -> bytes:
+    """A key of 32 bytes for one purpose, which tells nothing of `key`: HKDF-SHA-256, RFC 5869."""
+    return HKDF(SHA256(), KEY_BYTES, salt=None, info=b"fedcore/" + purpose).derive(key)
 
 
 def _name_of(key: bytes) -> bytes:

@@ -10,8 +10,13 @@ import pytest
 
 from fedcore.errors import SchemaError, StoreError
 from fedserver.store import migrating
+from fedserver.store.records import RoundRef
 from fedserver.store.schema import metadata
+from fedserver.store.sealing import Sealer
 from fedserver.store.sqlite import SqliteStore
+from tests.server.store.conftest import KEY
+
+REF = RoundRef("task-1", 1, 1)
 
 
 def rows_of(path: Path) -> dict[str, list[tuple[object, ...]]]:
@@ -37,8 +42,8 @@ def objects_of(path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-async def filled(world, tmp_path: Path) -> Path:
-    """A database with a round, its clients, uploads, events and audit entries."""
+async def newest(world, tmp_path: Path) -> Path:
+    """A database with an open round, its clients, uploads, events and audit entries."""
     clients = await world.clients(3)
     ref = await world.round(await world.task())
     part = await world.part(ref, clients[0])
@@ -46,6 +51,16 @@ async def filled(world, tmp_path: Path) -> Path:
     await world.store.put_session(ref, {"a": b"secret"})
     await world.store.close()
     return tmp_path / "server.db"
+
+
+@pytest.fixture
+def filled(newest: Path) -> Path:
+    """The same, as if the first program had opened the round: it has no key of its own."""
+    sealed = Sealer([KEY]).seal(b"secret", "session_record", f"{REF}/a", "value")
+    with contextlib.closing(sqlite3.connect(newest)) as connection, connection:
+        connection.execute("DELETE FROM attempt_key")
+        connection.execute("UPDATE session_record SET value = ?", (sealed,))
+    return newest
 
 
 def test_the_steps_make_exactly_the_tables_that_the_program_expects(tmp_path: Path) -> None:
@@ -67,13 +82,40 @@ def test_a_difference_between_tables_and_program_is_noticed(tmp_path: Path) -> N
 
 def test_a_filled_database_goes_back_a_step_and_forward_again_unchanged(filled: Path) -> None:
     before, objects = rows_of(filled), objects_of(filled)
-    assert before["round_event"] and before["upload"] and before["audit_log"]
+    assert before["round_event"] and before["upload"] and before["session_record"]
     for step in migrating.known()[-2::-1]:
         migrating.downgrade(filled, step)
-        assert rows_of(filled) == before
+        left = rows_of(filled)
+        assert left == {name: before[name] for name in left}
+        assert left.keys() >= before.keys() - {"attempt_key"}
     migrating.upgrade(filled)
     assert rows_of(filled) == before
     assert objects_of(filled) == objects
+
+
+async def test_a_round_that_an_older_program_opened_goes_on_after_the_upgrade(filled: Path) -> None:
+    migrating.downgrade(filled, "0002")
+    migrating.upgrade(filled)
+    store = await SqliteStore.open(filled, keys=[KEY])
+    assert await store.session(REF) == {"a": b"secret"}
+    assert await store.upload_key(REF) is None
+    await store.put_session(REF, {"b": b"more"})
+    assert await store.session(REF) == {"a": b"secret", "b": b"more"}
+    await store.close()
+
+
+@pytest.mark.parametrize("left", ["upload", "session_record"])
+def test_no_way_leads_back_while_an_attempt_needs_its_key(newest: Path, left: str) -> None:
+    (other,) = {"upload", "session_record"} - {left}
+    with contextlib.closing(sqlite3.connect(newest)) as connection, connection:
+        connection.execute(f"DELETE FROM {other}")
+    before = rows_of(newest)
+    with pytest.raises(SchemaError, match="middle of a round"):
+        migrating.downgrade(newest, "0002")
+    assert rows_of(newest) == before
+    with contextlib.closing(sqlite3.connect(newest)) as connection, connection:
+        connection.execute(f"DELETE FROM {left}")
+    migrating.downgrade(newest, "0002")
 
 
 def test_all_the_way_back_nothing_is_left_and_a_new_start_is_like_the_first(filled: Path) -> None:

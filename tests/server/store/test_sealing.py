@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import sqlite3
+from pathlib import Path
 
 import pytest
 from hypothesis import given, strategies as st
 
 from fedcore.errors import ArgumentError, StoreError
-from fedserver.store.sealing import Sealer
-from fedserver.store.sqlite import SqliteStore
+from fedserver.store.backup import back_up
+from fedserver.store.records import RoundRef
+from fedserver.store.sealing import Sealer, derived_key
+from fedserver.store.sqlite import SqliteStore, sessions
+from tests.server.store.conftest import KEY
 
 PLACE = ("session_record", "task/1/1/share/3", "value")
 OLD, NEW = bytes(32), bytes([1]) * 32
@@ -100,6 +106,116 @@ async def test_records_of_two_rounds_cannot_be_exchanged(world, tmp_path) -> Non
     connection.close()
     with pytest.raises(StoreError, match="moved"):
         await (await world.reopen()).session(ref)
+
+
+def column(path: Path, table: str) -> list[bytes]:
+    """What a table has sealed."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return [row[0] for row in connection.execute(f"SELECT value FROM {table}")]
+
+
+def holds(folder: Path, wanted: bytes) -> bool:
+    """Whether any file of the database has these bytes."""
+    return any(wanted in path.read_bytes() for path in folder.iterdir() if path.is_file())
+
+
+async def test_an_attempt_is_sealed_under_a_key_of_its_own_which_a_restart_finds(
+    world, tmp_path
+) -> None:
+    ref = await world.round(await world.task())
+    await world.store.put_session(ref, {"share/1": b"secret"})
+    uploads = await world.store.upload_key(ref)
+    (record,) = column(tmp_path / "server.db", "session_record")
+    with pytest.raises(StoreError, match="not in the list"):
+        Sealer([KEY]).open(record, "session_record", f"{ref}/share/1", "value")
+    await world.reopen()
+    assert await world.store.session(ref) == {"share/1": b"secret"}
+    assert await world.store.upload_key(ref) == uploads
+    await world.go(ref, "ABANDONED")
+    other = await world.round((await world.store.head("task-1")).digest, attempt=2)
+    assert await world.store.upload_key(other) not in (uploads, None)
+
+
+async def test_what_was_kept_aside_opens_until_its_attempt_is_scrubbed(world, tmp_path) -> None:
+    ref = await world.round(await world.task())
+    await world.store.put_session(ref, {"share/1": b"secret"})
+    path = tmp_path / "server.db"
+    (record,), (key,) = column(path, "session_record"), column(path, "attempt_key")
+    place = ("session_record", f"{ref}/share/1", "value")
+    # The key is all that is needed, and it is there:
+    opened = Sealer([KEY]).open(key, "attempt_key", str(ref), "value")
+    assert Sealer([opened]).open(record, *place) == b"secret"
+    assert derived_key(opened, b"spool") == await world.store.upload_key(ref)
+    assert holds(tmp_path, key)
+    await world.go(ref, "ABANDONED")
+    await world.store.scrub_round(ref)
+    assert not holds(tmp_path, key) and not holds(tmp_path, record)
+    assert await world.store.upload_key(ref) is None
+    with pytest.raises(StoreError):
+        Sealer([KEY]).open(record, *place)
+    await world.reopen()
+    assert not holds(tmp_path, key) and not holds(tmp_path, record)
+
+
+async def test_a_scrub_waits_for_whoever_reads_the_log_and_is_repeated(
+    world, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(sessions, "_BUSY_S", 0.0)
+    ref = await world.round(await world.task())
+    (key,) = column(tmp_path / "server.db", "attempt_key")
+    await world.go(ref, "ABANDONED")
+    with contextlib.closing(sqlite3.connect(tmp_path / "server.db")) as reader:
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT * FROM round").fetchall()
+        with pytest.raises(StoreError, match="reading the database"):
+            await world.store.scrub_round(ref)
+        assert holds(tmp_path, key)
+    assert await world.store.scrub_round(ref) == ()
+    assert not holds(tmp_path, key)
+
+
+async def test_nothing_of_a_key_is_left_whatever_else_comes_and_goes(world, tmp_path) -> None:
+    chance, base = random.Random(1), await world.task()
+    for number in range(2, 31):
+        task, model = world.new_task(f"task-{number}")
+        await world.store.add_task(task, model)
+    forgotten: list[bytes] = []
+    opened = {}
+    for number in range(90):
+        task_id = f"task-{chance.randrange(30) + 1}"
+        lease = await world.store.acquire_lease(task_id, "driver", 60_000)
+        world.lease = lease
+        if (ref := opened.pop(task_id, None)) is None:
+            ref = opened[task_id] = RoundRef(task_id, number, 1)
+            before = set(column(tmp_path / "server.db", "attempt_key"))
+            await world.store.open_round(
+                ref,
+                phase="SELECTING",
+                state={},
+                base_model=base,
+                deadline_ms=0,
+                lease_token=lease.token,
+            )
+            await world.store.put_session(ref, {"a": bytes(chance.randrange(3000))})
+            assert len(set(column(tmp_path / "server.db", "attempt_key")) - before) == 1
+            continue
+        before = set(column(tmp_path / "server.db", "attempt_key"))
+        await world.go(ref, "ABANDONED")
+        await world.store.scrub_round(ref)
+        forgotten += before - set(column(tmp_path / "server.db", "attempt_key"))
+        assert not any(holds(tmp_path, key) for key in forgotten)
+    assert len(forgotten) > 20
+
+
+async def test_a_backup_never_holds_the_key_of_an_attempt(world, tmp_path) -> None:
+    ref = await world.round(await world.task())
+    await world.store.put_session(ref, {"share/1": b"secret"})
+    (key,) = column(tmp_path / "server.db", "attempt_key")
+    (tmp_path / "elsewhere").mkdir()
+    back_up(tmp_path / "server.db", tmp_path / "elsewhere" / "monday.db")
+    assert column(tmp_path / "elsewhere" / "monday.db", "session_record")
+    assert not holds(tmp_path / "elsewhere", key)
+    assert await world.store.session(ref) == {"share/1": b"secret"}
 
 
 async def test_what_is_scrubbed_is_overwritten_in_the_file(world, tmp_path) -> None:

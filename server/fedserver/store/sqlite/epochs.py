@@ -11,7 +11,7 @@ from fedserver.store.records import AssignmentState, RoundRef, Transition, Uploa
 from fedserver.store.sqlite.participation import end_assignments
 from fedserver.store.sqlite.rounds import note_event
 from fedserver.store.sqlite.rows import Row, ref_of
-from fedserver.store.sqlite.sessions import ENDED
+from fedserver.store.sqlite.sessions import ENDED, forget_secrets
 from fedserver.store.sqlite.transaction import Transaction, of_round
 
 __all__ = ["begin_epoch"]
@@ -50,6 +50,6 @@ def _abandon(db: Transaction, row: Row) -> None:
     )
     note_event(db, ref, step, actor="restore")
     end_assignments(db, ref, AssignmentState.CANCELLED, reason=step.reason)
-    db.delete("session_record", **of_round(ref))
+    forget_secrets(db, ref)
     for state in (UploadState.OPEN, UploadState.SEALED):
         db.update("upload", of_round(ref) | {"state": state}, state=UploadState.ABORTED)

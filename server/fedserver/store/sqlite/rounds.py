@@ -26,7 +26,7 @@ from fedserver.store.sqlite.base import SqliteBase
 from fedserver.store.sqlite.participation import add_assignment, end_assignments
 from fedserver.store.sqlite.reads import all_rows, is_round, one_row
 from fedserver.store.sqlite.rows import Row, event_of, metric_of, round_of
-from fedserver.store.sqlite.sessions import ENDED, change_session
+from fedserver.store.sqlite.sessions import ENDED, change_session, make_key
 from fedserver.store.sqlite.tasks import add_model
 from fedserver.store.sqlite.transaction import Transaction, as_json, missing, of_round
 
@@ -71,6 +71,7 @@ class SqliteRounds(SqliteBase):
                 epsilon=0.0,
                 last_event=0,
             )
+            make_key(db, ref)
             first = Transition("", phase, 0, deadline_ms=deadline_ms)
             note_event(db, ref, first, actor=owner)
             db.audit(audit or _entry(owner, ref, first))
