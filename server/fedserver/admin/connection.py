@@ -29,6 +29,7 @@ from fedcore.v1 import admin_service_pb2
 from fedcore.v1.admin_service_pb2_grpc import AdminServiceStub
 from fedcore.v1.common_pb2 import Envelope
 from fedcore.v1.model_service_pb2_grpc import ModelServiceStub
+from fedcore.v1.model_upload_service_pb2_grpc import ModelUploadServiceStub
 from fedcore.wire.envelope import Place, seal
 from fedcore.wire.failures import error_from
 from fedcore.wire.joining import split_address
@@ -54,6 +55,7 @@ class Connection:
     ) -> None:
         self.user, self._sleep = user, sleep
         self.admin, self.models = AdminServiceStub(channel), ModelServiceStub(channel)
+        self.first_models = ModelUploadServiceStub(channel)
 
     @property
     def address(self) -> str:
@@ -95,6 +97,8 @@ class Connection:
         self,
         method: grpc.UnaryUnaryMultiCallable[_Request, _Response],
         request: _Request,
+        *,
+        timeout_s: float = CALL_S,
     ) -> _Response:
         """One answer to a mutation, which is repeated as it is while that can help.
 
@@ -102,12 +106,16 @@ class Connection:
         """
         for attempt in range(_REPEATS):
             try:
-                return self.ask(method, request)
+                return self.ask(method, request, timeout_s=timeout_s)
             except FedcoreError as error:
                 if attempt == _REPEATS - 1 or not is_passing(error):
                     raise
-                self._sleep(_delay_s(error, attempt))
+                self.pause(error, attempt)
         raise AssertionError("unreachable")
+
+    def pause(self, error: FedcoreError, attempt: int) -> None:
+        """Waits before a call that failed is repeated, for the time after attempt 0, 1, …"""
+        self._sleep(_delay_s(error, attempt))
 
     def signed(self, name: str, payload: Message) -> Envelope:
         """A mutation's payload, signed for this server. `name`: of the RPC, like "Drain"."""

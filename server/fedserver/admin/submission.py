@@ -6,29 +6,22 @@ sum is opened, what the privacy costs and who is trusted for it.
 
 from __future__ import annotations
 
-import io
 import secrets
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
-from fedcore.autograd.ravel import Spec
-from fedcore.checkpoint import load_checkpoint
 from fedcore.console import Json
-from fedcore.errors import ArgumentError, CheckpointError, DataFormatError
-from fedcore.federated.parameters import parameters_of
 from fedcore.federated.privacy_terms import session_parameters
 from fedcore.federated.task import Task
-from fedcore.model_format import encode_model, read_model
 from fedcore.privacy.statement import statement_of
 from fedcore.v1 import admin_service_pb2
 from fedcore.wire.channels import SERVER_RECEIVES_BYTES
 from fedcore.wire.envelope import TASK, Place, signed_bytes
+from fedserver.admin.first_model import FirstModel
 from fedserver.admin.showing import size
 from fedserver.profiles import Profile
 
-__all__ = ["describe", "first_model", "in_words", "read_task", "submission_of"]
+__all__ = ["describe", "in_words", "read_task", "submission_of", "travels_along"]
 
 REQUEST_BYTES: Final = 16
 _ENVELOPE_BYTES: Final = 4096  # of a request, beside the task and the model
@@ -42,68 +35,31 @@ def read_task(path: Path) -> Task:
     return Task.from_toml(path).resolved()
 
 
-def submission_of(task: Task, model: bytes, profile: Profile) -> admin_service_pb2.Submission:
-    """The signed submission, with a request id of its own. `model`: the first one, or empty."""
-    return admin_service_pb2.Submission(
+def submission_of(
+    task: Task, model: FirstModel | None, profile: Profile
+) -> admin_service_pb2.Submission:
+    """The signed submission, with a request id of its own.
+
+    `model`: the first one, which is named by its digest where it does not travel along; None where
+    the task draws it. Raises: ArgumentError if its file cannot be read.
+    """
+    submission = admin_service_pb2.Submission(
         request_id=secrets.token_bytes(REQUEST_BYTES),
         task=task.canonical,
         signature=profile.identity.sign(signed_bytes(task.canonical, method=TASK, place=Place())),
-        model=model,
     )
+    if model is not None and travels_along(task, model):
+        with model.open() as file:
+            submission.model = file.read(model.size)
+    elif model is not None:
+        submission.model_sha256 = model.sha256
+    return submission
 
 
-def first_model(task: Task, path: Path | None) -> bytes:
-    """The safetensors file with which a task begins; empty where it draws its first model itself.
-
-    Raises: DataFormatError, CheckpointError for a file of another model; ArgumentError for one
-    that cannot be read, is too large for a request, or is missing and needed.
-    """
-    if path is None:
-        if task.model.arrays:
-            raise ArgumentError(
-                "a task whose model is plain arrays comes without a first model",
-                why="nobody here knows how its parameters are drawn",
-                fix="hand in a safetensors file: fed task submit --model first.safetensors",
-            )
-        return b""
+def travels_along(task: Task, model: FirstModel) -> bool:
+    """Whether a first model fits into the one message with its task; else it is uploaded before."""
     room = SERVER_RECEIVES_BYTES - _ENVELOPE_BYTES - len(task.canonical)
-    try:
-        with path.open("rb") as file:
-            data = file.read(room + 1)
-    except OSError as error:
-        raise ArgumentError(
-            f"the first model {path.name} cannot be read",
-            why=(error.strerror or str(error)).lower(),
-            fix="name a safetensors file, like one that `fed model export` wrote",
-        ) from None
-    if len(data) > room:
-        raise ArgumentError(
-            f"the first model {path.name} is too large to be handed in",
-            why=f"a request takes {size(SERVER_RECEIVES_BYTES)} with the task",
-            fix="let the task draw it: give the model's layers and a seed in the task",
-        )
-    spec = parameters_of(task)
-    try:
-        read_model(io.BytesIO(data), spec)
-    except CheckpointError:
-        if not (data := _in_order(path, spec)):
-            raise
-    except DataFormatError as error:
-        error.where = str(path)
-        raise
-    return data
-
-
-def _in_order(path: Path, spec: Spec) -> bytes:
-    """The arrays of a checkpoint, which are sorted, in the model's order; empty if they differ."""
-    arrays = {name: np.asarray(array) for name, array in load_checkpoint(path).arrays.items()}
-    shapes = {name: array.shape for name, array in arrays.items()}
-    if shapes != {entry.path: entry.shape for entry in spec} or any(
-        array.dtype != np.float32 for array in arrays.values()
-    ):
-        return b""
-    vector = np.concatenate([arrays[entry.path].ravel() for entry in spec])
-    return b"".join(encode_model(vector, spec, metadata={}))
+    return model.size <= room
 
 
 def describe(task: Task) -> dict[str, Json]:

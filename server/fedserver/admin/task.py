@@ -14,6 +14,7 @@ from fedcore.console import ExitCode, Json
 from fedcore.errors import ArgumentError
 from fedcore.v1 import admin_service_pb2
 from fedserver.admin import showing
+from fedserver.admin.connection import CALL_S
 from fedserver.admin.running import (
     DRAINS,
     Confirmed,
@@ -23,6 +24,7 @@ from fedserver.admin.running import (
     console_of,
     server_of,
 )
+from fedserver.admin.transfer_bar import transfer_bar
 from fedserver.commands.dispatch import dispatch, verbs
 
 __all__ = ["main"]
@@ -42,19 +44,26 @@ def submit(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="the task, a TOML file")],
     model: Annotated[
-        Path | None, typer.Option("--model", help="the first model, a safetensors file")
+        Path | None,
+        typer.Option("--model", help="the first model, a safetensors file of any size"),
     ] = None,
     dry_run: DryRun = False,
     profile: ProfileFolder = None,
 ) -> None:
-    """Shows what a task means, signs it and hands it in; it starts at once."""
+    """Shows what a task means, signs it and hands it in; it starts at once.
+
+    A first model that is larger than a message is uploaded before; what was interrupted goes on
+    where it was.
+    """
     # Resolving needs the model's parts: seconds that no other verb should take to start.
+    from fedserver.admin.first_model import first_model
+    from fedserver.admin.model_upload import copying_s, upload
     from fedserver.admin.submission import (
         describe,
-        first_model,
         in_words,
         read_task,
         submission_of,
+        travels_along,
     )
 
     console = console_of(context)
@@ -66,11 +75,17 @@ def submit(
         return
     console.progress(words)
     with server_of(profile) as server:
+        timeout_s = CALL_S
+        if first is not None and not travels_along(task, first):
+            with transfer_bar(console, "first model") as moved:
+                upload(server, first, moved=moved)
+            timeout_s += copying_s(first)
         payload = submission_of(task, first, server.user.profile)
         request = admin_service_pb2.SubmitTaskRequest(
             submission=server.signed("SubmitTask", payload)
         )
-        found, draining = server.order(server.admin.SubmitTask, request), server.status.draining
+        found = server.order(server.admin.SubmitTask, request, timeout_s=timeout_s)
+        draining = server.status.draining
     if draining:
         console.progress(DRAINS)
     console.show(

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, strategies as st
 
 from fedcore.checkpoint import save_checkpoint
 from fedcore.errors import ArgumentError, CheckpointError
 from fedcore.federated.parameters import parameters_of
 from fedcore.federated.task import Task
 from fedcore.model_format import read_model
-from fedserver.admin.submission import first_model
+from fedserver.admin.first_model import Joined, first_model
 
 TASK = """
 task = { name = "own", seed = 1 }
@@ -40,8 +42,30 @@ def test_a_checkpoint_that_is_sorted_by_name_becomes_a_model_in_the_tasks_order(
     path = tmp_path / "first.safetensors"
     weights, bias = np.arange(6, dtype=np.float32).reshape(2, 3), np.full(3, 9, np.float32)
     save_checkpoint(path, {"w": weights, "b": bias})
-    model = read_model(io.BytesIO(first_model(task, path)), parameters_of(task))
+    first = first_model(task, path)
+    assert first is not None
+    with first.open() as file:
+        data = file.read()
+    assert (first.size, first.sha256) == (len(data), hashlib.sha256(data).digest())
+    model = read_model(io.BytesIO(data), parameters_of(task))
     np.testing.assert_array_equal(model.vector, [0, 1, 2, 3, 4, 5, 9, 9, 9])
+
+
+@given(
+    st.binary(max_size=30),
+    st.lists(st.tuples(st.integers(0, 100), st.integers(0, 28)), max_size=6),
+    st.lists(st.tuples(st.integers(0, 200), st.integers(0, 60)), max_size=8),
+)
+def test_parts_of_a_file_read_as_the_one_file_that_they_are(
+    head: bytes, places: list[tuple[int, int]], reads: list[tuple[int, int]]
+) -> None:
+    data = bytes(range(128))
+    whole = head + b"".join(data[begin : begin + size] for begin, size in places)
+    file = io.BufferedReader(Joined(io.BytesIO(data), head, places), buffer_size=16)
+    assert file.read() == whole and file.seek(0, io.SEEK_END) == len(whole)
+    for begin, size in reads:
+        file.seek(begin)
+        assert file.read(size) == whole[begin : begin + size]
 
 
 def test_other_arrays_or_none_are_refused_before_anything_is_sent(
