@@ -159,15 +159,16 @@ class Accumulation:
 
 
 async def accumulation_of(
-    layout: Layout, spool: Spool, uploads: Mapping[bytes, bytes]
+    layout: Layout, spool: Spool, uploads: Mapping[bytes, bytes], *, key: bytes | None = None
 ) -> Accumulation:
     """The sum of the sealed `uploads`, client → upload id, made anew as after a restart.
 
-    Raises: as `Accumulation.add`, and NotFoundError if one is not sealed.
+    `key`: under which they are encrypted, if they are. Raises: as `Accumulation.add`, and
+    NotFoundError if one is not sealed.
     """
     made = Accumulation(layout)
     for client in sorted(uploads):
-        await made.add(client, spool.read_frames(uploads[client], layout))
+        await made.add(client, spool.read_frames(uploads[client], layout, key=key))
     return made
 
 

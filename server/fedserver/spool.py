@@ -19,7 +19,7 @@ from fedcore.failpoints import failpoint
 from fedcore.secagg import Layout
 from fedserver.disk import MIB, FsOps, blob_error, finished
 from fedserver.open_upload import ChunkMemory, OpenUpload, changed, not_open
-from fedserver.upload_file import UploadFile, part_of, size_of
+from fedserver.upload_file import UploadFile, part_of, reader_of, size_of
 
 __all__ = ["Spool", "SpoolProgress"]
 
@@ -65,6 +65,7 @@ class Spool:
         self._window, self._chunk, self._sync = window, chunk_bytes, sync_bytes
         self._reserve, self._memory = reserve_bytes, ChunkMemory(in_flight_bytes)
         self._uploads: dict[bytes, OpenUpload] = {}
+        self._keys: dict[bytes, bytes | None] = {}  # of those that were opened
         with blob_error(f"the spool {root.name} cannot be opened"):
             root.parent.mkdir(parents=True, exist_ok=True)
             self._disk.make_folder(root)
@@ -92,13 +93,14 @@ class Spool:
         """For each upload that has a file, how many seconds ago it was last written to."""
         return await asyncio.to_thread(self._silences)
 
-    async def open(self, upload_id: bytes, size: int) -> SpoolProgress:
+    async def open(self, upload_id: bytes, size: int, *, key: bytes | None = None) -> SpoolProgress:
         """Begin an upload of `size` bytes, or find it again, also after a restart.
 
+        `key`: 32 bytes under which its file is encrypted, always the same; None: it is not.
         Raises: ConflictError if it was begun with another size, OverloadedError without room on
         the disk, InvalidRequestError for an id or a size that is none.
         """
-        return await finished(self._open(upload_id, size))
+        return await finished(self._open(upload_id, size, key))
 
     async def put(self, upload_id: bytes, offset: int, crc32: int, data: bytes) -> int:
         """Take a chunk: how many bytes of the upload are durable now.
@@ -109,7 +111,7 @@ class Spool:
         return await finished(self._put(upload_id, offset, crc32, data))
 
     async def seal(self, upload_id: bytes, size: int, sha256: bytes) -> None:
-        """Close an upload that is complete; durable when this returns, and repeatable.
+        """Close an upload that is open and complete; durable when this returns, and repeatable.
 
         Raises: UploadError if bytes are missing, or have another digest: then the upload begins
         again at 0. ConflictError if it was sealed with another digest, NotFoundError if not open.
@@ -129,22 +131,26 @@ class Spool:
         with blob_error("an upload cannot be read"):
             return await asyncio.to_thread(lambda: (path.open("rb"), size_of(path)))
 
-    def read_frames(self, upload_id: bytes, layout: Layout) -> Iterator[tuple[int, bytes]]:
+    def read_frames(
+        self, upload_id: bytes, layout: Layout, *, key: bytes | None = None
+    ) -> Iterator[tuple[int, bytes]]:
         """Each frame of a sealed upload as (offset, bytes), in order; for a worker thread.
 
-        Raises: NotFoundError if it is not sealed, UploadError if its size is not the layout's.
+        `key`: with which it was opened. Raises: NotFoundError if it is not sealed, UploadError if
+        its size is not the layout's.
         """
         path = self._sealed_path(upload_id)
         with blob_error("an upload cannot be read"):
-            if (size := size_of(path)) != layout.upload_bytes:
+            if (size := size_of(path, key=key)) != layout.upload_bytes:
                 raise UploadError(
                     f"an upload has {size} bytes",
                     why=f"an update of this task has {layout.upload_bytes}",
                     fix="encode the update by the layout of its task",
                 )
             with path.open("rb", buffering=0) as file:
+                read = reader_of(file.fileno(), size, key=key)
                 for frame in layout.frames():
-                    yield frame.byte, os.pread(file.fileno(), frame.size, frame.byte)
+                    yield frame.byte, read(frame.size, frame.byte)
 
     def _silences(self) -> dict[bytes, float]:
         now = time.time()
@@ -156,20 +162,20 @@ class Spool:
                     found[bytes.fromhex(name["id"])] = now - written
         return found
 
-    async def _open(self, upload_id: bytes, size: int) -> SpoolProgress:
+    async def _open(self, upload_id: bytes, size: int, key: bytes | None) -> SpoolProgress:
         if not 1 <= len(upload_id) <= _MOST_ID_BYTES or size < 1:
             raise InvalidRequestError(
                 f"an upload of {size} bytes under an id of {len(upload_id)} bytes is none",
                 why=f"an id has 1 … {_MOST_ID_BYTES} bytes, an upload at least one",
                 fix="begin an upload with the id and the size of its assignment",
             )
+        self._keys[upload_id] = key
         if upload_id in self._sealed:
             return SpoolProgress(await self._sealed_size(upload_id, size), sealed=True)
         upload = self._uploads.get(upload_id)
         if upload is None or upload.closed:
-            file = UploadFile(
-                self._part_path(upload_id), size, sync_bytes=self._sync, disk=self._disk
-            )
+            path = self._part_path(upload_id)
+            file = UploadFile(path, size, sync_bytes=self._sync, disk=self._disk, key=key)
             upload = OpenUpload(file, window_bytes=self._window * self._chunk, memory=self._memory)
             self._uploads[upload_id] = upload
         promised = sum(other.missing for other in self._uploads.values() if other is not upload)
@@ -199,9 +205,9 @@ class Spool:
         return committed
 
     async def _put_again(self, upload_id: bytes, offset: int, data: bytes) -> int:
-        path = self._sealed_path(upload_id)
+        path, key = self._sealed_path(upload_id), self._key_of(upload_id)
         with blob_error("an upload cannot be read"):
-            if await asyncio.to_thread(part_of, path, offset, len(data)) != data:
+            if await asyncio.to_thread(part_of, path, offset, len(data), key=key) != data:
                 raise changed(offset)
         return await self._sealed_size(upload_id)
 
@@ -235,6 +241,7 @@ class Spool:
         failpoint("upload.after_seal")
 
     async def _discard(self, upload_id: bytes) -> None:
+        self._keys.pop(upload_id, None)
         if (upload := self._uploads.pop(upload_id, None)) is not None:
             await upload.remove()
         paths = [self._part_path(upload_id)]
@@ -253,7 +260,8 @@ class Spool:
     async def _sealed_size(self, upload_id: bytes, expected: int | None = None) -> int:
         """The size of a sealed upload. Raises: ConflictError unless it is the one expected."""
         with blob_error("an upload cannot be read"):
-            size = await asyncio.to_thread(size_of, self._sealed_path(upload_id))
+            path, key = self._sealed_path(upload_id), self._key_of(upload_id)
+            size = await asyncio.to_thread(size_of, path, key=key)
         if expected is not None and expected != size:
             raise ConflictError(
                 f"an upload is sealed with {size} bytes, not with {expected}",
@@ -266,6 +274,11 @@ class Spool:
         if (upload := self._uploads.get(upload_id)) is None:
             raise not_open()
         return upload
+
+    def _key_of(self, upload_id: bytes) -> bytes | None:
+        if upload_id not in self._keys:
+            raise not_open()
+        return self._keys[upload_id]
 
     def _sealed_path(self, upload_id: bytes) -> Path:
         if (digest := self._sealed.get(upload_id)) is None:

@@ -226,6 +226,7 @@ async def test_a_seal_can_be_repeated_but_not_changed(
     await send(spool, data)
     for restarted in (False, False, True):
         again = small(root) if restarted else spool
+        await again.open(ID, 200)
         await again.seal(ID, 200, sha(data))
         with pytest.raises(ConflictError):
             await again.seal(ID, 200, sha(b""))

@@ -21,7 +21,7 @@ from fedcore.failpoints import arm, disarm
 from fedserver.disk import FsOps
 from fedserver.spool import Spool
 from tests.server.lossy_disk import Loss, LossyDisk, PowerCut, every_cut
-from tests.server.uploads import ID, put, sealed, send, sha, small
+from tests.server.uploads import ID, KEY, put, sealed, send, sha, small
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ async def test_after_a_failure_of_the_disk_an_upload_goes_on_from_what_is_durabl
     spool = small(root, disk=disk)
 
     async def upload() -> None:
-        progress = await spool.open(ID, 200)
+        progress = await spool.open(ID, 200, key=KEY)
         await send(spool, data, progress.committed_offset)
         await spool.seal(ID, 200, sha(data))
 
@@ -75,7 +75,7 @@ async def test_after_a_failure_of_the_disk_an_upload_goes_on_from_what_is_durabl
     except kinds:
         disk.mended = True
         await upload()
-    assert sealed(root, data) == data
+    assert sealed(root, data, key=KEY) == data
     assert spool.in_flight == 0
 
 
@@ -83,9 +83,9 @@ async def test_after_a_failure_of_the_disk_an_upload_goes_on_from_what_is_durabl
 async def test_a_failpoint_on_the_way_loses_nothing_that_was_answered(
     spool: Spool, root: Path, data: bytes, name: str
 ) -> None:
-    await spool.open(ID, 200)
+    await spool.open(ID, 200, key=KEY)
     await send(spool, data[:192])
-    assert (await spool.open(ID, 200)).committed_offset == 192
+    assert (await spool.open(ID, 200, key=KEY)).committed_offset == 192
     arm(f"{name}=error", test_mode=True)
     try:
         with pytest.raises(OSError, match=name.replace(".", r"\.")):
@@ -93,11 +93,11 @@ async def test_a_failpoint_on_the_way_loses_nothing_that_was_answered(
             await spool.seal(ID, 200, sha(data))
     finally:
         disarm()
-    progress = await spool.open(ID, 200)
+    progress = await spool.open(ID, 200, key=KEY)
     assert progress.committed_offset >= 192
     await send(spool, data, progress.committed_offset)
     await spool.seal(ID, 200, sha(data))
-    assert sealed(root, data) == data
+    assert sealed(root, data, key=KEY) == data
 
 
 def prepared(tmp_path: Path) -> Path:
@@ -107,7 +107,7 @@ def prepared(tmp_path: Path) -> Path:
 
 
 async def left_after_cuts(
-    tmp_path: Path, data: bytes, kind: type[LossyDisk]
+    tmp_path: Path, data: bytes, kind: type[LossyDisk], key: bytes | None = KEY
 ) -> list[tuple[int, Path]]:
     """(what a client knows to be durable, its disk) for each cut; −1 once it was told of a seal."""
     told: dict[LossyDisk, int] = {}
@@ -116,7 +116,7 @@ async def left_after_cuts(
         told[disk] = 0
         spool = small(disk.root / "state" / "spool", disk=disk)
         for first in (True, False):  # the second time as after a restart of the process
-            progress = await spool.open(ID, 200)
+            progress = await spool.open(ID, 200, key=key)
             order = [32, 0, 96, 64] if first else range(progress.committed_offset, 200, 32)
             for at in order:
                 told[disk] = await put(spool, at, data[at : at + 32])
@@ -128,27 +128,53 @@ async def left_after_cuts(
     return [(told[disk], left) for disk, _, left in cuts]
 
 
-async def goes_on(told: int, left: Path, data: bytes) -> None:
+async def goes_on(told: int, left: Path, data: bytes, key: bytes | None = KEY) -> None:
     """Finish an upload after a cut, and check that nothing which was answered is lost."""
     root = left / "state" / "spool"
     spool = small(root)
-    progress = await spool.open(ID, 200)
+    progress = await spool.open(ID, 200, key=key)
     assert progress.committed_offset >= told
     assert progress.sealed or told >= 0
     if not progress.sealed:
         await send(spool, data, progress.committed_offset)
         await spool.seal(ID, 200, sha(data))
-    assert sealed(root, data) == data
+    assert sealed(root, data, key=key) == data
     assert len(os.listdir(root)) == 1
 
 
+@pytest.mark.parametrize("key", [None, KEY], ids=["plain", "encrypted"])
 async def test_after_a_cut_anywhere_an_upload_goes_on_from_what_was_answered(
-    tmp_path: Path, data: bytes
+    tmp_path: Path, data: bytes, key: bytes | None
 ) -> None:
-    cuts = await left_after_cuts(tmp_path, data, LossyDisk)
+    cuts = await left_after_cuts(tmp_path, data, LossyDisk, key)
     assert len(cuts) > 60
     for told, left in cuts:
-        await goes_on(told, left, data)
+        await goes_on(told, left, data, key)
+
+
+async def test_a_file_that_was_opened_too_often_begins_again_whole_or_goes_on(
+    tmp_path: Path, data: bytes
+) -> None:
+    start = prepared(tmp_path)
+    for begun in range(16):  # as often as counters have room
+        spool = small(start / "state" / "spool")
+        progress = await spool.open(ID, 200, key=KEY)
+        assert progress.committed_offset == 10 * begun
+        await put(spool, 10 * begun, data[10 * begun : 10 * begun + 10])
+        await spool.open(ID, 200, key=KEY)  # makes it durable
+    told: dict[LossyDisk, int] = {}
+
+    async def story(disk: LossyDisk) -> None:
+        told[disk] = 0  # it begins again, so nothing that was answered before counts
+        spool = small(disk.root / "state" / "spool", disk=disk)
+        assert (await spool.open(ID, 200, key=KEY)).committed_offset == 0
+        for at in range(0, 200, 32):
+            told[disk] = await put(spool, at, data[at : at + 32])
+        await spool.seal(ID, 200, sha(data))
+        told[disk] = -1
+
+    for disk, _, left in await every_cut(tmp_path / "cuts", story, start=start):
+        await goes_on(told[disk], left, data)
 
 
 class WithoutFileSync(LossyDisk):
@@ -187,7 +213,7 @@ def test_two_cuts_are_no_worse_than_one(
             disk = LossyDisk(left, cut_at=cut_at)
             try:
                 spool = small(disk.root / "state" / "spool", disk=disk)
-                progress = await spool.open(ID, 200)
+                progress = await spool.open(ID, 200, key=KEY)
                 for at in range(progress.committed_offset, 200, 32):
                     told = max(told, await put(spool, at, data[at : at + 32]))
             except PowerCut:

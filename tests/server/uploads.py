@@ -11,6 +11,7 @@ from fedserver.spool import Spool
 from fedserver.upload_file import part_of
 
 ID = b"upload-of-one"
+KEY = bytes(range(32))
 SYNC = 64
 
 
@@ -32,6 +33,6 @@ async def send(spool: Spool, data: bytes, start: int = 0) -> None:
         await put(spool, offset, data[offset : offset + 32])
 
 
-def sealed(root: Path, data: bytes, upload: bytes = ID) -> bytes:
+def sealed(root: Path, data: bytes, upload: bytes = ID, *, key: bytes | None = None) -> bytes:
     path = root / f"{upload.hex()}.{sha(data).hex()}"
-    return part_of(path, 0, len(data) + 1)
+    return part_of(path, 0, len(data) + 1, key=key)

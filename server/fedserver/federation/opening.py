@@ -52,8 +52,9 @@ async def open_attempt(
     """
     now = resources.clock()
     state = RoundState.opened(ref.task_id, round=ref.round, attempt=ref.attempt, at=now)
-    attempt = await _assembled(hosted, resources, state, head=head, lease=lease, kept={})
-    await attempt.journal.open(state)
+    journal = _journal(resources, ref, head, lease)
+    await journal.open(state)
+    attempt = await _assembled(hosted, resources, state, head=head, journal=journal, kept={})
     if hosted.account is not None and hosted.account.draws_clients:
         await _draw(attempt, resources)
     return attempt
@@ -91,8 +92,9 @@ async def take_up(
     """An attempt that another process left behind, as it stands in the store."""
     store = resources.store
     state = from_record(record.state)
-    kept = await store.session(record.ref)
-    attempt = await _assembled(hosted, resources, state, head=head, lease=lease, kept=kept)
+    journal = _journal(resources, record.ref, head, lease)
+    kept = await journal.kept()
+    attempt = await _assembled(hosted, resources, state, head=head, journal=journal, kept=kept)
     assignments = await store.assignments(record.ref)
     attempt.cohort.restore(assignments)
     for upload in await store.uploads(record.ref, sealed_only=True):
@@ -111,27 +113,33 @@ async def take_up(
     return attempt
 
 
+def _journal(
+    resources: Resources, ref: RoundRef, head: HeadRecord, lease: Callable[[], Lease]
+) -> Journal:
+    return Journal(resources.store, resources.spool, ref, lease, head.digest, resources.entropy)
+
+
 async def _assembled(
     hosted: HostedTask,
     resources: Resources,
     state: RoundState,
     *,
     head: HeadRecord,
-    lease: Callable[[], Lease],
+    journal: Journal,
     kept: Mapping[str, bytes],
 ) -> Attempt:
-    ref = RoundRef(state.task_id, state.round, state.attempt)
+    ref = journal.ref
     results = Results(hosted, resources, head)
     train = await _train(hosted, resources, state.round, head, results)
     masked = None if hosted.config is None else _session(hosted, resources, ref, train, kept)
-    journal = Journal(resources.store, resources.spool, ref, lease, head.digest, resources.entropy)
+    key = await resources.store.upload_key(ref)
     return Attempt(
         hosted,
         resources,
         state,
         policy=hosted.policy,
         journal=journal,
-        reports=Reports(hosted.task.layout, resources.spool, threads=resources.threads),
+        reports=Reports(hosted.task.layout, resources.spool, key=key, threads=resources.threads),
         results=results,
         masked=masked,
         train=train,

@@ -17,10 +17,13 @@ __all__ = ["Reports"]
 
 
 class Reports:
-    """Sealed uploads by client, and their sum. `threads`: how many take the masks off."""
+    """Sealed uploads by client, and their sum.
 
-    def __init__(self, layout: Layout, spool: Spool, *, threads: int) -> None:
-        self.layout = layout
+    `key`: under which the spool encrypts them, if it does. `threads`: how many take the masks off.
+    """
+
+    def __init__(self, layout: Layout, spool: Spool, *, key: bytes | None, threads: int) -> None:
+        self.layout, self.key = layout, key
         self._spool, self._threads = spool, threads
         self._sealed: dict[bytes, bytes] = {}
         self._begun: set[bytes] = set()
@@ -86,7 +89,7 @@ class Reports:
             await asyncio.wait(self._adding)
         if self._sum.included != members:
             uploads = {client: self._sealed[client] for client in members}
-            self._sum = await accumulation_of(self.layout, self._spool, uploads)
+            self._sum = await accumulation_of(self.layout, self._spool, uploads, key=self.key)
         self._totals = await self._sum.total(members, plan=plan, threads=self._threads)
 
     def forget_sum(self) -> None:
@@ -95,7 +98,8 @@ class Reports:
 
     async def _add(self, client: bytes, upload_id: bytes) -> None:
         try:
-            await self._sum.add(client, self._spool.read_frames(upload_id, self.layout))
+            frames = self._spool.read_frames(upload_id, self.layout, key=self.key)
+            await self._sum.add(client, frames)
         except Exception:
             # Half of it may be in: `sum_up` finds another set than the round's, and begins anew.
             self._sum = Accumulation(self.layout)

@@ -45,7 +45,7 @@ class Uploads(Parts):
                 header=b"" if header is None else header.context,
             )
         )
-        progress = await self._spool.open(upload.upload_id, size)
+        progress = await self._spool.open(upload.upload_id, size, key=attempt.reports.key)
         attempt.reports.begin(caller.id)
         sealed = caller.id in attempt.reports.clients
         return UploadProgress(upload.upload_id, progress.committed_offset, sealed)
@@ -69,7 +69,7 @@ class Uploads(Parts):
         """Seals an upload: when it returns, the update is acknowledged."""
         upload = await self._upload(caller, upload_id)
         attempt = self._collecting(upload.ref, caller.id)
-        await self._spool.open(upload_id, size)
+        await self._spool.open(upload_id, size, key=attempt.reports.key)
         await self._spool.seal(upload_id, size, sha256)
         # The phase may have been closed meanwhile; from here to its counting it cannot be.
         self._collecting(upload.ref, caller.id)
