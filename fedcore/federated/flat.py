@@ -28,13 +28,12 @@ class FlatModel:
     """The model of a task with layers or a name, as functions of its vector (D,): theta, state.
 
     `trained`: how many numbers are parameters; those that follow are state. `rebuild` makes the
-    model of a theta (trained,), for training; `loss` is what the task trains it by.
+    model of a theta (trained,), for training.
     Raises: ProgramError for a model that is not installed, or is another than the task's.
     """
 
     def __init__(self, task: Task) -> None:
-        assert task.training.loss is not None
-        self.loss: Loss = LOSSES[task.training.loss]
+        self._loss = task.training.loss
         model = build_model(task.model, task.seed)
         state, self._with_state = ravel_state(model)
         theta, self.rebuild = ravel(map_tree(_place, model))
@@ -46,6 +45,18 @@ class FlatModel:
                 why=f"it has {self.dimension} numbers, and the task says {promised}",
                 fix="install the release of the package that the task was made with",
             )
+
+    @property
+    def loss(self) -> Loss:
+        """What the task trains it by. Raises: ProgramError where that is a program's own matter."""
+        if self._loss is None:
+            raise ProgramError(
+                "the task names no loss",
+                why="its program trains by one of its own",
+                fix="set training.loss in the task, or train with its program",
+            )
+        loss: Loss = LOSSES[self._loss]
+        return loss
 
     def split(self, vector: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Views of the parameters and of the state. Raises: UpdateError for another length."""

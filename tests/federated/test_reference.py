@@ -11,14 +11,14 @@ import fedcore as fc
 from fedcore import nn, optim
 from fedcore.data import Dataset
 from fedcore.entropy import SeededEntropy
-from fedcore.errors import DivergenceError, PlanError, UpdateError
+from fedcore.errors import DivergenceError, PlanError, ProgramError, UpdateError
 from fedcore.federated.algorithms import algorithm_of
 from fedcore.federated.clipping import encode_clipping
 from fedcore.federated.contribution import Contributor
 from fedcore.federated.evaluation import evaluate_sums
 from fedcore.federated.flat import FlatModel
 from fedcore.federated.models import initial_theta
-from fedcore.federated.programs import TrainingRequest
+from fedcore.federated.programs import TrainingRequest, TrainingResult
 from fedcore.federated.reference import train_in_process
 from fedcore.federated.task import Task
 from fedcore.federated.training import LocalTraining, stream_of
@@ -331,3 +331,17 @@ def test_the_servers_rate_follows_the_schedule_under_fedsgd(small_task):
     mean = Mean(np.ones_like(theta), 1.0, 1, {})
     moved = [algorithm.apply(theta, mean, algorithm.start(), round=r)[0] - theta for r in range(3)]
     np.testing.assert_allclose([step.mean() for step in moved], [1.0, 0.5, 0.25], rtol=1e-6)
+
+
+def test_layers_without_a_loss_are_trained_by_a_program_of_the_owner(small_task, small_data):
+    class Towards:
+        def train(self, request):
+            return TrainingResult(np.ones_like(request.theta) - request.theta, 10)
+
+    task = small_task(training={"program": "own"}, rounds={"count": 1})
+    clients = {name: small_data for name in ("a", "b")}
+    programs = {name: {"own": Towards()} for name in clients}
+    [theta] = train_in_process(task, clients, programs=programs)
+    np.testing.assert_allclose(theta, 1.0, rtol=1e-6)
+    with pytest.raises(ProgramError, match="names no loss"):
+        _ = FlatModel(task).loss
