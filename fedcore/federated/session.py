@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING
 
 from fedcore.errors import TaskError
 from fedcore.federated.fields import STATISTIC_BITS, STATISTIC_LIMIT, statistics_of, update_limit
+from fedcore.federated.privacy_terms import session_parameters
 from fedcore.privacy import CompactShares, NoiseShares, PrivacyPlan, Unit
-from fedcore.rounds import Phase, RoundPolicy
+from fedcore.rounds import DropoutEstimate, Phase, RoundPolicy
 from fedcore.secagg import Block, Layout, Profile, SessionConfig
 
 if TYPE_CHECKING:
+    from fedcore.federated.spec import SecAggSpec
     from fedcore.federated.task import Task
 
-__all__ = ["layout_of", "policy_of", "session_of"]
+__all__ = ["layout_of", "policy_of", "selection_of", "session_of"]
 
 
 def layout_of(task: Task) -> Layout:
@@ -68,6 +70,29 @@ def policy_of(task: Task) -> RoundPolicy:
         durations={phase: max(1, round(1000 * value)) for phase, value in seconds.items()},
         max_attempts=task.rounds.max_attempts,
     )
+
+
+def selection_of(task: Task, estimate: DropoutEstimate) -> int:
+    """How many clients to select where so many are lost: from the goal to `cohort.select`.
+
+    Under secure aggregation so many that the task's minimum of them can be summed. A task with
+    privacy always selects as many as its noise was planned for.
+    """
+    cohort, terms = task.cohort, task.secure_aggregation
+    if task.plan is not None:
+        return cohort.select
+    wanted = max(cohort.goal, min(estimate.selection(cohort.goal), cohort.select))
+    if terms is None:
+        return wanted
+    enough = (n for n in range(wanted, cohort.select) if _can_be_summed(terms, n, cohort.minimum))
+    return next(enough, cohort.select)
+
+
+def _can_be_summed(terms: SecAggSpec, clients: int, reports: int) -> bool:
+    try:
+        return session_parameters(terms, clients).minimum_survivors <= reports
+    except TaskError:
+        return False
 
 
 def _private_block(task: Task, plan: PrivacyPlan) -> Block:

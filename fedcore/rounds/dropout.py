@@ -63,13 +63,18 @@ class DropoutEstimate:
             )
         return cls({Phase.COLLECTING: 1 - 1 / factor}, smoothing)
 
+    @property
+    def reporting(self) -> float:
+        """The share of clients that report; who is lost after COLLECTING has reported."""
+        return prod(1 - self.rates.get(phase, 0.0) for phase in _REPORTING)
+
     def selection(self, goal: int) -> int:
         """The clients to select so that, of those, about `goal` report; ten times as many at most.
 
-        Who is lost after COLLECTING has reported, and does not count.
+        >>> DropoutEstimate({Phase.KEYS: 0.1, Phase.COLLECTING: 0.2}).selection(18)
+        25
         """
-        kept = prod(1 - self.rates.get(phase, 0.0) for phase in _REPORTING)
-        return ceil(goal / max(kept, 1 / _LARGEST_FACTOR) - _ROUNDING)
+        return ceil(goal / max(self.reporting, 1 / _LARGEST_FACTOR) - _ROUNDING)
 
 
 def overselection(previous: DropoutEstimate, seen: Mapping[Phase, Seen]) -> DropoutEstimate:

@@ -28,9 +28,10 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Let the attempt begin to look for clients."""
+    """Let the attempt begin to look for clients; `why` for as many as the policy selects."""
 
     at: int
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

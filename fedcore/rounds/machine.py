@@ -76,7 +76,8 @@ def step(state: RoundState, event: Event, policy: RoundPolicy) -> Outcome:
 def _decide(state: RoundState, event: Event, policy: RoundPolicy) -> Outcome:
     match event:
         case Started():
-            reason = f"attempt {state.attempt} of {policy.max_attempts}"
+            number = f"attempt {state.attempt} of {policy.max_attempts}"
+            reason = f"{number}: {event.why}" if event.why else number
             return _move(state, Phase.SELECTING, event.at, policy, reason=reason)
         case CheckedIn() | Arrived():
             return _go_on(_with_arrived(state, {event.client}), event.at, policy)

@@ -70,9 +70,9 @@ _T = TypeVar("_T")
 class Attempt:
     """A running attempt; `run` it, and tell it by `post` what happens.
 
-    `masked`: its session of secure aggregation, None without. `invited`: the clients that the
-    privacy plan has drawn, None where whoever comes may take part. `spent_up`: the privacy budget
-    pays for no further round.
+    `policy`: its terms, and `why` they select so many. `masked`: its session of secure aggregation,
+    None without. `invited`: the clients that the privacy plan has drawn, None where whoever comes
+    may take part. `spent_up`: the privacy budget pays for no further round.
     """
 
     def __init__(
@@ -82,6 +82,7 @@ class Attempt:
         state: RoundState,
         *,
         policy: RoundPolicy,
+        why: str,
         journal: Journal,
         reports: Reports,
         results: Results,
@@ -94,6 +95,7 @@ class Attempt:
         self.reports, self.masked, self.train, self.cohort = reports, masked, train, Cohort()
         self.invited, self.spent_up = invited, False
         self._resources, self.journal, self._results = resources, journal, results
+        self._why = why
         self._payment = payment
         self._result: Result | None = None
         self._events: asyncio.Queue[Event | None] = asyncio.Queue()
@@ -125,7 +127,7 @@ class Attempt:
         """Begins to select clients, if it has not begun."""
         if self.state.phase is Phase.PENDING and not self._started:
             self._started = True
-            self.post(Started(self._now()))
+            self.post(Started(self._now(), self._why))
 
     def post(self, event: Event) -> None:
         """Tells the attempt what has happened, and is durable where that matters."""

@@ -23,6 +23,7 @@ from fedserver.federation.payments import Payment
 from fedserver.federation.reports import Reports
 from fedserver.federation.resources import HostedTask, Resources
 from fedserver.federation.results import Results
+from fedserver.federation.selection import learnt_policy
 from fedserver.store.protocol import Store
 from fedserver.store.records import (
     AssignmentRecord,
@@ -133,11 +134,13 @@ async def _assembled(
     train = await _train(hosted, resources, state.round, head, results)
     masked = None if hosted.config is None else _session(hosted, resources, ref, train, kept)
     key = await resources.store.upload_key(ref)
+    policy, why = await learnt_policy(hosted, resources.store, ref)
     return Attempt(
         hosted,
         resources,
         state,
-        policy=hosted.policy,
+        policy=policy,
+        why=why,
         journal=journal,
         reports=Reports(hosted.task.layout, resources.spool, key=key, threads=resources.threads),
         results=results,

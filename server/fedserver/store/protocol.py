@@ -317,6 +317,9 @@ class RoundStore(Protocol):
 
     async def latest_attempt(self, task_id: str, round: int) -> RoundRecord | None: ...
 
+    async def earlier_states(self, ref: RoundRef, limit: int) -> tuple[Mapping[str, object], ...]:
+        """The machine's records of the newest `limit` attempts before `ref`, the oldest first."""
+
     async def open_rounds(self, task_id: str | None = None) -> tuple[RoundRecord, ...]:
         """Those not in COMPLETED, SCRUBBED, ABANDONED, FAILED or CANCELLED."""
 

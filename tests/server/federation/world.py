@@ -50,6 +50,7 @@ def task_of(
     clients: int = 5,
     rounds: int = 2,
     minimum: int | None = None,
+    overselection: float = 1.0,
     secure: str = 'profile = "malicious"\ndelta = 0.2\ngamma = 0.0',
     privacy: str = "",
     algorithm: str = 'name = "fedavg"',
@@ -85,6 +86,7 @@ max_attempts = 3
 [cohort]
 goal = {clients}
 minimum = {clients if minimum is None else minimum}
+overselection = {overselection}
 [deadlines]
 selecting_s = {deadline_s}
 keys_s = {deadline_s}

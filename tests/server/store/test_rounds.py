@@ -278,6 +278,26 @@ async def test_what_a_store_holds_it_holds_after_it_was_closed_and_opened(world,
     assert await everything(world, ref) == before
 
 
+async def test_earlier_attempts_are_those_before_in_their_order(world, ref) -> None:
+    base = (await world.store.head("task-1")).digest
+    places = [(ref.round, 1), (ref.round, 2), (ref.round + 1, 1), (ref.round + 1, 2)]
+    for round_, attempt in places:
+        await world.round(base, round_, attempt)
+        await world.store.advance_round(
+            RoundRef("task-1", round_, attempt),
+            Transition("SELECTING", "ABANDONED", 1),
+            state={"at": [round_, attempt]},
+            lease_token=world.held,
+        )
+    ends = [{"at": list(place)} for place in places]
+    last = RoundRef("task-1", *places[-1])
+    assert await world.store.earlier_states(last, 10) == tuple(ends[:3])
+    assert await world.store.earlier_states(last, 2) == tuple(ends[1:3])
+    assert await world.store.earlier_states(replace(last, round=99), 10) == tuple(ends)
+    assert await world.store.earlier_states(ref, 10) == ()
+    assert await world.store.earlier_states(replace(last, task_id="task-2"), 10) == ()
+
+
 async def test_session_records_are_replaced_erased_and_gone_when_scrubbed(world, ref) -> None:
     store = world.store
     await store.put_session(ref, {"a": b"1", "b": b"2"}, lease_token=world.held)

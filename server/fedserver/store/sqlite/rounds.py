@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, func, select
+from sqlalchemy import ColumnElement, Connection, Select, Table, func, select, tuple_
 
 from fedcore.errors import ConflictError, RefusedError
 from fedserver.store import schema
@@ -168,6 +169,19 @@ class SqliteRounds(SqliteBase):
         wanted = _rounds().where(table.c.task_id == task_id, table.c.round == round)
         newest = wanted.order_by(table.c.attempt.desc()).limit(1)
         return await self._read(lambda c: _first(c, newest))
+
+    async def earlier_states(self, ref: RoundRef, limit: int) -> tuple[Mapping[str, object], ...]:
+        table = schema.round_table
+        place = tuple_(table.c.round, table.c.attempt)
+        wanted = select(table.c.state).where(table.c.task_id == ref.task_id)
+        before = wanted.where(place < tuple_(ref.round, ref.attempt))
+        newest = before.order_by(table.c.round.desc(), table.c.attempt.desc()).limit(limit)
+
+        def query(connection: Connection) -> tuple[Mapping[str, object], ...]:
+            rows = all_rows(connection, newest)
+            return tuple(json.loads(row["state"]) for row in reversed(rows))
+
+        return await self._read(query)
 
     async def open_rounds(self, task_id: str | None = None) -> tuple[RoundRecord, ...]:
         table = schema.round_table
