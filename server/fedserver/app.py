@@ -298,6 +298,7 @@ class Server:
 
     async def show_life(self) -> None:
         """Says in the database that this process runs, which shows as well that it takes writes."""
+        metrics = self._parts.metrics
         start_s = time.perf_counter()
         try:
             await self._parts.store.node_heartbeat(
@@ -309,7 +310,10 @@ class Server:
             self._database_fails = True
             raise
         self._database_fails = False
-        self._parts.metrics.commit_seconds.observe(time.perf_counter() - start_s)
+        metrics.commit_seconds.observe(time.perf_counter() - start_s)
+        size = await self._parts.store.size()
+        metrics.database_bytes.set(size.database_bytes)
+        metrics.wal_bytes.set(size.wal_bytes)
 
     async def prune(self) -> None:
         """Forgets answers that nobody will ask for again, and files that nothing refers to."""

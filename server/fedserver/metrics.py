@@ -54,6 +54,9 @@ class Metrics:
         self.epsilon_spent = gauge("epsilon_spent", "reserved of the budget, so spent", "task")
         self.epsilon_budget = gauge("epsilon_budget", "the budget", "task")
         self.commit_seconds = histogram("commit_seconds", "time of database commits", _QUICK_S)
+        self.database_bytes = gauge("database_bytes", "size of the database file")
+        self.wal_bytes = gauge("wal_bytes", "size of its write-ahead log")
+        self.chunk_bytes = gauge("chunk_bytes", "chunks of updates in memory, not in a file yet")
         self.queue = gauge("queue", "RPCs that wait for others to end")
         self.loop_lag_seconds = gauge("loop_lag_seconds", "how late the event loop is")
         self.ready = gauge("ready", "1 while the server takes new work")
@@ -67,6 +70,10 @@ class Metrics:
     def watch_queue(self, waiting: Callable[[], float]) -> None:
         """Reads the length of the queue whenever the figures are asked for."""
         self.queue.set_function(waiting)
+
+    def watch_chunks(self, in_flight: Callable[[], float]) -> None:
+        """Reads the memory of chunks whenever the figures are asked for."""
+        self.chunk_bytes.set_function(in_flight)
 
     def exposition(self) -> bytes:
         """All figures in Prometheus' text format."""

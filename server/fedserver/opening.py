@@ -53,10 +53,12 @@ async def opened(config: Config, *, accept_rollback: bool = False) -> AsyncItera
         heads = AuditHeads(store, state / AUDIT_HEAD, signer=load_key(keys / AUDIT_SIGNER))
         await heads.check(accept_rollback=accept_rollback)
         await trust.load(store)
+        spool = Spool(state / _SPOOL, in_flight_bytes=config.limits.upload_bytes)
+        metrics.watch_chunks(lambda: spool.in_flight)
         resources = Resources(
             store,
             LocalBlobStore(state / _BLOBS),
-            Spool(state / _SPOOL, in_flight_bytes=config.limits.upload_bytes),
+            spool,
             metrics,
             trust,
             Staging(

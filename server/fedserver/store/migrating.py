@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HEAD", "check", "downgrade", "known", "prepare", "upgrade", "version_at", "version_of"]
 
-HEAD = "0003"  # the newest step under migrations/versions
+HEAD = "0004"  # the newest step under migrations/versions
 SUPPORTED = frozenset({HEAD})
 
 _MIGRATIONS = Path(__file__).parent / "migrations"

@@ -32,7 +32,6 @@ from fedserver.store.records import (
     NodeRecord,
     OutboxEntry,
     OutboxMessage,
-    PrincipalRecord,
     RoundRecord,
     RoundRef,
     RoundsPage,
@@ -42,7 +41,6 @@ from fedserver.store.records import (
     StoreSize,
     TaskRecord,
     TaskState,
-    TenantRecord,
     TokenRecord,
     Transition,
     UploadRecord,
@@ -103,20 +101,7 @@ class SystemStore(Protocol):
 
 
 class PartyStore(Protocol):
-    """Who may speak: tenants, principals, tokens, clients, certificates."""
-
-    async def put_tenant(
-        self, tenant: TenantRecord, *, audit: AuditEntry | None = None
-    ) -> None: ...
-
-    async def tenant(self, tenant_id: str) -> TenantRecord | None: ...
-
-    async def put_principal(
-        self, principal: PrincipalRecord, *, audit: AuditEntry | None = None
-    ) -> None: ...
-
-    async def principal(self, fingerprint: bytes) -> PrincipalRecord | None:
-        """Who holds the certificate with this fingerprint."""
+    """Who may speak: tokens, clients, certificates."""
 
     async def create_token(
         self,

@@ -37,7 +37,6 @@ __all__ = [
     "model",
     "model_head",
     "outbox",
-    "principal",
     "round_event",
     "round_table",
     "server_identity",
@@ -45,7 +44,6 @@ __all__ = [
     "session_record",
     "task",
     "task_lease",
-    "tenant",
     "upload",
     "versioned",
 ]
@@ -107,17 +105,6 @@ server_node = _table(
     _text("version"),
     _number("draining"),
     _number("heartbeat_ms"),
-)
-tenant = _table("tenant", _text("tenant_id", key=True), _text("quotas"), _text("status"))
-principal = _table(
-    "principal",
-    _text("principal_id", key=True),
-    _text("tenant"),
-    _text("kind"),
-    _text("role"),
-    _bytes("identity_key"),
-    _bytes("fingerprint"),
-    UniqueConstraint("fingerprint"),
 )
 enrolment_token = _table(
     "enrolment_token",

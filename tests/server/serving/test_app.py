@@ -184,6 +184,15 @@ async def test_a_database_that_takes_no_writes_makes_the_server_not_ready(
     assert not node.draining
 
 
+async def test_the_figures_tell_how_large_the_database_is(world: Any) -> None:
+    await world.server.show_life()
+    size = await world.store.size()
+    assert size.database_bytes > 0 and size.wal_bytes > 0
+    metrics = world.server._parts.metrics
+    assert metrics.database_bytes.collect()[0].samples[0].value == size.database_bytes
+    assert metrics.wal_bytes.collect()[0].samples[0].value > 0
+
+
 async def test_a_late_event_loop_makes_the_server_not_ready(
     world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

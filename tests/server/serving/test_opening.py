@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,16 @@ async def test_rounds_are_driven_as_the_settings_say(config: Config) -> None:
         assert isinstance(federation, LocalFederation)
         found = federation._resources
         assert (found.lease_ms, found.most_attempts, found.check_ins_per_second) == (5000, 3, 7)
+
+
+async def test_the_figures_tell_how_many_bytes_of_chunks_wait_in_memory(config: Config) -> None:
+    async with opened(config) as parts:
+        assert isinstance(parts.federation, LocalFederation)
+        spool, early = parts.federation._resources.spool, bytes(1000)
+        assert b"fedcore_chunk_bytes 0.0" in parts.metrics.exposition()
+        await spool.open(b"an upload", 2000)
+        await spool.put(b"an upload", 1000, zlib.crc32(early), early)  # waits for what comes before
+        assert b"fedcore_chunk_bytes 1000.0" in parts.metrics.exposition()
 
 
 async def test_a_server_that_starts_again_need_not_wait_for_the_leases_it_held(

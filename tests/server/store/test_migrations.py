@@ -86,8 +86,8 @@ def test_a_filled_database_goes_back_a_step_and_forward_again_unchanged(filled: 
     for step in migrating.known()[-2::-1]:
         migrating.downgrade(filled, step)
         left = rows_of(filled)
-        assert left == {name: before[name] for name in left}
         assert left.keys() >= before.keys() - {"attempt_key"}
+        assert all(before.get(name, []) == rows for name, rows in left.items())
     migrating.upgrade(filled)
     assert rows_of(filled) == before
     assert objects_of(filled) == objects

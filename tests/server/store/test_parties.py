@@ -13,8 +13,6 @@ from fedserver.store.records import (
     ClientState,
     Enrolled,
     Idempotency,
-    PrincipalRecord,
-    TenantRecord,
     TokenRecord,
 )
 
@@ -194,17 +192,3 @@ async def test_a_serial_and_a_fingerprint_name_one_certificate(world) -> None:
         await world.store.add_certificate(replace(users, fingerprint=world.digest("f")))
     with pytest.raises(ConflictError, match="fingerprint"):
         await world.store.add_certificate(replace(users, serial=b"other"))
-
-
-async def test_tenants_and_principals_are_kept_and_replaced(world) -> None:
-    await world.store.put_tenant(TenantRecord("acme", {"clients": 5}))
-    await world.store.put_tenant(TenantRecord("acme", {"clients": 6}, "CLOSED"))
-    assert await world.store.tenant("acme") == TenantRecord("acme", {"clients": 6}, "CLOSED")
-    assert await world.store.tenant("none") is None
-    ada = PrincipalRecord("ada", "acme", "user", "operator", bytes(32), world.digest("ada"))
-    await world.store.put_principal(ada)
-    await world.store.put_principal(replace(ada, role="viewer"))
-    assert (await world.store.principal(world.digest("ada"))).role == "viewer"
-    with pytest.raises(ConflictError):
-        await world.store.put_principal(replace(ada, principal_id="eve"))
-    assert await world.store.principal(world.digest("eve")) is None

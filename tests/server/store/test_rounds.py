@@ -249,7 +249,6 @@ async def test_a_driver_that_comes_back_gets_its_lease_anew_and_progress_clears_
 
 async def test_a_task_that_has_ended_stays_so(world) -> None:
     await world.task()
-    await world.store.set_task_state("task-1", TaskState.PAUSED, reason="tea")
     await world.store.set_task_state("task-1", TaskState.RUNNING)
     audit = AuditEntry("user:ada", "task.cancel", "task:task-1")
     await world.store.set_task_state("task-1", TaskState.CANCELLED, reason="why", audit=audit)

@@ -20,11 +20,9 @@ from fedserver.store.records.parties import (
     ClientState,
     Enrolled,
     NodeRecord,
-    PrincipalRecord,
     ServerIdentity,
     Statistics,
     StoreSize,
-    TenantRecord,
     TokenRecord,
 )
 from fedserver.store.records.results import (
@@ -72,7 +70,6 @@ __all__ = [
     "NodeRecord",
     "OutboxEntry",
     "OutboxMessage",
-    "PrincipalRecord",
     "RoundRecord",
     "RoundRef",
     "RoundsPage",
@@ -82,7 +79,6 @@ __all__ = [
     "Stored",
     "TaskRecord",
     "TaskState",
-    "TenantRecord",
     "TokenRecord",
     "Transition",
     "UploadRecord",

@@ -12,11 +12,9 @@ __all__ = [
     "ClientState",
     "Enrolled",
     "NodeRecord",
-    "PrincipalRecord",
     "ServerIdentity",
     "Statistics",
     "StoreSize",
-    "TenantRecord",
     "TokenRecord",
 ]
 
@@ -70,27 +68,6 @@ class StoreSize:
 
     database_bytes: int
     wal_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class TenantRecord:
-    """A tenant; `quotas`: limits by name."""
-
-    tenant_id: str
-    quotas: Mapping[str, int] = field(default_factory=dict)
-    status: str = "ACTIVE"
-
-
-@dataclass(frozen=True, slots=True)
-class PrincipalRecord:
-    """A user or a service, its certificate, and the role that it has in its tenant."""
-
-    principal_id: str
-    tenant: str
-    kind: str  # user or service
-    role: str
-    identity_key: bytes
-    fingerprint: bytes
 
 
 @dataclass(frozen=True, slots=True)

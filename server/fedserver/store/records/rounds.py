@@ -28,7 +28,6 @@ class TaskState(enum.StrEnum):
     """Where a task stands; the last three are for good."""
 
     RUNNING = "RUNNING"
-    PAUSED = "PAUSED"
     COMPLETED = "COMPLETED"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"

@@ -1,9 +1,8 @@
-"""Who may speak, in SQLite: tenants, principals, tokens, clients, certificates."""
+"""Who may speak, in SQLite: tokens, clients, certificates."""
 
 from __future__ import annotations
 
 import hmac
-import json
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -18,14 +17,12 @@ from fedserver.store.records import (
     ClientState,
     Enrolled,
     Idempotency,
-    PrincipalRecord,
     Stored,
-    TenantRecord,
     TokenRecord,
 )
 from fedserver.store.sqlite.base import SqliteBase
 from fedserver.store.sqlite.reads import all_rows, one_row
-from fedserver.store.sqlite.rows import Row, certificate_of, client_of, principal_of, token_of
+from fedserver.store.sqlite.rows import Row, certificate_of, client_of, token_of
 from fedserver.store.sqlite.transaction import Transaction, as_json, missing
 
 __all__ = ["SqliteParties"]
@@ -35,51 +32,6 @@ T = TypeVar("T")
 
 class SqliteParties(SqliteBase):
     """`PartyStore` on SQLite."""
-
-    async def put_tenant(self, tenant: TenantRecord, *, audit: AuditEntry | None = None) -> None:
-        def act(db: Transaction) -> None:
-            columns = {"quotas": as_json(tenant.quotas), "status": tenant.status}
-            if not db.update("tenant", {"tenant_id": tenant.tenant_id}, **columns):
-                db.insert("tenant", tenant_id=tenant.tenant_id, **columns)
-            db.audit(audit)
-
-        await self._write("put_tenant", act)
-
-    async def tenant(self, tenant_id: str) -> TenantRecord | None:
-        def query(connection: Connection) -> TenantRecord | None:
-            wanted = select(schema.tenant).where(schema.tenant.c.tenant_id == tenant_id)
-            row = one_row(connection, wanted)
-            if row is None:
-                return None
-            return TenantRecord(row["tenant_id"], json.loads(row["quotas"]), row["status"])
-
-        return await self._read(query)
-
-    async def put_principal(
-        self, principal: PrincipalRecord, *, audit: AuditEntry | None = None
-    ) -> None:
-        def act(db: Transaction) -> None:
-            columns = {
-                "tenant": principal.tenant,
-                "kind": principal.kind,
-                "role": principal.role,
-                "identity_key": principal.identity_key,
-                "fingerprint": principal.fingerprint,
-            }
-            where = {"principal_id": principal.principal_id}
-            holder = db.find("principal", fingerprint=principal.fingerprint)
-            if holder is not None and holder["principal_id"] != principal.principal_id:
-                raise _in_use("the certificate of this principal")
-            if not db.update("principal", where, **columns):
-                db.insert("principal", principal_id=principal.principal_id, **columns)
-            db.audit(audit)
-
-        await self._write("put_principal", act)
-
-    async def principal(self, fingerprint: bytes) -> PrincipalRecord | None:
-        table = schema.principal
-        wanted = select(table).where(table.c.fingerprint == fingerprint)
-        return await self._read(lambda c: _optional(principal_of, one_row(c, wanted)))
 
     async def create_token(
         self,

@@ -22,7 +22,6 @@ from fedserver.store.records import (
     Lease,
     MetricRecord,
     ModelRecord,
-    PrincipalRecord,
     RoundRecord,
     RoundRef,
     TaskRecord,
@@ -45,7 +44,6 @@ __all__ = [
     "lease_of",
     "metric_of",
     "model_of",
-    "principal_of",
     "ref_of",
     "report_text",
     "round_of",
@@ -64,18 +62,6 @@ class Row(Protocol):
 def ref_of(row: Row) -> RoundRef:
     """The attempt that a row belongs to."""
     return RoundRef(row["task_id"], row["round"], row["attempt"])
-
-
-def principal_of(row: Row) -> PrincipalRecord:
-    """A row of `principal`."""
-    return PrincipalRecord(
-        principal_id=row["principal_id"],
-        tenant=row["tenant"],
-        kind=row["kind"],
-        role=row["role"],
-        identity_key=row["identity_key"],
-        fingerprint=row["fingerprint"],
-    )
 
 
 def token_of(row: Row) -> TokenRecord:
