@@ -169,11 +169,12 @@ class Spool:
                 why=f"an id has 1 … {_MOST_ID_BYTES} bytes, an upload at least one",
                 fix="begin an upload with the id and the size of its assignment",
             )
+        self._forget_closed()
         self._keys[upload_id] = key
         if upload_id in self._sealed:
             return SpoolProgress(await self._sealed_size(upload_id, size), sealed=True)
         upload = self._uploads.get(upload_id)
-        if upload is None or upload.closed:
+        if upload is None:
             path = self._part_path(upload_id)
             file = UploadFile(path, size, sync_bytes=self._sync, disk=self._disk, key=key)
             upload = OpenUpload(file, window_bytes=self._window * self._chunk, memory=self._memory)
@@ -181,6 +182,12 @@ class Spool:
         promised = sum(other.missing for other in self._uploads.values() if other is not upload)
         committed = await upload.begin(size, reserve_bytes=self._reserve + promised)
         return SpoolProgress(committed, sealed=False)
+
+    def _forget_closed(self) -> None:
+        """Lets go of uploads that a disk refused or broke: no room is promised to them."""
+        for upload_id in [found for found, upload in self._uploads.items() if upload.closed]:
+            del self._uploads[upload_id]
+            self._keys.pop(upload_id, None)
 
     async def _put(self, upload_id: bytes, offset: int, crc32: int, data: bytes) -> int:
         if not 1 <= len(data) <= self._chunk or offset < 0:

@@ -329,6 +329,17 @@ async def test_space_is_promised_once(root: Path) -> None:
     await spool.open(b"as large", free * 2 // 3)
 
 
+async def test_an_upload_that_the_disk_refused_promises_no_room_and_leaves_nothing(
+    root: Path,
+) -> None:
+    status = os.statvfs(root.parent)
+    spool = small(root)
+    for size in (3, 2):
+        with pytest.raises(OverloadedError):
+            await spool.open(bytes([size]), size * status.f_bavail * status.f_frsize)
+    assert await spool.open(ID, 200) == SpoolProgress(0, sealed=False)
+
+
 async def test_a_cancelled_chunk_is_taken_all_the_same(
     spool: Spool, root: Path, data: bytes
 ) -> None:

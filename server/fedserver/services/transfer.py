@@ -63,10 +63,10 @@ class UploadService:
         upload_id = fields.identifier(request.upload_id, "upload_id")
         offset, check = fields.number(request.offset, "offset"), request.crc32
         del request  # it has the same bytes once more, and the disk may be slow
-        self._windows.hear(upload_id)
         committed = await self._federation.put_chunk(
             caller, upload_id, offset=offset, crc32=check, data=data
         )
+        self._windows.hear(upload_id)
         return upload_service_pb2.PutChunkResponse(committed_offset=committed)
 
     async def Commit(
@@ -109,10 +109,10 @@ class ModelUploadService(Unsigned):
         sha256 = fields.digest(request.sha256, "sha256")
         offset, check = fields.number(request.offset, "offset"), request.crc32
         del request  # it has the same bytes once more, and the disk may be slow
-        self._windows.hear(_upload_of(caller, sha256))
         committed = await self._federation.put_model_chunk(
             caller, sha256, offset=offset, crc32=check, data=data
         )
+        self._windows.hear(_upload_of(caller, sha256))
         return model_upload_service_pb2.PutModelChunkResponse(committed_offset=committed)
 
     async def CommitModel(

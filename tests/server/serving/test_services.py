@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -62,6 +63,19 @@ def services_of(federation: Any) -> dict[str, Any]:
         "ModelUploadService": ModelUploadService(federation),
         "ModelService": ModelService(federation),
     }
+
+
+async def test_pieces_of_uploads_that_are_not_theirs_take_nothing_from_others(
+    federation: Any,
+) -> None:
+    service = UploadService(federation)
+    stranger = replace(OWNER, id=b"x" * 16)
+    for index in range(64):
+        piece = upload.PutChunkRequest(upload_id=index.to_bytes(16), data=b"abc")
+        with pytest.raises(FedcoreError):
+            await service.PutChunk(stranger, piece)
+    begun = await service.Begin(OWNER, upload.BeginRequest(assignment_id=A16, size=9))
+    assert (begun.window, begun.chunk_bytes) == (WINDOW, CHUNK_BYTES)
 
 
 def test_the_numbers_of_the_plain_types_are_those_of_the_wire() -> None:
