@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcore.entropy import Entropy
-from fedcore.errors import CancelledError, UpdateError
+from fedcore.errors import UpdateError
 from fedcore.federated.clipping import decode_clipping
 from fedcore.federated.evaluation import measure
 from fedcore.federated.flat import FlatModel
@@ -135,10 +135,9 @@ class _OfClient:
             _require_update(found.delta, request.theta)
             weighted = self._plan.largest_weight is not None
             return found.delta, self._plan.weight(found.weight) if weighted else 1
-        except CancelledError:
-            raise
         except Exception as error:
-            require_wanted(request)  # a program may say in its own words that it was cancelled
+            # Whether it was cancelled says the request: a program might say so for what data hold.
+            require_wanted(request)
             request.failed(error)
             return np.zeros_like(request.theta), 1
 

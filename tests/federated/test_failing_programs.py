@@ -161,6 +161,13 @@ def test_a_cancelled_program_is_no_failure_whatever_it_raises(task_for, small_da
         failing(task, small_data, Raising(error), cancelled=lambda: True)
 
 
+def test_a_program_that_says_it_was_cancelled_when_nobody_did_has_failed(task_for, small_data):
+    task = task_for(client_privacy(), training={"program": "own", "loss": None})
+    error = CancelledError("the first patient is too young")
+    (found,), told = failing(task, small_data, Raising(error))
+    assert told == [error] and not found.any()
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 def test_the_end_of_the_process_is_no_failure_of_a_program(task_for, small_data, error):
     task = task_for(client_privacy(), training={"program": "own", "loss": None})
