@@ -83,11 +83,15 @@ def back_up(database: Path, target: Path) -> Manifest:
     prepare(database)
     draft = target.with_name(f".{target.name}.new")
     with _explained(f"the backup {target.name} cannot be written"):
-        draft.unlink(missing_ok=True)
-        with contextlib.closing(reading(database)) as source, _fresh(draft) as copy:
-            source.backup(copy)
-            copy.execute("PRAGMA secure_delete=ON")
-            copy.execute("DELETE FROM attempt_key")
+        _forget(draft)
+        try:
+            with contextlib.closing(reading(database)) as source, _fresh(draft) as copy:
+                source.backup(copy)
+                copy.execute("PRAGMA secure_delete=ON")
+                copy.execute("DELETE FROM attempt_key")
+        except BaseException:
+            _forget(draft)  # it may have the keys still
+            raise
         manifest = _described(draft)
         _sync(draft)
         draft.replace(target)

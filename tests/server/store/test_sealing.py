@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from fedcore.errors import ArgumentError, StoreError
+from fedserver.store import backup
 from fedserver.store.backup import back_up
 from fedserver.store.records import RoundRef
 from fedserver.store.sealing import Sealer, derived_key
@@ -216,6 +217,28 @@ async def test_a_backup_never_holds_the_key_of_an_attempt(world, tmp_path) -> No
     assert column(tmp_path / "elsewhere" / "monday.db", "session_record")
     assert not holds(tmp_path / "elsewhere", key)
     assert await world.store.session(ref) == {"share/1": b"secret"}
+
+
+class Full(sqlite3.Connection):
+    """A copy on a disk that takes no further page."""
+
+    def execute(self, sql: str, *values: object) -> sqlite3.Cursor:
+        if sql.startswith("DELETE"):
+            raise sqlite3.OperationalError("database or disk is full")
+        return super().execute(sql, *values)
+
+
+async def test_a_backup_that_fails_leaves_no_copy_with_keys(world, tmp_path, monkeypatch) -> None:
+    await world.round(await world.task())
+    (tmp_path / "elsewhere").mkdir()
+
+    def full(path: Path) -> contextlib.closing[Full]:
+        return contextlib.closing(sqlite3.connect(path, factory=Full))
+
+    monkeypatch.setattr(backup, "_fresh", full)
+    with pytest.raises(StoreError, match="full"):
+        back_up(tmp_path / "server.db", tmp_path / "elsewhere" / "monday.db")
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 async def test_what_is_scrubbed_is_overwritten_in_the_file(world, tmp_path) -> None:
