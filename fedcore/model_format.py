@@ -145,7 +145,7 @@ def copy_model(
     """The file of the same model with other texts, in pieces of at most 1 MiB or the header.
 
     `size`: of the model's file, with which `file` begins. Raises: as `read_model` and
-    `encode_model`, before the first piece.
+    `encode_model`, before the first piece; DataFormatError at a value that is no finite number.
     """
     head = model_head(spec, metadata)
     check_model(file, spec, size=size)
@@ -157,6 +157,12 @@ def _copied(head: bytes, file: BinaryIO, left: int) -> Iterator[bytes]:
     while left:
         piece = _read(file, min(_PIECE, left))
         left -= len(piece)
+        if not np.isfinite(np.frombuffer(piece, "<f4")).all():
+            raise DataFormatError(
+                "a model has values that are NaN or infinite",
+                why="no training leads back from there to finite numbers",
+                fix="hand in a model whose values numpy.isfinite confirms",
+            )
         yield piece
 
 

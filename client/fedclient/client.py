@@ -45,6 +45,7 @@ _NOT_ALLOWED_NOW_S: Final = 60.0
 _CHECK_IN_PATIENCE_S: Final = 5.0  # then the cause is looked for, and if it may pass, waited for
 _AFTER_FAILURE_S: Final = (1.0, 300.0)
 _LONGEST_RETRY_MS: Final = DAY_MS
+_LARGEST_NUMBER: Final = 2**31  # of a round or an attempt
 
 
 def _say_nothing(progress: Progress) -> None:
@@ -321,6 +322,10 @@ class Client:
             self._state.answered(retry_at_ms=retry_at_ms)
             return None
         found = answer.assignment
+        if max(found.round.round, found.round.attempt) > _LARGEST_NUMBER:
+            self._state.answered(retry_at_ms=_now_ms() + round(1000 * _AFTER_FAILURE_S[1]))
+            tell(Progress(Stage.WAITING, detail="the server assigned a round that is none"))
+            return None
         assignment = OpenAssignment(
             assignment_id=found.assignment_id,
             task_id=found.round.task_id,

@@ -138,11 +138,15 @@ class State:
         self._save(assignment)
 
     def finish(self, assignment: OpenAssignment, outcome: Outcome) -> None:
-        """Closes the assignment; its vector is destroyed, what it cost stays in the ledger."""
+        """Closes the assignment; its vector is destroyed, what it cost stays in the ledger.
+
+        So does how an attempt ended before it was assigned again.
+        """
         with self._database.transaction():
             self._database.write("DELETE FROM assignment")
             self._database.write(
-                "UPDATE charge SET outcome=? WHERE task_digest=? AND round=? AND attempt=?",
+                "UPDATE charge SET outcome=?"
+                " WHERE task_digest=? AND round=? AND attempt=? AND outcome=''",
                 outcome.value,
                 *_place(assignment),
             )

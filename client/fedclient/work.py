@@ -21,6 +21,7 @@ from fedclient.expenses import Expenses
 from fedclient.progress import Stage
 from fedclient.stopping import Stop
 from fedclient.transfer import download
+from fedcore.errors import DataFormatError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,8 +70,8 @@ class Work:
     def run(self) -> list[NDArray[np.int64]]:
         """The blocks of the task's layout.
 
-        Raises: CancelledError, ClientStateError, TransferError; without privacy what the program
-        raises.
+        Raises: CancelledError, ClientStateError, DataFormatError, TransferError; without privacy
+        what the program raises.
         """
         meter, begun_s = Meter(), time.monotonic()
         try:
@@ -96,6 +97,7 @@ class Work:
         )
         with path.open("rb", buffering=0) as file:
             theta = read_model(file, parameters_of(self._task)).vector
+        _require_finite(theta)
         self._stop.check()
         self._tell(Stage.TRAINING, 0.0)
         request = TrainingRequest(
@@ -119,6 +121,18 @@ class Work:
 
     def _stepped(self, step: Step) -> None:
         self._tell(Stage.TRAINING, step.step / max(1, step.steps))
+
+
+def _require_finite(theta: NDArray[np.float32]) -> None:
+    """Nothing may be given for a model of which nothing can come: the owner would pay for it."""
+    import numpy as np
+
+    if not np.isfinite(theta).all():
+        raise DataFormatError(
+            "the server's model has values that are NaN or infinite",
+            why="no training leads back from there to finite numbers",
+            fix="report it to the operator; nothing was given for it",
+        )
 
 
 class Worker:

@@ -8,8 +8,9 @@ a file or, as `env:NAME`, a variable.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import ipaddress
+import itertools
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -18,15 +19,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
 
-from fedcore.errors import TaskError
 from fedcore.toml import located, parse, text_of
+from fedserver.config_mistakes import explained, read_texts, setting_mistake, unknown_setting
 
 __all__ = [
     "AuthoritySettings",
@@ -40,10 +42,12 @@ __all__ = [
 
 PREFIX = "FEDCORE__"
 _PORT = Field(ge=0, le=65_535)
+_PORTS = ("port", "enrolment_port", "ops_port")
+_Directory = Annotated[Path, Field(strict=False)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 def _loopback(host: str) -> str:
@@ -74,13 +78,13 @@ class ServerSettings(_Section):
     enrolment_port: Annotated[int, _PORT] = 7444
     ops_host: Annotated[str, AfterValidator(_loopback)] = "127.0.0.1"
     ops_port: Annotated[int, _PORT] = 7445
-    hosts: Annotated[tuple[str, ...], Field(min_length=1, max_length=32)] = (
+    hosts: Annotated[tuple[str, ...], Field(min_length=1, max_length=32, strict=False)] = (
         "localhost",
         "127.0.0.1",
     )
     address: str = ""
     enrolment_address: str = ""
-    state_directory: Path = Path("fed-state")
+    state_directory: _Directory = Path("fed-state")
     notice_s: Annotated[float, Field(ge=0, le=60)] = 1.0
     drain_s: Annotated[float, Field(ge=0, le=600)] = 30.0
     reflection: bool = False
@@ -92,7 +96,7 @@ class AuthoritySettings(_Section):
     An empty `directory` is the folder `authority` in the state directory.
     """
 
-    directory: Path = Path()
+    directory: _Directory = Path()
     passphrase_file: Annotated[str, AfterValidator(_secret)] = ""
 
 
@@ -112,8 +116,8 @@ class LimitSettings(_Section):
     waiting_rpcs: Annotated[int, Field(ge=1, le=1_000_000)] = 12_000
     upload_bytes: Annotated[int, Field(ge=1 << 20)] = 512 << 20
     model_bytes: Annotated[int, Field(ge=1)] = 4 << 30
-    calls_per_second: Annotated[float, Field(gt=0)] = 10.0
-    calls_at_once: Annotated[int, Field(ge=1)] = 20
+    calls_per_second: Annotated[float, Field(gt=0)] = 50.0
+    calls_at_once: Annotated[int, Field(ge=1)] = 100
     loop_lag_s: Annotated[float, Field(gt=0)] = 0.25
     enrolments_per_minute: Annotated[int, Field(ge=1, le=100_000)] = 60
     memory_bytes: Annotated[int, Field(ge=0)] = 0
@@ -141,6 +145,20 @@ class LoggingSettings(_Section):
     form: Literal["auto", "json", "text"] = "auto"
 
 
+class _Environment(EnvSettingsSource):
+    """Variables, whose texts stand for numbers where a number is wanted."""
+
+    def __call__(self) -> dict[str, Any]:
+        return read_texts(super().__call__(), self.settings_cls)
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        """JSON, or what is none as the text that it is, which the schema then refuses by name."""
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+
+
 class Config(BaseSettings):
     """All settings. `test_mode`: takes the failpoints that the environment names.
 
@@ -149,7 +167,7 @@ class Config(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        extra="forbid", frozen=True, env_prefix=PREFIX, env_nested_delimiter="__"
+        extra="forbid", frozen=True, strict=True, env_prefix=PREFIX, env_nested_delimiter="__"
     )
 
     server: ServerSettings = ServerSettings()
@@ -169,7 +187,7 @@ class Config(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment above the file."""
-        return env_settings, init_settings
+        return _Environment(settings_cls), init_settings
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Config:
@@ -180,11 +198,13 @@ class Config(BaseSettings):
         for name in sorted(os.environ):
             section = name.removeprefix(PREFIX).lower().partition("__")[0]
             if name.startswith(PREFIX) and section not in cls.model_fields:
-                raise _unknown((section,), where="", name=name)
+                raise unknown_setting((section,), cls, variable=name)
         try:
-            return cls(**values)
+            found = cls(**values)
         except ValidationError as error:
-            raise _explained(error.errors(include_url=False)[0]) from None
+            raise explained(error.errors(include_url=False)[0], cls) from None
+        _check_ports(found.server)
+        return found
 
     @property
     def database(self) -> Path:
@@ -210,6 +230,21 @@ def load(path: Path | None = None) -> Config:
         return Config.of(_plain(parse(text, source)))
 
 
+def _check_ports(server: ServerSettings) -> None:
+    for other, name in itertools.combinations(_PORTS, 2):
+        port = getattr(server, name)
+        if port and port == getattr(server, other):
+            # Of a port that was set and one by default, the first is the mistake.
+            key = name if name in server.model_fields_set else other
+            raise setting_mistake(
+                ("server", key),
+                Config,
+                port,
+                f"the two ports are the same: {other} and {name}",
+                "give each its own, or 0 for any free one",
+            )
+
+
 def _plain(value: Any) -> Any:
     """Numbers with a point as floats: nothing here needs their exact text."""
     if isinstance(value, dict):
@@ -217,58 +252,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(item) for item in value]
     return float(value) if isinstance(value, Decimal) else value
-
-
-def _explained(error: ErrorDetails) -> TaskError:
-    location = tuple(str(part) for part in error["loc"])
-    where, name = _place(location)
-    if error["type"] == "extra_forbidden":
-        return _unknown(location, where=where, name=name)
-    reason = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "literal_error":
-        reason = f"it is one of {error['ctx']['expected']}"
-    # A secret that was written where its file should be named must not be shown.
-    shown = isinstance(error["input"], str | int | float) and not location[-1].endswith("_file")
-    return TaskError(
-        f"{name} = {error['input']!s:.60}" if shown else name,
-        why=reason,
-        fix=_nearest_choice(error) if shown else "",
-        where=where,
-    )
-
-
-def _place(location: tuple[str, ...]) -> tuple[str, str]:
-    """The dotted path in the file, and the name to tell; no path for a variable's value."""
-    variable = (PREFIX + "__".join(location)).upper()
-    path = _dotted(location)
-    return ("", variable) if variable in os.environ else (path, path)
-
-
-def _unknown(location: tuple[str, ...], *, where: str, name: str = "") -> TaskError:
-    model: type[BaseModel] = Config
-    for part in location[:-1]:
-        found = model.model_fields[part].annotation
-        if not (isinstance(found, type) and issubclass(found, BaseModel)):
-            break
-        model = found
-    known = sorted(model.model_fields)
-    near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-    return TaskError(
-        f"{name or _dotted(location):.80} is no setting",
-        why=f"known here: {', '.join(known)}",
-        fix=f"did you mean {near[0]}?" if near else "leave it out",
-        where=where,
-    )
-
-
-def _nearest_choice(error: ErrorDetails) -> str:
-    choices = re.findall(r"'([^']*)'", str(error.get("ctx", {}).get("expected", "")))
-    near = difflib.get_close_matches(str(error["input"]), choices, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else ""
-
-
-def _dotted(location: tuple[str, ...]) -> str:
-    path = ""
-    for part in location:
-        path += f"[{part}]" if part.isdigit() else f".{part}" if path else part
-    return path

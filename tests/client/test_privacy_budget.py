@@ -16,6 +16,7 @@ from hypothesis import given, settings, strategies as st
 
 from fedclient import Client, Outcome, Policy
 from fedclient.privacy_budget import Guarantee, TaskCost, guarantee_of
+from fedclient.progress import Progress
 from fedclient.state import State
 from fedcore.data import Dataset
 from fedcore.errors import ClientStateError, DevicePolicyError
@@ -228,6 +229,42 @@ def test_a_second_task_that_is_above_the_total_is_refused_before_its_model_is_fe
     [seat] = server.present()
     assert seat.report is not None
     assert seat.report.failure == common_pb2.FAILURE_CODE_POLICY_REFUSED
+
+
+def test_nothing_is_paid_for_a_model_of_which_nothing_can_come(
+    serve: Serve, private_task: PrivateTask, flowers: Flowers, folder: Path
+) -> None:
+    server = serve(private_task("first"), goal=1)
+    server.theta[1] = math.nan
+    server.next_round()
+    with Client.join(server.join_string, directory=folder) as device:
+        [[summary]] = run_all([device], flowers, policy=totals(epsilon=3.5))
+        assert device.privacy_costs() == []
+    assert summary.outcome is Outcome.FAILED and "NaN or infinite" in summary.reason
+    assert server.calls["Begin"] == 0
+
+
+def test_a_round_beyond_all_numbers_is_waited_out(
+    serve: Serve, open_task: Task, flowers: Flowers, folder: Path
+) -> None:
+    server = serve(open_task, goal=1)
+    server.round = 2**63
+    told: list[str] = []
+    with Client.join(server.join_string, directory=folder) as device:
+
+        def tell(progress: Progress) -> None:
+            told.append(str(progress))
+            if "a round that is none" in told[-1]:
+                device.stop()
+
+        assert (
+            device.run(
+                datasets={"flowers": flowers(0)}, policy=Policy.parse(OPEN), on_progress=tell
+            )
+            == []
+        )
+        assert device.assignment is None
+    assert "a round that is none" in told[-1]
 
 
 def test_a_task_is_charged_durably_before_its_first_byte_leaves_and_never_refunded(

@@ -39,6 +39,15 @@ def again(state: State, folder: Path) -> State:
     return State(folder, key=KEY)
 
 
+def test_how_an_attempt_ended_stays_on_record_if_it_is_assigned_again(state: State) -> None:
+    for outcome in (Outcome.COMPLETED, Outcome.REFUSED):
+        state.answered(assignment=ASSIGNMENT, at_ms=1000)
+        state.give(ASSIGNMENT)
+        state.finish(ASSIGNMENT, outcome)
+    assert state.charge(ASSIGNMENT).outcome == Outcome.COMPLETED
+    assert state.given(ASSIGNMENT.task_digest) == {(3, 1)}
+
+
 def test_everything_is_there_after_a_restart(state: State, tmp_path: Path) -> None:
     state.persist("prekey/01", b"secret")
     state.persist("prekey/01", b"newer")

@@ -11,7 +11,13 @@ from typing import Final
 
 import structlog
 
-from fedcore.errors import FedcoreError, InvalidRequestError, NotFoundError, OverloadedError
+from fedcore.errors import (
+    ConflictError,
+    FedcoreError,
+    InvalidRequestError,
+    NotFoundError,
+    OverloadedError,
+)
 from fedcore.federated.algorithms import algorithm_of
 from fedcore.federated.task import Task
 from fedcore.privacy import Head
@@ -105,13 +111,15 @@ class Tasks:
     ) -> SubmittedTask:
         """Checks, keeps and starts a task; asked again with the same request, it gives the same.
 
-        Raises: TaskError and the like for a task that cannot be carried out; InvalidRequestError.
+        Raises: TaskError and the like for a task that cannot be carried out; InvalidRequestError;
+        ConflictError for one that has run, or runs.
         """
         if (stored := await self._store.recall(once)) is not None:
             return _submitted(stored.response)
         task = await asyncio.to_thread(Task.from_canonical, submission.canonical)
         _require_signed(caller, submission)
         await self._require_room(caller)
+        await self._require_new(caller, task)
         task_id = _task_id(task, once)
         digest = await self._first_models.keep(caller, task, submission)
         model = ModelRecord(digest, task_id, b"", 0, await self._blobs.size(digest))
@@ -249,6 +257,18 @@ class Tasks:
                 fix="cancel one, or wait until one has ended",
                 retry=(60_000, 600_000),
             )
+
+    async def _require_new(self, caller: Caller, task: Task) -> None:
+        """Devices know a task by its digest, and give one update for an attempt: none a new run."""
+        for other in await self._store.tasks(tenant=caller.tenant, digest=task.digest):
+            begun = await self._store.latest_attempt(other.task_id, 0) is not None
+            if begun or other.state is TaskState.RUNNING:
+                raise ConflictError(
+                    f"this very task is known as {other.task_id}",
+                    why="devices give one update for each attempt at a round of a task, and know"
+                    " it by its content: they would refuse to give it again",
+                    fix="change its seed, or its name, to run it once more",
+                )
 
     def _drive(self, hosted: HostedTask) -> None:
         driver = TaskDriver(hosted, self._resources, owner=self._owner)

@@ -191,9 +191,13 @@ class TaskStore(Protocol):
     async def task(self, task_id: str) -> TaskRecord | None: ...
 
     async def tasks(
-        self, *, tenant: str | None = None, state: TaskState | None = None
+        self,
+        *,
+        tenant: str | None = None,
+        state: TaskState | None = None,
+        digest: bytes | None = None,
     ) -> tuple[TaskRecord, ...]:
-        """In the order of submission."""
+        """In the order of submission. `digest`: of the specification."""
 
     async def set_task_state(
         self,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fedcore.errors import InvalidRequestError, NotFoundError, TaskError
+from fedcore.errors import ConflictError, InvalidRequestError, NotFoundError, TaskError
 from fedcore.federated.task import Task
 from fedcore.rounds import Phase
 from fedcore.wire.envelope import TASK, Place, signed_bytes
@@ -98,6 +98,19 @@ async def test_the_same_submission_twice_is_one_task(tmp_path: Path) -> None:
         again = await world.submit()
         assert again == world.submitted
         assert len(await world.store.tasks()) == 1
+
+
+async def test_a_task_that_runs_or_ran_is_not_taken_again(tmp_path: Path) -> None:
+    async with world_in(tmp_path, task_of(rounds=1)) as world:
+        assert world.federation is not None and world.submitted is not None
+        submit, known = world.federation.submit, f"known as {world.submitted.task_id}"
+        with pytest.raises(ConflictError, match=known):
+            await submit(world.user, signed(world, world.task), once=once(world, 1))
+        await world.run()
+        with pytest.raises(ConflictError, match=known):
+            await submit(world.user, signed(world, world.task), once=once(world, 2))
+        other = task_of(rounds=1, seed=2)
+        assert await submit(world.user, signed(world, other), once=once(world, 3))
 
 
 async def test_a_task_that_its_author_did_not_sign_is_refused(tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ def task_of(
     algorithm: str = 'name = "fedavg"',
     deadline_s: float = 20.0,
     heartbeat_s: float = 0.5,
+    seed: int = 3,
     extra: str = "",
 ) -> Task:
     """A small task: a linear model of 4 features and 3 classes."""
@@ -66,7 +67,7 @@ def task_of(
     text = f"""
 [task]
 name = "small"
-seed = 3
+seed = {seed}
 [model]
 [[model.layers]]
 kind = "linear"

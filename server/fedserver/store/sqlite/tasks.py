@@ -82,7 +82,11 @@ class SqliteTasks(SqliteBase):
         return await self._read(query)
 
     async def tasks(
-        self, *, tenant: str | None = None, state: TaskState | None = None
+        self,
+        *,
+        tenant: str | None = None,
+        state: TaskState | None = None,
+        digest: bytes | None = None,
     ) -> tuple[TaskRecord, ...]:
         table = schema.task
         wanted = select(table).order_by(table.c.submitted_ms, table.c.task_id)
@@ -90,6 +94,8 @@ class SqliteTasks(SqliteBase):
             wanted = wanted.where(table.c.tenant == tenant)
         if state is not None:
             wanted = wanted.where(table.c.state == state)
+        if digest is not None:
+            wanted = wanted.where(table.c.digest == digest)
         return await self._read(lambda c: tuple(map(task_of, all_rows(c, wanted))))
 
     async def set_task_state(
