@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from fedcore.errors import TaskError
+from fedcore.settings import setting_error
 
 __all__ = ["explained", "read_texts", "setting_mistake", "unknown_setting"]
 
@@ -50,7 +51,7 @@ def explained(error: ErrorDetails, schema: type[BaseModel]) -> TaskError:
         schema,
         error["input"] if shown else None,
         reason,
-        _fix(error["input"], field) if shown else "",
+        _fix(error["input"], field) if shown else "name the file that holds it, or env:NAME",
     )
 
 
@@ -59,9 +60,10 @@ def setting_mistake(
 ) -> TaskError:
     """The error of a setting, at its dotted path or named by its variable. None: do not show it."""
     where, name = _place(location, schema)
-    shown = f"{value!r}"
-    what = name if value is None else f"{name} = {shown if len(shown) <= 80 else shown[:77] + '…'}"
-    return TaskError(what, why=why, fix=fix, where=where)
+    hidden = value is None
+    error = TaskError(name, why=why, fix=fix) if hidden else setting_error(name, value, why, fix)
+    error.where = where
+    return error
 
 
 def unknown_setting(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import BaseModel
@@ -72,13 +73,21 @@ def test_every_misspelt_key_is_refused_with_its_line_and_the_right_spelling(
     [
         ("[sevrer]\nport = 1", 1, ("sevrer", "did you mean server?")),
         ("[server]\nport = 70_000", 2, ("server.port = 70000", "65535")),
-        ("[server]\nhosts = []", 2, ("server.hosts", "at least 1")),
-        ('[server]\nops_host = "0.0.0.0"', 2, ("server.ops_host = 0.0.0.0", "127.0.0.1")),
+        ("[server]\nhosts = []", 2, ("server.hosts", "a list of 1 … 32 texts")),
+        ('[server]\nops_host = "0.0.0.0"', 2, ("server.ops_host = '0.0.0.0'", "127.0.0.1")),
         ('[server]\nops_host = "example.org"', 2, ("server.ops_host", "of this machine")),
         ('[logging]\nlevel = "wraning"', 2, ("'warning'", "did you mean 'warning'?")),
-        ("[limits]\ndisk_free = 1.5", 2, ("limits.disk_free = 1.5", "less than 1")),
-        ("[rounds]\nlease_s = 0.5", 2, ("rounds.lease_s = 0.5", "greater than or equal to 1")),
-        ("server = 3", 1, ("server = 3",)),
+        ("[limits]\ndisk_free = 1.5", 2, ("limits.disk_free = 1.5", "a number from 0 below 1")),
+        ("[rounds]\nlease_s = 0.5", 2, ("rounds.lease_s = 0.5", "from 1 to 3600")),
+        ("server = 3", 1, ("server = 3", "a table")),
+        ('[server]\nport = "7443"', 2, ("server.port = '7443'", "write 7443 without quotes")),
+        ('[server]\nhosts = "server"', 2, ("server.hosts = 'server'", 'write ["server"]')),
+        ('[server]\nhosts = ["a", 3]', 2, ("server.hosts[1] = 3", "a text")),
+        ("\nport = 7443", 2, ("port is no setting", "it belongs in [server]")),
+        ("[limits]\nport = 7443", 2, ("limits.port is no setting", "it belongs in [server]")),
+        ("[server]\nport = 1\nops_port = 1", 3, ("server.ops_port = 1", "are the same")),
+        ("[server]\nport = 7444", 2, ("server.port = 7444", "are the same")),
+        ("test_mode = 1", 1, ("test_mode = 1", "true or false")),
     ],
 )
 def test_a_wrong_value_is_told_with_its_line_and_what_is_allowed(
@@ -90,20 +99,80 @@ def test_a_wrong_value_is_told_with_its_line_and_what_is_allowed(
         assert name in told
 
 
+def wrong() -> Iterator[tuple[str, str, str, str]]:
+    """(section, key, a value in TOML that is refused, words of what is allowed)."""
+    kinds = {int: "whole number", float: "number", str: "text", Path: "path", bool: "true or false"}
+    beyond = {"ge": -1, "le": 1, "gt": 0, "lt": 0}
+    for section, key in sections():
+        model = Config.model_fields[section].annotation
+        assert isinstance(model, type) and issubclass(model, BaseModel)
+        field = model.model_fields[key]
+        choices = [str(choice) for choice in get_args(field.annotation) if isinstance(choice, str)]
+        allowed = kinds.get(field.annotation, "one of" if choices else "a list")
+        for value in ("1979-05-27", "{ a = 1 }", "true" if allowed != "true or false" else "1"):
+            yield section, key, value, allowed
+        if allowed.endswith("number"):
+            yield section, key, '"1"', allowed
+            yield section, key, "nan", allowed
+        for choice in choices:
+            yield section, key, f'"{choice}x"', repr(choice)
+        for bound, step in beyond.items():
+            for limit in (getattr(extra, bound, None) for extra in field.metadata):
+                if limit is not None:
+                    yield section, key, f"{limit + step}", f" {limit}"
+        if allowed == "a list":
+            yield section, key, f"{['a'] * 33}", "1 … 32"
+
+
+@pytest.mark.parametrize(("section", "key", "value", "allowed"), list(wrong()))
+def test_every_setting_says_what_it_may_be_whatever_it_is_not(
+    settings: Path, section: str, key: str, value: str, allowed: str
+) -> None:
+    told = refusal(settings, f"[{section}]\n{key} = {value}\n")
+    assert f"{section}.{key}" in told and "server.toml:2" in told
+    assert allowed in told and "Fix: " in told
+    assert "Input" not in told
+    if value[0] not in "0123456789{[" or value.isdigit():
+        shown = {"true": "True"}.get(value, value).replace('"', "'")
+        assert key.endswith("_file") or f"{key} = {shown}" in told
+
+
+@pytest.mark.parametrize("other", ["enrolment_port", "ops_port"])
+def test_two_ports_may_be_the_same_only_where_the_system_chooses_both(
+    settings: Path, other: str
+) -> None:
+    settings.write_text(f"[server]\nport = 0\n{other} = 0\n")
+    assert load(settings).server.port == 0
+    assert "the two ports are the same" in refusal(
+        settings, f"[server]\nport = 9000\n{other} = 9000\n"
+    )
+
+
 def test_the_environment_stands_above_the_file(
     settings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FEDCORE__SERVER__PORT", "99")
     monkeypatch.setenv("FEDCORE__SERVER__HOSTS", '["x", "y"]')
+    monkeypatch.setenv("FEDCORE__TEST_MODE", "true")
+    monkeypatch.setenv("FEDCORE__LIMITS__DISK_FREE", "0.5")
+    monkeypatch.setenv("FEDCORE__AUTHORITY__DIRECTORY", "ca")
     settings.write_text('[server]\nport = 1\nhost = "::1"\n')
     found = load(settings)
+    assert (found.test_mode, found.limits.disk_free) == (True, 0.5)
+    assert found.authority.directory == Path("ca")
     assert (found.server.port, found.server.host, found.server.hosts) == (99, "::1", ("x", "y"))
 
 
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
-        ("FEDCORE__SERVER__PORT", "many", "FEDCORE__SERVER__PORT = many"),
+        ("FEDCORE__SERVER__PORT", "many", "FEDCORE__SERVER__PORT = 'many'"),
+        ("FEDCORE__SERVER__PORT", "70000", "FEDCORE__SERVER__PORT = 70000"),
+        ("FEDCORE__SERVER__PORT", "7444", "FEDCORE__SERVER__PORT = 7444"),
+        ("FEDCORE__SERVER__HOSTS", "a", "FEDCORE__SERVER__HOSTS = 'a'"),
+        ("FEDCORE__SERVER__HOSTS", "[3]", "FEDCORE__SERVER__HOSTS = 3"),
+        ("FEDCORE__LOGGING", "x", "FEDCORE__LOGGING = 'x'"),
+        ("FEDCORE__TEST_MODE", "perhaps", "FEDCORE__TEST_MODE = 'perhaps'"),
         ("FEDCORE__SERVER__PROT", "1", "FEDCORE__SERVER__PROT is no setting"),
         ("FEDCORE__SEVRER__PORT", "1", "FEDCORE__SEVRER__PORT is no setting"),
     ],
