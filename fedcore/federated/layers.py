@@ -15,7 +15,7 @@ from fedcore import nn
 from fedcore.errors import ArgumentError
 from fedcore.tensor.random import Key
 
-__all__ = ["ACTIVATIONS", "LAYERS", "layer_size"]
+__all__ = ["ACTIVATIONS", "COUNTS", "LAYERS", "layer_size"]
 
 Size = int | tuple[int, ...]
 Padding = int | str | tuple[Any, ...]
@@ -230,6 +230,25 @@ LAYERS: Final[Mapping[str, Callable[..., Any]]] = {
     **{name: _plain(function) for name, function in ACTIVATIONS.items()},
 }
 """What makes a layer, by the kind that a task names; those with parameters take a `key`."""
+
+
+COUNTS: Final = frozenset(
+    {
+        "channels",
+        "count",
+        "dilation",
+        "features",
+        "groups",
+        "heads",
+        "hidden",
+        "inputs",
+        "kernel_size",
+        "outputs",
+        "stride",
+        "window",
+    }
+)
+"""Options of layers that are a number of things, or for each axis one: from 1."""
 
 
 def layer_size(kind: str, options: Mapping[str, Any]) -> int:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 from fedcore.errors import TaskError
 from fedcore.federated.choices import LOSSES, METRICS, require_name
 from fedcore.federated.fields import LARGEST_COHORT, update_limit
+from fedcore.federated.layers import COUNTS
 from fedcore.federated.models import require_small
 from fedcore.federated.privacy_terms import session_parameters
-from fedcore.federated.spec import LARGEST_DIMENSION, PrivacySpec, SecAggSpec, UpdateSpec
+from fedcore.federated.spec import LARGEST_DIMENSION, ModelSpec, PrivacySpec, SecAggSpec, UpdateSpec
 from fedcore.privacy import Poisson, default_delta, rate_of
+from fedcore.settings import setting_error
 
 if TYPE_CHECKING:
     from fedcore.federated.task import Task
@@ -43,6 +45,16 @@ def refused(path: str, what: str, why: str, fix: str) -> TaskError:
     return TaskError(what, why=why, fix=fix, where=path)
 
 
+def _check_layers(model: ModelSpec) -> None:
+    for index, layer in enumerate(model.layers):
+        for name, value in layer.options:
+            given = value if isinstance(value, tuple) else (value,)
+            if name in COUNTS and any(isinstance(item, int) and item < 1 for item in given):
+                raise setting_error(
+                    f"model.layers[{index}].{name}", value, "it has to be a number from 1"
+                )
+
+
 def _check_model(task: Task) -> None:
     model = task.model
     given = [name for name in ("layers", "name", "arrays") if getattr(model, name)]
@@ -57,6 +69,7 @@ def _check_model(task: Task) -> None:
         raise refused(
             "model.options", "options without a name", "layers have their own", "leave them out"
         )
+    _check_layers(model)
     names = [array.name for array in model.arrays]
     if len(set(names)) < len(names):
         raise refused("model.arrays", "two arrays of one name", "names tell them apart", "rename")

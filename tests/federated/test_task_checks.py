@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from fedcore.errors import TaskError
 from fedcore.federated.algorithms.algorithm import RULES
 from fedcore.federated.choices import AlgorithmSpec
+from fedcore.federated.layers import COUNTS, LAYERS
 from fedcore.federated.spec import (
     CohortSpec,
     DataSpec,
@@ -282,6 +285,37 @@ def test_a_contradiction_is_refused_with_place_reason_and_remedy(
     assert what in caught.value.what
     assert fix in caught.value.fix
     assert caught.value.why
+
+
+@pytest.mark.parametrize("inputs", ["0", "-4"])
+def test_a_layer_of_less_than_one_of_anything_is_told_with_its_line_and_its_key(
+    inputs: str,
+) -> None:
+    text = (EXAMPLES / "digits.toml").read_text("utf-8")
+    wrong, changed = re.subn(r"inputs = \d+", f"inputs = {inputs}", text, count=1)
+    assert changed
+    with pytest.raises(TaskError) as caught:
+        Task.from_toml(wrong)
+    index = next(line for line, row in enumerate(wrong.splitlines(), 1) if "inputs =" in row)
+    assert caught.value.where == f"task:{index}"
+    assert caught.value.what == f"model.layers[1].inputs = {inputs}"
+
+
+def test_every_option_of_a_layer_that_is_a_size_has_to_be_one_at_least() -> None:
+    sizes = {
+        option.name
+        for make in LAYERS.values()
+        for option in inspect.signature(make).parameters.values()
+        if str(option.annotation).removesuffix(" | None") in ("int", "Size")
+    }
+    assert sizes == COUNTS
+
+
+def test_a_refused_share_of_losses_is_told_as_the_task_writes_shares() -> None:
+    session = {"delta": "3/5"}
+    with pytest.raises(TaskError) as caught:
+        task("digits-plain", secure_aggregation=session)
+    assert re.search(r"less than \d+/\d+", caught.value.fix)
 
 
 def test_a_plan_without_a_promise_is_refused() -> None:
