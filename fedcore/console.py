@@ -25,6 +25,7 @@ from fedcore.errors import (
     FedcoreError,
     ForbiddenError,
     InstallError,
+    JoinStringError,
     KeyFileError,
     ProgramError,
     TaskError,
@@ -69,7 +70,7 @@ _CODES: tuple[tuple[tuple[type[FedcoreError], ...], ExitCode], ...] = (
         (ConnectError, UnauthenticatedError, ForbiddenError, EnvelopeError, KeyFileError),
         ExitCode.CONNECTION,
     ),
-    ((ArgumentError, InstallError, TaskError, ProgramError), ExitCode.ARGUMENTS),
+    ((ArgumentError, InstallError, JoinStringError, TaskError, ProgramError), ExitCode.ARGUMENTS),
     ((CancelledError,), ExitCode.INTERRUPTED),
 )
 

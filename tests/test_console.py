@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from fedcore.console import ENVELOPE_VERSION, FORMATS, Console, ExitCode, Json, Parser
+from fedcore.console import ENVELOPE_VERSION, FORMATS, Console, ExitCode, Json, Parser, exit_code
+from fedcore.errors import JoinStringError
 
 DATA = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -78,3 +79,7 @@ def test_every_subcommand_parses_with_the_same_strictness() -> None:
 
 def test_the_exit_codes_are_those_that_scripts_know() -> None:
     assert [int(code) for code in ExitCode] == [0, 1, 2, 3, 4, 5, 130]
+
+
+def test_a_damaged_join_string_is_a_wrong_argument() -> None:
+    assert exit_code(JoinStringError("it is damaged")) == ExitCode.ARGUMENTS

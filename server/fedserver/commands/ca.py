@@ -75,7 +75,7 @@ def init(
 ) -> None:
     """Makes an authority, the server's certificate, and the keys that a server needs."""
     if directory.exists() and any(directory.iterdir()):
-        raise KeyFileError(
+        raise ArgumentError(
             "there is something in the directory of the new authority",
             why="an authority that is overwritten takes all its clients with it",
             fix="name a directory that is empty or not there yet",
@@ -154,7 +154,7 @@ def issue(
     split_address(address)
     _check_server_id(server_id)
     if (output / PROFILE).exists():
-        raise KeyFileError(
+        raise ArgumentError(
             "there is a profile in this folder already",
             why="its key would be lost",
             fix="name another folder, or move the old one away",

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedcore import cli
+from fedcore.console import ExitCode, exit_code
 from fedcore.errors import (
     ArgumentError,
     AuthorityError,
@@ -70,8 +71,9 @@ def test_init_makes_all_that_a_server_needs(made: Path) -> None:
 
 def test_init_overwrites_nothing(made: Path, capsys: Capture) -> None:
     before = {path: path.read_bytes() for path in made.iterdir()}
-    with pytest.raises(KeyFileError, match="something in the directory"):
+    with pytest.raises(ArgumentError, match="something in the directory") as refused:
         init(made)
+    assert exit_code(refused.value) == ExitCode.ARGUMENTS
     assert {path: path.read_bytes() for path in made.iterdir()} == before
     assert capsys.readouterr().out == ""
 
@@ -141,7 +143,7 @@ def test_a_profile_that_cannot_be_is_refused(
 
 def test_a_profile_is_not_overwritten(made: Path, tmp_path: Path) -> None:
     issue(made, tmp_path / "ada")
-    with pytest.raises(KeyFileError, match="profile"):
+    with pytest.raises(ArgumentError, match="profile"):
         issue(made, tmp_path / "ada")
 
 
