@@ -27,7 +27,7 @@ from fedserver.store import migrating
 from fedserver.store.audit import read_head
 from fedserver.store.backup import back_up, check_history, read_manifest, restore
 from fedserver.store.connection import reading
-from fedserver.store.locking import FileLock
+from fedserver.store.locking import FileLock, require_free
 from fedserver.store.records import AuditHead
 
 __all__ = ["main"]
@@ -177,6 +177,7 @@ def restore_(
     console = _console(context)
     what = f"{database} by a backup with {manifest.audit_sequence} entries in its audit log"
     if dry_run:
+        require_free(database)
         console.show({"would_restore": str(backup), **asdict(manifest)}, f"would replace {what}")
         return
     if not yes:

@@ -219,9 +219,10 @@ def read_manifest(backup: Path) -> Manifest:
     try:
         manifest = Manifest(**json.loads(manifest_path(backup).read_bytes()))
     except (OSError, ValueError, TypeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
         raise StoreError(
             f"the backup {backup.name} has no manifest",
-            why=f"{manifest_path(backup).name}: {type(error).__name__}",
+            why=f"{manifest_path(backup).name}: {(reason or 'it is no manifest').lower()}",
             fix="keep the two files that `fed db backup` writes together",
         ) from None
     with _explained(f"the backup {backup.name} cannot be read"):

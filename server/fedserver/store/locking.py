@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fedcore.errors import StoreError
 
-__all__ = ["FileLock"]
+__all__ = ["FileLock", "require_free"]
 
 
 class FileLock:
@@ -18,7 +18,7 @@ class FileLock:
     """
 
     def __init__(self, database: Path) -> None:
-        name = database.with_name(database.name + "-lock")
+        name = _lock_path(database)
         self._file: int | None = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -35,3 +35,13 @@ class FileLock:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+def require_free(database: Path) -> None:
+    """Raises: StoreError while a process holds the lock of a database. It makes no file."""
+    if _lock_path(database).exists():
+        FileLock(database).release()
+
+
+def _lock_path(database: Path) -> Path:
+    return database.with_name(database.name + "-lock")

@@ -75,6 +75,8 @@ async def test_a_restore_begins_an_epoch_in_which_no_attempt_is_open(
     await world.store.append_audit(AuditEntry("user:eve", "forgotten", "act"))
     code, _, err = fed("restore", tmp_path / "copy.db", "--yes")
     assert (code, "in use" in err) == (1, True)
+    code, _, err = fed("restore", tmp_path / "copy.db", "--dry-run")
+    assert (code, "in use" in err) == (1, True)
     await world.store.close()
     code, data, _ = fed("restore", tmp_path / "copy.db", "--yes")
     assert code == 0
@@ -171,6 +173,7 @@ async def test_a_damaged_backup_is_refused_and_the_database_stays(
     before = (tmp_path / "server.db").read_bytes()
     code, _, err = fed("restore", copy, "--yes")
     assert (code, "FED-2201" in err) == (1, True)
+    assert damage != "its manifest" or "copy.db.json: no such file" in err
     assert (tmp_path / "server.db").read_bytes() == before
 
 
