@@ -19,7 +19,9 @@ from typing import Any, Literal, NoReturn, TypeAlias, get_args
 from fedcore.errors import (
     ArgumentError,
     CancelledError,
+    CheckpointError,
     ConnectError,
+    DataFormatError,
     DeviceTimeoutError,
     EnvelopeError,
     FedcoreError,
@@ -70,7 +72,18 @@ _CODES: tuple[tuple[tuple[type[FedcoreError], ...], ExitCode], ...] = (
         (ConnectError, UnauthenticatedError, ForbiddenError, EnvelopeError, KeyFileError),
         ExitCode.CONNECTION,
     ),
-    ((ArgumentError, InstallError, JoinStringError, TaskError, ProgramError), ExitCode.ARGUMENTS),
+    (
+        (
+            ArgumentError,
+            CheckpointError,
+            DataFormatError,
+            InstallError,
+            JoinStringError,
+            TaskError,
+            ProgramError,
+        ),
+        ExitCode.ARGUMENTS,
+    ),
     ((CancelledError,), ExitCode.INTERRUPTED),
 )
 

@@ -258,19 +258,33 @@ def _parsed(header: bytes, spec: Spec) -> dict[str, str]:
 
 
 def _difference(found: bytes, expected: bytes) -> str:
-    """Where the tensors of a header first differ from those of the model, in words."""
-    for index, wanted in enumerate(_TENSOR.finditer(expected)):
-        given = _TENSOR.match(found, wanted.start())
-        if given is None or given[0] != wanted[0]:
-            return f"its array {index} is {_named(given)}, and the model's {_named(wanted)}"
-    return "its arrays lie at other places, or are more"
+    """How the tensors of a header first differ from those of the model, in words.
+
+    Their order comes last: whoever has other arrays has them at other places, too.
+    """
+    given, wanted = (
+        {tensor["name"]: tensor for tensor in _TENSOR.finditer(part)} for part in (found, expected)
+    )
+    missing = [_named(wanted[name]) for name in wanted if name not in given]
+    extra = [_named(given[name]) for name in given if name not in wanted]
+    if missing and extra:
+        return f"the model's {missing[0]} is missing, and {extra[0]} is none of its arrays"
+    if missing:
+        return f"the model's {missing[0]} is missing"
+    if extra:
+        return f"{extra[0]} is none of the model's arrays"
+    for name, tensor in wanted.items():
+        if _kind(given[name]) != _kind(tensor):
+            return f"its {_named(given[name])} is {_kind(tensor)} in the model"
+    return "its arrays are those of the model, and lie in another order or at other places"
 
 
-def _named(tensor: re.Match[bytes] | None) -> str:
-    if tensor is None:
-        return "missing"
-    name, shape = tensor["name"][:80].decode("utf-8", "replace"), tensor["shape"].decode()
-    return f"{name!r} {tensor['dtype'].decode()} [{shape}]"
+def _named(tensor: re.Match[bytes]) -> str:
+    return f"array {tensor['name'][:80].decode('utf-8', 'replace')!r} {_kind(tensor)}"
+
+
+def _kind(tensor: re.Match[bytes]) -> str:
+    return f"{tensor['dtype'].decode('ascii', 'replace')} [{tensor['shape'].decode()}]"
 
 
 def _broken(reason: str) -> DataFormatError:

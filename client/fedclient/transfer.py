@@ -97,6 +97,7 @@ def download_file(
             raise
         raise ClientStateError(
             "a model cannot be written",
+            where=str(path),
             why=f"{error.strerror} ({error.errno})",
             fix="check the folder and the space on the disk: the download goes on where it was",
         ) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +22,13 @@ _MOST_HEADER = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Of one array: max |Δ|, the L2 norm of Δ, and the cosine of both, nan if one of them is 0."""
+    """Of one array: max |Δ|, the L2 norm of Δ, and the cosine of both, None if one of them is 0."""
 
     name: str
     shape: tuple[int, ...]
     largest: float
     norm: float
-    cosine: float
+    cosine: float | None
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[np.float32]]:
@@ -88,7 +87,7 @@ def _difference(name: str, one: NDArray[Any], other: NDArray[Any]) -> Difference
         one.shape,
         float(np.max(np.abs(delta), initial=0.0)),
         float(np.linalg.norm(delta)),
-        float(a @ b) / norms if norms else math.nan,
+        float(a @ b) / norms if norms else None,
     )
 
 

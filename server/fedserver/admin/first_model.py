@@ -20,7 +20,13 @@ import numpy as np
 
 from fedcore.autograd.ravel import Spec
 from fedcore.checkpoint import array_places
-from fedcore.errors import ArgumentError, CheckpointError, DataFormatError, FedcoreError
+from fedcore.errors import (
+    ArgumentError,
+    CheckpointError,
+    DataFormatError,
+    FedcoreError,
+    TruncatedFileError,
+)
 from fedcore.federated.parameters import parameters_of
 from fedcore.federated.task import Task
 from fedcore.model_format import check_model, model_head
@@ -69,14 +75,12 @@ def first_model(task: Task, path: Path | None) -> FirstModel | None:
     try:
         with _readable(path), path.open("rb") as file:
             check_model(file, spec, size=file.seek(0, os.SEEK_END))
-    except CheckpointError:
-        if (places := _in_order(path, spec)) is None:
+    except (CheckpointError, DataFormatError) as error:
+        error.where = str(path)
+        if isinstance(error, TruncatedFileError) or (places := _in_order(path, spec)) is None:
             raise
         head = model_head(spec, {})
         return FirstModel(path, lambda file: io.BufferedReader(Joined(file, head, places)))
-    except DataFormatError as error:
-        error.where = str(path)
-        raise
     return FirstModel(path, lambda file: file)
 
 

@@ -98,7 +98,7 @@ def diff(
                 "cosine": one.cosine,
             },
             f"{showing.plain(one.name):<{width}}  max {one.largest:.3e}  L2 {one.norm:.3e}  "
-            f"cos {one.cosine:.6f}",
+            f"cos {'-' if one.cosine is None else f'{one.cosine:.6f}'}",
         )
         for one in found
     )
