@@ -24,6 +24,7 @@ from fedcore.errors import (
 )
 from fedcore.failpoints import failpoint
 from fedcore.rounds import (
+    ENDS,
     Aggregate,
     Aggregated,
     Arm,
@@ -248,11 +249,25 @@ class Attempt:
             failpoint("complete.after_commit")
         else:
             result = self._result if transition.to_phase is Phase.RELEASING else None
-            await self.journal.advance(transition, state, cohort=self.cohort, result=result)
+            epsilon = None if result is None else result.epsilon
+            if transition.to_phase in ENDS and not state.digest:
+                epsilon = await self._spent_in_vain(state.reason)
+            await self.journal.advance(
+                transition, state, cohort=self.cohort, result=result, epsilon=epsilon
+            )
         failpoint("round.after_persist")
         before, self.state = self.state, state
         self._turned_s = asyncio.get_running_loop().time()
         self._observe(before, transition)
+
+    async def _spent_in_vain(self, reason: str) -> float | None:
+        """What the ledger says is spent once an attempt without a model has ended."""
+        account = self.hosted.account
+        if account is None:
+            return None
+        if self._payment is not None:
+            await asyncio.to_thread(self._payment.give_up, reason)
+        return await asyncio.to_thread(account.ledger.epsilon)
 
     async def _invite(self) -> None:
         """Where nothing is masked, what is sent next is all: so it is paid for now."""
@@ -333,8 +348,6 @@ class Attempt:
 
     async def _scrub(self) -> None:
         failpoint("scrub.before")
-        if self._payment is not None and not self.state.digest:
-            await asyncio.to_thread(self._payment.give_up, self.state.reason)
         await self.journal.scrub()
         self._scrubbed = True
         self._follow.append(Scrubbed(self._now()))

@@ -150,8 +150,7 @@ class TaskDriver:
             except BudgetError as error:
                 return await self._end(TaskState.COMPLETED, error.what)
             if attempt is None:
-                why = f"round {head.round} failed in all its attempts: `fed round list` says how"
-                return await self._end(TaskState.FAILED, why)
+                return await self._end(TaskState.FAILED, await self._why_for_good(head.round))
             await self._show_spent()
             self._begin(attempt)
             await attempt.run()
@@ -198,6 +197,18 @@ class TaskDriver:
         number = 1 if record is None else record.ref.attempt + 1
         ref = RoundRef(task_id, head.round, number)
         return await open_attempt(self.hosted, self._resources, ref, head=head, lease=lease)
+
+    async def _why_for_good(self, round: int) -> str:
+        """What a failed task says; nothing that tells how many took part in a secret sample."""
+        record = await self._resources.store.latest_attempt(self.hosted.task_id, round)
+        assert record is not None
+        count, account = record.ref.attempt, self.hosted.account
+        said = f"round {round} failed for good after {count} attempt{'s' if count > 1 else ''}"
+        # What fails behind a release follows from what was released, and tells no more than that.
+        hidden = (
+            account is not None and account.draws_clients and account.ledger.receipt(round) is None
+        )
+        return f"{said}: {'`fed round list` says how' if hidden else record.reason}"
 
     def _begin(self, attempt: Attempt) -> None:
         began, self._began = self._began, asyncio.Event()

@@ -67,8 +67,12 @@ class Journal:
         *,
         cohort: Cohort,
         result: Result | None,
+        epsilon: float | None = None,
     ) -> None:
-        """One transition; who was selected by it has an assignment when this returns."""
+        """One transition; who was selected by it has an assignment when this returns.
+
+        `epsilon`: what is spent in all, where the transition says so.
+        """
         assignments = []
         if transition.from_phase is Phase.SELECTING and transition.to_phase in CLIENT_PHASES:
             assignments = cohort.selected(
@@ -83,7 +87,7 @@ class Journal:
             assignments=assignments,
             end_assignments=end,
             result_digest=result.digest if result else None,
-            epsilon=result.epsilon if result else None,
+            epsilon=epsilon,
             outbox=self._scrub_later(end),
             audit=self._audit(transition),
         )

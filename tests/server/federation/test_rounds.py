@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+from fedcore.errors import DivergenceError
+from fedcore.federated.algorithms import Algorithm
 from fedcore.federated.reference import train_in_process
 from fedcore.federated.task import Task
 from fedcore.rounds import Phase
@@ -170,3 +173,44 @@ async def test_the_ledger_is_charged_once_a_round_whatever_happens(
         assert account is not None
         assert sum(account.ledger.spent.values()) >= 2
         assert account.ledger.history.reservations == 2, certificate
+
+
+@pytest.mark.parametrize("privacy", [CLIENTS.format(noise="central"), SAMPLED])
+async def test_a_round_that_was_released_in_vain_says_why_and_what_it_has_cost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, privacy: str
+) -> None:
+    def diverge(*_: object, round: int) -> NoReturn:
+        raise DivergenceError(f"the model is not finite after round {round}")
+
+    monkeypatch.setattr(Algorithm, "apply", diverge)
+    clients, minimum, secure = (40, 1, "") if privacy is SAMPLED else (5, 4, MASKED)
+    task = task_of(clients=clients, minimum=minimum, secure=secure, privacy=privacy)
+    async with world_in(tmp_path, task, clients=clients) as world:
+        record = await world.run()
+        assert record.state is TaskState.FAILED
+        assert record.reason == (
+            "round 0 failed for good after 1 attempt: "
+            "FED-1301 the model is not finite after round 0"
+        )
+        assert world.federation is not None
+        spent = await world.federation.spent(world.user, record.task_id)
+        failed = await world.store.latest_attempt(record.task_id, 0)
+        assert failed is not None
+        assert failed.epsilon == spent.epsilon > 0
+
+
+async def test_what_failed_for_good_keeps_the_count_of_a_secret_sample(tmp_path: Path) -> None:
+    task = task_of(clients=40, rounds=6, minimum=1, secure="", privacy=SAMPLED, deadline_s=0.1)
+    async with world_in(tmp_path, task, clients=40) as world:
+        world.devices = []  # nobody comes
+        record = await world.run()
+        assert record.state is TaskState.FAILED
+        assert record.reason == (
+            "round 0 failed for good after 3 attempts: `fed round list` says how"
+        )
+        found = (await world.store.rounds(record.task_id, after_event=0, limit=9)).rounds
+        assert world.federation is not None
+        spent = await world.federation.spent(world.user, record.task_id)
+        epsilons = [one.epsilon for one in sorted(found, key=lambda one: one.ref.attempt)]
+        assert len(epsilons) == 3 and epsilons == sorted(set(epsilons))
+        assert epsilons[0] > 0 and epsilons[-1] == spent.epsilon
