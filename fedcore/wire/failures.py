@@ -94,7 +94,8 @@ _TRANSPORT: Final[Mapping[str, tuple[type[FedcoreError], str]]] = MappingProxyTy
     {
         "UNAVAILABLE": (errors.UnreachableError, "the server cannot be reached"),
         "DEADLINE_EXCEEDED": (errors.DeviceTimeoutError, "the server did not answer in time"),
-        "CANCELLED": (errors.CancelledError, "the call was cancelled"),
+        # By the server, as it stops: a call that its own sender cancels ends in another way.
+        "CANCELLED": (errors.UnreachableError, "the server ended the call"),
         "UNIMPLEMENTED": (errors.ServerVersionError, "the server does not know this call"),
         "UNAUTHENTICATED": (errors.UnauthenticatedError, "the server does not know the sender"),
         "PERMISSION_DENIED": (errors.ForbiddenError, "the server does not allow this call"),
@@ -155,7 +156,7 @@ def error_from(error: grpc.RpcError) -> FedcoreError:
 
     A `Failure` gives the class of its code if that is one a server may raise, RefusedError with the
     server's texts if not. Without one the transport failed: UnreachableError, DeviceTimeoutError,
-    CancelledError, ServerVersionError or, for a status that only a server gives, RefusedError.
+    ServerVersionError or, for a status that only a server gives, RefusedError.
     """
     failure = _failure_in(error)
     if failure is None:

@@ -175,7 +175,7 @@ def test_a_retry_window_that_a_server_sends_is_bounded_and_ordered() -> None:
     [
         (grpc.StatusCode.UNAVAILABLE, errors.UnreachableError),
         (grpc.StatusCode.DEADLINE_EXCEEDED, errors.DeviceTimeoutError),
-        (grpc.StatusCode.CANCELLED, errors.CancelledError),
+        (grpc.StatusCode.CANCELLED, errors.UnreachableError),
         (grpc.StatusCode.UNIMPLEMENTED, errors.ServerVersionError),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, RefusedError),
         (grpc.StatusCode.INTERNAL, RefusedError),
