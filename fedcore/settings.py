@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
+from datetime import date, time
 from decimal import Decimal
 from difflib import get_close_matches
 from fractions import Fraction
@@ -359,7 +360,8 @@ def _bounds(schema: Any) -> dict[str, Bounds]:
 
 def _shown(value: object) -> str:
     try:
-        shown = str(value) if isinstance(value, Decimal | Fraction) else repr(value)
+        unquoted = isinstance(value, Decimal | Fraction | date | time)
+        shown = str(value) if unquoted else repr(value)
     except ValueError:  # Python refuses to print a long integer
         shown = "a number of many digits"
     return shown if len(shown) <= 80 else f"{shown[:77]}…"
