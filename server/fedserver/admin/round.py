@@ -93,6 +93,7 @@ def _data(found: admin_service_pb2.ShowRoundResponse) -> dict[str, Json]:
         **rounds_text.data_of(found.round),
         "waiting_for": found.waiting_for,
         "pending": [client.hex() for client in found.pending],
+        "refused": dict(sorted(found.refused.items())),
         "transitions": [
             {
                 "at_ms": step.at_ms,

@@ -12,7 +12,7 @@ from fedcore.console import Console, Json
 from fedcore.errors import FedcoreError
 from fedcore.v1 import admin_service_pb2
 from fedcore.wire.channels import LONGEST_WAIT_S
-from fedserver.admin import rounds_text
+from fedserver.admin import rounds_text, showing
 from fedserver.admin.connection import CALL_S, Connection, is_passing
 
 __all__ = ["ENDED", "follow"]
@@ -28,6 +28,7 @@ Shown = Callable[[admin_service_pb2.TaskEntry, str], None]
 def follow(server: Connection, task_id: str, console: Console) -> admin_service_pb2.TaskEntry:
     """Shows each attempt that is over, and returns the task when it has ended.
 
+    Clients that refuse the task are counted, by why, whenever their counts have changed.
     A server that does not answer for a while is waited for. Raises: what it refuses with;
     ConnectError after 5 minutes without an answer.
     """
@@ -36,6 +37,7 @@ def follow(server: Connection, task_id: str, console: Console) -> admin_service_
 
         def lines() -> Iterator[tuple[Json, str]]:
             seen: set[tuple[int, int]] = set()
+            refused: dict[str, int] = {}
             for answer in _answers(server, task_id, console):
                 for entry in answer.rounds:
                     which = (entry.round.round, entry.round.attempt)
@@ -51,6 +53,17 @@ def follow(server: Connection, task_id: str, console: Console) -> admin_service_
                         )
                     phase = f"round {which[0]} {entry.phase.lower()}"
                     shown(answer.task, phase)
+                if answer.waiting_for and dict(answer.refused) != refused:
+                    refused = dict(answer.refused)
+                    if refused:
+                        yield (
+                            {
+                                "task_id": task_id,
+                                "waiting_for": answer.waiting_for,
+                                "refused": refused,
+                            },
+                            showing.plain(answer.waiting_for),
+                        )
                 if answer.task.state in ENDED and not answer.rounds:
                     ended.append(answer.task)
                     return

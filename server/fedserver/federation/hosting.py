@@ -210,13 +210,15 @@ class Tasks:
         attempt = self._attempt(ref)
         if attempt is None:
             return RoundWaits("")
+        refused: dict[str, int] = {}
         words = waiting_for(attempt.state, attempt.policy, self._resources.clock())
         if attempt.state.phase is Phase.PENDING:
             driver, least = self._drivers[ref.task_id], attempt.policy.minimum
-            words = f"waits for {least} clients to ask for work ({driver.waiting} do now)"
-            if refusals := driver.left_out.refusals:
-                words += f"; {refusals} refused the task lately"
-        return RoundWaits(words, tuple(sorted(attempt.state.pending)))
+            words = f"waits for {least} clients ({driver.waiting} ask now)"
+            if refused := driver.left_out.refusals:
+                counts = ", ".join(f"{count} {why}" for why, count in refused.items())
+                words += f"; lately refused: {counts}"
+        return RoundWaits(words, tuple(sorted(attempt.state.pending)), refused)
 
     async def changed(self, caller: Caller, task_id: str, /, *, after: int, wait_s: float) -> None:
         """Returns when the task has a round event later than `after`, or after `wait_s` seconds."""

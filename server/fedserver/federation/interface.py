@@ -262,10 +262,14 @@ class Spent:
 
 @dataclass(frozen=True, slots=True)
 class RoundWaits:
-    """What a round waits for, in words, and from which clients."""
+    """What a round waits for, in words, and from which clients.
+
+    `refused`: how many clients have refused its task lately, by why.
+    """
 
     waiting_for: str
     pending: tuple[bytes, ...] = ()
+    refused: Mapping[str, int] = field(default_factory=dict)
 
 
 class Federation(Protocol):

@@ -6,6 +6,7 @@ One that refused the task would refuse its next attempt too, and each would be l
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -20,16 +21,18 @@ class LeftOut:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._for_good: set[bytes] = set()
-        self._until: dict[bytes, float] = {}
+        self._refused: dict[bytes, tuple[float, str]] = {}
 
     def __contains__(self, client: bytes) -> bool:
-        return client in self._for_good or self._until.get(client, 0.0) > self._clock()
+        until, _ = self._refused.get(client, (0.0, ""))
+        return client in self._for_good or until > self._clock()
 
     @property
-    def refusals(self) -> int:
-        """How many clients have refused the task lately."""
+    def refusals(self) -> dict[str, int]:
+        """How many clients have refused the task lately, by why, the most frequent first."""
         now = self._clock()
-        return sum(until > now for until in self._until.values())
+        found = Counter(why for until, why in self._refused.values() if until > now)
+        return dict(found.most_common())
 
     def bar(self, client: bytes) -> bool:
         """Leaves a client out for good; whether it was not before."""
@@ -37,6 +40,6 @@ class LeftOut:
         self._for_good.add(client)
         return not known
 
-    def refused(self, client: bytes) -> None:
-        """Leaves a client out for a quarter of an hour."""
-        self._until[client] = self._clock() + _REFUSAL_S
+    def refused(self, client: bytes, why: str) -> None:
+        """Leaves a client out for a quarter of an hour. `why`: in a word."""
+        self._refused[client] = self._clock() + _REFUSAL_S, why

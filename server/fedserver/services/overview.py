@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from fedcore.errors import ForbiddenError, NotFoundError
+from fedcore.rounds import Phase
 from fedcore.v1 import admin_service_pb2, common_pb2
 from fedcore.wire.channels import LONGEST_WAIT_S
 from fedserver.audit_heads import AuditHeads
@@ -123,10 +124,13 @@ class Overview:
             task.task_id, after_event=after, limit=_limit(request.limit)
         )
         shown = await self._shows_participants(caller, task.task_id)
+        waits = await self._selection(caller, task) if shown else RoundWaits("")
         return admin_service_pb2.ListRoundsResponse(
             rounds=[await self._round_entry(record, shown) for record in page.rounds],
             last_event=page.last_event,
             task=await self._task_entry(caller, task),
+            waiting_for=waits.waiting_for,
+            refused=waits.refused,
         )
 
     async def ShowRound(
@@ -156,6 +160,7 @@ class Overview:
             waiting_for=waits.waiting_for,
             pending=waits.pending,
             participants=_participants(await self._store.assignments(ref)) if shown else [],
+            refused=waits.refused,
         )
 
     async def ListModels(
@@ -202,6 +207,13 @@ class Overview:
         return admin_service_pb2.ExportAuditResponse(
             entries=[canonical(record) for record in records], head=self._audit.newest
         )
+
+    async def _selection(self, caller: Caller, task: TaskRecord) -> RoundWaits:
+        """What a task's newest attempt waits for, while nobody was selected for it."""
+        found = await self._store.latest_attempt(task.task_id, task.rounds_completed)
+        if found is None or found.phase != Phase.PENDING.value:
+            return RoundWaits("")
+        return await self._federation.show_round(caller, found.ref)
 
     async def _shows_participants(self, caller: Caller, task_id: str) -> bool:
         """Whether the caller may learn who took part in a round, and how many.

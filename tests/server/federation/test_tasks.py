@@ -150,7 +150,22 @@ async def test_a_round_says_what_it_waits_for(tmp_path: Path) -> None:
     async with world_in(tmp_path, task_of()) as world:
         assert world.federation is not None and world.submitted is not None
         found = await world.waiting_for(RoundRef(world.submitted.task_id, 0, 1))
-        assert found == "waits for 5 clients to ask for work (0 do now)"
+        assert found == "waits for 5 clients (0 ask now)"
+
+
+async def test_a_round_says_by_why_how_many_clients_refused_its_task(tmp_path: Path) -> None:
+    async with world_in(tmp_path, task_of()) as world:
+        assert world.federation is not None and world.submitted is not None
+        ref = RoundRef(world.submitted.task_id, 0, 1)
+        await world.waiting_for(ref)
+        left_out = world.federation._drivers[ref.task_id].left_out
+        for number, why in enumerate(["data_missing", "policy_refused", "policy_refused"]):
+            left_out.refused(bytes([number]), why)
+        found = await world.federation.show_round(world.user, ref)
+        assert found.refused == {"policy_refused": 2, "data_missing": 1}
+        assert found.waiting_for == (
+            "waits for 5 clients (0 ask now); lately refused: 2 policy_refused, 1 data_missing"
+        )
 
 
 async def test_a_server_that_is_stopped_and_started_goes_on(tmp_path: Path) -> None:
@@ -191,10 +206,10 @@ async def test_who_refuses_the_task_is_not_asked_for_its_next_attempt(tmp_path: 
 def test_a_refusal_is_forgotten_after_a_while_and_bad_shares_never_are() -> None:
     now = [0.0]
     left_out = LeftOut(lambda: now[0])
-    left_out.refused(b"refused")
+    left_out.refused(b"refused", "data_missing")
     assert left_out.bar(b"bad") and not left_out.bar(b"bad")
     assert b"refused" in left_out and b"bad" in left_out and b"other" not in left_out
-    assert left_out.refusals == 1
+    assert left_out.refusals == {"data_missing": 1}
     now[0] = 901.0
     assert b"refused" not in left_out and b"bad" in left_out
-    assert left_out.refusals == 0
+    assert left_out.refusals == {}
