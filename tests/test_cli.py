@@ -143,7 +143,7 @@ def test_it_says_its_version_and_help_without_a_command(capsys: pytest.CaptureFi
     [
         ("return 0", 0, ""),
         ("return 3", 3, ""),
-        ("import fedcore.errors as e; raise e.CheckpointError('x', fix='y')", 1, "FED-1204 x"),
+        ("import fedcore.errors as e; raise e.CheckpointError('x', fix='y')", 4, "FED-1204 x"),
         ("import fedcore.errors as e; raise e.SecAggError('x')", 1, "FED-1400 x"),
         ("import fedcore.errors as e; raise e.ArgumentError('x')", 4, "FED-1109 x"),
         ("import fedcore.errors as e; raise e.InstallError('x')", 4, "FED-1001 x"),

@@ -7,6 +7,7 @@ and compares.
 from __future__ import annotations
 
 import math
+import re
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -49,7 +50,10 @@ def session_parameters(terms: SecAggSpec, clients: int) -> Parameters:
         raise TaskError(
             f"secure aggregation among {clients} clients: {error.what}",
             why=error.why,
-            fix=f"select {nearest} clients" if nearest else error.fix,
+            # A task writes 9/20 for what is Fraction(9, 20) in Python.
+            fix=f"select {nearest} clients"
+            if nearest
+            else re.sub(r"Fraction\((\d+), (\d+)\)", r"\1/\2", error.fix),
             where="secure_aggregation",
         ) from error
 

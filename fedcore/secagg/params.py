@@ -146,7 +146,7 @@ def parameters(
         raise ParameterError(
             f"delta = {delta} is too much beside gamma = {gamma}",
             why="the survivors would be too few for a quorum: two quorums share an honest signer",
-            fix=f"lower delta to less than {Fraction(1 - gamma, 2)}",
+            fix=f"lower delta to less than {Fraction(1 - gamma, 2)!r}",
         )
     corrupt = max(1 if n >= 3 else 0, int(gamma * n))
     dropouts = int(delta * n)

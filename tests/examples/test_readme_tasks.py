@@ -21,7 +21,7 @@ def test_every_command_of_the_readme_and_the_guide_is_one(root: Path) -> None:
     verbs = {
         "audit": "tail export verify signer",
         "ca": "init issue revoke list",
-        "client": "join run status doctor",
+        "client": "join run status doctor model",
         "db": "upgrade check backup restore",
         "model": "list export diff",
         "privacy": "plan show verify export audit",

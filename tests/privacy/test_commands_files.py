@@ -110,7 +110,7 @@ def test_scores_without_a_coin_each_are_refused(
 ) -> None:
     np.savez(tmp_path / "file.npz", scores=np.zeros(shapes[0]), included=np.zeros(shapes[1]))
     code, _, err = fed("audit", kind, tmp_path / "file.npz", *CLAIM)
-    assert code == 1 and "FED-1201" in err and "shapes" in err
+    assert code == 4 and "FED-1201" in err and "shapes" in err
 
 
 def test_an_array_that_memory_cannot_hold_is_refused(

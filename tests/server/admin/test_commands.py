@@ -187,7 +187,7 @@ async def test_a_first_model_has_to_be_the_tasks(
     wrong.write_bytes(right.read_bytes()[:-4])
     profile = canned.profile("researcher")
     refused = await fed("task", "submit", task_file, "--model", wrong, profile=profile)
-    assert refused.code == 1 and "FED-1202" in refused.err
+    assert refused.code == 4 and "FED-1202" in refused.err
     absent = await fed("task", "submit", task_file, "--model", tmp_path / "no", profile=profile)
     assert absent.code == 4 and "cannot be read" in absent.err
     assert orders(canned.federation, "submit") == []
