@@ -5,6 +5,7 @@ It is read while another process takes part, and asks no server.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, datetime
@@ -124,7 +125,9 @@ def _lines_of_privacy(costs: Sequence[TaskCost], left: Guarantee | None) -> list
     if len(costs) > 1:
         lines.append(f"  privacy of all tasks: {_values(total)}")
     if left is not None:
-        lines.append(f"  privacy left for further tasks: {_values(left)}")
+        unlimited = math.isinf(left.epsilon) and math.isinf(left.delta)
+        said = "the policy sets no total" if unlimited else _values(left)
+        lines.append(f"  privacy left for further tasks: {said}")
     return lines
 
 
