@@ -53,23 +53,22 @@ def follow(server: Connection, task_id: str, console: Console) -> admin_service_
                         )
                     phase = f"round {which[0]} {entry.phase.lower()}"
                     shown(answer.task, phase)
-                if answer.waiting_for and dict(answer.refused) != refused:
-                    refused = dict(answer.refused)
-                    if refused:
-                        yield (
-                            {
-                                "task_id": task_id,
-                                "waiting_for": answer.waiting_for,
-                                "refused": refused,
-                            },
-                            showing.plain(answer.waiting_for),
-                        )
+                counts = dict(answer.refused)
+                if answer.waiting_for and counts != refused:
+                    refused = counts
+                    if counts:
+                        yield _waiting(task_id, answer.waiting_for, counts)
                 if answer.task.state in ENDED and not answer.rounds:
                     ended.append(answer.task)
                     return
 
         console.show_each(lines())
     return ended[0]
+
+
+def _waiting(task_id: str, waiting_for: str, refused: dict[str, int]) -> tuple[Json, str]:
+    data: Json = {"task_id": task_id, "waiting_for": waiting_for, "refused": refused}
+    return data, showing.plain(waiting_for)
 
 
 def _answers(
