@@ -254,3 +254,21 @@ def test_under_privacy_neither_energy_nor_progress_tell_of_the_data(
     assert report is not None
     assert (report.energy_j, report.energy_measured) == (0.0, False)
     assert heard == {0}
+
+
+def test_a_round_beyond_all_numbers_is_waited_out(
+    serve: Callable[..., FakeServer], open_task: Task, flowers: Flowers, folder: Path
+) -> None:
+    server = serve(open_task, goal=1)
+    server.round = 2**63
+    told: list[str] = []
+    with Client.join(server.join_string, directory=folder) as device:
+
+        def tell(progress: object) -> None:
+            told.append(str(progress))
+            if "a round that is none" in told[-1]:
+                device.stop()
+
+        run = device.run(datasets={"flowers": flowers(0)}, policy=OPENLY, on_progress=tell)
+        assert run == [] and device.assignment is None
+    assert "a round that is none" in told[-1]

@@ -16,7 +16,6 @@ from hypothesis import given, settings, strategies as st
 
 from fedclient import Client, Outcome, Policy
 from fedclient.privacy_budget import Guarantee, TaskCost, guarantee_of
-from fedclient.progress import Progress
 from fedclient.state import State
 from fedcore.data import Dataset
 from fedcore.errors import ClientStateError, DevicePolicyError
@@ -242,29 +241,6 @@ def test_nothing_is_paid_for_a_model_of_which_nothing_can_come(
         assert device.privacy_costs() == []
     assert summary.outcome is Outcome.FAILED and "NaN or infinite" in summary.reason
     assert server.calls["Begin"] == 0
-
-
-def test_a_round_beyond_all_numbers_is_waited_out(
-    serve: Serve, open_task: Task, flowers: Flowers, folder: Path
-) -> None:
-    server = serve(open_task, goal=1)
-    server.round = 2**63
-    told: list[str] = []
-    with Client.join(server.join_string, directory=folder) as device:
-
-        def tell(progress: Progress) -> None:
-            told.append(str(progress))
-            if "a round that is none" in told[-1]:
-                device.stop()
-
-        assert (
-            device.run(
-                datasets={"flowers": flowers(0)}, policy=Policy.parse(OPEN), on_progress=tell
-            )
-            == []
-        )
-        assert device.assignment is None
-    assert "a round that is none" in told[-1]
 
 
 def test_a_task_is_charged_durably_before_its_first_byte_leaves_and_never_refunded(
