@@ -39,6 +39,8 @@ class Expenses:
     def settle(self, *, seconds: float = 0.0, energy: Energy | None = None) -> None:
         """Charges what was counted, and what the work took besides."""
         up, down, self._up, self._down = self._up, self._down, 0, 0
+        if not (up or down or seconds or energy):
+            return
         self._state.spend(
             self._assignment, bytes_up=up, bytes_down=down, seconds=seconds, energy=energy
         )

@@ -22,6 +22,7 @@ from fedcore.federated.parameters import parameters_of
 from fedcore.federated.task import Task
 from fedcore.model_format import encode_model
 from fedserver.model_files import ModelOrigin
+from tests.server.own_program import own_program_task
 
 pytestmark = [
     pytest.mark.slow,
@@ -32,16 +33,6 @@ ROWS = 75_000  # of 4,000 bytes
 MODEL = 4_000 * (ROWS + 1)
 BESIDE = 64 << 20
 
-_TASK = """
-task = {{ name = "own", seed = 1 }}
-data = {{ dataset = "patients" }}
-training = {{ program = "mine" }}
-algorithm = {{ name = "fedavg" }}
-secure_aggregation = {{ profile = "off" }}
-rounds = {{ count = 2 }}
-cohort = {{ goal = 1, minimum = 1 }}
-model = {{ arrays = [{{ name = "w", shape = [{rows}, 1000] }}, {{ name = "b", shape = [1000] }}] }}
-"""
 _COMMAND = """
 import sys
 from fedcore.cli import main
@@ -73,7 +64,7 @@ def test_a_large_first_model_is_taken_in_the_memory_of_a_small_one(
 def _submitted(folder: Path, profile: Path, *, rows: int, sorted_by_name: bool) -> tuple[str, int]:
     """The digest of the first model that a command has handed in, and the command's memory."""
     path, model = folder / "task.toml", folder / "first.safetensors"
-    path.write_text(_TASK.format(rows=rows))
+    path.write_text(own_program_task(rows=rows))
     task = Task.from_toml(path).resolved()
     spec = parameters_of(task)
     vector = np.arange(spec.size, dtype=np.float32)

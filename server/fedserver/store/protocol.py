@@ -186,7 +186,10 @@ class TaskStore(Protocol):
         audit: AuditEntry | None = None,
         idempotency: Idempotency | None = None,
     ) -> Stored:
-        """Adds a task with its first model as the head. Raises: ConflictError for an id in use."""
+        """Adds a task with its first model as the head.
+
+        Raises: ConflictError for an id in use, and while the tenant runs a task of that digest.
+        """
 
     async def task(self, task_id: str) -> TaskRecord | None: ...
 

@@ -33,18 +33,10 @@ from fedserver.admin.user import User
 from fedserver.model_files import load_model
 from tests.server.admin.conftest import Training, training_in
 from tests.server.federation.world import World
+from tests.server.own_program import own_program_task
 
 ROWS = 1_310  # of 1,000 parameters: five pieces, the last of them short
-TASK = f"""
-task = {{ name = "own", seed = 1 }}
-data = {{ dataset = "patients" }}
-training = {{ program = "mine" }}
-algorithm = {{ name = "fedavg" }}
-secure_aggregation = {{ profile = "off" }}
-rounds = {{ count = 2 }}
-cohort = {{ goal = 1, minimum = 1 }}
-model = {{ arrays = [{{ name = "w", shape = [{ROWS}, 1000] }}, {{ name = "b", shape = [1000] }}] }}
-"""
+TASK = own_program_task(rows=ROWS)
 VECTOR = np.arange(1000 * (ROWS + 1), dtype=np.float32)
 
 

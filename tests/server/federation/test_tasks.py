@@ -18,6 +18,7 @@ from fedserver.federation.interface import (
     Outcome,
     Report,
     Submission,
+    SubmittedTask,
 )
 from fedserver.federation.left_out import LeftOut
 from fedserver.store.records import Idempotency, RoundRef, TaskState
@@ -111,6 +112,21 @@ async def test_a_task_that_runs_or_ran_is_not_taken_again(tmp_path: Path) -> Non
             await submit(world.user, signed(world, world.task), once=once(world, 2))
         other = task_of(rounds=1, seed=2)
         assert await submit(world.user, signed(world, other), once=once(world, 3))
+
+
+async def test_of_two_submissions_at_the_same_moment_one_is_taken(tmp_path: Path) -> None:
+    async with world_in(tmp_path, task_of(rounds=1)) as world:
+        assert world.federation is not None
+        other = signed(world, task_of(rounds=1, seed=2))
+        answers = await asyncio.gather(
+            *(world.federation.submit(world.user, other, once=once(world, n)) for n in (1, 2)),
+            return_exceptions=True,
+        )
+        assert sorted(map(type, answers), key=str) == [
+            ConflictError,
+            SubmittedTask,
+        ]
+        assert len(await world.store.tasks()) == 2
 
 
 async def test_a_task_that_its_author_did_not_sign_is_refused(tmp_path: Path) -> None:

@@ -268,6 +268,19 @@ async def test_a_task_that_has_ended_stays_so(world) -> None:
         await world.store.add_task(task, model)
 
 
+async def test_a_tenant_runs_a_task_of_one_content_once_at_a_time(world) -> None:
+    await world.task()
+    task, model = world.new_task("task-2")
+    twin = replace(task, digest=world.digest("task-1"))
+    with pytest.raises(ConflictError, match="runs as task-1"):
+        await world.store.add_task(twin, model)
+    assert await world.store.task("task-2") is None
+    await world.store.add_task(replace(twin, tenant="other"), model)
+    await world.store.set_task_state("task-1", TaskState.CANCELLED)
+    third, first = world.new_task("task-3")
+    await world.store.add_task(replace(third, digest=twin.digest), first)
+
+
 async def test_what_a_store_holds_it_holds_after_it_was_closed_and_opened(world, ref) -> None:
     (client, *_) = await world.store.clients()
     await world.part(ref, client.client_id)

@@ -45,6 +45,13 @@ class SqliteTasks(SqliteBase):
                     why="a task's id is its own for good",
                     fix="submit it under a new id",
                 )
+            same = {"tenant": task.tenant, "digest": task.digest, "state": TaskState.RUNNING}
+            if (twin := db.find("task", **same)) is not None:
+                raise ConflictError(
+                    f"this very task runs as {twin['task_id']}",
+                    why="devices know a task by its content, and work for it once",
+                    fix="change its seed, or its name, to run it once more",
+                )
             db.insert(
                 "task",
                 task_id=task.task_id,
