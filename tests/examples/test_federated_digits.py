@@ -100,9 +100,13 @@ def test_a_demo_that_is_interrupted_leaves_no_process_behind(
     demo: ModuleType, examples: Path, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-u", str(examples / "federated_digits.py"), "--out", str(tmp_path)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as run:
+    # As from a terminal: a shell that runs these tests in the background ignores interrupts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with run:
         assert run.stdout is not None
         shown = iter(run.stdout)
         assert any("14 clients: python" in line for line in shown)
