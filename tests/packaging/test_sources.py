@@ -12,8 +12,8 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-HOUSES = (ROOT, ROOT / "client", ROOT / "server")
-PACKAGES = ("fedcore", "fedclient", "fedserver")
+HOUSES = (ROOT, ROOT / "client", ROOT / "server", ROOT / "simulations")
+PACKAGES = ("fedcore", "fedclient", "fedserver", "fedsim")
 SOURCES = sorted(
     path
     for house, package in zip(HOUSES, PACKAGES, strict=True)

@@ -44,14 +44,14 @@ def names(wheel: Path) -> set[str]:
 def test_the_wheel_contains_exactly_the_packages(names: set[str]) -> None:
     tops = {name.split("/")[0] for name in names}
     packages = {top for top in tops if not top.endswith(".dist-info")}
-    assert packages == {"fedcore", "fedclient", "fedserver"}
+    assert packages == {"fedcore", "fedclient", "fedserver", "fedsim"}
     assert len(tops) == 4
 
 
 def test_every_source_file_and_the_type_marker_are_in_the_wheel(
     checkout: Path, names: set[str]
 ) -> None:
-    for package in ("fedcore", "client/fedclient", "server/fedserver"):
+    for package in ("fedcore", "client/fedclient", "server/fedserver", "simulations/fedsim"):
         house = (checkout / package).parent
         sources = {path.relative_to(house) for path in (checkout / package).rglob("*.py")}
         wanted = {path.as_posix() for path in sources} | {f"{Path(package).name}/py.typed"}

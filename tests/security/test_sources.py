@@ -12,8 +12,9 @@ import pytest
 import fedclient
 import fedcore
 import fedserver
+import fedsim
 
-ROOTS = [Path(package.__file__).parent for package in (fedcore, fedclient, fedserver)]
+ROOTS = [Path(package.__file__).parent for package in (fedcore, fedclient, fedserver, fedsim)]
 SOURCES = [
     path
     for root in ROOTS
