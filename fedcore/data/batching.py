@@ -7,6 +7,7 @@ row of the data has weight 1 exactly once an epoch, and `sum(weight * loss)` is 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,9 +78,21 @@ def batch_plan(
     order = np.arange(examples, dtype=np.int64)
     if shuffle:
         order = _shuffle_key(key).fold(epoch).generator().permutation(order)
-    rows = np.resize(order, steps * size).reshape(steps, size)
+    frame = _kept_frame if steps * size <= _MOST_KEPT else _frame
+    places, weight = frame(examples, int(size), steps)
+    return BatchPlan(order[places], weight.copy())
+
+
+def _frame(examples: int, size: int, steps: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Where in an order each row of each batch comes from, and what it counts."""
+    places = np.resize(np.arange(examples, dtype=np.int64), (steps, size))
     weight = (np.arange(steps * size) < examples).astype(np.float32).reshape(steps, size)
-    return BatchPlan(rows, weight)
+    return places, weight
+
+
+# A simulation asks for plans of thousands of clients, most of a few sizes: 30 µs of 56 each.
+_MOST_KEPT = 4096
+_kept_frame = lru_cache(maxsize=256)(_frame)
 
 
 def _shuffle_key(key: Key | int | None) -> Key:
