@@ -26,6 +26,7 @@ _FAMILIES = {
     "FED-2100": "What a server refuses",
     "FED-2200": "What keeps a server from serving",
     "FED-2300": "Clients",
+    "FED-2400": "Simulations",
 }
 _HEAD = """\
 # Errors

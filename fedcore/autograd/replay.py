@@ -58,6 +58,11 @@ class Compiled:
         """The programs recorded so far."""
         return tuple(recorded.plan.program for recorded in self._recorded.values())
 
+    @property
+    def arena_bytes(self) -> tuple[int, ...]:
+        """How much memory a replay of each program works in, beside what is donated."""
+        return tuple(recorded.plan.arena_bytes for recorded in self._recorded.values())
+
     def release(self) -> None:
         """Gives back the memory of this thread's replays; what was recorded stays.
 

@@ -68,19 +68,20 @@ FedcoreError
 │   ├── AuditError            FED-2205  the audit log is broken, or older than a signed head
 │   ├── KeyFileError          FED-2206  a secret file is missing, unreadable or open to others
 │   └── AuthorityError        FED-2207  the certificate authority cannot do that
-└── ClientError      FED-2300  the client cannot take part
-    ├── ConnectError          FED-2310  the server cannot be reached
-    │   ├── HostNameError           FED-2311  the server's name is not known
-    │   ├── UnreachableError        FED-2312  nothing answers at the server's address
-    │   ├── UntrustedServerError    FED-2313  the server's certificate is not the pinned authority's
-    │   ├── ClientCertificateError  FED-2314  the server does not take the client's certificate
-    │   ├── ClockError              FED-2315  the device's clock is wrong
-    │   ├── ServerVersionError      FED-2316  the server speaks another version
-    │   ├── NotAuthorisedError      FED-2317  the server knows the client, and refuses it
-    │   └── DeviceTimeoutError      FED-2318  the server did not answer in time
-    ├── DevicePolicyError     FED-2320  the device's owner forbids the task
-    ├── ClientStateError      FED-2330  the client's durable state cannot be read or written
-    └── CancelledError        FED-2340  the client's work was cancelled
+├── ClientError      FED-2300  the client cannot take part
+│   ├── ConnectError          FED-2310  the server cannot be reached
+│   │   ├── HostNameError           FED-2311  the server's name is not known
+│   │   ├── UnreachableError        FED-2312  nothing answers at the server's address
+│   │   ├── UntrustedServerError    FED-2313  the server's certificate is not the pinned authority's
+│   │   ├── ClientCertificateError  FED-2314  the server does not take the client's certificate
+│   │   ├── ClockError              FED-2315  the device's clock is wrong
+│   │   ├── ServerVersionError      FED-2316  the server speaks another version
+│   │   ├── NotAuthorisedError      FED-2317  the server knows the client, and refuses it
+│   │   └── DeviceTimeoutError      FED-2318  the server did not answer in time
+│   ├── DevicePolicyError     FED-2320  the device's owner forbids the task
+│   ├── ClientStateError      FED-2330  the client's durable state cannot be read or written
+│   └── CancelledError        FED-2340  the client's work was cancelled
+└── SimulationError  FED-2400  a simulation cannot go on
 """
 
 from __future__ import annotations
@@ -181,6 +182,7 @@ from fedcore.errors.server import (
     UploadError,
     VersionError,
 )
+from fedcore.errors.simulation import SimulationError
 
 __all__ = [
     "AbortError",
@@ -248,6 +250,7 @@ __all__ = [
     "ServerVersionError",
     "ShapeError",
     "ShareError",
+    "SimulationError",
     "StageError",
     "StoreError",
     "SurvivorsError",

@@ -101,6 +101,19 @@ class Population(Sequence[Client]):
     def __iter__(self) -> Iterator[Client]:
         return (self[place] for place in range(len(self)))
 
+    def settled(self) -> Population:
+        """These clients with their features as they see them, all written down: no shift is left.
+
+        Memory: the features once more, if there is a shift.
+        """
+        if self.shift is None:
+            return self
+        x = self.data.x.copy()
+        for place in range(len(self)):
+            rows = self.partition[place]
+            x[rows] = self.shift(self.data.x[rows], client=place)
+        return Population(Dataset(x, self.data.y, self.data.name), self.partition, names=self.names)
+
     def sizes(self) -> NDArray[np.int64]:
         """How many rows each client has, (P,)."""
         return self.partition.sizes()

@@ -1,0 +1,206 @@
+"""Local training of many clients: what `LocalTraining` computes, several steps and clients a call.
+
+A device replays one step at a time. Here one replay takes a client through several steps, and of
+small models several clients side by side, one lane each, so that Python's share of the time stays
+small. Kernels are the same and see the same operands, so every client's bits are those of a device.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcore.autograd.replay import compile
+from fedcore.data import Dataset
+from fedcore.data.batching import batch_plan, steps_per_epoch
+from fedcore.federated.flat import FlatModel
+from fedcore.federated.task import Task
+from fedcore.optim import Optimizer
+from fedcore.step import train_step
+from fedcore.tensor.random import Key
+from fedcore.tensor.tensor import tensor
+from fedsim.engine.chunk import Chunk
+
+__all__ = ["Lanes", "Pupil", "Trained"]
+
+Vector = NDArray[np.float32]
+
+_MOST_LANES: Final = 64
+_CACHE: Final = 1 << 20  # bytes: what the lanes of a chunk work on stays in a core's own cache
+_CALL_S: Final = 1.2e-6  # what Python and NumPy take for a kernel call on next to nothing
+_STEPS: Final = (8, 4, 3, 2, 1)  # in one replay: few programs serve clients of all sizes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pupil:
+    """A client to be trained: its place, its `rows` of the data, the number of its streams."""
+
+    index: int
+    rows: NDArray[np.int64]
+    stream: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trained:
+    """What came of a client: `vector` (D,), parameters and state, valid until the next is asked.
+
+    `examples` and `loss`: weights, and weighted losses, summed over the last pass of its data.
+    `finite`: whether every step's loss was.
+    """
+
+    pupil: Pupil
+    vector: Vector
+    steps: int
+    examples: int
+    loss: float
+    finite: bool
+
+
+class Lanes:
+    """The task's local training on rows of `data`, by the steps of `optimizer`.
+
+    `lanes`: how many clients are trained side by side at most; None: as many as pay.
+    """
+
+    def __init__(
+        self, task: Task, flat: FlatModel, optimizer: Optimizer, data: Dataset, *, lanes: int | None
+    ) -> None:
+        self._task, self._flat, self._optimizer = task, flat, optimizer
+        self._x, self._y = _single(data.x), _single(data.y)
+        self._step = train_step(flat.rebuild, loss=flat.loss, optimizer=optimizer)
+        self._most, self._draws = lanes, True
+        self._chunks: dict[int, Chunk] = {}
+        self._vector = np.empty(flat.dimension, np.float32)
+        assert task.training.batch_size is not None
+        self._size = task.training.batch_size
+
+    def steps(self, rows: int) -> int:
+        """How many steps a client with so many rows takes."""
+        terms = self._task.training
+        return terms.steps or steps_per_epoch(rows, self._size) * (terms.epochs or 1)
+
+    def train(
+        self,
+        pupils: Sequence[Pupil],
+        start: Vector,
+        *,
+        round: int,
+        extras: Sequence[Vector] = (),
+        purpose: str = "",
+    ) -> Iterator[Trained]:
+        """Each pupil in its order, from the model `start` (D,).
+
+        `extras`: vectors with which the optimiser's state ends, alike for all, each of as many
+        numbers as are trained. `purpose`: a second training in a round draws streams of its own.
+        """
+        if not self._chunks:
+            self._look_at_a_step(start)
+        theta, state = self._flat.split(start)
+        moments = tuple(part.numpy() for part in self._optimizer.init(tensor(theta)))
+        moments = (*moments[: len(moments) - len(extras)], *extras)
+        place = 0
+        while place < len(pupils):
+            rest = pupils[place : place + (self._most or 1)]
+            steps, alike = next(groupby(self.steps(len(pupil.rows)) for pupil in rest))
+            lanes = 1 << (len(list(alike)).bit_length() - 1)
+            chunk = self._chunk(lanes)
+            chunk.begin(theta, state, moments)
+            yield from self._train(chunk, pupils[place : place + lanes], steps, round, purpose)
+            place += lanes
+
+    def _train(
+        self, chunk: Chunk, pupils: Sequence[Pupil], steps: int, round: int, purpose: str
+    ) -> Iterator[Trained]:
+        rows, weights = self._plans(pupils, steps, round, purpose)
+        losses = np.empty((len(pupils), steps), np.float32)
+        keys = [self._key(pupil, f"{purpose}forward", round) for pupil in pupils]
+        rate, done = self._task.rate(round), 0
+        for count in _pieces(steps):
+            part = slice(done, done + count)
+            batch = (self._x, self._y, rows[:, part], weights[:, part])
+            words = [[key.fold(now).words() for now in range(steps)[part]] for key in keys]
+            losses[:, part] = chunk.run(batch, words if self._draws else None, rate)
+            done += count
+        for lane, pupil in enumerate(pupils):
+            a_pass = steps_per_epoch(len(pupil.rows), self._size)
+            values, counted = losses[lane].tolist(), weights[lane].sum(axis=1).tolist()
+            examples, total = 0.0, 0.0
+            for at in range(max(0, steps - a_pass), steps):
+                examples, total = examples + counted[at], total + values[at] * counted[at]
+            chunk.read(lane, self._vector)
+            finite = math.isfinite(sum(values))
+            yield Trained(pupil, self._vector, steps, int(examples), total, finite)
+
+    def _plans(
+        self, pupils: Sequence[Pupil], steps: int, round: int, purpose: str
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The rows of the data in each batch, (P, steps, B), and what each counts."""
+        rows = np.empty((len(pupils), steps, self._size), np.int64)
+        weights = np.empty((len(pupils), steps, self._size), np.float32)
+        for lane, pupil in enumerate(pupils):
+            key, done, epoch = self._key(pupil, f"{purpose}shuffle", round), 0, 0
+            while done < steps:
+                plan = batch_plan(len(pupil.rows), self._size, key=key, epoch=epoch)
+                taken = min(len(plan.rows), steps - done)
+                part = slice(done, done + taken)
+                rows[lane, part] = pupil.rows[plan.rows[:taken]]
+                weights[lane, part] = plan.weight[:taken]
+                done, epoch = done + taken, epoch + 1
+        return rows, weights
+
+    def _key(self, pupil: Pupil, purpose: str, round: int) -> Key:
+        return Key(self._task.seed, purpose, round=round, client=pupil.stream)
+
+    def _chunk(self, lanes: int) -> Chunk:
+        found = self._chunks.get(lanes)
+        if found is None:
+            found = self._chunks[lanes] = Chunk(self._step, lanes)
+        return found
+
+    def _look_at_a_step(self, start: Vector) -> None:
+        """Finds whether it draws, and how many lanes make Python's share of it small.
+
+        Time decides nothing but time: a client's bits do not depend on who stands beside it.
+        """
+        step = compile(self._step)
+        theta, state = self._flat.split(start)
+        moments = self._optimizer.init(tensor(theta))
+        own = theta.nbytes + sum(part.numpy().nbytes for part in moments)
+        x, y = (np.repeat(data[:1], self._size, axis=0) for data in (self._x, self._y))
+        batch = (x, y, np.ones(self._size, np.float32), np.zeros(2, np.uint64))
+        with np.errstate(all="ignore"):
+            for _ in range(3):
+                begun = time.perf_counter()
+                step(theta, state, moments, *batch, self._task.rate(0))
+                took = time.perf_counter() - begun
+        [program] = step.programs
+        read = {value for call in program.calls for value in call.inputs}
+        self._draws = program.inputs[-2] in read
+        if self._most is None:
+            alone = took > 10 * len(program.calls) * _CALL_S
+            fits = _CACHE // (step.arena_bytes[0] + own)
+            self._most = 1 if alone else max(1, min(_MOST_LANES, fits))
+
+
+def _pieces(steps: int) -> Iterator[int]:
+    """Lengths of replays that add up to `steps`.
+
+    >>> list(_pieces(21))
+    [8, 8, 4, 1]
+    """
+    while steps:
+        count = next(length for length in _STEPS if length <= steps)
+        yield count
+        steps -= count
+
+
+def _single(array: NDArray[Any]) -> NDArray[Any]:
+    """Floating data in the precision of the parameters."""
+    return array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
