@@ -37,10 +37,10 @@ compute = {kind = "fixed", value = 900}
 
 
 def devices(
-    text: str = "", *, names: list[str] | None = None, seed: int = 7, **at: Path
+    text: str = "", *, names: Sequence[str] = NAMES, seed: int = 7, folder: Path | None = None
 ) -> Devices:
     spec = read_table(text, "devices.toml", DevicesSpec)
-    return Devices(spec, seed=seed, names=NAMES if names is None else names, **at)
+    return Devices(spec, seed=seed, names=names, folder=folder)
 
 
 def test_the_devices_of_an_empty_table_are_ideal() -> None:
