@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from fedcore.data import Dataset
@@ -63,5 +65,5 @@ def population_of(sizes: tuple[int, ...]) -> Population:
     labels = draw.integers(0, 3, rows)
     x = (draw.standard_normal((rows, 6)) + labels[:, None]).astype(np.float32)
     ends = np.cumsum([0, *sizes])
-    parts = [np.arange(begin, end) for begin, end in zip(ends[:-1], ends[1:], strict=True)]
+    parts = [np.arange(begin, end) for begin, end in pairwise(ends)]
     return Population(Dataset(x, labels), Partition.of(parts))
