@@ -20,7 +20,8 @@ class Partition:
     Shapes: rows (N,) int64; offsets (P + 1,) int64, rising from 0 to N: client p has
     `rows[offsets[p]:offsets[p + 1]]`. `names`: one a client, by default "client-0", … of equal
     width. `columns`: of a vertical partition the features of each client; else None.
-    Raises: ArgumentError for a client without rows, a negative row, or offsets of another form.
+    Raises: ArgumentError for a client without rows, a negative row, offsets of another form, or
+    names or columns that are not one a client.
 
     >>> parts = Partition.of([[0, 1], [2]])
     >>> len(parts), parts[0].tolist(), parts.sizes().tolist()
@@ -33,7 +34,7 @@ class Partition:
     columns: tuple[NDArray[np.int64], ...] | None = field(default=None)
 
     def __post_init__(self) -> None:
-        sizes = np.diff(self.offsets)
+        sizes = np.diff(np.atleast_1d(self.offsets))
         whole = self.offsets.ndim == 1 and len(self.offsets) > 1 and self.offsets[0] == 0
         if not whole or self.offsets[-1] != len(self.rows) or sizes.min(initial=1) < 1:
             raise ArgumentError(
@@ -47,6 +48,13 @@ class Partition:
                 why="rows are counted from 0",
                 fix="pass row numbers, not a mask or places from the end",
             )
+        for what, given in (("names", self.names), ("lists of columns", self.columns)):
+            if given and len(given) != len(self):
+                raise ArgumentError(
+                    f"{len(given)} {what} for {len(self)} clients",
+                    why="each client has one",
+                    fix=f"pass {len(self)} {what}, or none",
+                )
         if not self.names:
             width = len(str(len(self) - 1))
             names = tuple(f"client-{place:0{width}d}" for place in range(len(self)))
