@@ -95,13 +95,20 @@ class Algorithm(Protocol):
     """An algorithm, as four functions of flat vectors.
 
     `weighted`: clients count by their examples in the mean; else all count alike. `stateful`:
-    clients keep state, so that who comes again has to be known.
+    clients keep state, so that who comes again has to be known. `needs_sgd`: its formulas take a
+    client's change for lr times the sum of its gradients, so that they hold under SGD without
+    momentum alone. `scalars`: so many of the M numbers, the last, belong to no parameter, and
+    nothing may be left out of them.
     """
 
     @property
     def weighted(self) -> bool: ...
     @property
     def stateful(self) -> bool: ...
+    @property
+    def needs_sgd(self) -> bool: ...
+    @property
+    def scalars(self) -> int: ...
 
     def length(self, dimension: int) -> int:
         """M, how many numbers a client sends of a model of D numbers."""
