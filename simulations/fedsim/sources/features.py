@@ -1,0 +1,44 @@
+"""Features that a model can read: none missing, and of one scale if asked.
+
+What is measured for it is measured on the training rows alone, so that a test row says nothing of
+itself before it is tested.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from fedcore.data import Dataset, standardize
+from fedsim.sources.source import Source
+
+__all__ = ["imputed", "standardized"]
+
+
+def imputed(source: Source) -> Source:
+    """Each missing feature (NaN) as its mean over the training rows that have it, or 0 for none.
+
+    Shapes: x (N, ..., F) float32, or integers, which are never missing.
+    """
+    parts = [part for part in (source.train, source.test) if part is not None]
+    if parts[0].x.dtype.kind != "f" or not any(np.isnan(part.x).any() for part in parts):
+        return source
+    x = source.train.x.reshape(-1, source.train.x.shape[-1])
+    present = ~np.isnan(x)
+    sums = np.sum(x, axis=0, dtype=np.float64, where=present)
+    mean = (sums / np.maximum(present.sum(axis=0), 1)).astype(np.float32)
+    filled = [
+        Dataset(np.where(np.isnan(part.x), mean, part.x), part.y, part.name) for part in parts
+    ]
+    return replace(source, train=filled[0], test=filled[1] if len(filled) > 1 else None)
+
+
+def standardized(source: Source) -> Source:
+    """Features (…, F) with mean 0 and standard deviation 1 over the training rows; missing are 0.
+
+    Raises: DatasetError for infinities, DtypeError for features that are no numbers.
+    """
+    scale = standardize(source.train)
+    test = None if source.test is None else scale(source.test)
+    return replace(source, train=scale(source.train), test=test)

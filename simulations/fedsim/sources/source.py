@@ -1,0 +1,105 @@
+"""What every reader makes of its files: rows to train on, rows to test on, and whose they are."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcore.data import Dataset
+from fedcore.errors import DatasetError
+from fedcore.settings import Settings
+
+__all__ = ["Reader", "Source"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """A data set before it is dealt to clients.
+
+    `ids` (N,): the natural client of each training row, integers or texts; None where the data say
+    nothing of it. `test_ids`: the same of the test rows, for models of one's own.
+    `classes`: y is int64 from 0 to `classes` - 1, (N,) or a class a step (N, length); None for a
+    regression, whose y is float32 (N, 1), as a model of one output predicts it.
+    `feature_names`: of tables, one for each of x's columns. `class_names`: by class number.
+    Raises: DatasetError if ids or labels are others.
+
+    >>> data = Dataset(np.zeros((3, 2), np.float32), np.array([0, 2, 1]))
+    >>> Source(data, ids=np.array([7, 7, 9]), classes=3).labels.tolist()
+    [0, 2, 1]
+    """
+
+    train: Dataset
+    test: Dataset | None = None
+    ids: NDArray[Any] | None = None
+    test_ids: NDArray[Any] | None = None
+    classes: int | None = None
+    feature_names: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_ids(self.train, self.ids)
+        if self.test is not None:
+            _check_ids(self.test, self.test_ids)
+            _check_rows(self.train, self.test)
+        for part in (self.train, self.test):
+            if part is not None:
+                _check_labels(part, self.classes)
+
+    @property
+    def labels(self) -> NDArray[Any]:
+        """One label a training row, (N,), which a partitioner deals by; of steps (N, length)."""
+        y = self.train.y
+        return y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader(Settings, ABC):
+    """The options of one source, and what reads it; the same files give the same arrays."""
+
+    @abstractmethod
+    def load(self, base: Path) -> Source:
+        """What the files hold; paths of the options are relative to the folder `base`.
+
+        Raises: DataFormatError for a file that is missing or of another form, DatasetError for
+        parts that do not fit together, TaskError for options that do not suit the data.
+        """
+
+
+def _check_ids(data: Dataset, ids: NDArray[Any] | None) -> None:
+    if ids is not None and ids.shape != (len(data),):
+        raise DatasetError(
+            f"source {data.name!r}: ids of shape {ids.shape} for {len(data)} rows",
+            why="every row belongs to one client",
+            fix=f"give {len(data)} ids",
+        )
+
+
+def _check_rows(train: Dataset, test: Dataset) -> None:
+    shapes = [(part.x.shape[1:], part.y.shape[1:]) for part in (train, test)]
+    if shapes[0] != shapes[1]:
+        raise DatasetError(
+            f"source {train.name!r}: rows to train on are {shapes[0]}, rows to test on {shapes[1]}",
+            why="one model reads both",
+            fix="give both parts the same features and the same form of target",
+        )
+
+
+def _check_labels(data: Dataset, classes: int | None) -> None:
+    y = data.y
+    if classes is None:
+        fits, wanted = y.dtype == np.float32, "float32 numbers"
+        fits = fits and bool(np.isfinite(y).all())
+    else:
+        wanted = f"int64 classes from 0 to {classes - 1}"
+        fits = y.dtype == np.int64 and 0 <= int(y.min()) <= int(y.max()) < classes
+    if not fits:
+        raise DatasetError(
+            f"source {data.name!r}: targets are {y.dtype} of shape {y.shape}",
+            why=f"they have to be {wanted}, none of them missing",
+            fix="leave out rows without a target, and number classes from 0",
+        )
