@@ -59,7 +59,7 @@ class MultiKrum(Rule):
     def combine(self, updates: Vector, weights: NDArray[np.float64] | None) -> Vector:
         order = np.argsort(_scores(updates, self.f), kind="stable")
         chosen = np.sort(order[: self.m or len(updates) - self.f - 2])
-        return mean_of(updates[chosen])
+        return mean_of(updates, chosen)
 
 
 def _scores(updates: Vector, f: int) -> NDArray[np.float64]:

@@ -90,9 +90,9 @@ def finite_rows(updates: Vector) -> NDArray[np.bool_]:
     return found
 
 
-def mean_of(updates: Vector) -> Vector:
-    """The mean row, summed in float64."""
+def mean_of(updates: Vector, chosen: NDArray[np.intp]) -> Vector:
+    """The mean of the chosen rows, summed in float64."""
     result = np.empty(updates.shape[1], np.float32)
     for part in columns(updates):
-        result[part] = updates[:, part].mean(axis=0, dtype=np.float64)
+        result[part] = updates[chosen, part].mean(axis=0, dtype=np.float64)
     return result
