@@ -72,7 +72,7 @@ def dirichlet(
     out if the i-th row of a class, from 0, goes to any client alike with probability
     P·α / (P·α + i), and else where an earlier row of its class went, any of them alike. It takes
     no memory of P · classes, and knows no α for which the proportions underflow.
-    Shapes: labels (N,), classes as `labels.class_numbers` counts them.
+    Shapes: labels (N,) or (N, 1), classes as `labels.class_numbers` counts them.
     Raises: ArgumentError for α outside [1e-6, 1e6], or clients · minimum above N; DatasetError for
     no labels, or not one a row.
     """
@@ -100,10 +100,10 @@ def dirichlet_by_client(
     by q_j, and of a class that has run out no more, so that the last clients served, in a drawn
     order, take what is left. Sizes differ by one at most.
     Where q_j has nothing left in its classes, the rows left are drawn alike.
-    Shapes: labels (N,), classes as `labels.class_numbers` counts them.
+    Shapes: labels (N,) or (N, 1), classes as `labels.class_numbers` counts them.
     Raises: ArgumentError for α outside [1e-6, 1e6], more clients than rows, or clients · classes
     above 2^26; DatasetError for no labels, or not one a row.
-    Source: Hsu, Qi and Brown 2019, section 3 ("Measuring the effects of non-identical data").
+    Source: Hsu, Qi and Brown 2019, "Measuring the effects of non-identical data distribution".
     """
     order, left = _in_classes(labels, rng := draws(seed, "dirichlet_by_client"))
     require_rows(len(order), clients)
@@ -151,8 +151,8 @@ def shards(
     Shards that do not divide the rows differ by one row: the remainder is dealt among them. A
     shard crosses into the next class where classes do not end with one, so a client has
     `shards_per_client` classes or few more.
-    Shapes: labels (N,), classes as `labels.class_numbers` counts them. Rows of a class are
-    in random order. Raises: ArgumentError for more shards than rows; DatasetError.
+    Shapes: labels (N,) or (N, 1), classes as `labels.class_numbers` counts them. Rows of a class
+    are in random order. Raises: ArgumentError for more shards than rows; DatasetError.
     Source: McMahan et al. 2017, section 3 ("pathological non-IID": 2 shards of 300 rows each).
     """
     order, _ = _in_classes(labels, rng := draws(seed, "shards"))
@@ -178,7 +178,7 @@ def classes(labels: NDArray[Any], clients: int, *, classes_per_client: int, seed
     Which classes a client has is drawn; the numbers of clients that two classes have differ by
     one at most, and no class is left out. NIID-Bench's "quantity-based label imbalance" (Li et
     al. 2022, #C = k), balanced.
-    Shapes: labels (N,), classes as `labels.class_numbers` counts them.
+    Shapes: labels (N,) or (N, 1), classes as `labels.class_numbers` counts them.
     Raises: ArgumentError if there are fewer classes, if there is a class that no client would
     have, or one with fewer rows than clients; DatasetError.
     """
@@ -243,12 +243,13 @@ def _holders(number: int, clients: int, each: int, rng: np.random.Generator) -> 
 def _in_classes(labels: NDArray[Any], rng: np.random.Generator) -> tuple[Integers, Integers]:
     """All rows class after class, in random order within each, and each class's number of rows."""
     numbers, number = class_numbers(labels)
-    if numbers.ndim != 1:
+    if numbers.size != len(numbers):
         raise DatasetError(
             f"labels of shape {numbers.shape}",
             why="a row goes where its label says, and so it has one",
             fix="pass one label a row, or partition by size or by id",
         )
+    numbers = numbers.reshape(-1)
     order = rng.permutation(len(numbers))
     return order[grouped(numbers[order], number)], np.bincount(numbers, minlength=number)
 

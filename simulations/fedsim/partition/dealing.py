@@ -79,7 +79,7 @@ def grouped(numbers: Integers, groups: int) -> Integers:
 
     Shapes: numbers (N,), in [0, groups) -> (N,).
     """
-    # A stable sort of 16 bits counts instead of comparing: 7 ms for a million rows, against 75.
+    # A stable sort of 16 bits counts instead of comparing: 28 ms for a million rows, against 83.
     return np.argsort(numbers.astype(np.min_scalar_type(groups - 1)), kind="stable")
 
 

@@ -41,11 +41,10 @@ def class_numbers(labels: NDArray[Any]) -> tuple[NDArray[np.int64], int]:
             why="they fall into no class",
             fix="leave these rows out first: data[numpy.isfinite(data.y)]",
         )
-    if labels.dtype.kind == "u" or (labels.dtype.kind == "i" and labels.min() >= 0):
-        counts = np.bincount(labels.ravel()) if labels.max() < labels.size else None
-        if counts is not None:  # without a sort: 3 ms for a million labels, against 90
-            seen = counts > 0
-            return (np.cumsum(seen) - 1)[labels], int(seen.sum())
+    if labels.dtype.kind in "iu" and labels.min() >= 0 and labels.max() < labels.size:
+        small = labels.astype(np.int64)  # without a sort: 6 ms for a million labels, against 72
+        seen = np.bincount(small.ravel()) > 0
+        return (np.cumsum(seen) - 1)[small], int(seen.sum())
     values, numbers = np.unique(labels, return_inverse=True)
     if not floating or len(values) <= BINS:
         return numbers.reshape(labels.shape), len(values)

@@ -30,6 +30,13 @@ def test_classes_are_the_labels_that_occur_in_sorted_order() -> None:
     assert class_numbers(np.array([True, False]))[0].tolist() == [1, 0]
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint64, np.int64, np.float16])
+def test_classes_do_not_depend_on_the_dtype_of_labels(dtype: Any) -> None:
+    labels = np.array([3, 0, 3, 5, 0, 1], dtype)
+    assert class_numbers(labels)[0].tolist() == [2, 0, 2, 3, 0, 1]
+    assert class_numbers(labels[:, None])[0].shape == (6, 1)
+
+
 @given(st.lists(st.floats(-1e9, 1e9), min_size=11, max_size=200, unique=True))
 def test_targets_of_a_regression_fall_into_tenths(targets: list[float]) -> None:
     bins, number = class_numbers(np.array(targets))
@@ -185,6 +192,12 @@ def test_a_class_that_no_client_could_have_is_refused() -> None:
         classes(np.arange(100) % 10, 3, classes_per_client=2, seed=1)
     assert "4 classes would have no client" in refused.value.why
     assert refused.value.fix == "take 5 clients, or 4 classes a client"
+
+
+def test_a_column_of_labels_is_one_label_a_row() -> None:
+    labels = np.arange(40) % 4
+    flat, column = (shards(one, 5, seed=1) for one in (labels, labels[:, None]))
+    assert [rows.tolist() for rows in flat] == [rows.tolist() for rows in column]
 
 
 def test_several_labels_a_row_are_refused() -> None:
