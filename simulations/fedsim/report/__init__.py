@@ -1,0 +1,1 @@
+"""How a run is read: plots, one page without a server, and a comparison of several runs."""
