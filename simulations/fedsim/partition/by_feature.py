@@ -43,6 +43,7 @@ class GaussianNoise:
         require_whole("clients", self.clients, least=1)
 
     def __call__(self, x: NDArray[Any], *, client: int) -> NDArray[Any]:
+        _require_numbers(x)
         if not 0 <= client < self.clients:
             raise ArgumentError(
                 f"client {client} of {self.clients}",
@@ -71,6 +72,7 @@ class SensorGain:
         _require_finite("offset", self.offset, least=0.0)
 
     def __call__(self, x: NDArray[Any], *, client: int) -> NDArray[Any]:
+        _require_numbers(x)
         gain, offset = _draws(self.seed, "gain", client).standard_normal(2)
         return _like(x, math.exp(self.scale * gain) * x + self.offset * offset)
 
@@ -96,6 +98,7 @@ class Rotation:
             )
 
     def __call__(self, x: NDArray[Any], *, client: int) -> NDArray[Any]:
+        _require_numbers(x)
         images = _square(x)
         turns, rest = divmod(self.degrees[client % len(self.degrees)] % 360.0, 90.0)
         turned = np.rot90(images, k=int(turns), axes=(1, 2))
@@ -142,16 +145,19 @@ def _draws(seed: int, shift: str, client: int) -> np.random.Generator:
     return Key(seed, "partition", client=client).fold(shift).generator()
 
 
-def _like(x: NDArray[Any], shifted: NDArray[Any]) -> NDArray[Any]:
-    """The features in their dtype: integers rounded, and kept within what the dtype holds."""
-    if x.dtype.kind == "f":
-        return shifted.astype(x.dtype, copy=False)
-    if x.dtype.kind not in "iu":
+def _require_numbers(x: NDArray[Any]) -> None:
+    if x.dtype.kind not in "iuf":
         raise DtypeError(
             f"features of {x.dtype} cannot be shifted",
             why="a shift calculates with numbers",
             fix="encode them as numbers first",
         )
+
+
+def _like(x: NDArray[Any], shifted: NDArray[Any]) -> NDArray[Any]:
+    """The features in their dtype: integers rounded, and kept within what the dtype holds."""
+    if x.dtype.kind == "f":
+        return shifted.astype(x.dtype, copy=False)
     held = np.iinfo(x.dtype)
     whole: NDArray[Any] = np.clip(np.rint(shifted), held.min, held.max).astype(x.dtype)
     return whole
