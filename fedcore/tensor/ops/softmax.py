@@ -37,13 +37,18 @@ _NARROW = 48  # classes below which rows are compared as columns
 
 def _shifted(xp: Any, x: Any, out: Any) -> Any:
     """`x` minus its row's largest value, which is lifted above minus infinity."""
-    if xp is np and x.shape[-1] <= _NARROW and x.size > 1000:  # 2,000 rows of 10: 9 µs against 75
+    if xp is np and _as_columns(x):
         columns = xp.ascontiguousarray(xp.moveaxis(x, -1, 0))
         top = xp.max(columns, axis=0)[..., None]
     else:
         top = xp.max(x, axis=-1, keepdims=True)
     xp.maximum(top, np.finfo(x.dtype).min, out=top)
     return xp.subtract(x, top, out=out)
+
+
+def _as_columns(x: Any) -> bool:
+    """Whether rows are better compared as columns: 2,000 rows of 10 take 9 µs so, and 75 else."""
+    return bool(x.shape[-1] <= _NARROW and x.size > 1000)
 
 
 def _row_sums(xp: Any, e: Any) -> Any:
@@ -168,6 +173,38 @@ def softmax_cross_entropy(
     return xp.subtract(xp.log(total, out=total), chosen, out=out)
 
 
+@softmax_cross_entropy.prepared("numpy")
+def _prepare_cross_entropy(
+    xp: Any, x: Any, labels: Any, *, smoothing: float, out: Any
+) -> Callable[[], None] | None:
+    """The same on fixed buffers: 15 µs against 29 for 20 rows of 62."""
+    lead = np.broadcast_shapes(x.shape[:-1], labels.shape)
+    if smoothing or _as_columns(x) or x.shape[:-1] != lead:
+        return None
+    starts = np.arange(0, math.prod(lead) * x.shape[-1], x.shape[-1]).reshape(lead)
+    shifted, chosen = np.empty((*lead, x.shape[-1]), x.dtype), np.empty(lead, x.dtype)
+    flat, index = shifted.reshape(-1), np.empty(lead, np.intp)
+    top, total = np.empty((*lead, 1), x.dtype), np.empty(lead, x.dtype)
+    lowest, one = np.full_like(top, np.finfo(x.dtype).min), np.ones_like(total)
+    codes = labels.view(f"u{labels.itemsize}")  # a negative label is larger than any class
+
+    def run() -> None:
+        if codes.size and np.maximum.reduce(codes, axis=None) >= x.shape[-1]:
+            _flat_labels(np, labels, x.shape[-1], lead)
+        np.add(starts, labels, out=index, casting="unsafe")
+        np.maximum.reduce(x, axis=-1, keepdims=True, out=top)
+        np.maximum(top, lowest, out=top)
+        np.subtract(x, top, out=shifted)
+        flat.take(index, out=chosen, mode="clip")
+        np.exp(shifted, out=shifted)
+        sum_rows(shifted, total)
+        np.maximum(total, one, out=total)
+        np.log(total, out=total)
+        np.subtract(total, chosen, out=out)
+
+    return run
+
+
 def _cross_entropy_pullback_vjp(
     h: Tensor,
     z: Tensor,
@@ -224,7 +261,7 @@ def _prepare_pullback(
 ) -> Callable[[], None] | None:
     """The same on fixed buffers: 12 µs against 26 for 20 rows of 62."""
     lead = np.broadcast_shapes(g.shape, x.shape[:-1], labels.shape)
-    if x.shape[-1] <= _NARROW or x.shape[:-1] != lead or not out.flags.c_contiguous:
+    if _as_columns(x) or x.shape[:-1] != lead or not out.flags.c_contiguous:
         return None
     starts = np.arange(0, math.prod(lead) * x.shape[-1], x.shape[-1]).reshape(lead)
     flat, factor = out.reshape(-1), g[..., None]

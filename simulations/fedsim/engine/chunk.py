@@ -73,7 +73,8 @@ class Chunk:
         if words is not None:
             program.words[...] = np.reshape(words, program.words.shape)
         given = (program.x, program.y, program.weight, program.words, rate)
-        *_, losses = program.run(self._theta, self._state, self._moments, *given)
+        assert self._moments is not None
+        losses, *_ = program.run(self._theta, self._state, *given, *self._moments)
         found: NDArray[np.float32] = losses.numpy().reshape(-1, count)
         return found
 
@@ -92,19 +93,23 @@ class Chunk:
         step, count = self._step, batches[0]
 
         def several(
-            theta: Any, state: Any, moments: Any, x: Any, y: Any, weight: Any, key: Any, lr: Any
-        ) -> tuple[Any, Any, Any, Any]:
+            theta: Any, state: Any, x: Any, y: Any, weight: Any, key: Any, lr: Any, *moments: Any
+        ) -> tuple[Any, ...]:
             losses = []
             for now in range(count):
                 batch = (x[now], y[now], weight[now], key[now])
                 theta, state, moments, loss, _ = step(theta, state, moments, *batch, lr)
                 losses.append(loss)
-            return theta, state, moments, operations.stack(losses)
+            return operations.stack(losses), theta, state, *moments
 
-        mapped = vmap(several, (0,) * 7 + (None,)) if self._lead else several
+        # Arguments without containers: a replay spends 20 µs less on them.
+        own = len(self._moments or ())
+        axes = (*(0,) * 6, None, *(0,) * own)
+        mapped = vmap(several, axes) if self._lead else several
+        donated = (*range(6), *range(7, 7 + own))
         whole = (*self._lead, *batches)
         return _Program(
-            compile(mapped, donate=range(7)),
+            compile(mapped, donate=donated),
             np.empty((*whole, *x.shape[1:]), x.dtype),
             np.empty((*whole, *y.shape[1:]), y.dtype),
             np.empty(whole, np.float32),

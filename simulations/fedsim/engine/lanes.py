@@ -120,13 +120,14 @@ class Lanes:
     ) -> Iterator[Trained]:
         rows, weights = self._plans(pupils, steps, round, purpose)
         losses = np.empty((len(pupils), steps), np.float32)
-        keys = [self._key(pupil, f"{purpose}forward", round) for pupil in pupils]
+        drawing = pupils if self._draws else ()
+        keys = [self._key(pupil, f"{purpose}forward", round) for pupil in drawing]
         rate, done = self._task.rate(round), 0
         for count in _pieces(steps):
             part = slice(done, done + count)
             batch = (self._x, self._y, rows[:, part], weights[:, part])
             words = [[key.fold(now).words() for now in range(steps)[part]] for key in keys]
-            losses[:, part] = chunk.run(batch, words if self._draws else None, rate)
+            losses[:, part] = chunk.run(batch, words or None, rate)
             done += count
         for lane, pupil in enumerate(pupils):
             a_pass = steps_per_epoch(len(pupil.rows), self._size)
