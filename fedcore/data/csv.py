@@ -51,11 +51,18 @@ def load_csv(
         )
     lines = read_lines(path, max_bytes=max_bytes)
     rows, numbers = _rows(path, lines, delimiter=delimiter, comment=comment)
-    if header and rows:
+    if len(rows) <= header:
+        raise DataFormatError(
+            f"{Path(path).name} has no rows",
+            where=str(path),
+            why="there is nothing to learn from",
+            fix="add rows" + (", or pass header=False" if rows else ""),
+        )
+    if header:
         found, rows, numbers = rows[0], rows[1:], numbers[1:]
         names = found if names is None else names
     elif names is None:
-        names = [str(position) for position in range(len(rows[0]) if rows else 0)]
+        names = [str(position) for position in range(len(rows[0]))]
     if len(set(names)) != len(names):
         raise DataFormatError(
             f"{Path(path).name} names two columns alike",
@@ -64,9 +71,11 @@ def load_csv(
             fix="pass distinct names=[...]; with header=True they replace the first line",
         )
     vocabularies = vocabularies or {}
-    listed = zip(column_names(names, vocabularies), vocabularies.values(), strict=True)
+    listed = zip(
+        column_names(names, vocabularies, where=str(path)), vocabularies.values(), strict=True
+    )
     given = {name: tuple(words) for name, words in listed}
-    coded = {*column_names(names, categorical), *given}
+    coded = {*column_names(names, categorical, where=str(path)), *given}
     columns = [Column(name, name in coded, given.get(name)) for name in names]
     absent = frozenset(missing)
     cells = [[None if cell in absent else cell for cell in row] for row in rows]

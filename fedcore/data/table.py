@@ -63,7 +63,7 @@ class Table:
 
     def __getitem__(self, column: str | int) -> NDArray[Any]:
         """One column by name or position. Raises: ArgumentError if there is no such column."""
-        [name] = column_names(self.columns, [column])
+        [name] = column_names(self.columns, [column], where=self.name)
         return self.columns[name]
 
     def dataset(
@@ -82,8 +82,8 @@ class Table:
         label is missing.
         """
         names = list(self.columns)
-        [target] = column_names(names, [label])
-        left_out = {target, *column_names(names, exclude)}
+        [target] = column_names(names, [label], where=self.name)
+        left_out = {target, *column_names(names, exclude, where=self.name)}
         features = [self._feature(name, encode) for name in names if name not in left_out]
         if not features or encode not in ("codes", "one_hot"):
             raise ArgumentError(
@@ -113,10 +113,12 @@ class Table:
         return np.where(values < 0, np.nan, values).astype(np.float32)[:, np.newaxis]
 
 
-def column_names(names: Collection[str], columns: Iterable[str | int]) -> list[str]:
+def column_names(
+    names: Collection[str], columns: Iterable[str | int], *, where: str = ""
+) -> list[str]:
     """The names of columns given by name or position, negative from the end.
 
-    Raises: ArgumentError if there is no such column.
+    `where`: whose columns they are. Raises: ArgumentError if there is no such column.
     """
     places, known = list(names), set(names)
     found = []
@@ -128,6 +130,7 @@ def column_names(names: Collection[str], columns: Iterable[str | int]) -> list[s
         else:
             raise ArgumentError(
                 f"table: no column {column!r:.80}",
+                where=where,
                 why=f"the {len(places)} columns are {', '.join(places):.400}",
                 fix="pass one of these names, or a position from "
                 f"{-len(places)} to {len(places) - 1}",

@@ -108,6 +108,23 @@ def test_a_malformed_line_is_refused_with_its_number(
     assert "secret" not in str(caught.value) and caught.value.__cause__ is None
 
 
+@pytest.mark.parametrize("text", ["", "# nothing\n", "kind\n"])
+def test_a_file_without_rows_is_malformed_whatever_columns_are_asked_for(
+    tmp_path: Path, text: str
+) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(DataFormatError, match="has no rows") as caught:
+        load_csv(path, categorical=["kind"], comment="#")
+    assert caught.value.where == str(path)
+
+
+def test_a_column_that_does_not_exist_is_named_with_its_file(tmp_path: Path) -> None:
+    path = write(tmp_path, "a,b\n1,2\n")
+    with pytest.raises(ArgumentError, match="'kind'") as caught:
+        load_csv(path, categorical=["kind"])
+    assert caught.value.where == str(path)
+
+
 def test_an_unknown_word_is_refused_without_being_told(tmp_path: Path) -> None:
     path = write(tmp_path, "kind\ncat\nsecret\n")
     with pytest.raises(DataFormatError, match="outside the vocabulary of column 'kind'") as caught:
