@@ -51,12 +51,10 @@ class Npz(Measured):
         if x.dtype.kind not in ("iu" if self.codes else "fiub"):
             wanted = "integers" if self.codes else "numbers"
             raise _unfit(path, f"x{part}", f"it is {x.dtype}, and features are {wanted}")
-        features = x if self.codes else x.astype(np.float32, copy=False)
-        if features.dtype.kind == "f" and bool(np.isinf(features).any()):
-            raise _unfit(path, f"x{part}", "it holds infinities, or numbers beyond float32")
-        if len(x.shape) < 2:
+        if x.ndim < 2:
             raise _unfit(path, f"x{part}", f"its shape is {x.shape}; an example has features")
-        return Dataset(features, y, path.name)
+        with np.errstate(over="ignore"):  # what is beyond float32 is refused as infinite
+            return Dataset(x if self.codes else x.astype(np.float32, copy=False), y, path.name)
 
 
 def _labelled(
@@ -72,7 +70,8 @@ def _labelled(
     names: tuple[str, ...] = ()
     if kinds == {"f"}:
         classes = None
-        targets = [part.y.astype(np.float32) for part in parts]
+        with np.errstate(over="ignore"):
+            targets = [part.y.astype(np.float32) for part in parts]
         targets = [y[:, np.newaxis] if y.ndim == 1 else y for y in targets]
     elif kinds <= set("iub"):
         targets = [part.y.astype(np.int64) for part in parts]

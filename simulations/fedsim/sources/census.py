@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from fedcore.data import load_csv
 from fedsim.sources.columns import Columns, Encoding, examples, ids_of, with_test
-from fedsim.sources.features import standardized
+from fedsim.sources.features import imputed, standardized
 from fedsim.sources.files import file_of, place_of
 from fedsim.sources.source import Reader, Source
 
@@ -84,4 +84,4 @@ class Adult(Reader):
         if self.clients != "none":
             ids, test_ids = (ids_of(table, self.clients) for table in (train, test))
             source = replace(source, ids=ids, test_ids=test_ids)
-        return standardized(source) if self.standardize else source
+        return standardized(source) if self.standardize else imputed(source)

@@ -40,7 +40,8 @@ def examples(table: Table, columns: Columns) -> Source:
     """
     ids = ids_of(table, columns.ids) if columns.ids else None
     left_out = {*columns.exclude, *([columns.ids] if columns.ids else [])}
-    data = table.dataset(label=columns.target, exclude=left_out, encode=columns.encode)
+    with np.errstate(over="ignore"):  # what is beyond float32 is refused as infinite
+        data = table.dataset(label=columns.target, exclude=left_out, encode=columns.encode)
     features = [name for name in table.columns if name not in {columns.target, *left_out}]
     named = tuple(name for column in features for name in _feature_names(table, column, columns))
     words = table.vocabularies.get(columns.target)

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from fedcore.data import Dataset, standardize
+from fedcore.errors import DatasetError
 from fedsim.sources.source import Source
 
 __all__ = ["imputed", "standardized"]
@@ -20,10 +21,17 @@ def imputed(source: Source) -> Source:
     """Each missing feature (NaN) as its mean over the training rows that have it, or 0 for none.
 
     Shapes: x (N, ..., F) float32, or integers, which are never missing.
+    Raises: DatasetError for infinities.
     """
     parts = [part for part in (source.train, source.test) if part is not None]
-    if parts[0].x.dtype.kind != "f" or not any(np.isnan(part.x).any() for part in parts):
+    if parts[0].x.dtype.kind != "f" or all(np.isfinite(part.x).all() for part in parts):
         return source
+    if any(np.isinf(part.x).any() for part in parts):
+        raise DatasetError(
+            f"source {source.train.name!r}: some features are infinite, or beyond float32",
+            why="no model can be trained on them",
+            fix="mark them as missing, or bring the feature to another unit",
+        )
     x = source.train.x.reshape(-1, source.train.x.shape[-1])
     present = ~np.isnan(x)
     sums = np.sum(x, axis=0, dtype=np.float64, where=present)

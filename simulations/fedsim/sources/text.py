@@ -53,8 +53,9 @@ class Shakespeare(HeldOut):
     than `minimum` characters are left out. ids: the roles, "play: ROLE". Characters are the codes
     of `CHARACTERS`, of which there are 97.
     `target`: "next" for the character after the window, y (N,), which layers embedding, lstm,
-    last_step, linear predict; "every" for the one after each character, y (N, length), without
-    last_step. x (N, length) uint8 codes for an embedding; y int64.
+    last_step, linear predict; "every" for the one after each character, y (N, length), which
+    layers embedding, transformer_encoder with `causal`, linear predict. x (N, length) uint8 codes
+    for an embedding; y int64.
 
     Held out are windows of the last share of each role's text: none of their characters is
     trained on. With `held_out_clients` whole roles.
