@@ -19,14 +19,13 @@ def squared_distances(updates: Vector) -> NDArray[np.float64]:
     Formula: |u_i|² - 2⟨u_i, u_j⟩ + |u_j|², of a Gram matrix that is summed in float64 over blocks
     of columns. A row of huge numbers spoils the precision of its own distances alone.
     """
-    finite = finite_rows(updates)
     gram = np.zeros((len(updates), len(updates)))
     for part in columns(updates):
         block = updates[:, part].astype(np.float64)
-        block[~finite] = 0.0
         gram += block @ block.T
     squares = gram.diagonal()
     found: NDArray[np.float64] = np.maximum(squares[:, None] - 2 * gram + squares, 0.0)
+    finite = finite_rows(updates)
     found[~finite] = found[:, ~finite] = np.inf
     np.fill_diagonal(found, 0.0)
     return found

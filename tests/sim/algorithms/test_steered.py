@@ -25,7 +25,9 @@ OPTIMIZERS = [
     optim.SGD(lr=0.1, momentum=0.9, nesterov=True),
     optim.Adam(lr=0.05),
     optim.AdamW(lr=0.05),
+    optim.RMSprop(lr=0.01),
     optim.RMSprop(lr=0.01, momentum=0.5),
+    optim.Adagrad(lr=0.05),
 ]
 THETA, REBUILD = fc.ravel(nn.Sequential(nn.Linear(5, 4, key=0), nn.relu, nn.Linear(4, 2, key=1)))
 D = THETA.size
@@ -91,6 +93,13 @@ def test_gradients_have_correction_and_pull_added_and_what_is_frozen_stays(optim
         free = ~given["frozen"]
         np.testing.assert_allclose(theta.numpy()[free], expected.numpy()[free], rtol=2e-5)
         assert np.array_equal(theta.numpy()[~free], before.numpy()[~free])
+
+
+def test_plain_sgd_still_never_writes_the_gradient_down() -> None:
+    for optimizer, factored in ((OPTIMIZERS[0], True), (OPTIMIZERS[2], False)):
+        step = program(Steered(optimizer))
+        walk(step, Steered(optimizer).init(THETA))
+        assert (" add_scaled(" in str(step.programs[0])) == factored
 
 
 def test_one_program_serves_clients_with_and_without_steering() -> None:

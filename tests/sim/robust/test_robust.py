@@ -121,6 +121,13 @@ def test_each_step_of_the_geometric_median_lowers_the_sum_of_distances() -> None
     assert totals[0] > totals[-1]
 
 
+def test_the_geometric_median_leaves_rows_out_that_are_no_numbers_whatever_their_weight() -> None:
+    updates, weights = rows(7), np.arange(1.0, N + 1)
+    spoiled = np.append(updates, np.full((1, D), np.nan, np.float32), axis=0)
+    found = GeometricMedian()(spoiled, np.append(weights, 1e6))
+    np.testing.assert_allclose(found, GeometricMedian()(updates, weights), atol=1e-3)
+
+
 @pytest.mark.parametrize(
     "weights", [np.ones(N - 1), np.full(N, -1.0), np.zeros(N), np.full(N, np.nan)]
 )
