@@ -23,7 +23,7 @@ from fedsim.run.reading import Run
 from fedsim.run.records import Mode, RoundRecord, Totals
 from fedsim.run.wording import NONE, drops, duration, number, share, size
 
-__all__ = ["render_page", "render_table", "write_report"]
+__all__ = ["document", "render_page", "render_table", "write_report"]
 
 _MOST_ROWS: Final = 500
 
@@ -70,23 +70,30 @@ def write_report(run: Run) -> Path:
 def render_page(run: Run) -> str:
     """The page of a run, finished or not, as the text of an HTML file."""
     record = run.record
-    title = escaped(record.name)
     plain = " plain" if record.mode is Mode.PLAIN else ""
     plots = "".join(draw(chart) for chart in plots_of(run.rounds).values())
     settings = [(name, written(value)) for name, value in settings_of(run).items()]
+    return document(
+        record.name,
+        f'<p class="mode{plain}">{escaped(record.mode.words)}</p>\n'
+        f"{render_table(('What', 'Value'), _summary(run))}\n"
+        f'<h2>Plots</h2><div class="plots">\n{plots}</div>\n'
+        f"<h2>Clients lost</h2>{_losses(run.rounds)}\n"
+        f"<h2>Rounds</h2>{_rounds(run.rounds)}\n"
+        f"<h2>Configuration</h2>{render_table(('Setting', 'Value'), settings)}\n",
+    )
+
+
+def document(title: str, body: str) -> str:
+    """An HTML file around `body`, whose texts are escaped already; the `title` is not yet."""
+    title = escaped(title)
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width">'
         '<meta name="color-scheme" content="light dark">'
         f"<title>{title}</title><style>{_STYLE}</style></head><body>\n"
-        f'<h1>{title}</h1><p class="mode{plain}">{escaped(record.mode.words)}</p>\n'
-        f"{render_table(('What', 'Value'), _summary(run))}\n"
-        f'<h2>Plots</h2><div class="plots">\n{plots}</div>\n'
-        f"<h2>Clients lost</h2>{_losses(run.rounds)}\n"
-        f"<h2>Rounds</h2>{_rounds(run.rounds)}\n"
-        f"<h2>Configuration</h2>{render_table(('Setting', 'Value'), settings)}\n"
-        "</body></html>\n"
+        f"<h1>{title}</h1>\n{body}</body></html>\n"
     )
 
 
