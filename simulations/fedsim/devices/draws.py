@@ -20,6 +20,7 @@ __all__ = ["Streams", "uniforms"]
 
 Streams = NDArray[np.uint64]
 
+_FEW: Final = 24  # from here on 0.3 ms for all of them is less than 12 µs for each
 _ROUNDS: Final = 10
 _MULTIPLIERS: Final = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
 _WEYL: Final = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
@@ -37,17 +38,32 @@ def uniforms(key: Key, streams: Streams) -> NDArray[np.float64]:
     >>> bool((few == many[[2, 0]]).all())
     True
     """
+    words = key.words()
+    if len(streams) < _FEW:
+        drawn = np.array([_alone(words, stream) for stream in streams.tolist()], np.uint64)
+    else:
+        drawn = _together(words, streams)
+    return (drawn.reshape(-1, 4) >> _SPARE_BITS).astype(np.float64) * _UNIT
+
+
+def _alone(words: Streams, stream: int) -> Streams:
+    """The block of one client; NumPy's generator counts up before it draws."""
+    found: Streams = np.random.Philox(counter=(stream - 1) % 2**256, key=words).random_raw(4)
+    return found
+
+
+def _together(words: Streams, streams: Streams) -> Streams:
+    """The blocks of many clients. Shapes: streams (n,) -> (n, 4)."""
     zero = np.zeros_like(streams)
     a, b, c, d = streams, zero, zero, zero
-    left, right = (int(word) for word in key.words())
+    left, right = (int(word) for word in words)
     for turn in range(_ROUNDS):
         key_left = np.uint64((left + turn * _WEYL[0]) % 2**64)
         key_right = np.uint64((right + turn * _WEYL[1]) % 2**64)
         high_a, low_a = _product(a, _MULTIPLIERS[0])
         high_c, low_c = _product(c, _MULTIPLIERS[1])
         a, b, c, d = high_c ^ b ^ key_left, low_c, high_a ^ d ^ key_right, low_a
-    drawn = np.stack([a, b, c, d], axis=1) >> _SPARE_BITS
-    return drawn.astype(np.float64) * _UNIT
+    return np.stack([a, b, c, d], axis=1)
 
 
 def _product(words: Streams, multiplier: int) -> tuple[Streams, Streams]:

@@ -19,7 +19,7 @@ def by_numpy(key: Key, stream: int) -> list[float]:
     return [float(word >> np.uint64(11)) * 2.0**-53 for word in raw]
 
 
-@given(st.integers(0, 2**64 - 1), st.lists(WORDS, max_size=5))
+@given(st.integers(0, 2**64 - 1), st.lists(WORDS, max_size=50))
 def test_it_is_the_philox_generator_with_the_stream_as_its_counter(
     seed: int, streams: list[int]
 ) -> None:
@@ -29,7 +29,7 @@ def test_it_is_the_philox_generator_with_the_stream_as_its_counter(
     assert found.tolist() == [by_numpy(key, stream) for stream in streams]
 
 
-@given(st.lists(WORDS, min_size=1, max_size=20))
+@given(st.lists(WORDS, min_size=24, max_size=30))
 def test_a_client_draws_the_same_whoever_draws_beside_it(streams: list[int]) -> None:
     key = Key(7, "device")
     alone = [uniforms(key, np.array([stream], np.uint64))[0].tolist() for stream in streams]
