@@ -1,0 +1,1 @@
+"""Following a run in the tools that people use: JSON lines, TensorBoard, MLflow."""
