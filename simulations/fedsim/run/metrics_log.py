@@ -52,15 +52,23 @@ class MetricsLog:
         data = path.read_bytes()
         self.records = list(_records(path.name, data)[:keep])
         lines = data.split(b"\n")[: len(self.records)]
+        self._end = sum(len(line) + 1 for line in lines)
         self._descriptor: int | None = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-        if (end := sum(len(line) + 1 for line in lines)) < len(data):
-            os.ftruncate(self._descriptor, end)
+        self._torn = False
+        if self._end < len(data):
+            os.ftruncate(self._descriptor, self._end)
             os.fsync(self._descriptor)
 
     def append(self, record: RoundRecord) -> None:
-        """Adds the next round. Raises: OSError."""
+        """Adds the next round; after an error it may be tried again. Raises: OSError."""
         assert self._descriptor is not None, "the log is closed"
-        append_line(self._descriptor, line_of(record))
+        line = line_of(record)
+        if self._torn:
+            os.ftruncate(self._descriptor, self._end)
+        self._torn = True
+        append_line(self._descriptor, line)
+        self._torn = False
+        self._end += len(line) + 1
         self.records.append(record)
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -226,6 +227,26 @@ def test_the_same_task_simulated_in_plain_needs_none(tmp_path: Path) -> None:
     with RunFolder.create(tmp_path, plan(private=True, mode=Mode.PLAIN)) as folder:
         folder.append(record(0, mode=Mode.PLAIN))
         assert len(folder.rounds) == 1
+
+
+def test_a_line_that_was_half_written_is_written_again_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = os.write
+
+    def half(descriptor: int, data: bytes) -> int:
+        whole(descriptor, data[: len(data) // 2])
+        raise OSError(28, "No space left on device")
+
+    with RunFolder.create(tmp_path, plan()) as folder:
+        folder.append(record(0))
+        with monkeypatch.context() as patch:
+            patch.setattr("os.write", half)
+            with pytest.raises(CheckpointError):
+                folder.append(record(1))
+        folder.append(record(1))
+        folder.append(record(2))
+    assert read_run(folder.path).rounds == (record(0), record(1), record(2))
 
 
 def test_a_disk_that_takes_nothing_is_said_to_and_the_run_can_go_on(
