@@ -3,7 +3,10 @@
 A clock never waits and reads no clock of the machine. What it says follows from the seed.
 """
 
+from fedsim.clock.buffered import BufferedClock, BufferedSchedule, ServerStep, Start, Update
 from fedsim.clock.sessions import CountedSession, OpenSession, Session
+from fedsim.clock.spec import ClockSpec
+from fedsim.clock.staleness import StalenessSpec
 from fedsim.clock.synchronous import SynchronousClock
 from fedsim.clock.terms import Terms
 from fedsim.clock.timeline import Attempt, Cause, ClockState, Loss, RoundTimeline, Span
@@ -11,16 +14,23 @@ from fedsim.clock.work import Traffic, Work
 
 __all__ = [
     "Attempt",
+    "BufferedClock",
+    "BufferedSchedule",
     "Cause",
+    "ClockSpec",
     "ClockState",
     "CountedSession",
     "Loss",
     "OpenSession",
     "RoundTimeline",
+    "ServerStep",
     "Session",
     "Span",
+    "StalenessSpec",
+    "Start",
     "SynchronousClock",
     "Terms",
     "Traffic",
+    "Update",
     "Work",
 ]

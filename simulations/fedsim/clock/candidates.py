@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from fedcore.tensor.random import Key
 from fedsim.clock.draw import Draw
@@ -13,7 +13,7 @@ from fedsim.devices.availability import Places
 
 __all__ = ["Candidate", "Candidates"]
 
-_BLOCK: Final = 256
+_FIRST, _LARGEST = 16, 1024  # of the blocks in which clients are looked at
 
 
 class Candidate(NamedTuple):
@@ -55,7 +55,9 @@ class Candidates:
 
     def _search(self, draw: Draw) -> Iterator[Candidate]:
         later: list[Candidate] = []
-        while len(block := draw.take(_BLOCK)):
+        size = _FIRST
+        while len(block := draw.take(size)):
+            size = min(2 * size, _LARGEST)
             begins, ends = self._devices.availability.window(block, self._at)
             for one in map(Candidate, block.tolist(), begins.tolist(), ends.tolist()):
                 if one.begin <= self._at:

@@ -21,7 +21,7 @@ class Cause(Enum):
 
     DROPPED: by the probability of its stage. AWAY: it was there no longer. FAILED: its program
     failed. SLOW: too late for a deadline. SURPLUS: enough others had reported. UNUSED: its message
-    was not used. GIVEN_UP: nothing of its own, the whole attempt was.
+    was not used. STALE: it was of too old a model. GIVEN_UP: the whole attempt was, not the client.
     """
 
     DROPPED = "dropped out"
@@ -30,6 +30,7 @@ class Cause(Enum):
     SLOW = "was too slow"
     SURPLUS = "was not waited for"
     UNUSED = "was not used"
+    STALE = "was of too old a model"
     GIVEN_UP = "the attempt was given up"
 
 

@@ -24,6 +24,10 @@ class Traffic(NamedTuple):
     down: int = 0
     up: int = 0
 
+    def plus(self, other: Traffic) -> Traffic:
+        """The bytes of both."""
+        return Traffic(self.down + other.down, self.up + other.up)
+
     def times(self, received: int, sent: int) -> Traffic:
         """The bytes of so many clients."""
         return Traffic(self.down * received, self.up * sent)
