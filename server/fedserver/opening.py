@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from fedcore.errors import AuditError, KeyFileError
+from fedcore.federated.payments import Accounts
 from fedserver.audit_heads import AUDIT_HEAD, AuditHeads
 from fedserver.authority import Authority
 from fedserver.blobs import LocalBlobStore
 from fedserver.config import Config
 from fedserver.federation.federation import LocalFederation
-from fedserver.federation.payments import Accounts
 from fedserver.federation.resources import Resources
 from fedserver.key_files import (
     AUDIT_SIGNER,

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from fedcore import failpoints
+from fedcore.federated.payments import Payment
 from fedcore.privacy import released_mean
-from fedserver.federation.payments import Payment
 from fedserver.store.records import TaskState
 from tests.server.federation.test_rounds import CLIENTS, MASKED
 from tests.server.federation.world import World, task_of, world_in

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedcore.errors import ParticipationError
-from fedserver.federation.payments import Account, Accounts
+from fedcore.federated.payments import Account, Accounts
 from tests.server.federation.test_rounds import CLIENTS
 from tests.server.federation.world import KEY, task_of
 

@@ -23,6 +23,7 @@ from fedcore.errors import (
     TransitionError,
 )
 from fedcore.failpoints import failpoint
+from fedcore.federated.payments import Payment
 from fedcore.rounds import (
     ENDS,
     Aggregate,
@@ -56,7 +57,6 @@ from fedserver.federation.cohort import Cohort
 from fedserver.federation.interface import Train
 from fedserver.federation.journal import Journal
 from fedserver.federation.masked import MaskedSession
-from fedserver.federation.payments import Payment
 from fedserver.federation.reports import Reports
 from fedserver.federation.resources import HostedTask, Resources
 from fedserver.federation.results import Result, Results

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fedcore.federated.payments import Accounts
 from fedserver.federation.check_ins import CheckIns
-from fedserver.federation.payments import Accounts
 from fedserver.federation.resources import Resources
 from fedserver.federation.uploads import Uploads
 

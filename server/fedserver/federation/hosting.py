@@ -19,6 +19,7 @@ from fedcore.errors import (
     OverloadedError,
 )
 from fedcore.federated.algorithms import algorithm_of
+from fedcore.federated.payments import Account, Accounts
 from fedcore.federated.task import Task
 from fedcore.privacy import Head
 from fedcore.private_rounds import spent_by_round
@@ -39,7 +40,6 @@ from fedserver.federation.interface import (
     SubmittedTask,
 )
 from fedserver.federation.leftovers import collect_blobs, discard_uploads
-from fedserver.federation.payments import Account, Accounts
 from fedserver.federation.resources import HostedTask, Resources
 from fedserver.store.records import (
     AuditEntry,

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 from fedcore.federated.clipping import announced, encode_clipping
+from fedcore.federated.payments import Payment
 from fedcore.rounds import (
     CLIENT_PHASES,
     Phase,
@@ -19,7 +20,6 @@ from fedserver.federation.attempt import INVITED, PAYMENT, Attempt
 from fedserver.federation.interface import Train
 from fedserver.federation.journal import Journal
 from fedserver.federation.masked import MaskedSession
-from fedserver.federation.payments import Payment
 from fedserver.federation.reports import Reports
 from fedserver.federation.resources import HostedTask, Resources
 from fedserver.federation.results import Results

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 from fedcore.entropy import Entropy, SystemEntropy
 from fedcore.federated.algorithms import Algorithm
+from fedcore.federated.payments import Account
 from fedcore.federated.task import Task
 from fedcore.rounds import RoundPolicy
 from fedcore.secagg import SessionConfig, TrustStore
 from fedserver.blobs import BlobStore
-from fedserver.federation.payments import Account
 from fedserver.metrics import Metrics
 from fedserver.spool import Spool
 from fedserver.staging import Staging

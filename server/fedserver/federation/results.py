@@ -20,12 +20,12 @@ from fedcore.errors import ServerError
 from fedcore.federated.algorithms import ServerState
 from fedcore.federated.clipping import decode_clipping, encode_clipping
 from fedcore.federated.parameters import parameters_of
+from fedcore.federated.payments import Payment
 from fedcore.federated.update import Mean, UpdateLayout
 from fedcore.model_format import encode_model, read_model
 from fedcore.privacy import Adaptive, PrivacyPlan, PrivateMean, QuantileState
 from fedserver.disk import in_thread
 from fedserver.federation.means import mean_of
-from fedserver.federation.payments import Payment
 from fedserver.federation.reports import Reports
 from fedserver.federation.resources import HostedTask, Resources
 from fedserver.freed import give_back

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fedcore.entropy import SystemEntropy
 from fedcore.errors import FedcoreError, StoreError
 from fedcore.federated.parameters import parameters_of
+from fedcore.federated.payments import Accounts
 from fedcore.federated.task import Task
 from fedcore.rounds import Phase
 from fedcore.secagg import (
@@ -29,7 +30,6 @@ from fedserver.federation.interface import (
     Submission,
     SubmittedTask,
 )
-from fedserver.federation.payments import Accounts
 from fedserver.federation.resources import Resources
 from fedserver.metrics import Metrics
 from fedserver.model_files import load_model

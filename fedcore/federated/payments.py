@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fedcore.entropy import Entropy
 from fedcore.errors import BudgetError, PlanError, ReservationError, UpdateError
 from fedcore.failpoints import failpoint
 from fedcore.privacy import (
@@ -47,10 +48,13 @@ class Accounts:
     """The ledgers of all tasks, one folder each; opened once, for one process may hold each.
 
     `participation_key`: 32 bytes, kept elsewhere, under which the ledgers keep who took part.
+    `entropy`: a seam for tests; noise and samples come from the operating system.
     """
 
-    def __init__(self, folder: Path, *, participation_key: bytes) -> None:
-        self._folder, self._key = folder, participation_key
+    def __init__(
+        self, folder: Path, *, participation_key: bytes, entropy: Entropy | None = None
+    ) -> None:
+        self._folder, self._key, self._entropy = folder, participation_key, entropy
         self._open: dict[str, Account] = {}
 
     def create(self, task_id: str, plan: PrivacyPlan) -> Account:
@@ -88,7 +92,8 @@ class Accounts:
         return self._folder / task_id
 
     def _keep(self, task_id: str, ledger: Ledger) -> Account:
-        self._open[task_id] = Account(ledger, participation_key=self._seal(ledger.plan))
+        key = self._seal(ledger.plan)
+        self._open[task_id] = Account(ledger, participation_key=key, entropy=self._entropy)
         return self._open[task_id]
 
     def _seal(self, plan: PrivacyPlan) -> bytes | None:
@@ -98,9 +103,11 @@ class Accounts:
 class Account:
     """A task's ledger, as its rounds use it. It waits for the disk: call it in a thread."""
 
-    def __init__(self, ledger: Ledger, *, participation_key: bytes | None) -> None:
+    def __init__(
+        self, ledger: Ledger, *, participation_key: bytes | None, entropy: Entropy | None = None
+    ) -> None:
         self.ledger, self.plan = ledger, ledger.plan
-        self._key = participation_key
+        self._key, self._entropy = participation_key, entropy
 
     def reopen(self) -> None:
         """Goes on after an error of the disk, after which a ledger refuses to. Raises: LedgerError.
@@ -154,11 +161,11 @@ class Account:
             and not current.released
         ):
             resumed = self.ledger.resume(current.seq, drawn=drawn)
-            return Payment(self.plan, resumed, resumed=True)
+            return Payment(self.plan, resumed, resumed=True, entropy=self._entropy)
         failpoint("release.before_reserve")
         reservation = self.ledger.reserve(round)
         failpoint("release.after_reserve")
-        return Payment(self.plan, reservation)
+        return Payment(self.plan, reservation, entropy=self._entropy)
 
     def released(self, round: int, clipping: QuantileState | None) -> PrivateMean | None:
         """What was released for a round before a crash, or None."""
@@ -173,10 +180,15 @@ class Payment:
     """One reservation and the mechanism that draws its noise."""
 
     def __init__(
-        self, plan: PrivacyPlan, reservation: Reservation, *, resumed: bool = False
+        self,
+        plan: PrivacyPlan,
+        reservation: Reservation,
+        *,
+        resumed: bool = False,
+        entropy: Entropy | None = None,
     ) -> None:
-        self.plan, self.reservation = plan, reservation
-        self._mechanism, self._resumed = _mechanism(plan), resumed
+        self.plan, self.reservation, self._entropy = plan, reservation, entropy
+        self._mechanism, self._resumed = _mechanism(plan, entropy), resumed
 
     def draw(self, population: Sequence[bytes]) -> frozenset[bytes]:
         """Which clients are asked, by the plan's sampling; once.
@@ -184,7 +196,7 @@ class Payment:
         `population`: all clients, each at the place that it has for good; a place that nobody has
         draws nobody.
         """
-        places = self.reservation.select().tolist()
+        places = self.reservation.select(entropy=self._entropy).tolist()
         return frozenset(population[place] for place in places if place < len(population))
 
     def begin(self, clients: Iterable[bytes], terms: Parameters | None) -> None:
@@ -251,14 +263,14 @@ class Payment:
                 return mechanism.release(NoisySum(total, shares=reports), self.reservation)
 
 
-def _mechanism(plan: PrivacyPlan) -> Mechanism:
+def _mechanism(plan: PrivacyPlan, entropy: Entropy | None) -> Mechanism:
     match plan.noise:
         case CentralNoise():
-            return CentralMechanism(plan)
+            return CentralMechanism(plan, entropy=entropy)
         case NoiseShares():
-            return SharedMechanism(plan)
+            return SharedMechanism(plan, entropy=entropy)
         case CompactShares():
-            return CompactMechanism(plan)
+            return CompactMechanism(plan, entropy=entropy)
         case other:
             raise PlanError(
                 f"a server cannot release under {type(other).__name__}",
