@@ -7,9 +7,11 @@ canonical form, whose digest everything is bound to, says all that a client has 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from fedcore.errors import TaskError
 from fedcore.federated.choices import AlgorithmSpec
@@ -76,7 +78,15 @@ class Task:
             (text_of(source), source.name) if isinstance(source, Path) else (source, "task")
         )
         with located(text, name):
-            return cls(**read_document(parse(text, name)))
+            return cls.from_tables(parse(text, name))
+
+    @classmethod
+    def from_tables(cls, tables: Mapping[str, Any]) -> Task:
+        """The task of a file's tables, as `fedcore.toml.parse` gives them, not yet resolved.
+
+        Raises: TaskError, with the path in the tables.
+        """
+        return cls(**read_document(tables))
 
     @classmethod
     def from_canonical(cls, data: bytes) -> Task:

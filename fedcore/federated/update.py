@@ -109,9 +109,12 @@ class UpdateLayout:
             # A slot has 48 bits at most, so that a float64 names each step, and none is beyond.
             update[start : start + _BLOCK] = np.rint(cut * scale)
         own = {"weight": counted, "examples": weight, "saturated": saturated}
-        values = {**statistics, **own}
+        return update, self.measured({**statistics, **own})
+
+    def measured(self, values: Mapping[str, float]) -> NDArray[np.int64]:
+        """The block "statistics" of one client, of values by name; what is missing counts as 0."""
         fixed = [_fixed(field, values.get(field.name, 0)) for field in self.fields]
-        return update, np.array(fixed, np.int64)
+        return np.array(fixed, np.int64)
 
     def mean(self, totals: Sequence[NDArray[np.int64]], reports: int) -> Mean:
         """The mean of so many reports, of the sums of their two blocks.

@@ -6,5 +6,7 @@ what privacy costs is computed by the parts that devices and servers run.
 
 from fedsim.partition import Partition
 from fedsim.population import Client, Population
+from fedsim.scenario import Scenario
+from fedsim.world import World
 
-__all__ = ["Client", "Partition", "Population"]
+__all__ = ["Client", "Partition", "Population", "Scenario", "World"]

@@ -1,0 +1,260 @@
+"""A simulation from its scenario to its last round, which a kill at any moment only interrupts."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+from fedcore.console import Json
+from fedcore.data import Dataset
+from fedcore.entropy import Entropy, SystemEntropy
+from fedcore.errors import BudgetError
+from fedcore.federated.choices import METRICS
+from fedcore.federated.evaluation import evaluate_sums
+from fedcore.federated.flat import FlatModel
+from fedcore.federated.parameters import parameters_of
+from fedcore.federated.payments import Account, Accounts
+from fedcore.privacy import Head
+from fedsim.clock import ClockState, RoundTimeline
+from fedsim.engine import Engine, Plan, WayName
+from fedsim.modes import Done, Rounds, State, TaskRounds
+from fedsim.modes.rounds import Vector
+from fedsim.run.folder import RunFolder, RunPlan
+from fedsim.run.reading import SavedState
+from fedsim.run.records import (
+    Evaluation,
+    Mode,
+    Privacy,
+    Result,
+    RoundRecord,
+    Speed,
+    digest_of,
+)
+from fedsim.scenario import Scenario
+from fedsim.world import World
+
+__all__ = ["plan_of", "simulate"]
+
+_CLOCK: Final = "clock"
+_LEDGER: Final = "ledger-head"
+_KEY_FILE: Final = "participation.key"
+
+
+def _say_nothing(record: RoundRecord) -> None:
+    """What nobody follows."""
+
+
+def plan_of(scenario: Scenario) -> RunPlan:
+    """What the folder of a scenario's run says of it."""
+    task: dict[str, Json] = json.loads(scenario.task.canonical)
+    return RunPlan(
+        name=scenario.head.name,
+        text=scenario.text,
+        scenario=scenario.document,
+        scenario_digest=scenario.digest.hex(),
+        task=task,
+        task_digest=scenario.task.digest.hex(),
+        seeds={"task": scenario.task.seed},
+        mode=scenario.mode,
+        private=scenario.task.privacy is not None,
+    )
+
+
+def simulate(
+    scenario: Scenario,
+    folder: RunFolder,
+    *,
+    world: World | None = None,
+    programs: Mapping[str, str] | None = None,
+    entropy: Entropy | None = None,
+    on_round: Callable[[RoundRecord], None] = _say_nothing,
+) -> Result:
+    """Runs a scenario to its end, or takes it up where its folder says that it stood.
+
+    `world`: loaded before; else from the scenario's source. `programs`: by name, where in an
+    installed module they are. `entropy`: a seam for tests.
+    Raises: what the scenario, its data and its clients make impossible; RoundOverError for a round
+    that was given up. What was finished stays in the folder.
+    """
+    if folder.result is not None:
+        return folder.result
+    world = World.of(scenario) if world is None else world
+    with ExitStack() as stack:
+        account = _account(scenario, folder, entropy, stack)
+        engine = stack.enter_context(_engine(scenario, world, programs or {}, entropy))
+        rounds = TaskRounds(scenario, world, engine, account=account)
+        ended = _Run(scenario, folder, world, rounds, account, on_round).run()
+    return folder.finish(ended=ended)
+
+
+class _Run:
+    """One run of a scenario, in its folder."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        folder: RunFolder,
+        world: World,
+        rounds: Rounds,
+        account: Account | None,
+        on_round: Callable[[RoundRecord], None],
+    ) -> None:
+        self._scenario, self._folder, self._world = scenario, folder, world
+        self._rounds, self._account, self._on_round = rounds, account, on_round
+        self._flat = FlatModel(scenario.task)
+
+    def run(self) -> str:
+        """Goes on to the last round; why it ended, in words."""
+        saved = self._folder.state
+        state = self._rounds.start() if saved is None else _restored(saved)
+        done, count = 0 if saved is None else saved.rounds, self._scenario.task.rounds.count
+        ended = f"all {count} rounds are over"
+        for number in range(done, count):
+            begun = time.perf_counter()
+            try:
+                found = self._rounds.round(number, state)
+            except BudgetError as error:
+                ended = f"{error.code} {error.what}"
+                break
+            state = found.state
+            record = self._record(number, found, time.perf_counter() - begun)
+            self._folder.append(record, self._saved(number, state))
+            self._on_round(record)
+        self._folder.write_model(state.theta, parameters_of(self._scenario.task))
+        return ended
+
+    def _record(self, number: int, done: Done, wall_s: float) -> RoundRecord:
+        timeline, attempt = done.timeline, done.timeline.last
+        private = self._scenario.task.privacy is not None
+        trained = sum(not report.failure for report in done.reports)
+        return RoundRecord(
+            round=number,
+            attempts=len(timeline.attempts),
+            mode=self._scenario.mode,
+            model=digest_of(done.state.theta),
+            start_s=timeline.begin / 1000,
+            end_s=timeline.end / 1000,
+            speed=Speed(wall_s=wall_s, trainings_per_s=trained / max(wall_s, 1e-9)),
+            selected=len(attempt.cohort),
+            reported=len(attempt.survivors),
+            funnel=_funnel(timeline),
+            lost=_lost(timeline),
+            train_loss=None if private else done.loss,
+            test=self._tested(number, done.state.theta),
+            privacy=self._privacy(),
+            bytes_down=sum(each.bytes_down for each in timeline.attempts),
+            bytes_up=sum(each.bytes_up for each in timeline.attempts),
+        )
+
+    def _tested(self, number: int, theta: Vector) -> Evaluation | None:
+        every, test = self._scenario.head.evaluate_every, self._world.source.test
+        last = number + 1 == self._scenario.task.rounds.count
+        if test is None or not every or ((number + 1) % every and not last):
+            return None
+        return _evaluation(self._flat, theta, test, classes=self._world.source.classes)
+
+    def _privacy(self) -> Privacy | None:
+        if self._account is None:
+            return None
+        ledger = self._account.ledger
+        plan = ledger.plan
+        return Privacy(
+            epsilon=float(ledger.epsilon()),
+            budget=float(plan.epsilon),
+            delta=float(plan.delta or 0.0),
+        )
+
+    def _saved(self, number: int, state: State) -> SavedState | None:
+        done, every = number + 1, self._scenario.head.checkpoint_every
+        if done % every and done != self._scenario.task.rounds.count and self._account is None:
+            return None
+        texts = {_CLOCK: json.dumps(state.clock.to_record()), **state.texts}
+        if self._account is not None:
+            texts[_LEDGER] = json.dumps(self._account.ledger.head.to_json())
+        return SavedState(rounds=done, theta=state.theta, arrays=state.arrays, texts=texts)
+
+
+def _restored(saved: SavedState) -> State:
+    texts = dict(saved.texts)
+    clock = ClockState.from_record(json.loads(texts.pop(_CLOCK)))
+    texts.pop(_LEDGER, None)
+    return State(saved.theta, saved.arrays, clock, texts)
+
+
+def _engine(
+    scenario: Scenario, world: World, programs: Mapping[str, str], entropy: Entropy | None
+) -> Engine:
+    terms, task = scenario.engine, scenario.task
+    way: WayName = "grid" if task.plan is None else "words"
+    if scenario.mode is Mode.PLAIN:
+        way = "floats"
+    plan = Plan(task=task, way=way, lanes=terms.lanes, programs=programs)
+    kind = "threads" if entropy is not None else terms.kind
+    assert kind != "ray"
+    workers = terms.workers or min(os.cpu_count() or 1, task.cohort.select)
+    return Engine(plan, world.population, workers=workers, kind=kind, entropy=entropy)
+
+
+def _account(
+    scenario: Scenario, folder: RunFolder, entropy: Entropy | None, stack: ExitStack
+) -> Account | None:
+    """The ledger of a run with privacy: a new one, or the one that its checkpoint knows."""
+    plan = scenario.task.plan
+    if plan is None:
+        return None
+    key = _participation_key(folder.path / _KEY_FILE)
+    accounts = Accounts(folder.path / "ledgers", participation_key=key, entropy=entropy)
+    stack.callback(accounts.close)
+    saved = folder.state
+    if saved is None:
+        return accounts.create(scenario.task.name, plan)
+    head = Head.from_json(json.loads(saved.texts[_LEDGER]))
+    return accounts.open(scenario.task.name, plan, checkpoint=head)
+
+
+def _participation_key(path: Path) -> bytes:
+    """What names in the ledger are hidden under, made at the first start."""
+    if not path.exists():
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(SystemEntropy().token(32))
+    return path.read_bytes()
+
+
+def _evaluation(
+    flat: FlatModel, theta: Vector, test: Dataset, *, classes: int | None
+) -> Evaluation:
+    metrics = {} if classes is None else {"accuracy": METRICS["accuracy"]}
+    found = evaluate_sums(flat.model(theta), test, loss=flat.loss, metrics=metrics)
+    examples = found["evaluation_examples"]
+    accuracy = found.get("evaluation_accuracy")
+    return Evaluation(
+        loss=found["evaluation_loss"] / examples,
+        accuracy=None if accuracy is None else accuracy / examples,
+    )
+
+
+def _funnel(timeline: RoundTimeline) -> dict[str, int]:
+    """How many clients came how far in the last attempt."""
+    attempt = timeline.last
+    found = {"selected": len(attempt.cohort)}
+    for transition in attempt.transitions:
+        if transition.cohort and transition.to_phase.value not in found:
+            found[transition.to_phase.value.lower()] = len(transition.cohort)
+    found["reported"] = len(attempt.survivors)
+    return found
+
+
+def _lost(timeline: RoundTimeline) -> dict[str, dict[str, int]]:
+    """Clients lost in all attempts, by phase and cause."""
+    found: dict[str, dict[str, int]] = {}
+    for attempt in timeline.attempts:
+        for (phase, cause), count in attempt.funnel.items():
+            by_cause = found.setdefault(phase.value.lower(), {})
+            by_cause[cause.value] = by_cause.get(cause.value, 0) + count
+    return found
