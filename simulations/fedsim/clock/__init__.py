@@ -4,6 +4,7 @@ A clock never waits and reads no clock of the machine. What it says follows from
 """
 
 from fedsim.clock.buffered import BufferedClock, BufferedSchedule, ServerStep, Start, Update
+from fedsim.clock.forecast import Forecast, forecast
 from fedsim.clock.sessions import CountedSession, OpenSession, Session
 from fedsim.clock.spec import ClockSpec
 from fedsim.clock.staleness import StalenessSpec
@@ -20,6 +21,7 @@ __all__ = [
     "ClockSpec",
     "ClockState",
     "CountedSession",
+    "Forecast",
     "Loss",
     "OpenSession",
     "RoundTimeline",
@@ -33,4 +35,5 @@ __all__ = [
     "Traffic",
     "Update",
     "Work",
+    "forecast",
 ]

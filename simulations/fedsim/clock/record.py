@@ -34,6 +34,7 @@ def recorded(run: AttemptRun) -> Attempt:
         cohort=tuple(map(place_of, run.cohort)),
         reported={place_of(one): run.reports[one] for one in sorted(state.survivors)},
         lost=lost,
+        roster=_roster(run),
         silent_from=_silent_from(run, ends),
         traffic=_traffic(run, ends),
         begin=run.transitions[0].at,
@@ -54,10 +55,15 @@ def _loss(
     return Loss(phase, Cause.SURPLUS if why == SURPLUS else Cause.SLOW, end)
 
 
+def _roster(run: AttemptRun) -> tuple[int, ...]:
+    members = [one.cohort for one in run.transitions if one.from_phase is Phase.KEYS]
+    return tuple(sorted(map(place_of, *members))) if members else ()
+
+
 def _silent_from(run: AttemptRun, ends: Mapping[Phase, int]) -> dict[int, LostAt]:
     """Of everyone in the roster that did not do all of its part, what a session sees of it."""
     goes_on = {one.from_phase: one.cohort for one in run.transitions}
-    if Phase.SHARES not in goes_on:
+    if Phase.SHARES not in goes_on or not run.state.digest:
         return {}
     found = {}
     for row, client in enumerate(run.cohort):
@@ -67,10 +73,9 @@ def _silent_from(run: AttemptRun, ends: Mapping[Phase, int]) -> dict[int, LostAt
         if client not in goes_on[Phase.SHARES]:
             found[place] = LostAt.SHARES
         elif client not in run.state.survivors:
-            end = ends.get(Phase.COLLECTING, run.now)
-            begun = run.course.begun[row] < min(end, int(run.course.gone[row]))
+            begun = run.course.begun[row] < ends[Phase.COLLECTING]
             found[place] = LostAt.UPLOADING if begun else LostAt.UPLOAD
-        elif client not in run.arrived.get(Phase.UNMASKING, ()):
+        elif client not in run.arrived[Phase.UNMASKING]:
             confirmed = client in run.arrived.get(Phase.CONFIRMING, ())
             found[place] = LostAt.ANSWER if confirmed else LostAt.CONFIRMATION
     return found

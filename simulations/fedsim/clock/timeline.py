@@ -57,7 +57,8 @@ class Attempt:
     `state`: as the machine left it, after these `transitions`. `cohort`: who was selected, in the
     order of the draw. `reported`: when the report of each survivor was whole. `lost`: everybody
     else of the cohort; who left before it was selected; and survivors that were silent later.
-    `silent_from`: for a session of secure aggregation, where each of its clients fell silent.
+    `roster`: the members of its session of secure aggregation, ascending. `silent_from`: of an
+    attempt with a result, where its session hears of some of them no more.
     `traffic`: the bytes of each phase; a model counts that was received whole, and an answer that
     arrived in time.
     """
@@ -67,6 +68,7 @@ class Attempt:
     cohort: tuple[int, ...]
     reported: Mapping[int, int]
     lost: Mapping[int, Loss]
+    roster: tuple[int, ...]
     silent_from: Mapping[int, LostAt]
     traffic: Mapping[Phase, Traffic]
     begin: int
