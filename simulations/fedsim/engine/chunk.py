@@ -54,6 +54,15 @@ class Chunk:
         ):
             memory.data[...] = value
 
+    def place(self, lane: int, start: Vector | None, extras: Sequence[NDArray[Any]]) -> None:
+        """Sets one lane to parameters of its own, and the last parts of the optimiser's state."""
+        assert self._moments is not None
+        own = self._moments[len(self._moments) - len(extras) :]
+        for memory, value in zip(own, extras, strict=True):
+            self._lane(memory, lane)[...] = value
+        if start is not None:
+            self._lane(self._theta, lane)[...] = start
+
     def run(
         self, batches: Batches, words: Sequence[Sequence[NDArray[np.uint64]]] | None, rate: float
     ) -> NDArray[np.float32]:
@@ -80,11 +89,13 @@ class Chunk:
 
     def read(self, lane: int, out: Vector) -> None:
         """Writes a lane's parameters and state into `out` (D,)."""
-        theta, state = (
-            part.data[lane] if self._lead else part.data for part in (self._theta, self._state)
-        )
+        theta, state = self._lane(self._theta, lane), self._lane(self._state, lane)
         out[: len(theta)] = theta
         out[len(theta) :] = state
+
+    def _lane(self, memory: Tensor, lane: int) -> NDArray[Any]:
+        view: NDArray[Any] = memory.data[lane, ...] if self._lead else memory.data
+        return view
 
     def _like(self, value: NDArray[Any]) -> Tensor:
         return Tensor(np.empty((*self._lead, *value.shape), value.dtype))

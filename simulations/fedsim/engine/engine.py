@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
@@ -10,9 +11,11 @@ from typing import Any, Literal, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from fedcore.data import Dataset
 from fedcore.entropy import Entropy
-from fedcore.errors import ArgumentError
-from fedsim.engine.jobs import ClientReport, Facts, Job
+from fedcore.errors import ArgumentError, SimulationError
+from fedsim.engine.jobs import ClientReport, Facts, Job, Round
+from fedsim.engine.measuring import pieces_of
 from fedsim.engine.order import Joined, SumTree
 from fedsim.engine.plan import Plan
 from fedsim.engine.pool import Here, Pool, Threads
@@ -62,6 +65,8 @@ class Engine:
             )
         self.plan, self.population = plan, population.settled()
         self._sizes = self.population.sizes()
+        self._test: Dataset | None = None
+        self._parts = workers * _PARTS_A_WORKER if workers > 1 else 1
         self._pool = self._pool_of(workers, kind, entropy)
 
     def __enter__(self) -> Self:
@@ -75,25 +80,85 @@ class Engine:
     ) -> None:
         self.close()
 
-    def sum(self, cohort: Sequence[int], theta: Vector, facts: Facts) -> Summed:
+    def sum(
+        self,
+        cohort: Sequence[int],
+        theta: Vector,
+        facts: Facts,
+        *,
+        sent: Mapping[str, Vector] | None = None,
+    ) -> Summed:
         """Trains the clients at these places from `theta` (D,), and adds up what they give.
 
-        Raises: SimulationError.
+        `sent`: vectors that clients are sent beside it, by name. Raises: SimulationError.
         """
-        # Those with as many steps stand together, so that they may share a replay.
-        order = sorted(cohort, key=lambda place: (self._sizes[place], place))
+        order = self._ordered(cohort)
         tree = SumTree.over([float(self._sizes[place]) for place in order])
-        parts = tree.parts(self._pool.count * _PARTS_A_WORKER if self._pool.count > 1 else 1)
+        parts = tree.parts(self._parts)
         jobs = [
             Job(tuple(tuple(order[i] for i in leaf) for leaf in tree.places(part)))
             for part in parts
         ]
         joined, reports = Joined(tree), list[ClientReport]()
-        self._pool.begin(theta, facts)
-        for number, found, vector in self._pool.run(jobs):
-            reports += found
-            joined.put(parts[number], None if vector is None else vector.copy())
-        return Summed(joined.whole(), tuple(sorted(reports, key=lambda report: report.index)))
+        self._pool.begin(Round(theta, facts, sent or {}))
+        with closing(self._pool.run(jobs)) as results:
+            for number, found, vector in results:
+                reports += found
+                joined.put(parts[number], None if vector is None else vector.copy())
+        return Summed(joined.whole(), tuple(sorted(reports, key=_place)))
+
+    def rows(
+        self,
+        cohort: Sequence[int],
+        theta: Vector,
+        facts: Facts,
+        *,
+        sent: Mapping[str, Vector] | None = None,
+    ) -> tuple[NDArray[Any], tuple[ClientReport, ...]]:
+        """As `sum`, but each client's own vector (n, M), in the order of `cohort`, and all reports.
+
+        Those who failed have no row. Vectors are as the plan's way adds them, floats before their
+        weight. Raises: SimulationError.
+        """
+        row_of = {place: row for row, place in enumerate(cohort)}
+        self._pool.begin(Round(theta, facts, sent or {}))
+        memory = self._pool.rows(len(row_of))
+        jobs = [
+            Job((part,), "rows", rows=tuple(row_of[place] for place in part))
+            for part in self._cut(self._ordered(cohort))
+        ]
+        reports = self._reports(jobs)
+        gave = sorted(row_of[report.index] for report in reports if not report.failure)
+        return memory if len(gave) == len(memory) else memory[gave], reports
+
+    def measure(self, theta: Vector, test: Dataset) -> dict[str, float]:
+        """The sums of `evaluate_sums` over a test set for the model `theta` (D,), to the bit.
+
+        Raises: SimulationError, also for data that do not fit the task.
+        """
+        if self._test is not test:
+            self._pool.load(test)
+            self._test = test
+        self._pool.begin(Round(theta, Facts(0)))
+        found = self._reports(Job((part,), "pieces") for part in self._cut(range(pieces_of(test))))
+        total: dict[str, float] = {}
+        for report in found:
+            if report.failure:
+                raise _unmeasured(report)
+            for name, value in report.measured.items():
+                total[name] = total.get(name, 0) + value
+        return total
+
+    def measure_clients(self, places: Sequence[int], theta: Vector) -> tuple[ClientReport, ...]:
+        """How good the models are that clients use themselves, each on its own rows.
+
+        `measured` of each report holds the sums of `evaluate_sums`; reports are sorted by place.
+        Where the algorithm makes models of clients' own, they follow from `theta` (D,) and what
+        each client keeps. Raises: SimulationError.
+        """
+        self._pool.begin(Round(theta, Facts(0)))
+        order = self._ordered(places)
+        return self._reports(Job((part,), "clients") for part in self._cut(order))
 
     def close(self) -> None:
         """Ends the workers."""
@@ -104,5 +169,30 @@ class Engine:
             return Here(self.plan.worker(self.population, entropy=entropy))
         if kind == "threads":
             return Threads(lambda: self.plan.worker(self.population, entropy=entropy), workers)
-        length, dtype = self.plan.shape
-        return Processes(self.plan, self.population, workers, length=length, dtype=dtype)
+        return Processes(self.plan, self.population, workers)
+
+    def _ordered(self, places: Sequence[int]) -> list[int]:
+        """Those with as many steps stand together, so that they may share a replay."""
+        return sorted(places, key=lambda place: (self._sizes[place], place))
+
+    def _cut(self, members: Sequence[int]) -> Iterator[tuple[int, ...]]:
+        """Consecutive parts, one job each."""
+        length = max(1, -(-len(members) // self._parts))
+        for begin in range(0, len(members), length):
+            yield tuple(members[begin : begin + length])
+
+    def _reports(self, jobs: Iterable[Job]) -> tuple[ClientReport, ...]:
+        with closing(self._pool.run(list(jobs))) as results:
+            return tuple(sorted((one for _, found, _ in results for one in found), key=_place))
+
+
+def _place(report: ClientReport) -> int:
+    return report.index
+
+
+def _unmeasured(report: ClientReport) -> SimulationError:
+    return SimulationError(
+        f"piece {report.index} of the test set cannot be measured",
+        why=report.failure,
+        fix="take a test set whose rows are as the clients' are",
+    )

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from typing import Any, Literal, Self, TypeAlias
 
-__all__ = ["ClientReport", "Facts", "Job"]
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["ClientReport", "Facts", "Job", "Round", "Work", "described"]
+
+Vector: TypeAlias = NDArray[np.float32]
+Work: TypeAlias = Literal["sum", "rows", "pieces", "clients"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,16 +28,44 @@ class Facts:
     clipping: str = ""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Round:
+    """All that clients are sent: the model `theta` (D,), and by name the vectors beside it."""
+
+    theta: Vector
+    facts: Facts
+    sent: Mapping[str, Vector] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Clients to be trained, by their places in the population, in leaves of the tree of a sum."""
+    """What a worker is to do in a round, for members in leaves of the tree of a sum.
+
+    `work`: members are clients by their places in the population, who are trained, and added up
+    ("sum") or each written into one of `rows` ("rows"), or who measure the models that they use
+    ("clients"); or they are pieces of the test set ("pieces"). `versions`: of each client the
+    round in which it last kept state, -1 for none; empty where nobody keeps any.
+    """
 
     leaves: tuple[tuple[int, ...], ...]
+    work: Work = "sum"
+    rows: tuple[int, ...] = ()
+    versions: tuple[int, ...] = ()
 
     @property
     def members(self) -> list[int]:
         """All of them, in their order."""
         return [member for leaf in self.leaves for member in leaf]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """What `to_json` gave."""
+        leaves, rows, versions = (values[name] for name in ("leaves", "rows", "versions"))
+        return cls(tuple(map(tuple, leaves)), values["work"], tuple(rows), tuple(versions))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +94,9 @@ class ClientReport:
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """What `to_json` gave."""
         return cls(**values)
+
+
+def described(error: Exception) -> str:
+    """An error's own first line; of what is no error of ours its kind as well."""
+    first = str(error).split("\n", 1)[0]
+    return first if first.startswith("FED-") else f"{type(error).__name__}: {first}"

@@ -40,11 +40,17 @@ _STEPS: Final = (8, 4, 3, 2, 1)  # in one replay: few programs serve clients of 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pupil:
-    """A client to be trained: its place, its `rows` of the data, the number of its streams."""
+    """A client to be trained: its place, its `rows` of the data, the number of its streams.
+
+    `start`: its own parameters (T,), if it begins elsewhere than others. `extras`: what its
+    optimiser's state ends with, if not with what it is made with.
+    """
 
     index: int
     rows: NDArray[np.int64]
     stream: int
+    start: Vector | None = None
+    extras: Sequence[NDArray[Any]] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,7 +81,7 @@ class Lanes:
         self._task, self._flat, self._optimizer = task, flat, optimizer
         self._x, self._y = _single(data.x), _single(data.y)
         self._step = train_step(flat.rebuild, loss=flat.loss, optimizer=optimizer)
-        self._most, self._draws = lanes, True
+        self._most, self._draws, self._looked = lanes, True, False
         self._chunks: dict[int, Chunk] = {}
         self._vector = np.empty(flat.dimension, np.float32)
         assert task.training.batch_size is not None
@@ -86,34 +92,58 @@ class Lanes:
         terms = self._task.training
         return terms.steps or steps_per_epoch(rows, self._size) * (terms.epochs or 1)
 
+    def width(self, start: Vector) -> int:
+        """How many are trained side by side at most, from a model like `start` (D,)."""
+        if not self._looked:
+            self._look_at_a_step(start)
+            self._looked = True
+        assert self._most is not None
+        return self._most
+
     def train(
-        self,
-        pupils: Sequence[Pupil],
-        start: Vector,
-        *,
-        round: int,
-        extras: Sequence[Vector] = (),
-        purpose: str = "",
+        self, pupils: Sequence[Pupil], start: Vector, *, round: int, purpose: str = ""
     ) -> Iterator[Trained]:
         """Each pupil in its order, from the model `start` (D,).
 
-        `extras`: vectors with which the optimiser's state ends, alike for all, each of as many
-        numbers as are trained. `purpose`: a second training in a round draws streams of its own.
+        `purpose`: a second training in a round draws streams of its own.
         """
-        if not self._chunks:
-            self._look_at_a_step(start)
+        width = self.width(start)
         theta, state = self._flat.split(start)
         moments = tuple(part.numpy() for part in self._optimizer.init(tensor(theta)))
-        moments = (*moments[: len(moments) - len(extras)], *extras)
         place = 0
         while place < len(pupils):
-            rest = pupils[place : place + (self._most or 1)]
+            rest = pupils[place : place + width]
             steps, alike = next(groupby(self.steps(len(pupil.rows)) for pupil in rest))
             lanes = 1 << (len(list(alike)).bit_length() - 1)
             chunk = self._chunk(lanes)
             chunk.begin(theta, state, moments)
-            yield from self._train(chunk, pupils[place : place + lanes], steps, round, purpose)
+            for lane, pupil in enumerate(rest[:lanes]):
+                chunk.place(lane, pupil.start, pupil.extras)
+            yield from self._train(chunk, rest[:lanes], steps, round, purpose)
             place += lanes
+
+    def attempt(
+        self, pupils: Sequence[Pupil], start: Vector, *, round: int, purpose: str = ""
+    ) -> Iterator[Trained | Exception]:
+        """As `train`; of a pupil whose training raises, the error, and nobody else notices."""
+        done = 0
+        while done < len(pupils):
+            try:
+                for found in self.train(pupils[done:], start, round=round, purpose=purpose):
+                    yield found
+                    done += 1
+            except Exception:
+                # Nobody knows whose data it was among those side by side: each by itself.
+                for pupil in pupils[done : done + (self._most or 1)]:
+                    yield self._alone(pupil, start, round, purpose)
+                    done += 1
+
+    def _alone(self, pupil: Pupil, start: Vector, round: int, purpose: str) -> Trained | Exception:
+        try:
+            [found] = self.train([pupil], start, round=round, purpose=purpose)
+        except Exception as error:
+            return error
+        return found
 
     def _train(
         self, chunk: Chunk, pupils: Sequence[Pupil], steps: int, round: int, purpose: str
@@ -174,7 +204,9 @@ class Lanes:
         theta, state = self._flat.split(start)
         moments = self._optimizer.init(tensor(theta))
         own = theta.nbytes + sum(part.numpy().nbytes for part in moments)
-        x, y = (np.repeat(data[:1], self._size, axis=0) for data in (self._x, self._y))
+        # No row of anybody's: what a client has wrong is its own failure.
+        shapes = [(self._size, *data.shape[1:]) for data in (self._x, self._y)]
+        x, y = np.zeros(shapes[0], self._x.dtype), np.zeros(shapes[1], self._y.dtype)
         batch = (x, y, np.ones(self._size, np.float32), np.zeros(2, np.uint64))
         with np.errstate(all="ignore"):
             for _ in range(3):

@@ -11,6 +11,7 @@ from fedcore.entropy import Entropy
 from fedcore.errors import ProgramError
 from fedcore.federated.programs import Program
 from fedcore.federated.task import Task
+from fedsim.engine.personal import Personal
 from fedsim.engine.training import training_of
 from fedsim.engine.ways import Floats, Grid, Way, Words
 from fedsim.engine.worker import Worker
@@ -47,14 +48,15 @@ class Plan:
         """A worker for these clients. Raises: ProgramError for what is not installed."""
         programs = {name: program_at(place) for name, place in self.programs.items()}
         training = training_of(self.task, population, programs=programs, lanes=self.lanes)
+        length, weighted = self.task.dimension, self.task.update.weighted
         way: Way
         if self.way == "floats":
-            way = Floats(self.task, training)
+            way = Floats(self.task, training, length=length, weighted=weighted)
         elif self.way == "grid":
-            way = Grid(self.task, training)
+            way = Grid(self.task, training, length=length, weighted=weighted)
         else:
             way = Words(self.task, population, training, entropy=entropy)
-        return Worker(way)
+        return Worker(way, Personal(self.task, population))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -11,28 +11,41 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.engine.jobs import ClientReport, Facts, Job
+from fedcore.data import Dataset
+from fedsim.engine.jobs import ClientReport, Job, Round
 from fedsim.engine.worker import Worker
 
 __all__ = ["Done", "Here", "Pool", "Threads"]
 
 Vector: TypeAlias = NDArray[np.float32]
 Done: TypeAlias = tuple[int, list[ClientReport], NDArray[Any] | None]
-"""The number of a job, what its clients report, and their sum, valid until the next is asked."""
+"""The number of a job, what its members report, and their sum, valid until the next is asked."""
 
 
 class Pool(Protocol):
-    """`count` workers. Results come as they are done, in any order."""
+    """`count` workers. Results come as they are done, in any order.
+
+    Who leaves off in the middle of `run` may begin again: what is under way ends first. All
+    methods raise SimulationError once a worker was lost, and all workers are ended then.
+    """
 
     @property
     def count(self) -> int: ...
 
-    def begin(self, theta: Vector, facts: Facts) -> None:
-        """Tells all workers of a round, in which clients are sent `theta` (D,)."""
+    def begin(self, round: Round) -> None:
+        """Tells all workers of a round."""
         ...
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Done]:
-        """Has all jobs done. Raises: SimulationError if a worker was lost."""
+    def rows(self, count: int) -> NDArray[Any]:
+        """Memory of so many rows, for the jobs that write into rows."""
+        ...
+
+    def load(self, test: Dataset) -> None:
+        """Gives all workers a test set."""
+        ...
+
+    def run(self, jobs: Sequence[Job]) -> Generator[Done, None, None]:
+        """Has all jobs done."""
         ...
 
     def close(self) -> None:
@@ -49,16 +62,22 @@ class Here:
         self._worker = worker
         self._out = np.empty(worker.way.length, worker.way.dtype)
 
-    def begin(self, theta: Vector, facts: Facts) -> None:
-        self._worker.begin(theta, facts)
+    def begin(self, round: Round) -> None:
+        self._worker.begin(round)
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Done]:
+    def rows(self, count: int) -> NDArray[Any]:
+        return _rows([self._worker], count)
+
+    def load(self, test: Dataset) -> None:
+        self._worker.load(test)
+
+    def run(self, jobs: Sequence[Job]) -> Generator[Done, None, None]:
         for number, job in enumerate(jobs):
-            reports, anybody = self._worker.sum(job, self._out)
+            reports, anybody = self._worker.do(job, self._out)
             yield number, reports, self._out if anybody else None
 
     def close(self) -> None:
-        """Nothing is to be ended."""
+        self._worker.close()
 
 
 class Threads:
@@ -67,23 +86,31 @@ class Threads:
     def __init__(self, make: Callable[[], Worker], count: int) -> None:
         self.count = count
         self._workers = [make() for _ in range(count)]
+        self._threads: list[Thread] = []
+        self._waiting: SimpleQueue[tuple[int, Job] | None] = SimpleQueue()
 
-    def begin(self, theta: Vector, facts: Facts) -> None:
+    def begin(self, round: Round) -> None:
+        self._settle()
         for worker in self._workers:
-            worker.begin(theta, facts)
+            worker.begin(round)
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Done]:
-        waiting: SimpleQueue[tuple[int, Job] | None] = SimpleQueue()
-        done: SimpleQueue[Done | BaseException] = SimpleQueue()
+    def rows(self, count: int) -> NDArray[Any]:
+        return _rows(self._workers, count)
+
+    def load(self, test: Dataset) -> None:
+        self._settle()
+        for worker in self._workers:
+            worker.load(test)
+
+    def run(self, jobs: Sequence[Job]) -> Generator[Done, None, None]:
+        self._settle()
+        waiting, done = self._waiting, SimpleQueue[Done | BaseException]()
         for item in enumerate(jobs):
             waiting.put(item)
-        threads = [
-            Thread(target=_serve, args=(worker, waiting, done), daemon=True)
-            for worker in self._workers
-        ]
-        for thread in threads:
+        for worker in self._workers:
             waiting.put(None)
-            thread.start()
+            self._threads.append(Thread(target=_serve, args=(worker, waiting, done), daemon=True))
+            self._threads[-1].start()
         try:
             for _ in jobs:
                 found = done.get()
@@ -91,16 +118,33 @@ class Threads:
                     raise found
                 yield found
         finally:
-            with suppress(Empty):
-                while True:
-                    waiting.get_nowait()
-            for _ in threads:
-                waiting.put(None)
-            for thread in threads:
-                thread.join()
+            self._settle(waiting)
 
     def close(self) -> None:
-        """Threads end with their jobs."""
+        self._settle()
+        for worker in self._workers:
+            worker.close()
+
+    def _settle(self, of: SimpleQueue[tuple[int, Job] | None] | None = None) -> None:
+        """Lets nobody take another job of a run, by default the last, and waits for all to end."""
+        if of is not None and of is not self._waiting:
+            return  # another run has waited for it
+        with suppress(Empty):
+            while True:
+                self._waiting.get_nowait()
+        for _ in self._threads:
+            self._waiting.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._threads, self._waiting = [], SimpleQueue()
+
+
+def _rows(workers: Sequence[Worker], count: int) -> NDArray[Any]:
+    way = workers[0].way
+    memory = np.empty((count, way.length), way.dtype)
+    for worker in workers:
+        worker.rows(memory)
+    return memory
 
 
 def _serve(
@@ -111,8 +155,8 @@ def _serve(
     try:
         while (item := waiting.get()) is not None:
             number, job = item
-            out = np.empty(worker.way.length, worker.way.dtype)
-            reports, anybody = worker.sum(job, out)
+            out = np.empty(worker.way.length if job.work == "sum" else 0, worker.way.dtype)
+            reports, anybody = worker.do(job, out)
             done.put((number, reports, out if anybody else None))
     except BaseException as error:
         done.put(error)

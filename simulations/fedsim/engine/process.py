@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import traceback
 from pathlib import Path
-from typing import IO, Any
+from queue import SimpleQueue
+from threading import Thread
+from typing import IO, Any, NoReturn
 
 from fedcore.tensor import blas
-from fedsim.engine.jobs import Facts, Job
+from fedsim.engine.jobs import Facts, Job, Round, described
 from fedsim.engine.plan import Plan
-from fedsim.engine.scratch import Scratch
+from fedsim.engine.scratch import SLOTS, Scratch
 
-__all__ = ["SLOTS", "main", "serve"]
-
-SLOTS = 2
-"""Memories for results of each worker: one is read while the next is written."""
+__all__ = ["main", "serve"]
 
 
-def serve(folder: Path, number: int, source: IO[str], sink: IO[str]) -> None:
+def serve(folder: Path, number: int, source: IO[str], sink: IO[str]) -> NoReturn:
     """Does what the lines of `source` ask for, until they end; a line in `sink` answers each."""
 
     def say(**answer: Any) -> None:
@@ -34,26 +35,52 @@ def serve(folder: Path, number: int, source: IO[str], sink: IO[str]) -> None:
     way = worker.way
     slots = [scratch.array(f"out-{number}-{slot}", way.length, way.dtype) for slot in range(SLOTS)]
     say(ready=True)
-    for line in source:
-        asked = json.loads(line)
+    lines: SimpleQueue[str] = SimpleQueue()
+    Thread(target=_read_on, args=(source, lines, folder), daemon=True).start()
+    while True:
+        asked = json.loads(lines.get())
         if "begin" in asked:
-            theta = scratch.array("theta", asked["length"], "f4")
-            worker.begin(theta, Facts(**asked["begin"]))
-            continue
-        job = Job(tuple(map(tuple, asked["leaves"])))
-        reports, anybody = worker.sum(job, slots[asked["slot"]])
-        values = [report.to_json() for report in reports]
-        say(job=asked["job"], slot=asked["slot"], anybody=anybody, reports=values)
+            theta, *sent = (scratch.array(name, size, "f4") for name, size in asked["vectors"])
+            named = dict(zip(asked["names"], sent, strict=True))
+            worker.begin(Round(theta, Facts(**asked["begin"]), named))
+        elif "rows" in asked:
+            worker.rows(scratch.array(asked["rows"], (asked["count"], way.length), way.dtype))
+            say(done=True)
+        elif "test" in asked:
+            worker.load(scratch.data(asked["test"]))
+            say(done=True)
+        else:
+            reports, anybody = worker.do(Job.from_json(asked["do"]), slots[asked["slot"]])
+            values = [report.to_json() for report in reports]
+            say(job=asked["job"], slot=asked["slot"], anybody=anybody, reports=values)
+
+
+def _read_on(source: IO[str], lines: SimpleQueue[str], folder: Path) -> None:
+    """Reads whatever this worker is doing: who writes to it must not have to wait.
+
+    The end of the lines ends the process. Who started it may have been killed, and would not want
+    that it goes on, nor remove the folder.
+    """
+    for line in source:
+        lines.put(line)
+    Scratch(folder).remove()
+    os._exit(0)
 
 
 def main() -> None:
     """Serves on standard input and output; what programs print goes to standard error."""
     folder, number = Path(sys.argv[1]), int(sys.argv[2])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's is for who started this
     answers = os.dup(1)
     os.dup2(2, 1)
     blas.prepare()
-    with os.fdopen(answers, "w", encoding="ascii") as sink:
-        serve(folder, number, sys.stdin, sink)
+    try:
+        with os.fdopen(answers, "w", encoding="ascii") as sink:
+            serve(folder, number, sys.stdin, sink)
+    except Exception as error:
+        # The last line of standard error is what the run will say.
+        print(f"{traceback.format_exc()}{described(error)}", file=sys.stderr, flush=True)
+    os._exit(1)  # and not by way of the thread that reads
 
 
 if __name__ == "__main__":

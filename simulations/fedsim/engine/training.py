@@ -10,19 +10,28 @@ from typing import Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcore.errors import DivergenceError, FedcoreError
+from fedcore.errors import DivergenceError
 from fedcore.federated.algorithms import rule_of
-from fedcore.federated.choices import METRICS
-from fedcore.federated.evaluation import evaluate_sums
 from fedcore.federated.flat import FlatModel
 from fedcore.federated.programs import Program, TrainingRequest, find_program
 from fedcore.federated.task import Task
 from fedcore.federated.training import LocalTraining, stream_of
-from fedsim.engine.jobs import Facts
+from fedsim.engine.jobs import Round
 from fedsim.engine.lanes import Lanes, Pupil, Trained
+from fedsim.engine.measuring import Measuring
 from fedsim.population import Population
 
-__all__ = ["LaneTraining", "Outcome", "ProgramTraining", "Training", "request_of", "training_of"]
+__all__ = [
+    "LaneTraining",
+    "Outcome",
+    "ProgramTraining",
+    "Training",
+    "diverged",
+    "peak_of",
+    "pupil_of",
+    "request_of",
+    "training_of",
+]
 
 Vector: TypeAlias = NDArray[np.float32]
 
@@ -48,8 +57,8 @@ class Outcome:
 class Training(Protocol):
     """How clients train."""
 
-    def train(self, members: Sequence[int], theta: Vector, facts: Facts) -> Iterator[Outcome]:
-        """The clients in their order, each from the model `theta` (D,); what fails is told."""
+    def train(self, members: Sequence[int], round: Round) -> Iterator[Outcome]:
+        """The clients in their order, each from the round's model (D,); what fails is told."""
         ...
 
 
@@ -71,55 +80,37 @@ class LaneTraining:
     """By the built-in program, in `Lanes`."""
 
     def __init__(self, task: Task, population: Population, *, lanes: int | None) -> None:
-        self._task, self._population = task, population
+        self._population = population
         self._flat = FlatModel(task)
         assert task.training.optimizer is not None
         optimizer = rule_of(task).local(task.training.optimizer.make())
         self._lanes = Lanes(task, self._flat, optimizer, population.data, lanes=lanes)
+        self._measuring = Measuring(task, self._flat, population.data)
         self._delta = np.empty(self._flat.dimension, np.float32)
 
-    def train(self, members: Sequence[int], theta: Vector, facts: Facts) -> Iterator[Outcome]:
-        pupils = [self._pupil(member) for member in members]
-        done = 0
-        while done < len(pupils):
-            try:
-                for found in self._lanes.train(pupils[done:], theta, round=facts.round):
-                    yield self._outcome(found, theta, facts)
-                    done += 1
-            except FedcoreError:
-                # Nobody knows whose data it was among those side by side: the next one by itself.
-                yield self._alone(pupils[done], theta, facts)
-                done += 1
+    def train(self, members: Sequence[int], round: Round) -> Iterator[Outcome]:
+        pupils = [pupil_of(self._population, member) for member in members]
+        trained = self._lanes.attempt(pupils, round.theta, round=round.facts.round)
+        for pupil, found in zip(pupils, trained, strict=True):
+            if isinstance(found, Exception):
+                yield Outcome(pupil.index, None, error=found)
+            else:
+                yield self._outcome(found, round)
 
-    def _pupil(self, member: int) -> Pupil:
-        name = self._population.names[member]
-        return Pupil(member, self._population.partition[member], stream_of(name))
-
-    def _alone(self, pupil: Pupil, theta: Vector, facts: Facts) -> Outcome:
-        try:
-            [found] = self._lanes.train([pupil], theta, round=facts.round)
-            return self._outcome(found, theta, facts)
-        except FedcoreError as error:
-            return Outcome(pupil.index, None, error=error)
-
-    def _outcome(self, found: Trained, theta: Vector, facts: Facts) -> Outcome:
-        measured = self._measured(found.pupil, theta) if facts.evaluate else {}
+    def _outcome(self, found: Trained, round: Round) -> Outcome:
         delta, index = self._delta, found.pupil.index
         with np.errstate(over="ignore", invalid="ignore"):
-            np.subtract(found.vector, theta, out=delta)
-        peak = _peak(delta)
+            np.subtract(found.vector, round.theta, out=delta)
+        peak = peak_of(delta)
         if not (found.finite and math.isfinite(peak)):
-            return Outcome(index, None, error=_diverged(facts.round))
-        statistics = {"loss": found.loss} | measured
+            return Outcome(index, None, error=diverged(round.facts.round))
+        statistics = {"loss": found.loss}
+        if round.facts.evaluate:
+            try:
+                statistics |= self._measuring.client(round.theta, found.pupil.rows)
+            except Exception as error:
+                return Outcome(index, None, error=error)
         return Outcome(index, delta, peak, found.examples, found.steps, statistics)
-
-    def _measured(self, pupil: Pupil, theta: Vector) -> dict[str, float]:
-        return evaluate_sums(
-            self._flat.model(theta),
-            self._population.data[pupil.rows],
-            loss=self._flat.loss,
-            metrics={name: METRICS[name] for name in self._task.evaluation.metrics},
-        )
 
 
 class ProgramTraining:
@@ -128,42 +119,46 @@ class ProgramTraining:
     def __init__(self, task: Task, population: Population, program: Program) -> None:
         self._task, self._population, self._program = task, population, program
 
-    def train(self, members: Sequence[int], theta: Vector, facts: Facts) -> Iterator[Outcome]:
+    def train(self, members: Sequence[int], round: Round) -> Iterator[Outcome]:
         for member in members:
-            request = request_of(self._task, self._population, member, theta, facts)
+            request = request_of(self._task, self._population, member, round)
             try:
                 found = self._program.train(request)
-                peak = _peak(found.delta)
+                peak = peak_of(found.delta)
                 if not math.isfinite(peak):
-                    raise _diverged(facts.round)
+                    raise diverged(round.facts.round)
             except Exception as error:
                 yield Outcome(member, None, error=error)
                 continue
             yield Outcome(member, found.delta, peak, found.weight, 0, found.statistics)
 
 
-def request_of(
-    task: Task, population: Population, member: int, theta: Vector, facts: Facts
-) -> TrainingRequest:
+def pupil_of(population: Population, member: int) -> Pupil:
+    """A client of the population, to be trained in lanes."""
+    return Pupil(member, population.partition[member], stream_of(population.names[member]))
+
+
+def request_of(task: Task, population: Population, member: int, round: Round) -> TrainingRequest:
     """What a round asks of a client, as its device would be asked."""
     client = population[member]
     return TrainingRequest(
         task=task,
-        theta=theta,
+        theta=round.theta,
         dataset=client.dataset,
-        round=facts.round,
+        round=round.facts.round,
         stream=client.stream,
-        evaluate=facts.evaluate,
-        clipping=bytes.fromhex(facts.clipping),
+        evaluate=round.facts.evaluate,
+        clipping=bytes.fromhex(round.facts.clipping),
     )
 
 
-def _peak(delta: Vector) -> float:
+def peak_of(vector: Vector) -> float:
     """The largest magnitude; NaN or infinity if there is any, in two passes that write nothing."""
-    return max(-float(delta.min()), float(delta.max()))
+    return max(-float(vector.min()), float(vector.max()))
 
 
-def _diverged(round: int) -> DivergenceError:
+def diverged(round: int) -> DivergenceError:
+    """Of a client whose numbers are none."""
     return DivergenceError(
         f"round {round}: what a client trained is not finite",
         why="its steps left the region where the loss is finite, or its data hold NaN or infinity",

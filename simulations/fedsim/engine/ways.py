@@ -16,7 +16,7 @@ from fedcore.federated.programs import Program, TrainingRequest, TrainingResult
 from fedcore.federated.task import Task
 from fedcore.federated.update import UpdateLayout
 from fedcore.secagg.packing import pack
-from fedsim.engine.jobs import ClientReport, Facts
+from fedsim.engine.jobs import ClientReport, Round, described
 from fedsim.engine.training import Outcome, Training, request_of
 from fedsim.population import Population
 
@@ -38,14 +38,16 @@ class Way(Protocol):
     @property
     def length(self) -> int: ...
 
-    def prepare(
-        self, members: Sequence[int], theta: Vector, facts: Facts
-    ) -> Iterator[ClientReport]:
+    def prepare(self, members: Sequence[int], round: Round) -> Iterator[ClientReport]:
         """Works for each client in turn; its vector can be had until the next is asked for."""
         ...
 
     def add(self, into: NDArray[Any]) -> None:
         """Adds the vector of the client that was prepared last, if it did not fail."""
+        ...
+
+    def write(self, into: NDArray[Any]) -> None:
+        """Writes it, of floats before they are weighted, if the client did not fail."""
         ...
 
 
@@ -54,19 +56,16 @@ class Floats:
 
     dtype = np.float32
 
-    def __init__(self, task: Task, training: Training) -> None:
-        self.length = task.dimension
-        self._terms, self._training = task.update, training
+    def __init__(self, task: Task, training: Training, *, length: int, weighted: bool) -> None:
+        self.length, self._counts = length, weighted
+        self._largest, self._training = task.update.largest_weight, training
         self._weighted = np.empty(self.length, np.float32)
         self._delta: Vector | None = None
         self._weight = 0
 
-    def prepare(
-        self, members: Sequence[int], theta: Vector, facts: Facts
-    ) -> Iterator[ClientReport]:
-        for found in self._training.train(members, theta, facts):
-            counted = min(found.examples, self._terms.largest_weight)
-            self._weight = counted if self._terms.weighted else 1
+    def prepare(self, members: Sequence[int], round: Round) -> Iterator[ClientReport]:
+        for found in self._training.train(members, round):
+            self._weight = min(found.examples, self._largest) if self._counts else 1
             self._delta = found.delta
             yield _report(found, self._weight)
 
@@ -74,6 +73,10 @@ class Floats:
         if self._delta is not None:
             np.multiply(self._delta, np.float32(self._weight), out=self._weighted)
             into += self._weighted
+
+    def write(self, into: NDArray[Any]) -> None:
+        if self._delta is not None:
+            into[...] = self._delta
 
 
 class Grid:
@@ -84,18 +87,16 @@ class Grid:
 
     dtype = np.float64
 
-    def __init__(self, task: Task, training: Training) -> None:
-        self.length = task.dimension
-        self._layout, self._training = UpdateLayout.of(task), training
+    def __init__(self, task: Task, training: Training, *, length: int, weighted: bool) -> None:
+        self.length, self._training = length, training
+        self._layout = replace(UpdateLayout.of(task), dimension=length, weighted=weighted)
         self._piece = np.empty(min(_PIECE, self.length), np.float64)
         self._delta: Vector | None = None
         self._scale, self._cut = 0.0, False
 
-    def prepare(
-        self, members: Sequence[int], theta: Vector, facts: Facts
-    ) -> Iterator[ClientReport]:
+    def prepare(self, members: Sequence[int], round: Round) -> Iterator[ClientReport]:
         layout, largest = self._layout, self._layout.largest_weight
-        for found in self._training.train(members, theta, facts):
+        for found in self._training.train(members, round):
             self._delta = found.delta
             counted = min(found.examples, largest) if layout.weighted else largest
             saturated = 0
@@ -118,6 +119,10 @@ class Grid:
             piece *= self._scale
             np.rint(piece, out=piece)
             into[start : start + len(given)] += piece
+
+    def write(self, into: NDArray[Any]) -> None:
+        into.fill(0)
+        self.add(into)
 
 
 class Words:
@@ -143,17 +148,15 @@ class Words:
         self._contributor = Contributor(task, programs=programs, entropy=entropy)
         self.blocks: tuple[NDArray[np.int64], ...] | None = None
 
-    def prepare(
-        self, members: Sequence[int], theta: Vector, facts: Facts
-    ) -> Iterator[ClientReport]:
+    def prepare(self, members: Sequence[int], round: Round) -> Iterator[ClientReport]:
         for member in members:
-            self._trained.begin(member, theta, facts)
-            request = request_of(self._task, self._population, member, theta, facts)
+            self._trained.begin(member, round)
+            request = request_of(self._task, self._population, member, round)
             self.blocks, failure = None, ""
             try:
                 self.blocks = self._contributor.contribute(request)
             except Exception as error:
-                failure = _described(error)
+                failure = described(error)
             yield replace(_report(self._trained.last(member), 1), failure=failure)
 
     def add(self, into: NDArray[Any]) -> None:
@@ -164,17 +167,21 @@ class Words:
             into[start : start + block.words] += pack(block, part, 0, block.words)
             start += block.words
 
+    def write(self, into: NDArray[Any]) -> None:
+        into.fill(0)
+        self.add(into)
+
 
 class _Trained:
     """The program that a `Contributor` asks: a client's training, as the engine does it."""
 
     def __init__(self, training: Training) -> None:
         self._training = training
-        self._now: tuple[int, Vector, Facts] | None = None
+        self._now: tuple[int, Round] | None = None
         self._last: Outcome | None = None
 
-    def begin(self, member: int, theta: Vector, facts: Facts) -> None:
-        self._now, self._last = (member, theta, facts), None
+    def begin(self, member: int, round: Round) -> None:
+        self._now, self._last = (member, round), None
 
     def last(self, member: int) -> Outcome:
         """What came of the training; nothing where records were drawn instead."""
@@ -182,8 +189,8 @@ class _Trained:
 
     def train(self, request: TrainingRequest, /) -> TrainingResult:
         assert self._now is not None
-        member, theta, facts = self._now
-        [found] = self._training.train([member], theta, facts)
+        member, round = self._now
+        [found] = self._training.train([member], round)
         self._last = found
         if found.delta is None:
             assert found.error is not None
@@ -193,13 +200,7 @@ class _Trained:
 
 def _report(found: Outcome, weight: int) -> ClientReport:
     if found.error is not None:
-        return ClientReport(found.index, failure=_described(found.error))
+        return ClientReport(found.index, failure=described(found.error))
     statistics = dict(found.statistics)
     loss = statistics.pop("loss", 0.0)
     return ClientReport(found.index, weight, found.examples, found.steps, loss, measured=statistics)
-
-
-def _described(error: Exception) -> str:
-    """The error's own first line; of what is no error of ours its kind as well."""
-    first = str(error).split("\n", 1)[0]
-    return first if first.startswith("FED-") else f"{type(error).__name__}: {first}"

@@ -1,42 +1,62 @@
-"""One worker: it trains the clients of its jobs, and adds up what they give."""
+"""One worker: it trains the clients of its jobs and adds up what they give, or measures models."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedcore.data import Dataset
 from fedcore.tensor import blas
-from fedsim.engine.jobs import ClientReport, Facts, Job
+from fedsim.engine.jobs import ClientReport, Job, Round, described
 from fedsim.engine.order import total
+from fedsim.engine.personal import Personal
 from fedsim.engine.ways import Way
 
 __all__ = ["Worker"]
 
 Vector: TypeAlias = NDArray[np.float32]
+Done: TypeAlias = tuple[list[ClientReport], bool]
 
 
 class Worker:
-    """Works in `way`, by the model and the facts of the round that it was told last."""
+    """Works in `way`, by the round that it was told last; `personal` measures models."""
 
-    def __init__(self, way: Way) -> None:
-        self.way = way
-        self._theta: Vector | None = None
-        self._facts = Facts(0)
+    def __init__(self, way: Way, personal: Personal) -> None:
+        self.way, self._personal = way, personal
+        self._round: Round | None = None
+        self._rows: NDArray[Any] | None = None
 
-    def begin(self, theta: Vector, facts: Facts) -> None:
-        """A round in which clients are sent `theta` (D,), which nobody changes meanwhile."""
-        self._theta, self._facts = theta, facts
+    def begin(self, round: Round) -> None:
+        """A round, whose vectors nobody changes meanwhile."""
+        self._round = round
+
+    def rows(self, memory: NDArray[Any]) -> None:
+        """Where vectors of single clients are to be written, one a row."""
+        self._rows = memory
+
+    def load(self, test: Dataset) -> None:
+        """The rows that pieces are cut from."""
+        self._personal.load(test)
+
+    def close(self) -> None:
+        """Nothing is left to do."""
 
     @blas.one_thread()
-    def sum(self, job: Job, out: NDArray[Any]) -> tuple[list[ClientReport], bool]:
-        """Writes the sum over the job's leaves into `out`; what each client reports.
+    def do(self, job: Job, out: NDArray[Any]) -> Done:
+        """Does a job: what each of its members reports, and whether anybody's sum is in `out`."""
+        assert self._round is not None
+        if job.work == "sum":
+            return self._sum(job, self._round, out)
+        if job.work == "rows":
+            return self._write(job, self._round), False
+        measure = self._personal.client if job.work == "clients" else self._personal.piece
+        return [_measured(measure, member, self._round.theta) for member in job.members], False
 
-        False: nobody is in the sum, and `out` is as it was.
-        """
-        assert self._theta is not None
-        prepared = self.way.prepare(job.members, self._theta, self._facts)
+    def _sum(self, job: Job, round: Round, out: NDArray[Any]) -> Done:
+        prepared = self.way.prepare(job.members, round)
         reports: list[ClientReport] = []
 
         def add(member: int, into: NDArray[Any]) -> None:
@@ -53,4 +73,23 @@ class Worker:
         found = total(job.leaves, add, new)
         if found is not None and found is not out:
             out[...] = found
-        return reports, found is not None
+        return reports, any(not report.failure for report in reports)
+
+    def _write(self, job: Job, round: Round) -> list[ClientReport]:
+        assert self._rows is not None
+        reports = []
+        prepared = self.way.prepare(job.members, round)
+        for row, report in zip(job.rows, prepared, strict=True):
+            self.way.write(self._rows[row])
+            reports.append(report)
+        return reports
+
+
+def _measured(
+    measure: Callable[[Vector, int], dict[str, float]], member: int, theta: Vector
+) -> ClientReport:
+    try:
+        sums = measure(theta, member)
+    except Exception as error:
+        return ClientReport(member, failure=described(error))
+    return ClientReport(member, examples=int(sums["evaluation_examples"]), measured=sums)
