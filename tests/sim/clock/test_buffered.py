@@ -232,7 +232,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 @given(cases())
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_every_schedule_is_one_that_clients_could_have_followed(case: Case) -> None:
     terms_of, devices, what = case
     found = schedule(terms_of, devices, what, steps=6)
@@ -268,7 +268,7 @@ def test_every_schedule_is_one_that_clients_could_have_followed(case: Case) -> N
 
 
 @given(cases(), st.randoms(use_true_random=False))
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_the_order_of_the_clients_does_not_matter(case: Case, random: Any) -> None:
     terms_of, devices, what = case
     names = [f"client {place}" for place in range(len(devices))]

@@ -117,6 +117,18 @@ def test_a_program_that_fails_is_reported_at_once() -> None:
     assert found.reported == {0: 5000, 2: 2500} and found.end == 10_000
 
 
+def test_once_it_is_known_who_fails_the_round_is_held_again_with_another_in_its_place() -> None:
+    devices = [Device(compute=speed, dropout={Stage.UPLOAD: 0.2}) for speed in range(1, 21)]
+    rules, what = terms(goal=8, minimum=4, select=14), work(*[20] * 20)
+    before = attempt(rules, devices, what)
+    failed = before.survivors[-1]
+    after = attempt(rules, devices, what, failing={failed})
+    assert after.cohort == before.cohort and after.lost[failed].cause is Cause.FAILED
+    kept = set(before.survivors) - {failed}
+    assert kept < set(after.survivors) and len(after.survivors) == len(before.survivors)
+    assert all(after.reported[client] == before.reported[client] for client in kept)
+
+
 def test_too_few_end_an_attempt_as_soon_as_it_is_noticed() -> None:
     devices = [Device(compute=1), Device(compute=1)]
     found = attempt(terms(goal=2), devices, work(50, 10), failing={1})
