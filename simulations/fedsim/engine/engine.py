@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
 
@@ -14,12 +15,14 @@ from numpy.typing import NDArray
 from fedcore.data import Dataset
 from fedcore.entropy import Entropy
 from fedcore.errors import ArgumentError, SimulationError
-from fedsim.engine.jobs import ClientReport, Facts, Job, Round
+from fedsim.engine.commits import Commits
+from fedsim.engine.jobs import ClientReport, Facts, Job, Round, Work
 from fedsim.engine.measuring import pieces_of
 from fedsim.engine.order import Joined, SumTree
 from fedsim.engine.plan import Plan
 from fedsim.engine.pool import Here, Pool, Threads
 from fedsim.engine.processes import Processes
+from fedsim.engine.study import Study
 from fedsim.population import Population
 
 __all__ = ["Engine", "Kind", "Summed"]
@@ -66,6 +69,7 @@ class Engine:
         self.plan, self.population = plan, population.settled()
         self._sizes = self.population.sizes()
         self._test: Dataset | None = None
+        self._commits = _commits_of(plan)
         self._parts = workers * _PARTS_A_WORKER if workers > 1 else 1
         self._pool = self._pool_of(workers, kind, entropy)
 
@@ -96,7 +100,7 @@ class Engine:
         tree = SumTree.over([float(self._sizes[place]) for place in order])
         parts = tree.parts(self._parts)
         jobs = [
-            Job(tuple(tuple(order[i] for i in leaf) for leaf in tree.places(part)))
+            self._job([tuple(order[i] for i in leaf) for leaf in tree.places(part)], "sum")
             for part in parts
         ]
         joined, reports = Joined(tree), list[ClientReport]()
@@ -105,6 +109,7 @@ class Engine:
             for number, found, vector in results:
                 reports += found
                 joined.put(parts[number], None if vector is None else vector.copy())
+        self._wrote(facts, reports)
         return Summed(joined.whole(), tuple(sorted(reports, key=_place)))
 
     def rows(
@@ -124,10 +129,11 @@ class Engine:
         self._pool.begin(Round(theta, facts, sent or {}))
         memory = self._pool.rows(len(row_of))
         jobs = [
-            Job((part,), "rows", rows=tuple(row_of[place] for place in part))
+            self._job([part], "rows", rows=[row_of[place] for place in part])
             for part in self._cut(self._ordered(cohort))
         ]
         reports = self._reports(jobs)
+        self._wrote(facts, reports)
         gave = sorted(row_of[report.index] for report in reports if not report.failure)
         return memory if len(gave) == len(memory) else memory[gave], reports
 
@@ -158,7 +164,34 @@ class Engine:
         """
         self._pool.begin(Round(theta, Facts(0)))
         order = self._ordered(places)
-        return self._reports(Job((part,), "clients") for part in self._cut(order))
+        return self._reports(self._job([part], "clients") for part in self._cut(order))
+
+    def commit(self, round: int, members: Sequence[int]) -> None:
+        """The vectors of these clients have entered the mean of a round: what they kept counts.
+
+        To be called before the model that came of it is kept; what others kept is deleted. Without
+        states nothing happens, here as in the three methods below. Raises: SimulationError.
+        """
+        if self._commits is not None:
+            self._commits.commit(round, members)
+
+    def discard(self, round: int) -> None:
+        """An attempt at a round is abandoned: what its clients kept is deleted."""
+        if self._commits is not None:
+            self._commits.discard(round)
+
+    def rewind(self, round: int) -> None:
+        """Clients are as they were before `round`, with which a run begins, or begins again.
+
+        Raises: SimulationError where their states of then are lost.
+        """
+        if self._commits is not None:
+            self._commits.rewind(round)
+
+    def prune(self, round: int) -> None:
+        """The model after a round is kept: nobody needs what clients kept before it any more."""
+        if self._commits is not None:
+            self._commits.prune(round)
 
     def close(self) -> None:
         """Ends the workers."""
@@ -170,6 +203,18 @@ class Engine:
         if kind == "threads":
             return Threads(lambda: self.plan.worker(self.population, entropy=entropy), workers)
         return Processes(self.plan, self.population, workers)
+
+    def _job(
+        self, leaves: Sequence[tuple[int, ...]], work: Work, *, rows: Sequence[int] = ()
+    ) -> Job:
+        members = [member for leaf in leaves for member in leaf]
+        versions = () if self._commits is None else self._commits.versions(members)
+        return Job(tuple(leaves), work, rows=tuple(rows), versions=versions)
+
+    def _wrote(self, facts: Facts, reports: Iterable[ClientReport]) -> None:
+        if self._commits is not None:
+            gave = (report.index for report in reports if not report.failure)
+            self._commits.wrote(facts.round, gave)
 
     def _ordered(self, places: Sequence[int]) -> list[int]:
         """Those with as many steps stand together, so that they may share a replay."""
@@ -184,6 +229,12 @@ class Engine:
     def _reports(self, jobs: Iterable[Job]) -> tuple[ClientReport, ...]:
         with closing(self._pool.run(list(jobs))) as results:
             return tuple(sorted((one for _, found, _ in results for one in found), key=_place))
+
+
+def _commits_of(plan: Plan) -> Commits | None:
+    if plan.study is None or not Study(plan.study, plan.task).stateful:
+        return None
+    return Commits(Path(plan.study.states))
 
 
 def _place(report: ClientReport) -> int:
