@@ -6,7 +6,7 @@ the survivors that a timeline names; so every mode sees the same rounds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 
 import numpy as np
@@ -51,16 +51,17 @@ class SynchronousClock:
         before: ClockState,
         work: Work,
         *,
-        among: Set[int] | None = None,
+        among: Callable[[Sequence[Attempt]], Set[int] | None] | None = None,
         drawn: Callable[[int], Set[int]] | None = None,
         failing: Set[int] = frozenset(),
         session: Callable[[int], Session] | None = None,
     ) -> RoundTimeline:
         """A round, with as many attempts as its policy allows and it needs.
 
-        `among`: places that may take part, all by default. `drawn`: whom a privacy plan draws for
-        each attempt, numbered from 1. `failing`: clients whose program fails. A mode learns who
-        they are only by training, and then asks for the round again: nobody else's fate changes.
+        `among`: places that may take part in the attempt after these; None: all. `drawn`: whom a
+        privacy plan draws for each attempt, numbered from 1. `failing`: clients whose program
+        fails. A mode learns who they are only by training, and then asks for the round again:
+        nobody else's fate changes.
         `session`: makes the aggregation of each attempt; by default one that counts.
         Raises: TaskError where too few clients are ever there, or not in time.
         """
@@ -68,10 +69,11 @@ class SynchronousClock:
         attempts: list[Attempt] = []
         for attempt in range(1, self._terms.policy.max_attempts + 1):
             policy = self._terms.after(seen)
+            places = among(attempts) if among is not None else None
             if drawn is not None:
-                among = drawn(attempt)
-                policy = _restricted(policy, len(among))
-            candidates, begin = self._candidates(number, attempt, at, among, policy, drawn is None)
+                places = drawn(attempt)
+                policy = _restricted(policy, len(places))
+            candidates, begin = self._candidates(number, attempt, at, places, policy, drawn is None)
             run = AttemptRun(
                 RoundState.opened("simulated", round=number, attempt=attempt, at=begin),
                 policy=policy,

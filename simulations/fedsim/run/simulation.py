@@ -20,10 +20,9 @@ from fedcore.federated.flat import FlatModel
 from fedcore.federated.parameters import parameters_of
 from fedcore.federated.payments import Account, Accounts
 from fedcore.privacy import Head
-from fedsim.clock import ClockState, RoundTimeline
+from fedsim.clock import ClockState
 from fedsim.engine import Engine, Plan, WayName
-from fedsim.modes import Done, Rounds, State, TaskRounds
-from fedsim.modes.rounds import Vector
+from fedsim.modes import Done, Rounds, State, TaskRounds, Vector
 from fedsim.run.folder import RunFolder, RunPlan
 from fedsim.run.reading import SavedState
 from fedsim.run.records import (
@@ -88,6 +87,7 @@ def simulate(
         account = _account(scenario, folder, entropy, stack)
         engine = stack.enter_context(_engine(scenario, world, programs or {}, entropy))
         rounds = TaskRounds(scenario, world, engine, account=account)
+        stack.callback(rounds.close)
         ended = _Run(scenario, folder, world, rounds, account, on_round).run()
     return folder.finish(ended=ended)
 
@@ -114,6 +114,7 @@ class _Run:
         state = self._rounds.start() if saved is None else _restored(saved)
         done, count = 0 if saved is None else saved.rounds, self._scenario.task.rounds.count
         ended = f"all {count} rounds are over"
+        self._rounds.begin(done)
         for number in range(done, count):
             begun = time.perf_counter()
             try:
@@ -123,32 +124,35 @@ class _Run:
                 break
             state = found.state
             record = self._record(number, found, time.perf_counter() - begun)
-            self._folder.append(record, self._saved(number, state))
+            saved = self._saved(number, state)
+            self._folder.append(record, saved)
+            if saved is not None:
+                self._rounds.kept(number)
             self._on_round(record)
         self._folder.write_model(state.theta, parameters_of(self._scenario.task))
         return ended
 
     def _record(self, number: int, done: Done, wall_s: float) -> RoundRecord:
-        timeline, attempt = done.timeline, done.timeline.last
+        passed = done.passed
         private = self._scenario.task.privacy is not None
         trained = sum(not report.failure for report in done.reports)
         return RoundRecord(
             round=number,
-            attempts=len(timeline.attempts),
+            attempts=passed.attempts,
             mode=self._scenario.mode,
             model=digest_of(done.state.theta),
-            start_s=timeline.begin / 1000,
-            end_s=timeline.end / 1000,
+            start_s=passed.begin / 1000,
+            end_s=passed.end / 1000,
             speed=Speed(wall_s=wall_s, trainings_per_s=trained / max(wall_s, 1e-9)),
-            selected=len(attempt.cohort),
-            reported=len(attempt.survivors),
-            funnel=_funnel(timeline),
-            lost=_lost(timeline),
+            selected=passed.selected,
+            reported=passed.reported,
+            funnel=passed.funnel,
+            lost=passed.lost,
             train_loss=None if private else done.loss,
             test=self._tested(number, done.state.theta),
             privacy=self._privacy(),
-            bytes_down=sum(each.bytes_down for each in timeline.attempts),
-            bytes_up=sum(each.bytes_up for each in timeline.attempts),
+            bytes_down=passed.bytes_down,
+            bytes_up=passed.bytes_up,
         )
 
     def _tested(self, number: int, theta: Vector) -> Evaluation | None:
@@ -237,24 +241,3 @@ def _evaluation(
         loss=found["evaluation_loss"] / examples,
         accuracy=None if accuracy is None else accuracy / examples,
     )
-
-
-def _funnel(timeline: RoundTimeline) -> dict[str, int]:
-    """How many clients came how far in the last attempt."""
-    attempt = timeline.last
-    found = {"selected": len(attempt.cohort)}
-    for transition in attempt.transitions:
-        if transition.cohort and transition.to_phase.value not in found:
-            found[transition.to_phase.value.lower()] = len(transition.cohort)
-    found["reported"] = len(attempt.survivors)
-    return found
-
-
-def _lost(timeline: RoundTimeline) -> dict[str, dict[str, int]]:
-    """Clients lost in all attempts, by phase and cause."""
-    found: dict[str, dict[str, int]] = {}
-    for attempt in timeline.attempts:
-        for (phase, cause), count in attempt.funnel.items():
-            by_cause = found.setdefault(phase.value.lower(), {})
-            by_cause[cause.value] = by_cause.get(cause.value, 0) + count
-    return found

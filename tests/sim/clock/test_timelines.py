@@ -338,7 +338,7 @@ def test_whom_a_plan_draws_takes_part_whoever_of_them_is_there() -> None:
 def test_only_those_who_may_are_selected() -> None:
     for number in range(5):
         clock = SynchronousClock(terms(goal=2), Hands([Device()] * 6))
-        found = clock.round(number, ClockState(), work(*[1] * 6), among={1, 4, 5}).last
+        found = clock.round(number, ClockState(), work(*[1] * 6), among=lambda _: {1, 4, 5}).last
         assert set(found.cohort) <= {1, 4, 5}
 
 
