@@ -14,7 +14,7 @@ __all__ = ["check"]
 
 def check(scenario: Scenario) -> None:
     """Raises: TaskError."""
-    for one in (_check_mode, _check_study, _check_clock, _check_model):
+    for one in (_check_mode, _check_study, _check_clock, _check_model, _check_evaluation):
         one(scenario)
 
 
@@ -103,6 +103,16 @@ def _check_model(scenario: Scenario) -> None:
             "a model of bare arrays in a simulation",
             "it is measured on a test set, and only its program knows how",
             "describe it as layers, or install it under a name",
+        )
+
+
+def _check_evaluation(scenario: Scenario) -> None:
+    if scenario.task.privacy is not None and scenario.head.evaluate_clients_every:
+        raise _refused(
+            "scenario.evaluate_clients_every",
+            "clients' own accuracies of a task with privacy",
+            "what is measured on their data and not released would be told for nothing",
+            "leave it out: the released model is measured on the test set",
         )
 
 

@@ -45,6 +45,7 @@ def scenario_of(
     workers: int = 1,
     kind: str = "threads",
     rows: int = 240,
+    clients_every: int = 0,
     more: str = "",
 ) -> Scenario:
     """A scenario of Gaussian classes that trains in milliseconds."""
@@ -58,7 +59,7 @@ def scenario_of(
         training=training,
         privacy=f"privacy = {{ {privacy} }}" if privacy else "",
         more=f"""
-scenario = {{ name = "small", mode = "{mode}" }}
+scenario = {{ name = "small", mode = "{mode}", evaluate_clients_every = {clients_every} }}
 engine = {{ workers = {workers}, kind = "{kind}" }}
 {more}
 [population]

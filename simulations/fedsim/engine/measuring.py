@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -23,6 +24,12 @@ Vector: TypeAlias = NDArray[np.float32]
 PIECE: Final = 256
 """Rows that are measured at once, as on a device: sums of pieces in their order have its bits."""
 
+# What is measured of a task that names no metrics, by its loss.
+_USUAL: Final[Mapping[str, tuple[str, ...]]] = {
+    "cross_entropy": ("accuracy",),
+    "binary_cross_entropy": ("binary_accuracy",),
+    "nll": ("accuracy",),
+}
 _PROGRAMS: Final = 4  # for lengths of clients' last pieces: each works in memory of its own
 
 
@@ -36,7 +43,8 @@ class Measuring:
 
     def __init__(self, task: Task, flat: FlatModel, data: Dataset) -> None:
         self._flat, self._data = flat, data
-        self._metrics = {name: METRICS[name] for name in task.evaluation.metrics}
+        names = task.evaluation.metrics or _USUAL.get(task.training.loss or "", ())
+        self._metrics = {name: METRICS[name] for name in names}
         self._seen: Counter[int] = Counter()
         self._programs: dict[int, Compiled] = {}
 

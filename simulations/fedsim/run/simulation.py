@@ -8,21 +8,20 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from statistics import fmean
 from typing import Final
 
 from fedcore.console import Json
-from fedcore.data import Dataset
 from fedcore.entropy import Entropy, SystemEntropy
 from fedcore.errors import BudgetError
-from fedcore.federated.choices import METRICS
-from fedcore.federated.evaluation import evaluate_sums
-from fedcore.federated.flat import FlatModel
 from fedcore.federated.parameters import parameters_of
 from fedcore.federated.payments import Account, Accounts
 from fedcore.privacy import Head
 from fedsim.clock import ClockState
 from fedsim.engine import Engine, Plan, WayName
 from fedsim.modes import Done, Rounds, State, TaskRounds, Vector
+from fedsim.modes.buffered import BufferedRounds
+from fedsim.modes.studies import StudyRounds, study_plan
 from fedsim.run.folder import RunFolder, RunPlan
 from fedsim.run.reading import SavedState
 from fedsim.run.records import (
@@ -32,6 +31,7 @@ from fedsim.run.records import (
     Result,
     RoundRecord,
     Speed,
+    Spread,
     digest_of,
 )
 from fedsim.scenario import Scenario
@@ -85,10 +85,10 @@ def simulate(
     world = World.of(scenario) if world is None else world
     with ExitStack() as stack:
         account = _account(scenario, folder, entropy, stack)
-        engine = stack.enter_context(_engine(scenario, world, programs or {}, entropy))
-        rounds = TaskRounds(scenario, world, engine, account=account)
+        engine = stack.enter_context(_engine(scenario, world, folder, programs or {}, entropy))
+        rounds = _rounds(scenario, world, engine, account)
         stack.callback(rounds.close)
-        ended = _Run(scenario, folder, world, rounds, account, on_round).run()
+        ended = _Run(scenario, folder, world, engine, rounds, account, on_round).run()
     return folder.finish(ended=ended)
 
 
@@ -100,13 +100,14 @@ class _Run:
         scenario: Scenario,
         folder: RunFolder,
         world: World,
+        engine: Engine,
         rounds: Rounds,
         account: Account | None,
         on_round: Callable[[RoundRecord], None],
     ) -> None:
         self._scenario, self._folder, self._world = scenario, folder, world
-        self._rounds, self._account, self._on_round = rounds, account, on_round
-        self._flat = FlatModel(scenario.task)
+        self._engine, self._rounds = engine, rounds
+        self._account, self._on_round = account, on_round
 
     def run(self) -> str:
         """Goes on to the last round; why it ended, in words."""
@@ -135,6 +136,7 @@ class _Run:
     def _record(self, number: int, done: Done, wall_s: float) -> RoundRecord:
         passed = done.passed
         private = self._scenario.task.privacy is not None
+        clients, personal = self._clients(number, done.state.theta)
         trained = sum(not report.failure for report in done.reports)
         return RoundRecord(
             round=number,
@@ -150,17 +152,47 @@ class _Run:
             lost=passed.lost,
             train_loss=None if private else done.loss,
             test=self._tested(number, done.state.theta),
+            clients=clients,
+            personal=personal,
             privacy=self._privacy(),
             bytes_down=passed.bytes_down,
             bytes_up=passed.bytes_up,
         )
 
     def _tested(self, number: int, theta: Vector) -> Evaluation | None:
-        every, test = self._scenario.head.evaluate_every, self._world.source.test
-        last = number + 1 == self._scenario.task.rounds.count
-        if test is None or not every or ((number + 1) % every and not last):
+        test = self._world.source.test
+        if test is None or not self._is_due(number, self._scenario.head.evaluate_every):
             return None
-        return _evaluation(self._flat, theta, test, classes=self._world.source.classes)
+        sums = self._engine.measure(theta, test)
+        examples = sums.pop("evaluation_examples")
+        means = {name.removeprefix("evaluation_"): value / examples for name, value in sums.items()}
+        return Evaluation(
+            loss=means.pop("loss"), accuracy=means.pop("accuracy", None), metrics=means
+        )
+
+    def _clients(self, number: int, theta: Vector) -> tuple[Spread | None, dict[str, float]]:
+        """How good clients' models are on their own rows, and of models of their own the mean."""
+        head = self._scenario.head
+        if not self._is_due(number, head.evaluate_clients_every):
+            return None, {}
+        reports = self._engine.measure_clients(range(len(self._world.population)), theta)
+        names = ("accuracy", "loss")
+        found = {
+            name: [
+                report.measured[f"evaluation_{name}"] / report.measured["evaluation_examples"]
+                for report in reports
+                if f"evaluation_{name}" in report.measured
+            ]
+            for name in names
+        }
+        spread = Spread.of(found["accuracy"]) if found["accuracy"] else None
+        if self._scenario.study.algorithm is None:
+            return spread, {}
+        return spread, {name: fmean(values) for name, values in found.items() if values}
+
+    def _is_due(self, number: int, every: int) -> bool:
+        last = number + 1 == self._scenario.task.rounds.count
+        return bool(every) and ((number + 1) % every == 0 or last)
 
     def _privacy(self) -> Privacy | None:
         if self._account is None:
@@ -190,14 +222,28 @@ def _restored(saved: SavedState) -> State:
     return State(saved.theta, saved.arrays, clock, texts)
 
 
+def _rounds(scenario: Scenario, world: World, engine: Engine, account: Account | None) -> Rounds:
+    """Rounds of the kind that the scenario is of."""
+    if scenario.clock.schedule == "buffered":
+        return BufferedRounds(scenario, world, engine)
+    if scenario.study.any:
+        return StudyRounds(scenario, world, engine)
+    return TaskRounds(scenario, world, engine, account=account)
+
+
 def _engine(
-    scenario: Scenario, world: World, programs: Mapping[str, str], entropy: Entropy | None
+    scenario: Scenario,
+    world: World,
+    folder: RunFolder,
+    programs: Mapping[str, str],
+    entropy: Entropy | None,
 ) -> Engine:
     terms, task = scenario.engine, scenario.task
     way: WayName = "grid" if task.plan is None else "words"
     if scenario.mode is Mode.PLAIN:
         way = "floats"
-    plan = Plan(task=task, way=way, lanes=terms.lanes, programs=programs)
+    study = study_plan(scenario, folder.client_state) if scenario.study.any else None
+    plan = Plan(task=task, way=way, lanes=terms.lanes, programs=programs, study=study)
     kind = "threads" if entropy is not None else terms.kind
     assert kind != "ray"
     workers = terms.workers or min(os.cpu_count() or 1, task.cohort.select)
@@ -228,16 +274,3 @@ def _participation_key(path: Path) -> bytes:
         with os.fdopen(descriptor, "wb") as file:
             file.write(SystemEntropy().token(32))
     return path.read_bytes()
-
-
-def _evaluation(
-    flat: FlatModel, theta: Vector, test: Dataset, *, classes: int | None
-) -> Evaluation:
-    metrics = {} if classes is None else {"accuracy": METRICS["accuracy"]}
-    found = evaluate_sums(flat.model(theta), test, loss=flat.loss, metrics=metrics)
-    examples = found["evaluation_examples"]
-    accuracy = found.get("evaluation_accuracy")
-    return Evaluation(
-        loss=found["evaluation_loss"] / examples,
-        accuracy=None if accuracy is None else accuracy / examples,
-    )

@@ -1,0 +1,110 @@
+"""Studies run from a scenario to its result, and a stop changes nothing of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fedcore.errors import TaskError
+from fedsim.run.folder import RunFolder
+from fedsim.run.records import Result, RoundRecord
+from fedsim.run.simulation import plan_of, simulate
+from fedsim.scenario import Scenario
+from tests.sim.scenarios import scenario_of
+
+BUFFERED = """
+[clock]
+schedule = "buffered"
+concurrency = 6
+buffer = 3
+[devices]
+compute = { kind = "uniform", least = 5.0, most = 50.0 }
+dropout = { training = 0.1 }
+"""
+STUDIES = {
+    "scaffold": {"algorithm": 'name = "scaffold", lr = 1.0'},
+    "fednova": {"algorithm": 'name = "fednova"'},
+    "feddyn": {"algorithm": 'name = "feddyn", alpha = 0.1'},
+    "qfedavg": {"algorithm": 'name = "qfedavg", q = 0.5'},
+    "ditto": {"algorithm": 'name = "ditto"', "clients_every": 2},
+    "fedper": {"algorithm": 'name = "fedper"', "clients_every": 2},
+    "krum": {"more": 'study = { robust = { name = "krum", f = 1 } }', "minimum": 6},
+    "median of groups": {"more": 'study = { robust = { name = "median", groups = 3 } }'},
+    "random k": {
+        "more": 'study = { compression = { name = "random_k", fraction = 0.3,'
+        " error_feedback = true } }"
+    },
+    "random k, adam": {
+        "algorithm": 'name = "fedadam"',
+        "more": 'study = { compression = { name = "random_k", fraction = 0.5 } }',
+    },
+    "fedbuff": {"algorithm": 'name = "fedbuff"', "more": BUFFERED},
+}
+
+
+def study_of(name: str, **options: object) -> Scenario:
+    return scenario_of(**{"mode": "plain", **STUDIES[name], **options})  # type: ignore[arg-type]
+
+
+def run(scenario: Scenario, root: Path) -> tuple[Result, list[RoundRecord]]:
+    with RunFolder.create(root, plan_of(scenario)) as folder:
+        result = simulate(scenario, folder)
+        return result, [record.repeatable() for record in folder.rounds]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_learns_and_goes_on_after_a_stop_as_if_there_had_been_none(
+    tmp_path: Path, name: str
+) -> None:
+    scenario = study_of(name, rounds=6)
+    whole, records = run(scenario, tmp_path / "whole")
+    losses = [record.test.loss for record in records if record.test]
+    assert len(losses) == 6 and min(losses[1:]) < losses[0]
+
+    def stopping(record: RoundRecord) -> None:
+        if record.round == 2:
+            raise KeyboardInterrupt
+
+    with RunFolder.create(tmp_path / "parts", plan_of(scenario)) as folder:
+        path = folder.path
+        with pytest.raises(KeyboardInterrupt):
+            simulate(scenario, folder, on_round=stopping)
+    with RunFolder.resume(path, scenario_digest=scenario.digest.hex()) as folder:
+        assert simulate(scenario, folder).model == whole.model
+        assert [record.repeatable() for record in folder.rounds] == records
+
+
+@pytest.mark.parametrize("name", ["scaffold", "krum", "fedbuff"])
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_workers_change_nothing_of_a_study(tmp_path: Path, name: str, kind: str) -> None:
+    alone = run(study_of(name), tmp_path)
+    many = run(study_of(name, workers=2, kind=kind), tmp_path)
+    assert alone[1] == many[1]
+
+
+def test_personal_models_are_measured_on_their_clients_rows(tmp_path: Path) -> None:
+    result, _ = run(study_of("ditto"), tmp_path)
+    assert result.clients is not None and result.clients.clients == 12
+    assert result.personal.keys() == {"accuracy", "loss"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"mode": "fast"}, "a study in the mode fast"),
+        ({"algorithm": 'name = "fedbuff"', "more": ""}, "synchronous schedule"),
+        (
+            {
+                "more": 'study = { robust = { name = "krum", f = 3 } }',
+                "algorithm": 'name = "fedavg"',
+            },
+            "Krum",
+        ),
+    ],
+)
+def test_what_no_study_can_be_is_refused_before_the_first_round(
+    tmp_path: Path, change: dict[str, object], said: str
+) -> None:
+    with pytest.raises(TaskError, match=said):
+        run(study_of("scaffold", **change), tmp_path)
