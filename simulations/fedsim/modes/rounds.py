@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
-
 from fedcore.errors import RoundOverError
 from fedcore.federated.algorithms import algorithm_of
 from fedcore.federated.clipping import decode_clipping, encode_clipping
@@ -20,6 +14,7 @@ from fedcore.secagg import total_of
 from fedsim.clock import RoundTimeline, SynchronousClock, Terms, Work
 from fedsim.engine import ClientReport, Engine, Facts
 from fedsim.modes.ahead import Ahead
+from fedsim.modes.exact import ExactSums, Totals
 from fedsim.modes.means import float_mean, grid_mean
 from fedsim.modes.passed import Passed
 from fedsim.modes.payments import Payments
@@ -29,8 +24,6 @@ from fedsim.scenario import Scenario
 from fedsim.world import World
 
 __all__ = ["TaskRounds", "given_up", "timelines_of"]
-
-Totals: TypeAlias = Sequence[NDArray[np.int64]]
 
 
 def timelines_of(scenario: Scenario, world: World) -> tuple[SynchronousClock, Work]:
@@ -43,12 +36,20 @@ def timelines_of(scenario: Scenario, world: World) -> tuple[SynchronousClock, Wo
 class TaskRounds:
     """Synchronous rounds of a task.
 
-    `account`: the ledger of a task with privacy, None without.
+    `account`: the ledger of a task with privacy, None without. `exact`: sums of masked integers;
+    None: they are added up as they are.
     """
 
     def __init__(
-        self, scenario: Scenario, world: World, engine: Engine, *, account: Account | None
+        self,
+        scenario: Scenario,
+        world: World,
+        engine: Engine,
+        *,
+        account: Account | None,
+        exact: ExactSums | None = None,
     ) -> None:
+        self._exact = exact
         self._task, self._mode = scenario.task, scenario.mode
         self._engine, self._account = engine, account
         self._algorithm = algorithm_of(self._task)
@@ -104,14 +105,26 @@ class TaskRounds:
                 raise given_up(number, timeline)
             if number + 1 < self._task.rounds.count:
                 self._ahead.look(number + 1, timeline.after)
-            summed = self._engine.sum(timeline.last.survivors, sent, facts)
-            if not (failed := {report.index for report in summed.reports if report.failure}):
-                break
-            failing |= failed
+            mean, reports = self._mean(timeline, sent, facts)
+            if mean is not None:
+                return timeline, mean, reports
+            failing |= {report.index for report in reports if report.failure}
+
+    def _mean(
+        self, timeline: RoundTimeline, sent: Vector, facts: Facts
+    ) -> tuple[Mean | None, tuple[ClientReport, ...]]:
+        """The mean of a round's survivors; None if one of them failed."""
+        if self._exact is not None:
+            assert self._layout is not None
+            totals, reports = self._exact(timeline, sent, facts)
+            return self._layout.mean(totals, len(reports)) if totals else None, reports
+        summed = self._engine.sum(timeline.last.survivors, sent, facts)
+        if any(report.failure for report in summed.reports):
+            return None, summed.reports
         if self._mode is Mode.PLAIN:
-            return timeline, float_mean(self._task, summed), summed.reports
+            return float_mean(self._task, summed), summed.reports
         assert self._layout is not None
-        return timeline, grid_mean(self._layout, summed), summed.reports
+        return grid_mean(self._layout, summed), summed.reports
 
     def _private(
         self, number: int, before: State, sent: Vector, facts: Facts, account: Account
@@ -136,6 +149,8 @@ class TaskRounds:
     def _totals(
         self, timeline: RoundTimeline, sent: Vector, facts: Facts
     ) -> tuple[Totals, tuple[ClientReport, ...]]:
+        if self._exact is not None:
+            return self._exact(timeline, sent, facts)
         summed = self._engine.sum(timeline.last.survivors, sent, facts)
         assert summed.vector is not None
         return total_of(summed.vector, self._task.layout), summed.reports

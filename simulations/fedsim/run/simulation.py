@@ -21,6 +21,7 @@ from fedsim.clock import ClockState
 from fedsim.engine import Engine, Plan, WayName
 from fedsim.modes import Done, Rounds, State, TaskRounds, Vector
 from fedsim.modes.buffered import BufferedRounds
+from fedsim.modes.exact import ExactSums
 from fedsim.modes.studies import StudyRounds, study_plan
 from fedsim.run.folder import RunFolder, RunPlan
 from fedsim.run.reading import SavedState
@@ -86,7 +87,7 @@ def simulate(
     with ExitStack() as stack:
         account = _account(scenario, folder, entropy, stack)
         engine = stack.enter_context(_engine(scenario, world, folder, programs or {}, entropy))
-        rounds = _rounds(scenario, world, engine, account)
+        rounds = _rounds(scenario, world, engine, account, entropy)
         stack.callback(rounds.close)
         ended = _Run(scenario, folder, world, engine, rounds, account, on_round).run()
     return folder.finish(ended=ended)
@@ -222,13 +223,23 @@ def _restored(saved: SavedState) -> State:
     return State(saved.theta, saved.arrays, clock, texts)
 
 
-def _rounds(scenario: Scenario, world: World, engine: Engine, account: Account | None) -> Rounds:
+def _rounds(
+    scenario: Scenario,
+    world: World,
+    engine: Engine,
+    account: Account | None,
+    entropy: Entropy | None,
+) -> Rounds:
     """Rounds of the kind that the scenario is of."""
     if scenario.clock.schedule == "buffered":
         return BufferedRounds(scenario, world, engine)
     if scenario.study.any:
         return StudyRounds(scenario, world, engine)
-    return TaskRounds(scenario, world, engine, account=account)
+    exact = None
+    if scenario.mode is Mode.EXACT:
+        names, threads = world.population.names, _workers(scenario)
+        exact = ExactSums(scenario.task, names, engine, threads=threads, entropy=entropy)
+    return TaskRounds(scenario, world, engine, account=account, exact=exact)
 
 
 def _engine(
@@ -239,15 +250,22 @@ def _engine(
     entropy: Entropy | None,
 ) -> Engine:
     terms, task = scenario.engine, scenario.task
-    way: WayName = "grid" if task.plan is None else "words"
+    unmasked = task.plan is None and scenario.mode is Mode.FAST
+    way: WayName = "grid" if unmasked else "words"
     if scenario.mode is Mode.PLAIN:
         way = "floats"
     study = study_plan(scenario, folder.client_state) if scenario.study.any else None
     plan = Plan(task=task, way=way, lanes=terms.lanes, programs=programs, study=study)
     kind = "threads" if entropy is not None else terms.kind
     assert kind != "ray"
-    workers = terms.workers or min(os.cpu_count() or 1, task.cohort.select)
+    workers = _workers(scenario)
     return Engine(plan, world.population, workers=workers, kind=kind, entropy=entropy)
+
+
+def _workers(scenario: Scenario) -> int:
+    """One a core, where nobody says otherwise; more than clients in a round would wait."""
+    most = min(os.cpu_count() or 1, scenario.task.cohort.select)
+    return scenario.engine.workers or most
 
 
 def _account(

@@ -18,14 +18,14 @@ class Terminal(io.StringIO):
 
 def test_a_round_is_one_line_in_the_form_of_the_house() -> None:
     assert round_line(private_record(12), rounds=50) == (
-        "round 12/50  sel 130 ok 118 drop 12 (train 7 upload 4 unmask 1)  loss 0.500  acc 87.9%"
+        "round 13/50  sel 130 ok 118 drop 12 (train 7 upload 4 unmask 1)  loss 0.500  acc 87.9%"
         "  eps 5.20/4.00  up 61.2 MB  12.4 s"
     )
 
 
 def test_what_was_not_measured_is_not_in_the_line() -> None:
     line = round_line(record(0, test=None, train_loss=None, lost={}, attempts=2), rounds=3)
-    assert line == "round 0/3  attempt 2  sel 130 ok 118 drop 0  up 61.2 MB  12.4 s"
+    assert line == "round 1/3  attempt 2  sel 130 ok 118 drop 0  up 61.2 MB  12.4 s"
     assert "  train loss 0.412  " in round_line(record(0, test=None), rounds=3)
 
 
@@ -65,7 +65,7 @@ def test_a_terminal_without_rich_gets_the_lines(monkeypatch: pytest.MonkeyPatch)
     assert stream.getvalue() == round_line(record(0), rounds=3) + "\n"
 
 
-def test_standard_output_is_where_the_lines_go(capsys: pytest.CaptureFixture[str]) -> None:
+def test_standard_error_is_where_the_lines_go(capsys: pytest.CaptureFixture[str]) -> None:
     with progress(3) as tell:
         tell(record(0))
-    assert capsys.readouterr().out == round_line(record(0), rounds=3) + "\n"
+    assert capsys.readouterr().err == round_line(record(0), rounds=3) + "\n"
