@@ -26,10 +26,10 @@ RECORDS = (
 def test_exact_and_fast_are_the_same_to_the_bit(tmp_path: Path, secure: str, workers: int) -> None:
     terms = {
         "secure": secure,
-        "goal": 12,
-        "minimum": 10,
-        "more": LOSING,
-        "clients": 14,
+        "goal": 16,
+        "minimum": 13,
+        "more": A_FEW,
+        "clients": 20,
         "rounds": 3,
     }
     exact = run(scenario_of(mode="exact", workers=workers, **terms), tmp_path)  # type: ignore[arg-type]
