@@ -95,11 +95,13 @@ class SecureSum:
         session = self.session(
             blocks_of, round=round, attempt=attempt, model_digest=model_digest, cut_off=begun
         )
-        members = session.close(Phase.KEYS, roster)
+        members = survivors = session.close(Phase.KEYS, roster)
         for phase, silence in _LAST_SILENCE.items():
             if phase is Phase.CONFIRMING and self._config.profile is not Profile.MALICIOUS:
                 continue
             there = {place for place in members if silent_from.get(place, silence + 1) > silence}
             members = session.close(phase, there)
-        session.release(members)
+            if phase is Phase.COLLECTING:
+                survivors = members
+        session.release(survivors)
         return session.total
