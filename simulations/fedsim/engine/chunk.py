@@ -87,11 +87,10 @@ class Chunk:
         found: NDArray[np.float32] = losses.numpy().reshape(-1, count)
         return found
 
-    def read(self, lane: int, out: Vector) -> None:
-        """Writes a lane's parameters and state into `out` (D,)."""
+    def vector(self, lane: int) -> Vector:
+        """A lane's parameters and state (D,), valid until the lanes are set or moved again."""
         theta, state = self._lane(self._theta, lane), self._lane(self._state, lane)
-        out[: len(theta)] = theta
-        out[len(theta) :] = state
+        return np.concatenate([theta, state]) if state.size else theta
 
     def _lane(self, memory: Tensor, lane: int) -> NDArray[Any]:
         view: NDArray[Any] = memory.data[lane, ...] if self._lead else memory.data

@@ -93,7 +93,7 @@ class Commits:
                 fix="begin with the round that the run kept its model for, or anew",
             )
         for path in (there - kept).union(self._folder.glob("*/.*.tmp")):
-            path.unlink()
+            path.unlink(missing_ok=True)
 
     def _committed(self) -> list[int]:
         return sorted(int(path.stem) for path in (self._folder / "commits").glob("*.safetensors"))

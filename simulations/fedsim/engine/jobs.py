@@ -88,7 +88,16 @@ class ClientReport:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, exactly."""
-        return asdict(self)
+        return {
+            "index": self.index,
+            "weight": self.weight,
+            "examples": self.examples,
+            "steps": self.steps,
+            "loss": self.loss,
+            "saturated": self.saturated,
+            "measured": dict(self.measured),
+            "failure": self.failure,
+        }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:

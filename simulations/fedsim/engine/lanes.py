@@ -83,7 +83,6 @@ class Lanes:
         self._step = train_step(flat.rebuild, loss=flat.loss, optimizer=optimizer)
         self._most, self._draws, self._looked = lanes, True, False
         self._chunks: dict[int, Chunk] = {}
-        self._vector = np.empty(flat.dimension, np.float32)
         assert task.training.batch_size is not None
         self._size = task.training.batch_size
 
@@ -165,9 +164,8 @@ class Lanes:
             examples, total = 0.0, 0.0
             for at in range(max(0, steps - a_pass), steps):
                 examples, total = examples + counted[at], total + values[at] * counted[at]
-            chunk.read(lane, self._vector)
             finite = math.isfinite(sum(values))
-            yield Trained(pupil, self._vector, steps, int(examples), total, finite)
+            yield Trained(pupil, chunk.vector(lane), steps, int(examples), total, finite)
 
     def _plans(
         self, pupils: Sequence[Pupil], steps: int, round: int, purpose: str

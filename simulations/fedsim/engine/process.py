@@ -15,6 +15,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import IO, Any, NoReturn
 
+from fedcore.errors import FedcoreError
 from fedcore.tensor import blas
 from fedsim.engine.jobs import Facts, Job, Round, described
 from fedsim.engine.plan import Plan
@@ -78,8 +79,10 @@ def main() -> None:
         with os.fdopen(answers, "w", encoding="ascii") as sink:
             serve(folder, number, sys.stdin, sink)
     except Exception as error:
+        if not isinstance(error, FedcoreError):
+            traceback.print_exc()
         # The last line of standard error is what the run will say.
-        print(f"{traceback.format_exc()}{described(error)}", file=sys.stderr, flush=True)
+        print(described(error), file=sys.stderr, flush=True)
     os._exit(1)  # and not by way of the thread that reads
 
 

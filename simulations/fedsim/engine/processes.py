@@ -42,7 +42,7 @@ class Processes:
         self._scratch = Scratch.new()
         self._members: list[_Member] = []
         self._vectors: dict[tuple[str, int], NDArray[Any]] = {}
-        self._made = 0
+        self._made, self._is_closed = 0, False
         try:
             self._scratch.put(population)
             for number in range(count):
@@ -112,6 +112,7 @@ class Processes:
             raise
 
     def close(self, *, kill: bool = False) -> None:
+        self._is_closed = True
         for member in self._members:
             member.hang_up(kill=kill)
         for member in self._members:
@@ -139,6 +140,8 @@ class Processes:
 
     def _settle(self) -> None:
         """Waits for what a run that nobody read to its end has left under way."""
+        if self._is_closed:
+            raise _closed()
         try:
             for member in self._members:
                 while member.under_way:
@@ -147,6 +150,14 @@ class Processes:
         except SimulationError:
             self.close(kill=True)
             raise
+
+
+def _closed() -> SimulationError:
+    return SimulationError(
+        "the engine is closed",
+        why="its owner closed it, or it was closed because a worker was lost",
+        fix="make an Engine anew, and rewind it to the round that the run has kept",
+    )
 
 
 class _Member:
@@ -180,7 +191,7 @@ class _Member:
         try:
             while rest:
                 rest = rest[self._process.stdin.write(rest) :]
-        except (OSError, ValueError) as error:  # its end is closed, or ours
+        except OSError as error:
             raise self._lost() from error
 
     def give(self, waiting: deque[tuple[int, Job]]) -> None:
@@ -242,6 +253,6 @@ class _Member:
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         return SimulationError(
             f"worker {self._number} has ended with {how}",
-            why=self._said[:400] or "it was killed, as when memory runs out, or the pool is closed",
+            why=self._said[:400] or "it was killed, as happens where memory runs out",
             fix="take fewer workers or lanes, and resume the run: nothing that was kept is lost",
         )

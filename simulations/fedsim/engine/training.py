@@ -41,7 +41,7 @@ class Outcome:
     """What one client's training came to.
 
     `delta` (D,): how its model differs from the one it was sent, valid until the next is asked for;
-    None where it failed. `peak`: the largest magnitude in it. `statistics`: sums over its examples,
+    None where it failed. `peak`: a bound of the magnitudes in it. `statistics`: sums over its examples,
     by name.
     """
 
@@ -153,7 +153,14 @@ def request_of(task: Task, population: Population, member: int, round: Round) ->
 
 
 def peak_of(vector: Vector) -> float:
-    """The largest magnitude; NaN or infinity if there is any, in two passes that write nothing."""
+    """At least the largest magnitude; NaN or infinity if there is any.
+
+    The length is a bound that BLAS finds in one pass that writes nothing. Where it overflows, the
+    magnitudes themselves are looked at.
+    """
+    square = float(np.dot(vector, vector)) if vector.dtype == np.float32 else math.inf
+    if math.isfinite(square):
+        return math.sqrt(square) * (1 + 1e-3)
     return max(-float(vector.min()), float(vector.max()))
 
 

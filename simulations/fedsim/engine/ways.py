@@ -16,6 +16,7 @@ from fedcore.federated.programs import Program, TrainingRequest, TrainingResult
 from fedcore.federated.task import Task
 from fedcore.federated.update import UpdateLayout
 from fedcore.secagg.packing import pack
+from fedcore.tensor import blas
 from fedsim.engine.jobs import ClientReport, Round, described
 from fedsim.engine.training import Outcome, Training, request_of
 from fedsim.population import Population
@@ -59,7 +60,6 @@ class Floats:
     def __init__(self, task: Task, training: Training, *, length: int, weighted: bool) -> None:
         self.length, self._counts = length, weighted
         self._largest, self._training = task.update.largest_weight, training
-        self._weighted = np.empty(self.length, np.float32)
         self._delta: Vector | None = None
         self._weight = 0
 
@@ -71,8 +71,7 @@ class Floats:
 
     def add(self, into: NDArray[Any]) -> None:
         if self._delta is not None:
-            np.multiply(self._delta, np.float32(self._weight), out=self._weighted)
-            into += self._weighted
+            blas.add_scaled(into, self._delta, self._weight)
 
     def write(self, into: NDArray[Any]) -> None:
         if self._delta is not None:
