@@ -25,6 +25,7 @@ import numpy as np
 from fedcore.errors import ArgumentError, DtypeError, ShapeError
 
 __all__ = [
+    "add_scaled",
     "bind_copy",
     "bind_gemm",
     "gemm",
@@ -300,6 +301,32 @@ def _pieces(m: int, k: int, n: int, a_t: bool, b_t: bool) -> list[tuple[range, r
                 cuts.append((whole[0], whole[1], whole[2]))
             return cuts
     return [(range(m), range(k), range(n))]
+
+
+def add_scaled(out: np.ndarray, x: np.ndarray, factor: float) -> None:
+    """Out += factor·x, of dense arrays of one shape, float32 or float64, in one pass over memory.
+
+    Without the library in two, which round twice: bits are those of one machine.
+    Raises: ShapeError, DtypeError, ArgumentError for arrays with gaps.
+    """
+    if out.shape != x.shape:
+        raise ShapeError(f"add_scaled: {out.shape} and {x.shape}", why="they differ", fix="reshape")
+    if out.dtype != x.dtype or out.dtype not in _REAL:
+        raise DtypeError(
+            f"add_scaled: {out.dtype} and {x.dtype}", why="both float32 or float64", fix="convert"
+        )
+    if not (out.flags.c_contiguous and x.flags.c_contiguous and out.flags.writeable):
+        raise ArgumentError("add_scaled: arrays with gaps", why="memory is one run", fix="copy")
+    blas = library()
+    letter, real = _REAL[out.dtype]
+    if blas is None or not hasattr(blas, f"scipy_cblas_{letter}axpy64_"):
+        out += out.dtype.type(factor) * x
+        return
+    function = blas[f"scipy_cblas_{letter}axpy64_"]
+    function.restype = None
+    one, length = ctypes.c_int64(1), ctypes.c_int64(out.size)
+    at = (ctypes.c_void_p(x.ctypes.data), one, ctypes.c_void_p(out.ctypes.data), one)
+    function(length, real(factor), *at)
 
 
 def bind_copy(source: np.ndarray, out: np.ndarray) -> Callable[[], Any]:

@@ -260,3 +260,16 @@ def test_one_thread_lasts_until_the_last_one_within_has_left() -> None:
         assert blas.get_threads() == 2
     finally:
         blas.set_threads(before)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("alone", [False, True], ids=["library", "numpy"])
+def test_a_scaled_array_is_added_in_place(dtype, alone, monkeypatch) -> None:
+    if alone:
+        monkeypatch.setattr(blas, "library", lambda: None)
+    x, out = np.arange(5, dtype=dtype), np.ones(5, dtype)
+    blas.add_scaled(out, x, 0.5)
+    assert out.tolist() == [1.0, 1.5, 2.0, 2.5, 3.0]
+    for wrong in (x[:4], x.astype(np.int64), np.arange(10, dtype=dtype)[::2]):
+        with pytest.raises((ArgumentError, DtypeError, ShapeError)):
+            blas.add_scaled(out, wrong, 1.0)

@@ -41,8 +41,8 @@ class Outcome:
     """What one client's training came to.
 
     `delta` (D,): how its model differs from the one it was sent, valid until the next is asked for;
-    None where it failed. `peak`: a bound of the magnitudes in it. `statistics`: sums over its examples,
-    by name.
+    None where it failed. `peak`: a bound of the magnitudes in it. `statistics`: sums over its
+    examples, by name.
     """
 
     index: int
@@ -155,11 +155,11 @@ def request_of(task: Task, population: Population, member: int, round: Round) ->
 def peak_of(vector: Vector) -> float:
     """At least the largest magnitude; NaN or infinity if there is any.
 
-    The length is a bound that BLAS finds in one pass that writes nothing. Where it overflows, the
-    magnitudes themselves are looked at.
+    The length is a bound that BLAS finds in one pass that writes nothing. Where it over- or underflows,
+    the magnitudes themselves are looked at.
     """
     square = float(np.dot(vector, vector)) if vector.dtype == np.float32 else math.inf
-    if math.isfinite(square):
+    if 1e-30 < square < math.inf:
         return math.sqrt(square) * (1 + 1e-3)
     return max(-float(vector.min()), float(vector.max()))
 

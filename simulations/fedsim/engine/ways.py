@@ -71,7 +71,8 @@ class Floats:
 
     def add(self, into: NDArray[Any]) -> None:
         if self._delta is not None:
-            blas.add_scaled(into, self._delta, self._weight)
+            delta = np.ascontiguousarray(self._delta, np.float32)
+            blas.add_scaled(into, delta, self._weight)
 
     def write(self, into: NDArray[Any]) -> None:
         if self._delta is not None:
