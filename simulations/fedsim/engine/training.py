@@ -155,8 +155,8 @@ def request_of(task: Task, population: Population, member: int, round: Round) ->
 def peak_of(vector: Vector) -> float:
     """At least the largest magnitude; NaN or infinity if there is any.
 
-    The length is a bound that BLAS finds in one pass that writes nothing. Where it over- or underflows,
-    the magnitudes themselves are looked at.
+    The length is a bound that BLAS finds in one pass that writes nothing. Where that over- or
+    underflows, the magnitudes themselves are looked at.
     """
     square = float(np.dot(vector, vector)) if vector.dtype == np.float32 else math.inf
     if 1e-30 < square < math.inf:
