@@ -58,6 +58,15 @@ class Binding:
     def __call__(self, inputs: Sequence[Any]) -> list[Any]:
         """Run on `inputs`, whose donated arrays are those of the binding."""
         self._load(inputs)
+        return self.repeat()
+
+    @property
+    def owns_all(self) -> bool:
+        """Whether every input is donated, so that nothing has to be loaded."""
+        return not self._loads
+
+    def repeat(self) -> list[Any]:
+        """Run on what the donated arrays hold now. Others have to be loaded before."""
         for call in self._calls:
             call()
         return self.first_results()

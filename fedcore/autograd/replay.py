@@ -98,6 +98,23 @@ class Compiled:
             _compare(expected, out)
         return out
 
+    def again(self) -> Any:
+        """This thread's latest call once more, on the same memory, without looking at arguments.
+
+        All arrays among its arguments have to be donated: they count as they are now. It takes
+        25 µs less than a call with seven arguments, which is much where a step takes 200.
+        Raises: ArgumentError for a call with others, or before the first.
+        """
+        recorded, binding = self._own.__dict__.get("latest", (None, None))
+        if binding is None or not binding.owns_all:
+            raise ArgumentError(
+                "compile: there is no call that could be made again",
+                where=user_line(),
+                why="this thread has made none, or one with arrays that it did not give away",
+                fix="call it first, with every array among the arguments that are donated",
+            )
+        return _rebuild(recorded, binding.repeat())
+
     def _replay(self, recorded: _Recorded, inputs: list[Any]) -> list[Any]:
         latest: tuple[Any, Binding | None] = self._own.__dict__.get("latest", (None, None))
         if latest[1] is not None and latest[0] is recorded and latest[1].works_in(inputs):
@@ -114,6 +131,7 @@ class Compiled:
         _separate(inputs, sorted(plan.donated))
         memory = tuple(_address(inputs[i]) for i in sorted(plan.donated))
         binding = bindings[recorded, memory] = Binding(plan, inputs, arena)
+        self._own.__dict__["latest"] = recorded, binding
         if len(bindings) > MAX_BINDINGS:
             del bindings[next(iter(bindings))]
         return binding.first_results()

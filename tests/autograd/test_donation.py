@@ -241,3 +241,20 @@ def test_only_arguments_that_are_there_are_donated(donate: Any) -> None:
 def test_what_is_no_array_is_donated_in_vain() -> None:
     step = fc.compile(lambda x, rate, name: x * rate, donate=(0, 1, 2))
     assert step(np.ones(2, np.float32), 0.5, "name").tolist() == [0.5, 0.5]
+
+
+def test_a_call_made_again_goes_on_from_what_was_given_away() -> None:
+    step = fc.compile(lambda theta, x, rate: theta - x * rate, donate=(0, 1, 2))
+    theta, x, rate = fc.tensor([1.0, 2.0]), np.ones(2, np.float32), np.array(0.5, np.float32)
+    with pytest.raises(ArgumentError, match="again"):
+        step.again()
+    assert step(theta, x, rate).tolist() == [0.5, 1.5]
+    x[:], rate[...] = 2.0, 0.25
+    assert step.again().tolist() == [0.0, 1.0]
+    keeping = fc.compile(lambda theta, x: theta - x, donate=0)
+    keeping(theta, x)
+    with pytest.raises(ArgumentError, match="give away"):
+        keeping.again()
+    step.release()
+    with pytest.raises(ArgumentError, match="again"):
+        step.again()

@@ -22,15 +22,17 @@ Batches: TypeAlias = tuple[NDArray[Any], NDArray[Any], NDArray[np.int64], NDArra
 """x and y of all data; of these the rows in each batch (P, steps, B), and what each counts."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Program:
-    """So many steps in one replay, and the memory of their batches."""
+    """So many steps in one replay, and the memory of what they are given, which is all its own."""
 
     run: Compiled
     x: NDArray[Any]
     y: NDArray[Any]
     weight: NDArray[np.float32]
     words: NDArray[np.uint64]
+    rate: NDArray[np.float32]
+    recorded: bool = False
 
 
 class Chunk:
@@ -81,9 +83,14 @@ class Chunk:
         program.weight[...] = weight.reshape(rows.shape)
         if words is not None:
             program.words[...] = np.reshape(words, program.words.shape)
-        given = (program.x, program.y, program.weight, program.words, rate)
-        assert self._moments is not None
-        losses, *_ = program.run(self._theta, self._state, *given, *self._moments)
+        program.rate[...] = rate
+        if program.recorded:
+            losses, *_ = program.run.again()
+        else:
+            given = (program.x, program.y, program.weight, program.words, program.rate)
+            assert self._moments is not None
+            losses, *_ = program.run(self._theta, self._state, *given, *self._moments)
+            program.recorded = True
         found: NDArray[np.float32] = losses.numpy().reshape(-1, count)
         return found
 
@@ -116,12 +123,12 @@ class Chunk:
         own = len(self._moments or ())
         axes = (*(0,) * 6, None, *(0,) * own)
         mapped = vmap(several, axes) if self._lead else several
-        donated = (*range(6), *range(7, 7 + own))
         whole = (*self._lead, *batches)
         return _Program(
-            compile(mapped, donate=donated),
+            compile(mapped, donate=range(7 + own)),
             np.empty((*whole, *x.shape[1:]), x.dtype),
             np.empty((*whole, *y.shape[1:]), y.dtype),
             np.empty(whole, np.float32),
             np.zeros((*self._lead, count, 2), np.uint64),
+            np.zeros((), np.float32),
         )

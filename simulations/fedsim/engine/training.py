@@ -158,7 +158,8 @@ def peak_of(vector: Vector) -> float:
     The length is a bound that BLAS finds in one pass that writes nothing. Where that over- or
     underflows, the magnitudes themselves are looked at.
     """
-    square = float(np.dot(vector, vector)) if vector.dtype == np.float32 else math.inf
+    with np.errstate(over="ignore", invalid="ignore"):
+        square = float(np.dot(vector, vector)) if vector.dtype == np.float32 else math.inf
     if 1e-30 < square < math.inf:
         return math.sqrt(square) * (1 + 1e-3)
     return max(-float(vector.min()), float(vector.max()))
