@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import local
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,7 +23,7 @@ Batches: TypeAlias = tuple[NDArray[Any], NDArray[Any], NDArray[np.int64], NDArra
 """x and y of all data; of these the rows in each batch (P, steps, B), and what each counts."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Program:
     """So many steps in one replay, and the memory of what they are given, which is all its own."""
 
@@ -32,7 +33,7 @@ class _Program:
     weight: NDArray[np.float32]
     words: NDArray[np.uint64]
     rate: NDArray[np.float32]
-    recorded: bool = False
+    here: local = field(default_factory=local)  # a replay belongs to its thread
 
 
 class Chunk:
@@ -84,13 +85,13 @@ class Chunk:
         if words is not None:
             program.words[...] = np.reshape(words, program.words.shape)
         program.rate[...] = rate
-        if program.recorded:
+        if getattr(program.here, "ran", False):
             losses, *_ = program.run.again()
         else:
             given = (program.x, program.y, program.weight, program.words, program.rate)
             assert self._moments is not None
             losses, *_ = program.run(self._theta, self._state, *given, *self._moments)
-            program.recorded = True
+            program.here.ran = True
         found: NDArray[np.float32] = losses.numpy().reshape(-1, count)
         return found
 
