@@ -108,7 +108,7 @@ class Engine:
         with closing(self._pool.run(jobs)) as results:
             for number, found, vector in results:
                 reports += found
-                joined.put(parts[number], None if vector is None else vector.copy())
+                joined.put(parts[number], vector)
         self._wrote(facts, reports)
         return Summed(joined.whole(), tuple(sorted(reports, key=_place)))
 

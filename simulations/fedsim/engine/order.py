@@ -110,16 +110,20 @@ class Joined:
         self._found: dict[Subtree, NDArray[Any] | None] = {}
 
     def put(self, subtree: Subtree, found: NDArray[Any] | None) -> None:
-        """Takes the sum over a subtree, which belongs to the tree from now on."""
+        """Takes the sum over a subtree; what has to wait for its twin is copied.
+
+        To which of two nodes the other is added makes no difference: addition commutes to the bit.
+        """
+        own = False
         while subtree.level < self._height:
             twin = Subtree(subtree.level, subtree.place ^ 1)
             if twin not in self._found:
                 break
             other = self._found.pop(twin)
-            left, right = (found, other) if subtree.place % 2 == 0 else (other, found)
-            found = join(left, right)
+            own = own or other is not None
+            found = join(other, found)
             subtree = Subtree(subtree.level + 1, subtree.place // 2)
-        self._found[subtree] = found
+        self._found[subtree] = found if own or found is None else found.copy()
 
     def whole(self) -> NDArray[Any] | None:
         """The sum over all, None if nobody is in it. All parts have to be there."""
