@@ -30,6 +30,7 @@ __all__ = ["Processes"]
 
 Vector: TypeAlias = NDArray[np.float32]
 
+_SENT = 4  # vectors that clients are sent at most, about
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
@@ -39,7 +40,9 @@ class Processes:
     def __init__(self, plan: Plan, population: Population, count: int) -> None:
         self.count = count
         self._length, self._dtype = plan.shape
-        self._scratch = Scratch.new()
+        data, each = population.data, self._length * np.dtype(self._dtype).itemsize
+        room = data.x.nbytes + data.y.nbytes + (count * SLOTS + _SENT) * each
+        self._scratch = Scratch.new(room=2 * room)  # rows and a test set are to come
         self._members: list[_Member] = []
         self._vectors: dict[tuple[str, int], NDArray[Any]] = {}
         self._made, self._is_closed = 0, False

@@ -6,6 +6,7 @@ In a file system of memory where there is one, so that nothing is ever written t
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from fedcore.data import Dataset
+from fedcore.errors import SimulationError
 from fedsim.partition import Partition
 from fedsim.population import Population
 
@@ -39,10 +41,13 @@ class Scratch:
         self._lock: int | None = None
 
     @classmethod
-    def new(cls) -> Scratch:
-        """A new folder, in memory if there is room for files; those of dead owners are removed."""
-        parent = _MEMORY if _MEMORY.is_dir() else Path(tempfile.gettempdir())
-        _sweep(parent)
+    def new(cls, *, room: int = 0) -> Scratch:
+        """A new folder, in memory if there are so many bytes; those of dead owners are removed."""
+        disk = Path(tempfile.gettempdir())
+        for parent in (_MEMORY, disk):
+            _sweep(parent)
+        fits = _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free >= room
+        parent = _MEMORY if fits else disk
         made = cls(Path(tempfile.mkdtemp(prefix=f"fedsim-{os.getpid()}-", dir=parent)))
         made._lock = _locked(made.folder)
         return made
@@ -50,9 +55,15 @@ class Scratch:
     def array(
         self, name: str, shape: int | tuple[int, ...], dtype: DTypeLike, *, new: bool = False
     ) -> NDArray[Any]:
-        """The shared array of that name, of zeros if it is `new`."""
-        mode = "w+" if new else "r+"
-        return np.memmap(self.folder / f"{name}.bin", dtype, mode=mode, shape=shape)  # type: ignore[call-overload, no-any-return]
+        """The shared array of that name, of zeros if it is `new`.
+
+        Raises: SimulationError if there is no room for it.
+        """
+        path, shape = self.folder / f"{name}.bin", shape if isinstance(shape, tuple) else (shape,)
+        if new:
+            _reserve(path, math.prod(shape) * np.dtype(dtype).itemsize)
+        # Not as a memmap, which costs every operation on it a few microseconds.
+        return np.asarray(np.memmap(path, dtype, mode="r+", shape=shape))
 
     def put(self, population: Population) -> None:
         """Writes a population down, as its clients see it."""
@@ -78,7 +89,8 @@ class Scratch:
 
     def data(self, name: str) -> Dataset:
         """The dataset that was put under that name, mapped and not read."""
-        x, y = (np.load(self.folder / f"{name}-{part}.npy", mmap_mode="r") for part in "xy")
+        paths = [self.folder / f"{name}-{part}.npy" for part in "xy"]
+        x, y = (np.asarray(np.load(path, mmap_mode="r")) for path in paths)
         return Dataset(x, y)
 
     def forget(self, name: str) -> None:
@@ -92,6 +104,25 @@ class Scratch:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Makes a file of zeros whose room is taken: else who writes to it later is ended by a signal.
+
+    Raises: SimulationError.
+    """
+    try:
+        with path.open("wb") as file:
+            file.truncate(size)
+            if size and hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise SimulationError(
+            f"there is no room for {size / 2**20:.0f} MiB that workers share",
+            why=f"{path.parent.parent}: {error.strerror}",
+            fix="give it more (of a container: --shm-size), or take fewer workers, or threads",
+        ) from error
 
 
 def _sweep(parent: Path) -> None:

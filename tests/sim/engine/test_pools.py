@@ -171,6 +171,16 @@ def test_a_folder_that_its_owner_holds_is_left_whatever_its_number_says() -> Non
     mine.remove()
 
 
+def test_an_array_that_has_no_room_is_refused_before_anybody_writes_to_it() -> None:
+    scratch = Scratch.new()
+    try:
+        with pytest.raises(SimulationError, match="no room"):
+            scratch.array("large", 1 << 50, "f4", new=True)
+        assert not [*scratch.folder.iterdir()]
+    finally:
+        scratch.remove()
+
+
 def spoilt() -> Population:
     """Clients of whom 0 has a label that is none, in the first row of all, and 6 a NaN."""
     x, y = PEOPLE.data.x.copy(), PEOPLE.data.y.copy()

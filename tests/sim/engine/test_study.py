@@ -62,8 +62,9 @@ def test_studies_are_the_same_to_the_bit(
     assert alone[1:] == together[1:]
 
 
-@pytest.mark.parametrize("model", [DENSE, NORMALISED], ids=["dense", "batch norm"])
-@pytest.mark.parametrize("compressed", [False, True], ids=["whole", "compressed"])
+@pytest.mark.parametrize(
+    ("model", "compressed"), [(DENSE, False), (NORMALISED, True)], ids=["dense", "all together"]
+)
 def test_studies_in_processes_are_the_same_to_the_bit(
     model: str, compressed: bool, tmp_path: Path
 ) -> None:
@@ -167,16 +168,27 @@ def test_a_plan_comes_back_from_its_plain_values(tmp_path: Path) -> None:
         assert Plan.from_json(plan.to_json()) == plan
 
 
-def test_rounds_after_an_abandoned_attempt_are_those_of_a_run_without_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("compressed", [False, True], ids=["whole", "compressed"])
+def test_rounds_after_an_abandoned_attempt_or_a_new_start_are_those_of_a_run_without(
+    compressed: bool, tmp_path: Path
+) -> None:
     models = []
-    for folder, abandoned in (("a", False), ("b", True)):
-        plan = Plan(task=TASK, way="floats", study=study_of(tmp_path / folder, "scaffold"))
+    for folder in ("whole", "abandoned", "again"):
+        study = study_of(tmp_path / folder, "scaffold", compressed=compressed)
+        server = Server(Study(study, TASK), len(PEOPLE))
+        plan = Plan(task=TASK, way="floats", study=study)
         with Engine(plan, PEOPLE, workers=2, kind="threads") as engine:
-            server = Server(Study(plan.study, TASK), len(PEOPLE))  # type: ignore[arg-type]
             play(engine, server, [0, 1])
-            if abandoned:
+            if folder != "whole":
                 engine.sum([0, 2, 3], server.theta + 1, Facts(2), sent=server.sent())
+            if folder == "again":
+                engine.commit(2, [0, 3])  # and was killed before its model was kept
+            else:
                 engine.discard(2)
-            play(engine, server, [2])
-            models.append(server.theta.tobytes())
-    assert models[0] == models[1]
+                play(engine, server, [2])
+        if folder == "again":
+            with Engine(plan, PEOPLE, workers=1) as engine:
+                engine.rewind(2)
+                play(engine, server, [2])
+        models.append(server.theta.tobytes())
+    assert models[0] == models[1] == models[2]
