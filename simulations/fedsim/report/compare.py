@@ -114,7 +114,7 @@ def comparison_charts(runs: Sequence[Run]) -> Mapping[str, LineChart]:
         ("loss", _loss, "number"),
     )
     axes: tuple[tuple[str, Callable[[RoundRecord], float], Unit], ...] = (
-        ("round", lambda record: record.round, "count"),
+        ("round", lambda record: record.round + 1, "count"),
         ("virtual time", lambda record: record.end_s, "seconds"),
     )
     found = {}

@@ -15,7 +15,7 @@ from fedsim.run.reading import Run
 from fedsim.run.records import Mode
 from fedsim.run.wording import NONE, duration, number, share, size
 
-__all__ = ["render_comparison", "render_comparison_page"]
+__all__ = ["render_comparison", "render_comparison_page", "text_table"]
 
 _WIDEST: Final = 40
 
@@ -24,11 +24,11 @@ Table = tuple[list[str], list[list[str]]]
 
 def render_comparison(found: Comparison) -> str:
     """A comparison as text for a terminal, which nothing in it can act on."""
-    parts = [_text_table(*_outcome_table(found))]
+    parts = [text_table(*_outcome_table(found))]
     if found.outcomes[0].reached:
-        parts.append("Until the accuracy was reached\n" + _text_table(*_target_table(found)))
+        parts.append("Until the accuracy was reached\n" + text_table(*_target_table(found)))
     if found.differences:
-        parts.append("In what the runs differ\n" + _text_table(*_difference_table(found)))
+        parts.append("In what the runs differ\n" + text_table(*_difference_table(found)))
     else:
         parts.append("The runs do not differ in any setting.")
     if found.same_model:
@@ -83,7 +83,7 @@ def _target_table(found: Comparison) -> Table:
 def _until(reached: Reached) -> str:
     if reached.round is None:
         return "never"
-    return f"round {reached.round}, {duration(reached.virtual_s)}"
+    return f"round {reached.round + 1}, {duration(reached.virtual_s)}"
 
 
 def _difference_table(found: Comparison) -> Table:
@@ -91,7 +91,8 @@ def _difference_table(found: Comparison) -> Table:
     return head, [[one.setting, *map(written, one.values)] for one in found.differences]
 
 
-def _text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table for a terminal, which nothing in it can act on; long cells are cut."""
     cells = [[_cell(text) for text in row] for row in (head, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(

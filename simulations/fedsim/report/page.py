@@ -177,7 +177,7 @@ def _rounds(rounds: Sequence[RoundRecord]) -> str:
 def _row(record: RoundRecord) -> Mapping[str, str]:
     test, clients, spent = record.test, record.clients, record.privacy
     return {
-        "Round": str(record.round),
+        "Round": str(record.round + 1),
         "Attempts": str(record.attempts) if record.attempts > 1 else NONE,
         "Until": duration(record.end_s),
         "Selected": f"{record.selected:,}",

@@ -76,7 +76,7 @@ def _chart(
 ) -> LineChart | None:
     lines = []
     for name, value in values.items():
-        points = [(float(r.round), y) for r in rounds if (y := value(r)) is not None]
+        points = [(float(r.round + 1), y) for r in rounds if (y := value(r)) is not None]
         if points:
             lines.append(Line(name=name, points=points))
     return LineChart(title=title, x=_ROUND, lines=lines, unit=unit) if lines else None
@@ -88,7 +88,7 @@ def _bytes(rounds: Sequence[RoundRecord]) -> LineChart | None:
     lines = [
         Line(
             name=name,
-            points=[(float(r.round), float(n)) for r, n in zip(rounds, sums, strict=True)],
+            points=[(float(r.round + 1), float(n)) for r, n in zip(rounds, sums, strict=True)],
         )
         for name, sums in (
             ("to clients", accumulate(r.bytes_down for r in rounds)),

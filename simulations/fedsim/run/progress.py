@@ -15,12 +15,12 @@ __all__ = ["progress", "round_line"]
 
 
 def round_line(record: RoundRecord, *, rounds: int) -> str:
-    """A round of `rounds` in one line. It counts from 0 as everywhere; times are the machine's.
+    """A round of `rounds` in one line, for people: the first is 1. Times are the machine's.
 
     The loss and the accuracy are those on the test set; where that was not evaluated, the loss of
     training, if it may be shown.
     """
-    parts = [f"round {record.round}/{rounds}"]
+    parts = [f"round {record.round + 1}/{rounds}"]
     if record.attempts > 1:
         parts.append(f"attempt {record.attempts}")
     parts.append(f"sel {record.selected} ok {record.reported} drop {plain(drops(record.drops))}")
@@ -42,10 +42,10 @@ def progress(
 ) -> Iterator[Callable[[RoundRecord], None]]:
     """What to tell of each round that is over; `done` of `rounds` were so before.
 
-    `stream`: standard output by default. A bar stands below the lines while it is a terminal and
+    `stream`: standard error by default. A bar stands below the lines while it is a terminal and
     rich is installed.
     """
-    out = sys.stdout if stream is None else stream
+    out = sys.stderr if stream is None else stream
     if out.isatty():
         try:
             import rich  # noqa: F401

@@ -83,8 +83,8 @@ def share(value: float | None) -> str:
 def drops(lost: Mapping[str, int]) -> str:
     """How many clients were lost in all, and in which phases.
 
-    >>> drops({"train": 7, "COLLECTING": 4, "unmask": 1}), drops({})
+    >>> drops({"train": 7, "collecting": 4, "unmask": 1}), drops({})
     ('12 (train 7 upload 4 unmask 1)', '0')
     """
-    parts = [f"{_OWED.get(phase, phase.lower())} {n}" for phase, n in lost.items() if n]
+    parts = [f"{_OWED.get(phase.upper(), phase.lower())} {n}" for phase, n in lost.items() if n]
     return f"{sum(lost.values())}" + (f" ({' '.join(parts)})" if parts else "")

@@ -101,7 +101,7 @@ def test_the_text_names_all_that_there_is_to_compare() -> None:
     head = "run mode rounds accuracy best loss epsilon down up virtual time computed in"
     assert " ".join(lines[0].split()) == head
     assert lines[2].split()[:7] == ["private", "fast", "2", "85.0%", "85.0%", "0.150", "0.80/4.00"]
-    assert "never" in text and "round 1, 20.0 s" in text
+    assert "never" in text and "round 2, 20.0 s" in text
     assert "scenario.lr" in text
 
 
