@@ -38,6 +38,7 @@ SUMMARIES = {
     "privacy": "plan a guarantee of differential privacy, and check what was spent of it",
     "round": "see how rounds went, and what an open one waits for",
     "server": "start a server and look after it",
+    "sim": "simulate federations, and compare what came of them",
     "task": "hand in a task, follow it, end it",
     "token": "let devices in, see who came, and send one away",
 }

@@ -27,9 +27,9 @@ from fedsim.run.records import Mode
 from fedsim.scenario_checks import check
 from fedsim.scenario_spec import EngineSpec, PopulationSpec, ScenarioHead, StudySpec
 
-__all__ = ["Scenario"]
+__all__ = ["TABLES", "Scenario"]
 
-_TABLES: Final[Mapping[str, type[Settings]]] = {
+TABLES: Final[Mapping[str, type[Settings]]] = {
     "scenario": ScenarioHead,
     "population": PopulationSpec,
     "devices": DevicesSpec,
@@ -37,6 +37,7 @@ _TABLES: Final[Mapping[str, type[Settings]]] = {
     "engine": EngineSpec,
     "study": StudySpec,
 }
+"""The tables that stand beside those of the task, by name."""
 _DOMAIN: Final = b"fedcore scenario 1\0"
 
 
@@ -75,7 +76,7 @@ class Scenario:
             text, name, base = source, "scenario", base or Path()
         with located(text, name):
             values = parse(text, name)
-            own = {key: values.pop(key) for key in _TABLES if key in values}
+            own = {key: values.pop(key) for key in TABLES if key in values}
             for key in ("scenario", "population"):
                 if key not in own:
                     raise TaskError(
@@ -85,7 +86,7 @@ class Scenario:
                     )
             found: dict[str, Any] = {
                 "head" if key == "scenario" else key: read_settings(own[key], schema, path=key)
-                for key, schema in _TABLES.items()
+                for key, schema in TABLES.items()
                 if key in own
             }
             values, algorithm = _without_study(values)

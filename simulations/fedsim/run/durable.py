@@ -9,7 +9,14 @@ from pathlib import Path
 
 from fedcore.errors import ArgumentError, InstallError
 
-__all__ = ["FolderLock", "append_line", "sweep", "sync_folder", "write_atomically"]
+__all__ = [
+    "FolderLock",
+    "append_line",
+    "is_locked",
+    "sweep",
+    "sync_folder",
+    "write_atomically",
+]
 
 _TEMPORARY = ".tmp"
 
@@ -95,3 +102,23 @@ class FolderLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process writes in a folder now, which is not waited for."""
+    try:
+        import fcntl
+
+        descriptor = os.open(folder / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except (ImportError, OSError):
+        return False
+    try:
+        # Shared, so that two who ask do not take each other for a writer. One who begins to write
+        # in this very moment is refused, and has to begin again.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(descriptor)

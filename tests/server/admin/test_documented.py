@@ -10,7 +10,10 @@ import pytest
 
 from fedcore.cli import main
 
-COMMANDS = ("audit", "ca", "client", "db", "model", "privacy", "round", "server", "task", "token")
+COMMANDS = (
+    *("audit", "ca", "client", "db", "model", "privacy", "round", "server", "sim", "task"),
+    "token",
+)
 _VERB = re.compile(r"^ {2,4}([a-z]+) {2,}\S", re.MULTILINE)
 
 

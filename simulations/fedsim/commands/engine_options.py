@@ -1,0 +1,79 @@
+"""The options of whatever simulates: how this machine works for it, and what follows the run."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from fedcore.console import Parser
+from fedcore.errors import ArgumentError, TaskError
+from fedsim.scenario import Scenario
+from fedsim.trackers.spec import TrackerSpec
+
+__all__ = ["add_engine_options", "programs_of", "trackers_of", "with_engine"]
+
+
+def add_engine_options(parser: Parser) -> None:
+    """Adds them; none of them changes a result."""
+    parser.add_argument("--workers", type=int, metavar="N", help="in place of engine.workers")
+    parser.add_argument("--kind", choices=("processes", "threads"), help="of workers")
+    parser.add_argument("--lanes", type=int, metavar="N", help="clients trained side by side")
+    parser.add_argument(
+        "--program",
+        action="append",
+        default=[],
+        metavar="NAME=MODULE:ATTRIBUTE",
+        help="where training.program is, for a scenario that names one of its own",
+    )
+    parser.add_argument(
+        "--tracker",
+        action="append",
+        default=[],
+        metavar="NAME[=TARGET]",
+        help="what follows the run: jsonl, tensorboard or mlflow, and where it writes",
+    )
+
+
+def with_engine(scenario: Scenario, options: argparse.Namespace) -> Scenario:
+    """The same scenario on workers as they were asked for. Raises: TaskError for none."""
+    given = {
+        name: value
+        for name in ("workers", "kind", "lanes")
+        if (value := getattr(options, name)) is not None
+    }
+    try:
+        return replace(scenario, engine=replace(scenario.engine, **given))
+    except TaskError as error:
+        error.where = f"--{error.where}"
+        raise
+
+
+def trackers_of(options: argparse.Namespace, folder: Path) -> list[TrackerSpec]:
+    """The trackers, if what they need is installed. Raises: ArgumentError, InstallError."""
+    found = [TrackerSpec.parse(text) for text in options.tracker]
+    if len(set(found)) < len(found):
+        raise ArgumentError(
+            "a tracker is named twice",
+            why="it would be told of each round twice",
+            fix="name it once, or with another target",
+        )
+    for spec in found:
+        spec.open(folder)  # which writes nothing yet
+    return found
+
+
+def programs_of(options: argparse.Namespace) -> Mapping[str, str]:
+    """Where programs are, by name. Raises: ArgumentError."""
+    found = {}
+    for text in options.program:
+        name, equals, place = text.partition("=")
+        if not (name and equals and ":" in place):
+            raise ArgumentError(
+                f"--program {text!r:.80} names no program",
+                why="a program is an attribute of a module that Python finds",
+                fix="write it as name=module:attribute",
+            )
+        found[name] = place
+    return found

@@ -1,0 +1,72 @@
+"""`fed sim export`: the task of a scenario, as a server takes it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from fedcore.console import Console, ExitCode, Json, Parser, common_options
+from fedcore.errors import TaskError
+from fedcore.federated.task import Task
+from fedcore.privacy.commands.files import write_new
+from fedsim.scenario import TABLES, Scenario
+from fedsim.sweep.changes import tables_of
+from fedsim.toml_text import toml_text
+
+__all__ = ["add_export"]
+
+
+def add_export(verbs: argparse._SubParsersAction[Parser]) -> None:
+    """Adds the verb."""
+    parser = verbs.add_parser(
+        "export",
+        parents=[common_options()],
+        help="write the task of a scenario, for `fed task submit`",
+        description="Writes the task of a scenario as TOML. It has the digest that the runs of the "
+        "scenario have noted, so a server trains what was simulated.",
+    )
+    parser.set_defaults(run=_run)
+    parser.add_argument("scenario", type=Path, metavar="SCENARIO", help="a TOML file")
+    parser.add_argument("--out", metavar="FILE", help="a file that is not there yet")
+
+
+def _run(options: argparse.Namespace) -> int:
+    scenario = Scenario.from_toml(options.scenario)
+    _require_deployable(scenario)
+    tables = tables_of(options.scenario)
+    task = {key: value for key, value in tables.items() if key not in TABLES}
+    note = f"# The task of the scenario {scenario.head.name}, digest {scenario.task.digest.hex()}"
+    text = f"{note}\n\n{toml_text(task)}"
+    assert Task.from_toml(text).resolved().digest == scenario.task.digest
+    data: dict[str, Json] = {
+        "task": scenario.task.name,
+        "digest": scenario.task.digest.hex(),
+        "toml": text,
+        "file": options.out,
+    }
+    console = Console.of(options, command="sim export")
+    if options.out is None:
+        console.show(data, text.rstrip("\n"))
+    else:
+        write_new(options.out, text)
+        console.show(data, f"{options.out}: task {scenario.task.name}, {data['digest']}")
+    return ExitCode.OK
+
+
+def _require_deployable(scenario: Scenario) -> None:
+    study = scenario.study
+    studied = {
+        "an algorithm": study.algorithm and study.algorithm.name,
+        "a robust rule": study.robust and study.robust.name,
+        "compression": study.compression and study.compression.name,
+    }
+    found = [f"{what}, {name}" for what, name in studied.items() if name]
+    if scenario.clock.schedule == "buffered":
+        found.append("a buffered schedule")
+    if found:
+        raise TaskError(
+            f"{scenario.head.name} studies what no server does: {'; '.join(found)}",
+            why="a server holds rounds, and sees sums alone",
+            fix="export a scenario with an algorithm of tasks, and without [study]",
+            where=str(scenario.head.name),
+        )

@@ -1,0 +1,99 @@
+"""`fed sim list`, `show`, `compare` and `export` tell what folders and scenarios hold."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fedcore.federated.task import Task
+from fedsim.run.reading import read_run
+from fedsim.scenario import Scenario
+from tests.sim.commands.conftest import Fed
+from tests.sim.scenarios import scenario_of
+
+STUDY = 'name = "scaffold"'
+
+
+def test_a_list_has_each_run_and_what_is_damaged(fed: Fed, file: Path) -> None:
+    for name in ("runs/a", "runs/more/b", "runs/c"):
+        fed.done("run", file, "--folder", name, "-q")
+    Path("runs/c/metrics.jsonl").write_text("{}\n")
+    Path("runs/other").mkdir()
+    lines = fed.done("list").splitlines()
+    assert [line.split()[:2] for line in lines] == [
+        ["a", "ended"],
+        ["c", "damaged"],
+        ["b", "ended"],
+    ]
+    data = [json.loads(line)["data"] for line in fed.done("list", "--format", "jsonl").splitlines()]
+    assert [one["state"] for one in data] == ["ended", "damaged", "ended"]
+    assert data[0]["accuracy"] == read_run(Path("runs/a")).rounds[-1].test.accuracy  # type: ignore[union-attr]
+
+
+def test_a_run_is_shown_as_its_folder_has_it(fed: Fed, file: Path) -> None:
+    fed.done("run", file, "--folder", "a", "-q")
+    result = read_run(Path("a")).result
+    assert result is not None
+    data = json.loads(fed.done("show", "a", "--format", "json"))["data"]
+    assert data["result"]["model"] == data["model"] == result.model
+    assert data["rounds"] == {"done": 3, "planned": 3}
+    text = fed.done("show", "a")
+    assert result.model in text and result.ended in text and "a/report.html" in text
+
+
+@pytest.mark.parametrize(
+    "words", [["list", "absent"], ["show", "absent"], ["compare", "a", "absent"]]
+)
+def test_what_is_not_there_is_refused(fed: Fed, file: Path, words: list[str]) -> None:
+    fed.done("run", file, "--folder", "a", "-q")
+    code, out, err = fed(*words)
+    assert (code, out) == (4, "") and "absent" in err and "Fix: " in err
+
+
+def test_a_comparison_tells_what_differs_and_when_a_target_was_reached(
+    fed: Fed, file: Path
+) -> None:
+    fed.done("run", file, "--folder", "a", "-q")
+    fed.done("run", file, "--folder", "b", "--rounds", 2, "-q")
+    words = ("compare", "a", "b", "--target", 0.2, "--out", "page.html")
+    data = json.loads(fed.done(*words, "--format", "json"))["data"]
+    assert "task.rounds.count" in [one["setting"] for one in data["differences"]]
+    assert [len(one["reached"]) for one in data["outcomes"]] == [1, 1]
+    assert data["page"] == "page.html" and Path("page.html").read_text().startswith("<!")
+    assert "task.rounds.count" in fed.done(*words)
+
+
+@pytest.mark.parametrize(
+    "words", [["a"], ["a", "b", "--target", "2"], ["a", "b", "--out", "absent/page.html"]]
+)
+def test_a_comparison_that_cannot_be_made_is_refused(
+    fed: Fed, file: Path, words: list[str]
+) -> None:
+    for name in ("a", "b"):
+        fed.done("run", file, "--folder", name, "-q")
+    code, out, err = fed("compare", *words)
+    assert (code, out) == (4, "") and "Fix: " in err
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_an_exported_task_is_that_of_the_scenario(fed: Fed, file: Path, inside: bool) -> None:
+    if not inside:
+        fed.done("export", file, "--out", "named.toml")
+        people = file.read_text().partition("[population]")[2].partition("[training]")[0]
+        head = 'scenario = { name = "small", task = "named.toml" }'
+        file.write_text(f"{head}\n[population]{people}")
+    scenario = Scenario.from_toml(file)
+    said = json.loads(fed.done("export", file, "--out", "task.toml", "--format", "json"))["data"]
+    written = Task.from_toml(Path("task.toml")).resolved()
+    assert written.digest == scenario.task.digest and said["digest"] == written.digest.hex()
+    assert Task.from_toml(fed.done("export", file)).resolved().digest == written.digest
+    code, _, err = fed("export", file, "--out", "task.toml")
+    assert code == 4 and "there already" in err
+
+
+def test_a_study_is_not_exported(fed: Fed, file: Path) -> None:
+    file.write_text(scenario_of(mode="plain", algorithm=STUDY).text)
+    code, out, err = fed("export", file)
+    assert (code, out) == (4, "") and "scaffold" in err and "no server" in err

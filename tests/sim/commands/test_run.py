@@ -1,0 +1,256 @@
+"""`fed sim run` says what it does, keeps data apart from progress, and goes on after a stop."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedsim.commands import following
+from fedsim.run.folder import RunFolder
+from fedsim.run.reading import read_run
+from fedsim.run.records import Versions
+from fedsim.run.simulation import plan_of
+from fedsim.scenario import Scenario
+from tests.sim.commands.conftest import Fed
+from tests.sim.scenarios import scenario_of
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, round: int) -> None:
+    """Ctrl-C after a round, once."""
+    simulate = following.simulate
+
+    def interrupted(*arguments: Any, on_round: Any, **options: Any) -> Any:
+        def stopping(record: Any) -> None:
+            on_round(record)
+            if record.round == round:
+                raise KeyboardInterrupt
+
+        return simulate(*arguments, on_round=stopping, **options)
+
+    monkeypatch.setattr(following, "simulate", interrupted)
+
+
+def models(folder: Path) -> list[str]:
+    return [record.model for record in read_run(folder).rounds]
+
+
+def test_a_run_says_first_what_it_simulates_then_each_round_then_what_came_of_it(
+    fed: Fed, file: Path
+) -> None:
+    code, out, err = fed("run", file, "--folder", "runs/a")
+    run = read_run(Path("runs/a"))
+    assert code == 0 and run.result is not None
+    before, lines = err.split("round 1/3", 1)
+    for said in (
+        run.record.scenario_digest,
+        run.record.task_digest,
+        "12 with",
+        run.record.mode.words,
+    ):
+        assert " ".join(said.split()) in " ".join(before.split())
+    assert "round 3/3" in lines and "round 0/3" not in err
+    assert run.result.model in out and "round 1/3" not in out
+    assert (run.path / "report.html").exists() and list((run.path / "plots").glob("*.svg"))
+
+
+def test_json_is_one_document_and_a_stream_has_a_record_a_round(fed: Fed, file: Path) -> None:
+    one = json.loads(fed.done("run", file, "--format", "json"))
+    assert one["command"] == "sim run" and one["data"]["result"]["totals"]["rounds"] == 3
+    lines = [
+        json.loads(line)["data"]
+        for line in fed.done("run", file, "--format", "jsonl").split("\n")[:-1]
+    ]
+    assert [line["event"] for line in lines] == ["start", "round", "round", "round", "end"]
+    assert [line["record"]["round"] for line in lines[1:-1]] == [0, 1, 2]
+    assert lines[-1]["model"] == one["data"]["model"] == lines[-2]["record"]["model"]
+
+
+def test_quiet_says_nothing_but_the_result(fed: Fed, file: Path) -> None:
+    code, out, err = fed("run", file, "-q")
+    assert (code, err) == (0, "") and "accuracy" in out
+
+
+def test_a_dry_run_trains_and_writes_nothing(fed: Fed, file: Path) -> None:
+    data = json.loads(fed.done("run", file, "--dry-run", "--format", "json"))["data"]
+    assert data["dry_run"] and data["clients"] == data["heterogeneity"]["clients"] == 12
+    assert data["label"].startswith("fast: ") and data["privacy"] is None
+    assert "nothing was simulated" in fed.done("run", file, "--dry-run")
+    assert not Path("runs").exists()
+
+
+def test_a_mode_without_privacy_says_so_everywhere(fed: Fed, file: Path) -> None:
+    file.write_text(scenario_of(mode="plain", rounds=1).text)
+    _, out, err = fed("run", file)
+    assert "NOT PRIVATE" in out and "NOT PRIVATE" in err
+    assert "NOT PRIVATE" in fed.done("list")
+
+
+def test_what_is_expected_of_devices_is_a_warning(fed: Fed, file: Path) -> None:
+    file.write_text(scenario_of(more="[devices]\ndropout = { training = 0.9 }").text)
+    assert "warning" in fed.done("run", file, "--dry-run")
+
+
+@pytest.mark.parametrize("options", [["--workers", 2, "--kind", "threads"], ["--lanes", 1]])
+def test_how_the_machine_works_changes_no_model(
+    fed: Fed, file: Path, options: list[object]
+) -> None:
+    fed.done("run", file, "--folder", "alone")
+    fed.done("run", file, "--folder", "other", *options)
+    assert models(Path("alone")) == models(Path("other"))
+
+
+def test_rounds_are_those_that_were_asked_for(fed: Fed, file: Path) -> None:
+    fed.done("run", file, "--folder", "all")
+    fed.done("run", file, "--folder", "some", "--rounds", 2)
+    assert models(Path("some")) == models(Path("all"))[:2]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_run_that_was_interrupted_goes_on_to_the_same_end(
+    fed: Fed, file: Path, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    fed.done("run", file, "--folder", "whole")
+    with monkeypatch.context() as patched:
+        stop_after(patched, 0)
+        code, out, err = fed("run", file, "--folder", "parts", "-q")
+    assert (code, out) == (130, "")
+    assert "1 of 3 rounds are kept" in err and "fed sim run --resume parts" in err
+    assert "stopped" in fed.done("show", "parts") and "--resume parts" in fed.done("show", "parts")
+    fed.done("run", "--resume", "parts", *([file] if named else []))
+    assert models(Path("parts")) == models(Path("whole"))
+    again = fed.done("run", "--resume", "parts")
+    assert models(Path("whole"))[-1] in again
+
+
+def test_a_run_goes_on_from_another_working_folder_and_finds_its_data(
+    fed: Fed, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = 'source = { name = "csv", path = "rows.csv", target = "y" }\n'
+    text = scenario_of(rounds=2, partition='name = "iid"').text
+    source = next(line for line in text.split("\n") if line.startswith("source"))
+    rows = [[i % 3, *((i * k) % 7 / 7 for k in range(1, 7))] for i in range(120)]
+    head = "y," + ",".join("abcdef")
+    lines = [",".join(map(str, row)) for row in rows]
+    file.with_name("rows.csv").write_text("\n".join([head, *lines]) + "\n")
+    file.write_text(text.replace(source, table))
+    with monkeypatch.context() as patched:
+        stop_after(patched, 0)
+        assert fed("run", file, "--folder", "deep/er/run")[0] == 130
+    (file.parent / "elsewhere").mkdir()
+    monkeypatch.chdir(file.parent / "elsewhere")
+    fed.done("run", "--resume", "../deep/er/run")
+
+
+def test_other_versions_are_told_of(fed: Fed, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fed.done("run", file, "--folder", "a")
+    others = replace(Versions.here(), numpy="9.9")
+    monkeypatch.setattr(Versions, "here", classmethod(lambda cls: others))
+    _, _, err = fed("run", "--resume", "a")
+    assert "warning" in err and "-> 9.9" in err
+
+
+def test_trackers_follow_the_run_from_the_round_it_goes_on_with(
+    fed: Fed, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        stop_after(patched, 1)
+        fed("run", file, "--folder", "a", "--tracker", "jsonl=told.jsonl")
+    fed.done("run", "--resume", "a", "--tracker", "jsonl=told.jsonl")
+    told = [json.loads(line) for line in Path("told.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in told] == [
+        "start",
+        "round",
+        "round",
+        "end",
+        "start",
+        "round",
+        "end",
+    ]
+    assert told[4]["first_round"] == 2 and told[3]["result"] is None and told[-1]["result"]
+
+
+def test_a_tracker_that_cannot_be_used_leaves_no_folder(
+    fed: Fed, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, err = fed("run", file, "--tracker", "tensorbord")
+    assert (code, out) == (4, "") and "did you mean tensorboard?" in err
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    monkeypatch.setitem(sys.modules, "mlflow.entities", None)
+    code, _, err = fed("run", file, "--tracker", "mlflow")
+    assert code == 4 and "FED-1001" in err
+    assert not Path("runs").exists()
+
+
+def test_a_typo_is_told_with_its_line_and_what_was_meant(fed: Fed, file: Path) -> None:
+    lines = file.read_text().replace("clients = 12", "cleints = 12").split("\n")
+    file.write_text("\n".join(lines))
+    code, out, err = fed("run", file)
+    assert (code, out) == (4, "")
+    assert f"small.toml:{lines.index('cleints = 12') + 1}" in err and "did you mean clients?" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run"], "no scenario"),
+        (["run", "absent.toml"], "absent.toml cannot be read"),
+        (["run", "small.toml", "--workers", "0"], "at --workers"),
+        (["run", "small.toml", "--workers", "many"], "invalid int"),
+        (["run", "small.toml", "--rounds", "0"], "rounds.count"),
+        (["run", "small.toml", "--program", "mine"], "name=module:attribute"),
+        (["run", "small.toml", "--out", "a", "--folder", "b"], "--out beside --folder"),
+        (["run", "--resume", "absent"], "no folder of a run"),
+        (["run", "--resume", "absent", "--rounds", "3"], "--rounds beside --resume"),
+        (["run", "small.toml", "--out", "small.toml"], "cannot be written"),
+        (["run", "small.toml", "--tracker", "jsonl", "--tracker", "jsonl"], "named twice"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_with_a_remedy(
+    fed: Fed, file: Path, words: list[str], said: str
+) -> None:
+    code, out, err = fed(*words)
+    assert (code, out) == (4, "") and said in err
+    assert "Fix: " in err or "it has to be a number from 1" in err
+
+
+def test_workers_that_there_are_not_are_refused(fed: Fed, file: Path) -> None:
+    file.write_text(scenario_of(kind="ray").text)
+    code, _, err = fed("run", file)
+    assert code == 4 and "no workers of the kind ray" in err
+
+
+def test_a_folder_of_another_scenario_and_one_in_use_are_refused(fed: Fed, file: Path) -> None:
+    fed.done("run", file, "--folder", "a")
+    other = file.with_name("other.toml")
+    other.write_text(scenario_of(rounds=2).text)
+    code, _, err = fed("run", other, "--resume", "a")
+    assert code == 4 and "of another scenario" in err
+    code, _, err = fed("run", file, "--folder", "a")
+    assert code == 4 and "not free" in err
+    scenario = Scenario.from_toml(file)
+    with RunFolder.create(file.parent, plan_of(scenario)) as folder:
+        assert "running" in fed.done("list", file.parent)
+        code, _, err = fed("run", file, "--resume", folder.path)
+    assert code == 4 and "written by another process" in err
+
+
+def test_a_round_that_is_given_up_ends_with_1_and_keeps_what_was_finished(
+    fed: Fed, file: Path
+) -> None:
+    lost = "[devices]\ndropout = { training = 1.0 }"
+    file.write_text(scenario_of(more=lost).text)
+    code, out, err = fed("run", file)
+    assert (code, out) == (1, "") and "given up" in err
+
+
+def test_a_program_of_ones_own_is_found_where_it_is_said_to_be(
+    fed: Fed, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write_text(file.read_text().replace("[training]", '[training]\nprogram = "mine"'))
+    code, _, err = fed("run", file, "--program", "mine=absent.module:thing")
+    assert code == 4 and "no program at" in err
