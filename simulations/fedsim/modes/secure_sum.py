@@ -33,7 +33,7 @@ _LAST_SILENCE: Final[Mapping[Phase, LostAt]] = {
 class SecureSum:
     """Sessions of one task and one population; `names`: of all its clients, by their places.
 
-    `task`: resolved. `threads`: how many clients work at a time; what comes out does not depend on
+    `task`: resolved. `threads`: how many clients mask at a time; what comes out does not depend on
     it. `entropy`: a seam for tests. Raises: TaskError for a task without secure aggregation;
     ArgumentError unless there is a thread; EntropyError.
     """
