@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcore.entropy import Entropy, SeededEntropy
+from fedcore.entropy import Entropy
 from fedcore.errors import SecAggError
 from fedcore.federated.task import Task
 from fedcore.secagg import (
@@ -71,8 +71,8 @@ class Parties:
         return [self._device(place, policy) for place in places]
 
     def _device(self, place: int, policy: Policy) -> Device:
-        identity, own = self._identity(place), _of_its_own(self._entropy)
-        client = SecAggClient(identity, policy, entropy=own, trust=self.trust)
+        identity = self._identity(place)
+        client = SecAggClient(identity, policy, entropy=self._entropy, trust=self.trust)
         return Device(place, identity.id, client)
 
     def _enrolled(self, place: int) -> Identity:
@@ -184,11 +184,6 @@ def _policy_of(task: Task, config: SessionConfig, root: bytes) -> Policy:
         attempts=task.rounds.max_attempts,
         tasks=frozenset({config.task}),
     )
-
-
-def _of_its_own(entropy: Entropy) -> Entropy:
-    """A source for one client alone: what is seeded must not depend on which thread draws first."""
-    return SeededEntropy(entropy.token(32)) if isinstance(entropy, SeededEntropy) else entropy
 
 
 def _certified(authority: CertificateAuthority, client_id: bytes, key: bytes) -> Certificate:
