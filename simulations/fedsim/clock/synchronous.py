@@ -131,7 +131,7 @@ class SynchronousClock:
         now_s = at / 1000
         if begin == NEVER:
             raise TaskError(
-                f"round {number} needs {policy.minimum} clients, and at most {most} of"
+                f"round {number + 1} needs {policy.minimum} clients, and at most {most} of"
                 f" {len(places)} are ever there at once after {now_s:g} s",
                 why="a round begins when as many clients wait for it as have to report",
                 fix=f"let cohort.minimum be {most} at most, or clients be there for longer"
@@ -141,7 +141,7 @@ class SynchronousClock:
             )
         if begin - at > self._patience:
             raise TaskError(
-                f"round {number} would wait until {begin / 1000:g} s for {policy.minimum} clients",
+                f"round {number + 1} would wait until {begin / 1000:g} s for {policy.minimum} clients",
                 why=f"it is {now_s:g} s, and a round waits for {self._patience / 1000:g} s at most",
                 fix=f"wait for {(begin - at) / 1000:g} s, or ask for fewer clients",
                 where="cohort.minimum",

@@ -175,7 +175,7 @@ def given_up(number: int, timeline: RoundTimeline) -> RoundOverError:
     """What to raise for a round whose last attempt led to no model."""
     reasons = "; ".join(attempt.state.reason for attempt in timeline.attempts)
     return RoundOverError(
-        f"round {number} was given up after {len(timeline.attempts)} attempts",
+        f"round {number + 1} was given up after {len(timeline.attempts)} attempts",
         why=reasons,
         fix="let fewer clients be needed (cohort.minimum), lose fewer (devices), or try more often"
         " (rounds.max_attempts)",
