@@ -141,7 +141,8 @@ class SynchronousClock:
             )
         if begin - at > self._patience:
             raise TaskError(
-                f"round {number + 1} would wait until {begin / 1000:g} s for {policy.minimum} clients",
+                f"round {number + 1} would wait until {begin / 1000:g} s for"
+                f" {policy.minimum} clients",
                 why=f"it is {now_s:g} s, and a round waits for {self._patience / 1000:g} s at most",
                 fix=f"wait for {(begin - at) / 1000:g} s, or ask for fewer clients",
                 where="cohort.minimum",

@@ -13,6 +13,8 @@ from fedsim.run.reading import read_run
 from tests.conftest import ROOT
 from tests.sim.commands.conftest import Fed
 
+pytestmark = pytest.mark.slow
+
 SCENARIOS = sorted((ROOT / "simulations/scenarios").glob("*.toml"))
 GUIDE = (ROOT / "docs/simulation.md").read_text("utf-8")
 

@@ -14,6 +14,8 @@ from tests.sim.commands.conftest import Fed
 from tests.sim.commands.test_run import stop_after
 from tests.sim.scenarios import scenario_of
 
+pytestmark = pytest.mark.slow
+
 GRID = ("--set", "training.optimizer.lr=0.001,0.1", "--seeds", "1,2")
 
 

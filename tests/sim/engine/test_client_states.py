@@ -18,6 +18,8 @@ from fedcore.errors import DataFormatError, SimulationError
 from fedsim.engine.client_states import ClientStates, state_file
 from fedsim.engine.commits import Commits
 
+pytestmark = pytest.mark.slow
+
 COHORTS = ([0, 1, 2], [1, 2, 3], [0, 2, 3], [0, 1, 4])
 LATE = {0: [2], 1: [], 2: [3], 3: [0]}
 """Of each round those who trained, and are not in its mean."""

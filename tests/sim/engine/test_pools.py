@@ -29,6 +29,8 @@ from fedsim.engine.scratch import Scratch
 from fedsim.population import Population
 from tests.sim.tasks import population_of, task_of
 
+pytestmark = pytest.mark.slow
+
 SIZES = (5, 12, 12, 3, 300, 1, 12, 33)
 PEOPLE = population_of(SIZES)
 TASK = task_of(evaluation='every = 1, metrics = ["accuracy"]')
