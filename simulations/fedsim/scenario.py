@@ -103,9 +103,12 @@ class Scenario:
 
     @cached_property
     def document(self) -> dict[str, Json]:
-        """The tables beside the task's that results depend on, with every default."""
+        """The tables beside the task's that results depend on, with every default.
+
+        Where the task is written down is not among them: here or in a file, it is the same.
+        """
         return {
-            "scenario": _plain(self.head),
+            "scenario": _plain(replace(self.head, task=None)),
             "population": _plain(self.population),
             "devices": _plain(self.devices),
             "clock": _plain(self.clock),

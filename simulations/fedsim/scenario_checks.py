@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fedcore.errors import TaskError
+from fedsim.algorithms import ALGORITHMS
 
 if TYPE_CHECKING:
     from fedsim.scenario import Scenario
@@ -55,7 +56,7 @@ def _check_study(scenario: Scenario) -> None:
             'set training.program = "local", and another algorithm than fedsgd',
         )
     algorithm = study.algorithm
-    if algorithm is not None and algorithm.name in ("scaffold", "fednova"):
+    if algorithm is not None and getattr(ALGORITHMS[algorithm.name], "needs_sgd", False):
         optimizer = task.training.optimizer
         assert optimizer is not None
         options = dict(optimizer.options)

@@ -58,7 +58,7 @@ class EngineSpec(Settings):
     """
 
     workers: Annotated[int | None, Bounds(least=1, most=4096)] = None
-    kind: Literal["processes", "threads", "ray"] = "processes"
+    kind: Literal["processes", "threads"] = "processes"
     lanes: Annotated[int | None, Bounds(least=1, most=4096)] = None
 
 

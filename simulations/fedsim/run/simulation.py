@@ -13,7 +13,7 @@ from typing import Final
 
 from fedcore.console import Json
 from fedcore.entropy import Entropy, SystemEntropy
-from fedcore.errors import BudgetError, TaskError
+from fedcore.errors import BudgetError
 from fedcore.federated.parameters import parameters_of
 from fedcore.federated.payments import Account, Accounts
 from fedcore.privacy import Head
@@ -257,13 +257,6 @@ def _engine(
     study = study_plan(scenario, folder.client_state) if scenario.study.any else None
     plan = Plan(task=task, way=way, lanes=terms.lanes, programs=programs, study=study)
     kind = "threads" if entropy is not None else terms.kind
-    if kind == "ray":
-        raise TaskError(
-            "there are no workers of the kind ray",
-            why="a run works with processes or threads of one machine",
-            fix='set engine.kind = "processes"',
-            where="engine.kind",
-        )
     workers = _workers(scenario)
     return Engine(plan, world.population, workers=workers, kind=kind, entropy=entropy)
 

@@ -21,6 +21,8 @@ from fedsim.algorithms.fedper import FedPer
 from fedsim.algorithms.fedprox import FedProx
 from fedsim.algorithms.qfedavg import QFedAvg
 from fedsim.algorithms.scaffold import Scaffold
+from fedsim.clock import StalenessSpec
+from fedsim.modes.studies import mean_of_rows
 from tests.sim.algorithms.quadratics import COHORTS, Client, QuadraticLocal, population, simulate
 
 PEOPLE, LR, D = population(), 0.1, 4
@@ -286,10 +288,10 @@ def test_fedper_averages_the_base_and_leaves_each_head_with_its_client():
 
 def test_fedbuff_discounts_by_age_and_divides_by_the_size_of_the_buffer():
     # Ages 0 and 3 count 1 and 1/2: (1·2 + 1/2·4)/2 = 2, at a rate of 1/2.
-    rule, updates = FedBuff(lr=0.5), {0: np.float32([2.0]), 3: np.float32([4.0])}
-    mean = np.mean([rule.discount(age) * update for age, update in updates.items()], axis=0)
+    rule, by_age = FedBuff(lr=0.5), StalenessSpec(name="polynomial")
+    weights = [by_age.weight(age) for age in (0, 3)]
+    mean = mean_of_rows(np.float32([[2.0], [4.0]]), weights)
     assert rule.apply(np.float32([1.0]), mean, {}, Facts(0, 2, 9))[0].tolist() == [2.0]
-    assert FedBuff(exponent=0.0).discount(99) == 1.0
     assert not rule.weighted
 
 
