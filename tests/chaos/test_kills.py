@@ -54,6 +54,7 @@ def killed_client(scene: Scene, points: list[str]) -> None:
     assert supervisor.killed == points
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_twice_on_the_way_ends_with_the_same_bits(
     scene: Scene,
 ) -> None:

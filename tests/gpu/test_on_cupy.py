@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+pytest.importorskip("cupy", reason="CuPy is not installed (the extra 'gpu')")
+
 from fedcore.tensor.backend import Backend, use_backend
 from tests.gpu.agreement import *  # noqa: F403
 from tests.gpu.workloads import *  # noqa: F403

@@ -31,9 +31,10 @@ def summed(way: str, kind: Kind, workers: int, lanes: int | None = None) -> Summ
         *[(way, "threads", 1, 1) for way in ("floats", "grid", "words")],
         *[(way, "threads", 3, 4) for way in ("floats", "grid", "words")],
         ("floats", "threads", 2, None),
-        ("floats", "processes", 4, 2),  # a start takes a second: each way once
         ("grid", "processes", 2, None),
-        ("words", "processes", 2, None),
+        # A start of processes takes a second.
+        pytest.param("floats", "processes", 4, 2, marks=pytest.mark.slow),
+        pytest.param("words", "processes", 2, None, marks=pytest.mark.slow),
     ],
 )
 def test_sums_are_the_same_to_the_bit(way: str, kind: Kind, workers: int, lanes: int) -> None:

@@ -13,19 +13,8 @@ from fedcore.federated.programs import TrainingRequest
 from fedcore.federated.task import Task
 from fedcore.federated.training import LocalTraining, stream_of
 from fedsim.engine.lanes import Lanes, Pupil
+from tests.sim.tasks import DENSE, task_of
 
-DENSE = """
-[[model.layers]]
-kind = "linear"
-inputs = 6
-outputs = 8
-[[model.layers]]
-kind = "relu"
-[[model.layers]]
-kind = "linear"
-inputs = 8
-outputs = 3
-"""
 DROPPING = DENSE.replace('kind = "relu"', 'kind = "dropout"\nrate = 0.4')
 NORMALISED = DENSE.replace('kind = "relu"', 'kind = "batch_norm"\nchannels = 8')
 IMAGES = """
@@ -50,29 +39,6 @@ outputs = 3
 SIZES = (5, 12, 12, 12, 12, 1, 12, 33, 12, 12, 7, 8)
 
 
-def task_of(
-    model: str,
-    *,
-    optimizer: str = 'name = "sgd"',
-    work: str = "epochs = 2",
-    algorithm: str = 'name = "fedavg"',
-) -> Task:
-    return Task.from_toml(f"""
-        task = {{ name = "lanes", seed = 3 }}
-        data = {{ dataset = "d" }}
-        algorithm = {{ {algorithm} }}
-        secure_aggregation = {{ profile = "off" }}
-        rounds = {{ count = 2 }}
-        cohort = {{ goal = 4, minimum = 4 }}
-        [training]
-        loss = "cross_entropy"
-        batch_size = 4
-        {work}
-        optimizer = {{ {optimizer}, lr = 0.1 }}
-        {model}
-    """).resolved()
-
-
 def data_of(rows: int) -> Dataset:
     draw = np.random.default_rng(4)
     return Dataset(draw.standard_normal((rows, 6)).astype(np.float32), draw.integers(0, 3, rows))
@@ -82,13 +48,13 @@ def data_of(rows: int) -> Dataset:
 @pytest.mark.parametrize(
     "task",
     [
-        task_of(DENSE),
-        task_of(DENSE, optimizer='name = "sgd", momentum = 0.9'),
-        task_of(DENSE, optimizer='name = "adam"', work="steps = 7"),
-        task_of(DENSE, algorithm='name = "fedprox", mu = 0.5'),
-        task_of(DROPPING),
-        task_of(NORMALISED),
-        task_of(IMAGES),
+        task_of(model=DENSE),
+        task_of(model=DENSE, optimizer='name = "sgd", momentum = 0.9'),
+        task_of(model=DENSE, optimizer='name = "adam"', work="steps = 7"),
+        task_of(model=DENSE, algorithm='name = "fedprox", mu = 0.5'),
+        task_of(model=DROPPING),
+        task_of(model=NORMALISED),
+        task_of(model=IMAGES),
     ],
     ids=["sgd", "momentum", "adam, by steps", "fedprox", "dropout", "batch norm", "images"],
 )

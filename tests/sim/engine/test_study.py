@@ -50,8 +50,22 @@ def test_an_algorithm_is_a_plain_loop_over_clients(
         assert report.measured["evaluation_accuracy"] == expected["evaluation_accuracy"]
 
 
-@pytest.mark.parametrize("name", ["ditto", "qfedavg", "scaffold"])
-@pytest.mark.parametrize("options", [{"workers": 1, "lanes": 1}, {"workers": 4, "lanes": 4}])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("ditto", {"workers": 1, "lanes": 1}),
+        ("scaffold", {"workers": 4, "lanes": 4}),
+        *(
+            pytest.param(name, options, marks=pytest.mark.slow)
+            for name, options in [
+                ("qfedavg", {"workers": 1, "lanes": 1}),
+                ("scaffold", {"workers": 1, "lanes": 1}),
+                ("ditto", {"workers": 4, "lanes": 4}),
+                ("qfedavg", {"workers": 4, "lanes": 4}),
+            ]
+        ),
+    ],
+)
 def test_studies_are_the_same_to_the_bit(
     name: str, options: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -63,7 +77,11 @@ def test_studies_are_the_same_to_the_bit(
 
 
 @pytest.mark.parametrize(
-    ("model", "compressed"), [(DENSE, False), (NORMALISED, True)], ids=["dense", "all together"]
+    ("model", "compressed"),
+    [
+        pytest.param(DENSE, False, id="dense", marks=pytest.mark.slow),
+        pytest.param(NORMALISED, True, id="all together"),
+    ],
 )
 def test_studies_in_processes_are_the_same_to_the_bit(
     model: str, compressed: bool, tmp_path: Path
@@ -168,7 +186,10 @@ def test_a_plan_comes_back_from_its_plain_values(tmp_path: Path) -> None:
         assert Plan.from_json(plan.to_json()) == plan
 
 
-@pytest.mark.parametrize("compressed", [False, True], ids=["whole", "compressed"])
+@pytest.mark.parametrize(
+    "compressed",
+    [pytest.param(False, id="whole"), pytest.param(True, id="compressed", marks=pytest.mark.slow)],
+)
 def test_rounds_after_an_abandoned_attempt_or_a_new_start_are_those_of_a_run_without(
     compressed: bool, tmp_path: Path
 ) -> None:

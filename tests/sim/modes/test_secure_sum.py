@@ -192,6 +192,7 @@ def test_blocks_are_asked_for_once_in_order_and_only_of_who_uploads(threads: int
     assert asked == [1, 2, 4, 5, 8, 11] and found.survivors == (1, 2, 4, 8, 11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 def test_few_vectors_are_in_memory_at_a_time(threads: int) -> None:
     task = task_with()

@@ -53,7 +53,13 @@ def run(scenario: Scenario, root: Path) -> tuple[Result, list[RoundRecord]]:
         return result, [record.repeatable() for record in folder.rounds]
 
 
-@pytest.mark.parametrize("name", STUDIES)
+# Of each kind one is quick: kept by clients and not, summed and seen one by one, buffered.
+QUICK = ("scaffold", "krum", "random k", "fedbuff")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in STUDIES]
+)
 def test_a_study_learns_and_goes_on_after_a_stop_as_if_there_had_been_none(
     tmp_path: Path, name: str
 ) -> None:
@@ -75,8 +81,22 @@ def test_a_study_learns_and_goes_on_after_a_stop_as_if_there_had_been_none(
         assert [record.repeatable() for record in folder.rounds] == records
 
 
-@pytest.mark.parametrize("name", ["scaffold", "krum", "fedbuff"])
-@pytest.mark.parametrize("kind", ["threads", "processes"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("scaffold", "processes"),
+        ("fedbuff", "threads"),
+        *(
+            pytest.param(name, kind, marks=pytest.mark.slow)
+            for name, kind in [
+                ("scaffold", "threads"),
+                ("krum", "threads"),
+                ("krum", "processes"),
+                ("fedbuff", "processes"),
+            ]
+        ),
+    ],
+)
 def test_workers_change_nothing_of_a_study(tmp_path: Path, name: str, kind: str) -> None:
     alone = run(study_of(name), tmp_path)
     many = run(study_of(name, workers=2, kind=kind), tmp_path)
