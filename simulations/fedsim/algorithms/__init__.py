@@ -1,6 +1,6 @@
 """Algorithms to study, beside those of a federation: one a file."""
 
-from fedsim.algorithms.algorithm import Algorithm, Facts, Local, Sent, State, Trained, Vector
+from fedsim.algorithms.algorithm import Algorithm, Local, Sent, State, Trained, Turnout, Vector
 from fedsim.algorithms.choices import ALGORITHMS, AlgorithmChoice
 from fedsim.algorithms.steered import Steered
 
@@ -8,11 +8,11 @@ __all__ = [
     "ALGORITHMS",
     "Algorithm",
     "AlgorithmChoice",
-    "Facts",
     "Local",
     "Sent",
     "State",
     "Steered",
     "Trained",
+    "Turnout",
     "Vector",
 ]

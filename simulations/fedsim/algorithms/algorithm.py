@@ -13,7 +13,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Algorithm", "Facts", "Local", "Sent", "State", "Trained", "Vector"]
+__all__ = ["Algorithm", "Local", "Sent", "State", "Trained", "Turnout", "Vector"]
 
 Vector: TypeAlias = NDArray[np.float32]
 State: TypeAlias = Mapping[str, Vector]
@@ -83,7 +83,7 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class Turnout:
     """A round beside its mean: its number from 0, how many clients reported, of how many."""
 
     round: int
@@ -127,7 +127,7 @@ class Algorithm(Protocol):
         ...
 
     def apply(
-        self, theta: Vector, mean: Vector, state: State, facts: Facts
+        self, theta: Vector, mean: Vector, state: State, turnout: Turnout
     ) -> tuple[Vector, State]:
         """The next model (D,) and the server's state, from the mean (M,) of what clients sent."""
         ...

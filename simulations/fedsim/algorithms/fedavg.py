@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fedcore.settings import Bounds
-from fedsim.algorithms.algorithm import Facts, State, Vector
+from fedsim.algorithms.algorithm import State, Turnout, Vector
 from fedsim.algorithms.study import Study
 
 __all__ = ["FedAvg"]
@@ -23,6 +23,6 @@ class FedAvg(Study):
     lr: Annotated[float, Bounds(above=0, most=1e6)] = 1.0
 
     def apply(
-        self, theta: Vector, mean: Vector, state: State, facts: Facts
+        self, theta: Vector, mean: Vector, state: State, turnout: Turnout
     ) -> tuple[Vector, State]:
         return theta + self.lr * mean, state

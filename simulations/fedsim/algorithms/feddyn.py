@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 
 from fedcore.settings import Bounds
-from fedsim.algorithms.algorithm import Facts, Local, Sent, State, Vector
+from fedsim.algorithms.algorithm import Local, Sent, State, Turnout, Vector
 from fedsim.algorithms.study import Study
 
 __all__ = ["FedDyn"]
@@ -43,7 +43,7 @@ class FedDyn(Study):
         return Sent(moved, trained.loss, {"gradient": slope - self.alpha * moved})
 
     def apply(
-        self, theta: Vector, mean: Vector, state: State, facts: Facts
+        self, theta: Vector, mean: Vector, state: State, turnout: Turnout
     ) -> tuple[Vector, State]:
-        h: Vector = state["h"] - self.alpha * facts.reports / facts.population * mean
+        h: Vector = state["h"] - self.alpha * turnout.reports / turnout.population * mean
         return theta + mean - h / self.alpha, {"h": h}

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 
 from fedcore.settings import Bounds
-from fedsim.algorithms.algorithm import Facts, Local, Sent, State, Vector
+from fedsim.algorithms.algorithm import Local, Sent, State, Turnout, Vector
 from fedsim.algorithms.study import Study
 
 __all__ = ["FedNova"]
@@ -37,7 +37,7 @@ class FedNova(Study):
         return Sent(np.append((trained.theta - local.theta) / steps, steps), trained.loss)
 
     def apply(
-        self, theta: Vector, mean: Vector, state: State, facts: Facts
+        self, theta: Vector, mean: Vector, state: State, turnout: Turnout
     ) -> tuple[Vector, State]:
         direction, steps = mean[:-1], float(mean[-1])
         return theta + self.lr * steps * direction, state

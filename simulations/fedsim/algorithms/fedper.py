@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedcore.autograd.ravel import Spec
 from fedcore.settings import Bounds, Settings
-from fedsim.algorithms.algorithm import Facts, Local, Sent, State, Vector
+from fedsim.algorithms.algorithm import Local, Sent, State, Turnout, Vector
 from fedsim.algorithms.fedavg import FedAvg
 from fedsim.algorithms.head import head_of
 
@@ -40,7 +40,7 @@ class FedPer(FedAvg):
         return Sent(moved, trained.loss, {"head": trained.theta[self.head]})
 
     def apply(
-        self, theta: Vector, mean: Vector, state: State, facts: Facts
+        self, theta: Vector, mean: Vector, state: State, turnout: Turnout
     ) -> tuple[Vector, State]:
         after = theta.copy()
         after[~self.head] += self.lr * mean

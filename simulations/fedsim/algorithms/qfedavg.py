@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 
 from fedcore.settings import Bounds
-from fedsim.algorithms.algorithm import Facts, Local, Sent, State, Vector
+from fedsim.algorithms.algorithm import Local, Sent, State, Turnout, Vector
 from fedsim.algorithms.study import Study
 
 __all__ = ["QFedAvg"]
@@ -43,7 +43,7 @@ class QFedAvg(Study):
         return Sent(vector, trained.loss)
 
     def apply(
-        self, theta: Vector, mean: Vector, state: State, facts: Facts
+        self, theta: Vector, mean: Vector, state: State, turnout: Turnout
     ) -> tuple[Vector, State]:
         # Powers of losses all near 0 are 0 in float32: there is nothing left to attend to.
         return theta + mean[:-1] / mean[-1] if mean[-1] > 0 else theta, state

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 
 from fedcore.settings import Bounds
-from fedsim.algorithms.algorithm import Facts, Local, Sent, State, Vector
+from fedsim.algorithms.algorithm import Local, Sent, State, Turnout, Vector
 from fedsim.algorithms.study import Study
 
 __all__ = ["Scaffold"]
@@ -52,8 +52,8 @@ class Scaffold(Study):
         return Sent(vector, trained.loss, {"control": own + change})
 
     def apply(
-        self, theta: Vector, mean: Vector, state: State, facts: Facts
+        self, theta: Vector, mean: Vector, state: State, turnout: Turnout
     ) -> tuple[Vector, State]:
         moved, change = np.split(mean, 2)
-        part = facts.reports / facts.population
+        part = turnout.reports / turnout.population
         return theta + self.lr * moved, {"control": state["control"] + part * change}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fedcore.settings import Settings
-from fedsim.algorithms.algorithm import Facts, Local, Sent, State, Vector
+from fedsim.algorithms.algorithm import Local, Sent, State, Turnout, Vector
 
 __all__ = ["Study"]
 
@@ -39,7 +39,7 @@ class Study(Settings):
 
     @abstractmethod
     def apply(
-        self, theta: Vector, mean: Vector, state: State, facts: Facts
+        self, theta: Vector, mean: Vector, state: State, turnout: Turnout
     ) -> tuple[Vector, State]:
         """The next model and the server's state; what is given stays as it is."""
 

@@ -13,7 +13,7 @@ from fedcore.federated.algorithms import algorithm_of
 from fedcore.federated.models import initial_theta
 from fedcore.federated.task import Task
 from fedcore.federated.update import Mean
-from fedsim.algorithms import AlgorithmChoice, Facts as Told
+from fedsim.algorithms import AlgorithmChoice, Turnout
 from fedsim.engine import ClientReport, Engine, Facts, Study, StudyPlan
 from fedsim.modes.ahead import Ahead
 from fedsim.modes.means import statistics_of
@@ -83,7 +83,7 @@ class Server:
             )
             return replace(state, theta=theta, arrays=kept)
         trained = self._study.trained
-        told = Told(round=number, reports=reports, population=self._population)
+        told = Turnout(round=number, reports=reports, population=self._population)
         head, arrays = self._study.algorithm.apply(
             state.theta[:trained], vector, state.arrays, told
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fedsim.algorithms import Algorithm, Facts, State, Trained, Vector
+from fedsim.algorithms import Algorithm, State, Trained, Turnout, Vector
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +101,8 @@ def simulate(
         mean = np.average([s.vector for s in sent], axis=0, weights=weights).astype(np.float32)
         for array in (mean, *state.values(), *(v for s in sent for v in s.state.values())):
             array.setflags(write=False)
-        facts = Facts(round, len(cohort), len(clients))
-        theta, state = algorithm.apply(theta, mean, state, facts)
+        turnout = Turnout(round, len(cohort), len(clients))
+        theta, state = algorithm.apply(theta, mean, state, turnout)
         assert theta.dtype == np.float32
         assert all(value.dtype == np.float32 for value in state.values())
         states |= {i: s.state for i, s in zip(cohort, sent, strict=True)}

@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 import fedcore as fc
 from fedcore import nn
 from fedcore.errors import TaskError
-from fedsim.algorithms import ALGORITHMS, AlgorithmChoice, Facts
+from fedsim.algorithms import ALGORITHMS, AlgorithmChoice, Turnout
 from fedsim.algorithms.ditto import Ditto
 from fedsim.algorithms.fedavg import FedAvg
 from fedsim.algorithms.fedbuff import FedBuff
@@ -53,7 +53,7 @@ def test_fedavg_is_the_mean_of_the_clients_models_by_their_examples():
 
 def test_fedavg_scales_the_step_by_lr():
     theta, mean = np.float32([1.0, 2.0]), np.float32([0.5, -0.25])
-    after, _ = FedAvg(lr=0.5).apply(theta, mean, {}, Facts(0, 1, 1))
+    after, _ = FedAvg(lr=0.5).apply(theta, mean, {}, Turnout(0, 1, 1))
     assert after.tolist() == [1.25, 1.875]
 
 
@@ -86,7 +86,7 @@ def test_scaffold_sends_what_its_paper_says_of_one_client_in_one_dimension():
 
 def test_scaffolds_server_moves_its_control_by_the_part_of_clients_that_report():
     mean, state = np.float32([2.0, -4.0]), {"control": np.float32([1.0])}
-    theta, after = Scaffold(lr=0.5).apply(np.float32([1.0]), mean, state, Facts(0, 2, 8))
+    theta, after = Scaffold(lr=0.5).apply(np.float32([1.0]), mean, state, Turnout(0, 2, 8))
     assert theta.tolist() == [2.0]
     assert after["control"].tolist() == [0.0]
 
@@ -143,7 +143,7 @@ def test_fednova_takes_the_mean_direction_for_the_mean_of_steps():
     # Changes 4 in 2 steps and 3 in 1 step, of 3 and 1 examples: directions 2 and 3, mean 2.25;
     # τ_eff = 3/4·2 + 1/4·1 = 1.75.
     mean = np.average([[2.0, 2.0], [3.0, 1.0]], axis=0, weights=[3, 1]).astype(np.float32)
-    theta, _ = FedNova().apply(np.float32([1.0]), mean, {}, Facts(0, 2, 2))
+    theta, _ = FedNova().apply(np.float32([1.0]), mean, {}, Turnout(0, 2, 2))
     assert theta.tolist() == [1.0 + 1.75 * 2.25]
 
 
@@ -168,7 +168,7 @@ def test_fednova_is_fedavg_where_all_take_as_many_steps():
 def test_feddyn_moves_as_its_paper_says_in_one_dimension():
     # h = 1 - 0.5·2/4·2 = 0.5; θ = 1 + 2 - 0.5/0.5 = 2.
     rule, state = FedDyn(alpha=0.5), {"h": np.float32([1.0])}
-    theta, after = rule.apply(np.float32([1.0]), np.float32([2.0]), state, Facts(0, 2, 4))
+    theta, after = rule.apply(np.float32([1.0]), np.float32([2.0]), state, Turnout(0, 2, 4))
     assert after["h"].tolist() == [0.5]
     assert theta.tolist() == [2.0]
 
@@ -291,7 +291,7 @@ def test_fedbuff_discounts_by_age_and_divides_by_the_size_of_the_buffer():
     rule, by_age = FedBuff(lr=0.5), StalenessSpec(name="polynomial")
     weights = [by_age.weight(age) for age in (0, 3)]
     mean = mean_of_rows(np.float32([[2.0], [4.0]]), weights)
-    assert rule.apply(np.float32([1.0]), mean, {}, Facts(0, 2, 9))[0].tolist() == [2.0]
+    assert rule.apply(np.float32([1.0]), mean, {}, Turnout(0, 2, 9))[0].tolist() == [2.0]
     assert not rule.weighted
 
 

@@ -13,7 +13,7 @@ from fedcore.federated.models import initial_theta
 from fedcore.federated.task import Task
 from fedcore.federated.training import stream_of
 from fedcore.tensor.random import Key
-from fedsim.algorithms import AlgorithmChoice, Facts as After, State, Trained, Vector
+from fedsim.algorithms import AlgorithmChoice, State, Trained, Turnout, Vector
 from fedsim.compression import CompressionChoice
 from fedsim.engine import ClientReport, Engine, Facts, Plan, Study, StudyPlan
 from fedsim.population import Population
@@ -60,8 +60,8 @@ class Server:
 
     def apply(self, mean: Vector, round: int, reports: int) -> None:
         vector, changed = self.study.decode(mean, round=round)
-        cut, facts = self.study.trained, After(round, reports, self._population)
-        theta, self.kept = self.study.algorithm.apply(self.theta[:cut], vector, self.kept, facts)
+        cut, turnout = self.study.trained, Turnout(round, reports, self._population)
+        theta, self.kept = self.study.algorithm.apply(self.theta[:cut], vector, self.kept, turnout)
         self.theta = np.concatenate([theta, self.theta[cut:] + changed])
 
 
