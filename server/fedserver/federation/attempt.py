@@ -158,11 +158,17 @@ class Attempt:
         """Tells of clients that gave no sign of life, or take too long to train."""
         deadlines = self.hosted.task.deadlines
         patience_s = deadlines.heartbeat_s * deadlines.patience
+        clock, pause_s = asyncio.get_running_loop().time, deadlines.heartbeat_s / 2
         while True:
-            await asyncio.sleep(deadlines.heartbeat_s / 2)
+            slept_at = clock()
+            await asyncio.sleep(pause_s)
+            # A process that was stopped, or starved, heard nobody: that is no client's silence.
+            deaf_s = clock() - slept_at - pause_s
+            self.cohort.excuse(deaf_s)
+            self._turned_s += deaf_s
             for client in self.cohort.silent(self.state.pending, longer_than_s=patience_s):
                 self.post(Lost(self._now(), client, "no sign of life"))
-            late = asyncio.get_running_loop().time() > self._turned_s + deadlines.compute_s
+            late = clock() > self._turned_s + deadlines.compute_s
             if self.state.phase is Phase.COLLECTING and late:
                 for client in self.state.pending - self.reports.begun:
                     self.post(Lost(self._now(), client, "no update begun in time"))

@@ -111,6 +111,11 @@ class Cohort:
             self._listening[client] -= 1
             self.hear(client)
 
+    def excuse(self, deaf_s: float) -> None:
+        """Counts no silence for seconds in which the server itself could not listen."""
+        now = self._clock()
+        self._heard = {client: min(at + deaf_s, now) for client, at in self._heard.items()}
+
     def silent(self, clients: Iterable[bytes], *, longer_than_s: float) -> list[bytes]:
         """Which of these gave no sign of life for so long."""
         since = self._clock() - longer_than_s

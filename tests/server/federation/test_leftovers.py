@@ -23,7 +23,7 @@ async def test_uploads_of_no_open_round_are_gone_after_a_start(tmp_path: Path) -
 
 
 async def test_uploads_of_an_open_round_are_kept_by_a_start(tmp_path: Path) -> None:
-    task = task_of(rounds=1, minimum=4)
+    task = task_of(rounds=1, minimum=4, heartbeat_s=0.5)
     async with world_in(tmp_path, task) as world:
         world.devices[0].silent_at = lambda round, place: place == "upload"
         running = asyncio.ensure_future(world.run())

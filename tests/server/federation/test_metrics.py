@@ -13,7 +13,8 @@ MASKED = 'profile = "malicious"\ndelta = 0.2\ngamma = 0.0'
 async def test_a_client_that_falls_silent_is_counted_once_in_the_phase_it_was_in(
     tmp_path: Path,
 ) -> None:
-    async with world_in(tmp_path, task_of(minimum=4, secure=MASKED)) as world:
+    task = task_of(minimum=4, secure=MASKED, heartbeat_s=0.5)
+    async with world_in(tmp_path, task) as world:
         world.devices[2].silent_at = lambda round, place: (round, place) == (0, "upload")
         assert (await world.run()).state is TaskState.COMPLETED
         (family,) = world.metrics.dropouts.collect()
@@ -26,7 +27,8 @@ async def test_a_client_that_falls_silent_is_counted_once_in_the_phase_it_was_in
 
 
 async def test_parts_that_were_given_and_completed_are_counted(tmp_path: Path) -> None:
-    async with world_in(tmp_path, task_of(rounds=1, minimum=4, secure=MASKED)) as world:
+    task = task_of(rounds=1, minimum=4, secure=MASKED, heartbeat_s=0.5)
+    async with world_in(tmp_path, task) as world:
         world.devices[2].silent_at = lambda round, place: place == "upload"
         assert (await world.run()).state is TaskState.COMPLETED
         parts = world.metrics.assignments

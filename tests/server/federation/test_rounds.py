@@ -83,7 +83,7 @@ PLACES = ["train", "share", "upload", "uploading", "commit", "confirm", "answer"
 async def test_a_lost_client_is_in_the_sum_if_its_update_was_acknowledged(
     tmp_path: Path, place: str
 ) -> None:
-    task = task_of(rounds=1, minimum=4, secure=MASKED)
+    task = task_of(rounds=1, minimum=4, secure=MASKED, heartbeat_s=0.5)
     async with world_in(tmp_path, task) as world:
         world.devices[2].silent_at = lambda round, where: where == place
         record = await world.run()
@@ -95,7 +95,7 @@ async def test_a_lost_client_is_in_the_sum_if_its_update_was_acknowledged(
 async def test_a_round_without_enough_clients_is_tried_again_with_fresh_keys(
     tmp_path: Path,
 ) -> None:
-    task = task_of(rounds=1, secure=MASKED)
+    task = task_of(rounds=1, secure=MASKED, heartbeat_s=0.5)
     async with world_in(tmp_path, task) as world:
         left = {"more": 1}
 

@@ -57,7 +57,8 @@ async def test_a_cancelled_task_ends_its_round_and_tells_its_clients(tmp_path: P
 
 
 async def test_a_task_ends_in_order_when_its_budget_does(tmp_path: Path) -> None:
-    task = task_of(secure=MASKED, privacy=RECORDS, algorithm='name = "fedsgd"\nlr = 0.5', minimum=4)
+    algorithm = 'name = "fedsgd"\nlr = 0.5'
+    task = task_of(secure=MASKED, privacy=RECORDS, algorithm=algorithm, minimum=4, heartbeat_s=0.5)
     async with world_in(tmp_path, task) as world:
         left = {"attempts": 1}
 

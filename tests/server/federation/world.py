@@ -55,7 +55,7 @@ def task_of(
     privacy: str = "",
     algorithm: str = 'name = "fedavg"',
     deadline_s: float = 20.0,
-    heartbeat_s: float = 0.5,
+    heartbeat_s: float = 5.0,
     seed: int = 3,
     extra: str = "",
 ) -> Task:
