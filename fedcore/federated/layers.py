@@ -211,6 +211,7 @@ LAYERS: Final[Mapping[str, Callable[..., Any]]] = {
     "conv2d": conv2d,
     "dropout": dropout,
     "embedding": embedding,
+    "every_step": _plain(nn.every_step),
     "flatten": _plain(nn.flatten),
     "global_avg_pool": nn.GlobalAvgPool,
     "global_max_pool": nn.GlobalMaxPool,

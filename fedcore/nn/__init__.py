@@ -11,7 +11,7 @@ from fedcore.nn.linear import Linear
 from fedcore.nn.module import Module
 from fedcore.nn.norm import BatchNorm, GroupNorm, LayerNorm, RMSNorm
 from fedcore.nn.pool import AvgPool1d, AvgPool2d, GlobalAvgPool, GlobalMaxPool, MaxPool1d, MaxPool2d
-from fedcore.nn.recurrent import GRU, LSTM, RNN, last_step
+from fedcore.nn.recurrent import GRU, LSTM, RNN, every_step, last_step
 from fedcore.nn.reshaping import flatten
 from fedcore.nn.sequential import Sequential
 from fedcore.nn.state import RebuildState, ravel_state
@@ -92,6 +92,7 @@ __all__ = [
     "cross_entropy",
     "dropout",
     "elu",
+    "every_step",
     "flatten",
     "gelu",
     "global_avg_pool",

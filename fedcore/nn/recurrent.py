@@ -24,7 +24,7 @@ from fedcore.tensor.ops.shape import concatenate
 from fedcore.tensor.random import Key
 from fedcore.tensor.tensor import Tensor
 
-__all__ = ["GRU", "LSTM", "RNN", "last_step"]
+__all__ = ["GRU", "LSTM", "RNN", "every_step", "last_step"]
 
 
 class Recurrent(Module):
@@ -145,6 +145,14 @@ class GRU(Recurrent):
     ) -> tuple[Tensor, Tensor]:
         states, last = gru(self._projected(x, h0), self.state_weight, self.state_bias, h0)
         return states.transpose(1, 0, 2), last
+
+
+def every_step(result: tuple[Tensor, object]) -> Tensor:
+    """The states after all steps of what a recurrent layer gave: what another one on top reads.
+
+    Shapes: ((N, T, hidden), ...) -> (N, T, hidden).
+    """
+    return result[0]
 
 
 def last_step(result: tuple[Tensor, object]) -> Tensor:

@@ -48,7 +48,7 @@ EXAMPLES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "rnn": ({"features": 3, "hidden": 2, "activation": "relu"}, (2, 4, 3)),
     "transformer_encoder": ({"features": 4, "heads": 2, "hidden": 8}, (2, 3, 4)),
 }
-PLAIN = sorted(set(LAYERS) - set(EXAMPLES) - {"last_step"})
+PLAIN = sorted(set(LAYERS) - set(EXAMPLES) - {"every_step", "last_step"})
 
 
 def layer(kind: str, **options: Any) -> LayerSpec:
@@ -74,6 +74,14 @@ def test_a_recurrent_classifier_reads_the_last_step() -> None:
     kinds = (layer("lstm", features=3, hidden=4), layer("last_step"))
     x = tensor(np.ones((2, 5, 3), np.float32))
     assert build_model(ModelSpec(layers=kinds), 1)(x).shape == (2, 4)
+
+
+def test_a_recurrent_layer_on_another_reads_every_step() -> None:
+    under, over = layer("lstm", features=3, hidden=4), layer("gru", features=4, hidden=5)
+    every = layer("every_step")
+    x = tensor(np.ones((2, 6, 3), np.float32))
+    stacked = ModelSpec(layers=(under, every, over, every))
+    assert build_model(stacked, 1)(x).shape == (2, 6, 5)
 
 
 def test_the_first_model_depends_on_the_seed_alone(small_task: Any) -> None:

@@ -67,6 +67,7 @@ def test_the_states_are_those_of_the_equations(name: str, given: bool) -> None:
     final = last[0] if name == "LSTM" else last
     np.testing.assert_array_equal(final, states.numpy()[:, -1])
     np.testing.assert_array_equal(nn.last_step((states, last)), final)
+    np.testing.assert_array_equal(nn.every_step((states, last)), states)
 
 
 def test_a_relu_recurrence_is_another() -> None:

@@ -54,8 +54,8 @@ class Shakespeare(HeldOut):
     of `CHARACTERS`, of which there are 97.
     `target`: "next" for the character after the window, y (N,), which layers embedding, lstm,
     last_step, linear predict; "every" for the one after each character, y (N, length), which
-    layers embedding, transformer_encoder with `causal`, linear predict. x (N, length) uint8 codes
-    for an embedding; y int64.
+    layers embedding, lstm, every_step, linear predict; instead of lstm and every_step also
+    transformer_encoder with `causal`. x (N, length) uint8 codes for an embedding; y int64.
 
     Held out are windows of the last share of each role's text: none of their characters is
     trained on. With `held_out_clients` whole roles.

@@ -91,6 +91,7 @@ def test_codes_are_the_same_for_everybody_and_others_are_unknown(
     ("target", "layers"),
     [
         ("next", [nn.LSTM(4, 4, key=1), nn.last_step]),
+        ("every", [nn.LSTM(4, 4, key=1), nn.every_step]),
         ("every", [nn.TransformerEncoderBlock(4, 2, 8, causal=True, key=1)]),
     ],
 )
