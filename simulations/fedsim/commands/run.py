@@ -51,6 +51,12 @@ def add_run(verbs: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument("--folder", type=Path, metavar="PATH", help="the run's own folder")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in a folder")
     parser.add_argument("--rounds", type=int, metavar="N", help="in place of rounds.count")
+    parser.add_argument(
+        "--set",
+        action="append",
+        metavar="PATH=VALUE",
+        help="a setting by its dotted path, and the value of TOML that it gets",
+    )
     add_engine_options(parser)
     parser.add_argument("--dry-run", action="store_true", help="check and say, simulate nothing")
 
@@ -85,7 +91,9 @@ def _require_coherent(options: argparse.Namespace) -> None:
             why="it is simulated, or a run of one goes on",
             fix="name the scenario's file, or a run with --resume",
         )
-    beside = [name for name in ("out", "folder", "rounds") if getattr(options, name) is not None]
+    beside = [
+        name for name in ("out", "folder", "rounds", "set") if getattr(options, name) is not None
+    ]
     if options.resume is not None and beside:
         raise ArgumentError(
             f"--{beside[0]} beside --resume",
@@ -103,7 +111,9 @@ def _require_coherent(options: argparse.Namespace) -> None:
 def _scenario(options: argparse.Namespace) -> Scenario:
     """The file's, or that of the run that goes on, whose paths begin where they did."""
     if options.scenario is not None:
-        changes = [] if options.rounds is None else [Change("rounds.count", options.rounds)]
+        changes = [Change.parse(text) for text in options.set or ()]
+        if options.rounds is not None:
+            changes.append(Change("rounds.count", options.rounds))
         return scenario_with(options.scenario, changes)
     read_run(options.resume)  # which says better than a missing file that this is no run
     return Scenario.from_toml(options.resume / _SCENARIO, base=base_of(options.resume))

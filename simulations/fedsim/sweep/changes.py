@@ -40,6 +40,22 @@ class Change:
                 fix="write it as training.optimizer.lr or model.layers[1].outputs",
             )
 
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The change of a text `path=value`: see `Axis.parse`. Raises: ArgumentError.
+
+        >>> Change.parse("training.optimizer.lr=0.1").text
+        'training.optimizer.lr = 0.1'
+        """
+        axis = Axis.parse(text)
+        if len(axis.values) > 1:
+            raise ArgumentError(
+                f"{text!r:.80} gives one setting {len(axis.values)} values",
+                why="a run has one of each setting",
+                fix="give one value, a list as [1, 2]; fed sim sweep tries several",
+            )
+        return cls(axis.path, axis.values[0])
+
     @property
     def text(self) -> str:
         """As a line of TOML."""

@@ -70,6 +70,31 @@ def test_json_is_one_document_and_a_stream_has_a_record_a_round(fed: Fed, file: 
     assert lines[-1]["model"] == one["data"]["model"] == lines[-2]["record"]["model"]
 
 
+def test_a_setting_is_another_for_one_run_and_the_runs_scenario_says_so(
+    fed: Fed, file: Path
+) -> None:
+    fed.done("run", file, "--folder", "a", "--set", "training.optimizer.lr=0.25", "--rounds", "2")
+    again = Scenario.from_toml(Path("a/scenario.toml"))
+    assert again.task.rate(0) == 0.25 and again.task.rounds.count == 2
+    assert "training.optimizer.lr = 0.25" in again.text
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["small.toml", "--set", "cohort.goal=3,4"], "2 values"),
+        (["small.toml", "--set", "cohort.goal"], "sets nothing"),
+        (["small.toml", "--set", "cohort.gaol=3"], "goal"),
+        (["--resume", "a", "--set", "cohort.goal=3"], "beside --resume"),
+    ],
+)
+def test_a_setting_that_is_none_is_refused(
+    fed: Fed, file: Path, words: list[str], said: str
+) -> None:
+    code, out, err = fed("run", *words)
+    assert (code, out) == (4, "") and said in err
+
+
 def test_quiet_says_nothing_but_the_result(fed: Fed, file: Path) -> None:
     code, out, err = fed("run", file, "-q")
     assert (code, err) == (0, "") and "accuracy" in out
