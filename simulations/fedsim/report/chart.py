@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
@@ -48,13 +48,14 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LineChart:
-    """Lines over a common axis, whose units are said at the ticks."""
+    """Lines over a common axis, whose units are said at the ticks. `height`: of the plot, in px."""
 
     title: str
     x: str
     lines: Sequence[Line]
     unit: Unit = "number"
     x_unit: Unit = "count"
+    height: int = _PLOT_HEIGHT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,13 +68,18 @@ class BarChart:
 
 def draw(chart: LineChart | BarChart) -> str:
     """The chart as an element <svg> for a page that holds `PLOT_STYLE`."""
-    return _element(chart, "")
+    return _element(chart, top=0)
 
 
-def stand_alone(chart: LineChart | BarChart) -> str:
-    """The chart as a file of its own, with its style."""
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + _element(
-        chart, f"<style>{PLOT_STYLE}</style>"
+def stand_alone(*charts: LineChart | BarChart) -> str:
+    """The charts, one beneath the other, as a file of its own, with its style."""
+    heights = [_content(chart)[0] for chart in charts]
+    tops = accumulate(heights, initial=0)
+    parts = [_element(chart, top=top) for chart, top in zip(charts, tops, strict=False)]
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" {_box(sum(heights))}>'
+        f"<style>{PLOT_STYLE}</style>\n{''.join(parts)}</svg>\n"
     )
 
 
@@ -90,35 +96,42 @@ def ticks(span: Span, *, most: int = 6) -> list[float]:
     return [float(f"{k * step:.12g}") for k in range(first, last + 1)]
 
 
-def _element(chart: LineChart | BarChart, style: str) -> str:
-    height, body = _lines(chart) if isinstance(chart, LineChart) else _bars(chart)
+def _element(chart: LineChart | BarChart, *, top: int) -> str:
+    height, body = _content(chart)
     title = escaped(chart.title)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" role="img" aria-label="{title}" '
-        f'viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}">{style}'
-        f'<rect class="ground" width="{_WIDTH}" height="{height}"/>'
+        f'y="{top}" {_box(height)}><rect class="ground" width="{_WIDTH}" height="{height}"/>'
         f'<text class="name" x="12" y="22">{title}</text>{"".join(body)}</svg>\n'
     )
+
+
+def _box(height: int) -> str:
+    return f'viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}"'
+
+
+def _content(chart: LineChart | BarChart) -> tuple[int, list[str]]:
+    return _lines(chart) if isinstance(chart, LineChart) else _bars(chart)
 
 
 def _lines(chart: LineChart) -> tuple[int, list[str]]:
     lines = [(line.name, _thinned(_drawable(line.points))) for line in chart.lines]
     shown = [point for _, points in lines for point in points if point is not None]
-    legend, rows = _legend([name for name, _ in lines])
-    height = _TOP + _PLOT_HEIGHT + _BELOW + rows * _LEGEND_ROW
+    right, bottom = _WIDTH - _RIGHT, _TOP + chart.height
+    legend, rows = _legend([name for name, _ in lines], bottom + _BELOW)
+    height = bottom + _BELOW + rows * _LEGEND_ROW
     if not shown:
-        return height, [_text(_WIDTH / 2, _TOP + _PLOT_HEIGHT / 2, "not measured", "middle")]
+        return height, [_text(_WIDTH / 2, _TOP + chart.height / 2, "not measured", "middle")]
     across = _span([x for x, _ in shown])
     up = _span([y for _, y in shown])
-    right, bottom = _WIDTH - _RIGHT, _TOP + _PLOT_HEIGHT
 
     def place(point: tuple[float, float]) -> tuple[str, str]:
         x = _LEFT + (point[0] - across.low) / (across.high - across.low) * (right - _LEFT)
-        y = bottom - (point[1] - up.low) / (up.high - up.low) * _PLOT_HEIGHT
+        y = bottom - (point[1] - up.low) / (up.high - up.low) * chart.height
         return f"{x:.1f}", f"{y:.1f}"
 
     body = []
-    for tick in ticks(up):
+    for tick in ticks(up, most=max(4, 6 * chart.height // _PLOT_HEIGHT)):
         y = place((across.low, tick))[1]
         body.append(f'<path class="grid" d="M{_LEFT} {y}H{right}"/>')
         body.append(_text(_LEFT - 6, float(y) + 4, _said(tick, chart.unit), "end"))
@@ -180,7 +193,7 @@ def _bars(chart: BarChart) -> tuple[int, list[str]]:
     return height, body
 
 
-def _legend(names: Sequence[str]) -> tuple[list[str], int]:
+def _legend(names: Sequence[str], top: float) -> tuple[list[str], int]:
     """What each line is, in as many rows as it takes; nothing for a single one."""
     if len(names) < 2:
         return [], 0
@@ -191,7 +204,7 @@ def _legend(names: Sequence[str]) -> tuple[list[str], int]:
         width = 34 + _LETTER * len(text) + 12
         if x > _LEFT and x + width > _WIDTH - _RIGHT:
             x, row = float(_LEFT), row + 1
-        y = _TOP + _PLOT_HEIGHT + _BELOW + row * _LEGEND_ROW + 6
+        y = top + row * _LEGEND_ROW + 6
         d = f"M{x:.1f} {y - 4}h24"
         parts.append(f'<path class="line c{index % SERIES}"{_dash(index)} d="{d}"/>')
         parts.append(_text(x + 30, y, text, "start"))

@@ -115,6 +115,17 @@ def test_a_chart_in_its_own_file_brings_its_style_and_one_in_a_page_does_not() -
     assert "<style" not in draw(chart)
 
 
+def test_charts_in_one_file_stand_beneath_each_other_and_are_what_they_are_alone() -> None:
+    low = LineChart(title="low", x="round", lines=[Line(name="a", points=[(1, 1)])], height=60)
+    high = chart_of([(1.0, 2.0), (2.0, 3.0)])
+    both = parsed(stand_alone(low, high))
+    parts = [each for each in both if each.tag.endswith("svg")]
+    heights = [int(parsed(draw(chart)).attrib["height"]) for chart in (low, high)]
+    assert [int(each.attrib["y"]) for each in parts] == [0, heights[0]]
+    assert int(both.attrib["height"]) == sum(heights)
+    assert heights[1] - heights[0] == 230 - 60
+
+
 def test_bars_are_as_long_as_their_share_of_the_largest() -> None:
     svg = draw(BarChart(title="Clients", bars=[("selected", 200), ("reported", 50), ("none", 0)]))
     bars = [r for r in parsed(svg).iter(f"{SVG}rect") if r.get("class") == "f0"]
