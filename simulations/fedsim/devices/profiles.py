@@ -105,10 +105,13 @@ class Devices:
 
     def profiles(self, clients: Places) -> Profiles:
         """The devices of these clients."""
-        streams = self.streams[clients]
-        u = uniforms(Key(self.seed, "device"), streams)
-        waits = uniforms(Key(self.seed, "device").fold("latency"), streams)[:, 0]
-        kinds = self.spec.kinds
+        kinds, key, streams = self.spec.kinds, Key(self.seed, "device"), self.streams[clients]
+        u, waits = np.zeros((len(streams), 4)), np.zeros(len(streams))
+        # To draw takes longer than all else here, and of ideal devices nothing is looked at.
+        if len(kinds) > 1 or any(_field(name)(kinds[0]) is not None for name in _SPEEDS):
+            u = uniforms(key, streams)
+        if any(kind.latency_s is not None for kind in kinds):
+            waits = uniforms(key.fold("latency"), streams)[:, 0]
         bounds = np.cumsum([kind.share for kind in kinds])
         of = np.searchsorted(bounds[:-1] / bounds[-1], u[:, 0], side="right")
         compute, download, upload = (

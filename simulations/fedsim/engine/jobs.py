@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
@@ -59,7 +59,12 @@ class Job:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self)
+        return {
+            "leaves": self.leaves,
+            "work": self.work,
+            "rows": self.rows,
+            "versions": self.versions,
+        }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:

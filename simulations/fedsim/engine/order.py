@@ -41,8 +41,8 @@ class SumTree:
 
     Leaves hold consecutive places of about the same cost, and may be empty.
 
-    >>> SumTree.over([1.0, 1.0, 2.0]).parts(2)
-    [Subtree(level=3, place=0), Subtree(level=3, place=1)]
+    >>> [len(part.leaves) for part in SumTree.over([1.0, 1.0, 2.0]).parts(2)]
+    [4, 4, 2, 2, 1, 1, 1, 1]
     """
 
     bounds: tuple[range, ...]
@@ -60,11 +60,22 @@ class SumTree:
             cuts = [0, *inner, len(costs)]
         return cls(tuple(range(begin, end) for begin, end in pairwise(cuts)))
 
-    def parts(self, count: int) -> list[Subtree]:
-        """At least `count` subtrees that together hold all leaves, if there are so many leaves."""
-        height = len(self.bounds).bit_length() - 1
-        depth = min(height, max(0, (count - 1).bit_length()))
-        return [Subtree(height - depth, place) for place in range(1 << depth)]
+    def parts(self, workers: int) -> list[Subtree]:
+        """Subtrees that together hold all leaves, for so many workers: large ones come first.
+
+        Each takes a share of half of what is left, so that few sums are joined, and at the end
+        nobody waits for more than a leaf.
+        """
+        wide, leaves = 1 << (workers - 1).bit_length(), len(self.bounds)
+        found: list[Subtree] = []
+        begin = 0
+        while begin < leaves:
+            share = leaves if wide == 1 else max(1, (leaves - begin) // (2 * wide))
+            level = share.bit_length() - 1
+            for _ in range(min(wide, leaves - begin)):
+                found.append(Subtree(level, begin >> level))
+                begin += 1 << level
+        return found
 
     def places(self, subtree: Subtree) -> list[range]:
         """The places of the cohort in each leaf of a subtree."""

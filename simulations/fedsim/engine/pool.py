@@ -44,8 +44,10 @@ class Pool(Protocol):
         """Gives all workers a test set."""
         ...
 
-    def run(self, jobs: Sequence[Job]) -> Generator[Done, None, None]:
-        """Has all jobs done."""
+    def run(
+        self, jobs: Sequence[Job], meanwhile: Callable[[], None]
+    ) -> Generator[Done, None, None]:
+        """Has all jobs done; calls `meanwhile` once, when the workers have something to do."""
         ...
 
     def close(self) -> None:
@@ -71,7 +73,10 @@ class Here:
     def load(self, test: Dataset) -> None:
         self._worker.load(test)
 
-    def run(self, jobs: Sequence[Job]) -> Generator[Done, None, None]:
+    def run(
+        self, jobs: Sequence[Job], meanwhile: Callable[[], None]
+    ) -> Generator[Done, None, None]:
+        meanwhile()
         for number, job in enumerate(jobs):
             reports, anybody = self._worker.do(job, self._out)
             yield number, reports, self._out if anybody else None
@@ -102,7 +107,9 @@ class Threads:
         for worker in self._workers:
             worker.load(test)
 
-    def run(self, jobs: Sequence[Job]) -> Generator[Done, None, None]:
+    def run(
+        self, jobs: Sequence[Job], meanwhile: Callable[[], None]
+    ) -> Generator[Done, None, None]:
         self._settle()
         waiting, done = self._waiting, SimpleQueue[Done | BaseException]()
         for item in enumerate(jobs):
@@ -112,6 +119,7 @@ class Threads:
             self._threads.append(Thread(target=_serve, args=(worker, waiting, done), daemon=True))
             self._threads[-1].start()
         try:
+            meanwhile()
             for _ in jobs:
                 found = done.get()
                 if isinstance(found, BaseException):

@@ -9,7 +9,7 @@ import selectors
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from threading import Thread
@@ -87,7 +87,9 @@ class Processes:
         self._ask({"test": name})
         self._scratch.forget(name)
 
-    def run(self, jobs: Sequence[Job]) -> Generator[Done, None, None]:
+    def run(
+        self, jobs: Sequence[Job], meanwhile: Callable[[], None]
+    ) -> Generator[Done, None, None]:
         self._settle()
         waiting, left = deque(enumerate(jobs)), len(jobs)
         try:
@@ -95,6 +97,7 @@ class Processes:
             for _ in range(SLOTS):
                 for member in self._members:
                     member.give(waiting)
+            meanwhile()
             with selectors.DefaultSelector() as selector:
                 for member in self._members:
                     selector.register(member, selectors.EVENT_READ, member)

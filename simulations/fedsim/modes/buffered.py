@@ -56,9 +56,6 @@ class BufferedRounds:
     def kept(self, number: int) -> None:
         """Clients keep nothing."""
 
-    def close(self) -> None:
-        self._rows.clear()
-
     def round(self, number: int, before: State) -> Done:
         own = {name: each for name, each in before.arrays.items() if not _is_version(name)}
         models = {

@@ -54,7 +54,7 @@ class TaskRounds:
         self._engine, self._account = engine, account
         self._algorithm = algorithm_of(self._task)
         self._clock, self._work = timelines_of(scenario, world)
-        self._ahead = Ahead(self._clock, self._work)
+        self._ahead = Ahead(self._clock, self._work, engine)
         self._names = tuple(name.encode() for name in world.population.names)
         self._layout = None if self._task.plan else UpdateLayout.of(self._task)
 
@@ -69,9 +69,6 @@ class TaskRounds:
 
     def kept(self, number: int) -> None:
         """Clients keep nothing."""
-
-    def close(self) -> None:
-        self._ahead.close()
 
     def round(self, number: int, before: State) -> Done:
         kept = dict(before.arrays)

@@ -70,7 +70,3 @@ class Rounds(Protocol):
     def kept(self, number: int) -> None:
         """The state after this round is durable: nobody will begin with an earlier one."""
         ...
-
-    def close(self) -> None:
-        """Lets go of what rounds were prepared with."""
-        ...

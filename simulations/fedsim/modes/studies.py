@@ -100,7 +100,7 @@ class StudyRounds:
         self._study = Study(engine.plan.study, scenario.task)
         self._server = Server(scenario, self._study, population=len(world.population))
         self._rule = _rule_of(scenario.study, scenario.task.cohort.minimum)
-        self._ahead = Ahead(*timelines_of(scenario, world))
+        self._ahead = Ahead(*timelines_of(scenario, world), engine)
 
     def start(self) -> State:
         return self._server.start()
@@ -111,9 +111,6 @@ class StudyRounds:
     def kept(self, number: int) -> None:
         self._engine.prune(number)
 
-    def close(self) -> None:
-        self._ahead.close()
-
     def round(self, number: int, before: State) -> Done:
         theta, sent = self._server.sent(before)
         failing: set[int] = set()
@@ -121,6 +118,8 @@ class StudyRounds:
             timeline = self._ahead.round(number, before.clock, failing=failing)
             if not timeline.completed:
                 raise given_up(number, timeline)
+            if number + 1 < self._task.rounds.count:
+                self._ahead.look(number + 1, timeline.after)
             survivors = timeline.last.survivors
             mean, reports = self._mean(survivors, theta, sent, Facts(number))
             if not (failed := {report.index for report in reports if report.failure}):

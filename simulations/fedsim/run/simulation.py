@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Final
@@ -88,7 +89,6 @@ def simulate(
         account = _account(scenario, folder, entropy, stack)
         engine = stack.enter_context(_engine(scenario, world, folder, programs or {}, entropy))
         rounds = _rounds(scenario, world, engine, account, entropy)
-        stack.callback(rounds.close)
         ended = _Run(scenario, folder, world, engine, rounds, account, on_round).run()
     return folder.finish(ended=ended)
 
@@ -124,20 +124,45 @@ class _Run:
             except BudgetError as error:
                 ended = f"{error.code} {error.what}"
                 break
-            state = found.state
-            record = self._record(number, found, time.perf_counter() - begun)
-            saved = self._saved(number, state)
-            self._folder.append(record, saved)
-            if saved is not None:
-                self._rounds.kept(number)
-            self._on_round(record)
+            finally:
+                self._engine.settle()  # whatever came of this round, the one before it counts
+            state, wall_s = found.state, time.perf_counter() - begun
+            test, people = self._tested(number, state.theta), self._clients(number, state.theta)
+            keep = partial(self._keep, number, found, wall_s, test, *people)
+            # What was paid for is durable before anything else begins.
+            keep() if self._account is not None else self._engine.meanwhile(keep)
+        self._engine.settle()
         self._folder.write_model(state.theta, parameters_of(self._scenario.task))
         return ended
 
-    def _record(self, number: int, done: Done, wall_s: float) -> RoundRecord:
+    def _keep(
+        self,
+        number: int,
+        done: Done,
+        wall_s: float,
+        test: Evaluation | None,
+        clients: Spread | None,
+        personal: dict[str, float],
+    ) -> None:
+        """Writes a round down, and tells who follows."""
+        record = self._record(number, done, wall_s, test, clients, personal)
+        saved = self._saved(number, done.state)
+        self._folder.append(record, saved)
+        if saved is not None:
+            self._rounds.kept(number)
+        self._on_round(record)
+
+    def _record(
+        self,
+        number: int,
+        done: Done,
+        wall_s: float,
+        test: Evaluation | None,
+        clients: Spread | None,
+        personal: dict[str, float],
+    ) -> RoundRecord:
         passed = done.passed
         private = self._scenario.task.privacy is not None
-        clients, personal = self._clients(number, done.state.theta)
         trained = sum(not report.failure for report in done.reports)
         return RoundRecord(
             round=number,
@@ -152,7 +177,7 @@ class _Run:
             funnel=passed.funnel,
             lost=passed.lost,
             train_loss=None if private else done.loss,
-            test=self._tested(number, done.state.theta),
+            test=test,
             clients=clients,
             personal=personal,
             privacy=self._privacy(),

@@ -44,6 +44,9 @@ def test_parts_in_any_number_and_order_give_the_same_bits(costs, count, random) 
 
     parts = tree.parts(count)
     assert len(parts) >= min(count, len(tree.bounds))
+    sizes = [len(part.leaves) for part in parts]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] == (1 if count > 1 else len(tree.bounds))
     random.shuffle(parts)
     alone, many = summed(tree.parts(1)), summed(parts)
     assert alone.tobytes() == many.tobytes()
