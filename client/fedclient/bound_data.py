@@ -78,17 +78,10 @@ def _unreadable(name: str, why: str) -> ArgumentError:
 
 
 def _dataset(name: str, path: Path) -> Dataset:
-    import numpy as np
-
-    from fedcore.data import Dataset, load_csv, load_npz
+    from fedcore.data import load_examples
 
     try:
-        if path.suffix == ".npz":
-            arrays = load_npz(path)
-            return Dataset(arrays["x"], arrays["y"], name)
-        found = load_csv(path).dataset(label=-1)
-        whole = bool(np.all(found.y == np.floor(found.y)))
-        return Dataset(found.x, found.y.astype(np.int64) if whole else found.y, name)
+        return load_examples(path, name)
     except FedcoreError as error:
         raise DatasetError(
             f"the data {name!r:.80} cannot be read", why=str(error.what), fix=error.fix or ""

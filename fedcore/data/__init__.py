@@ -6,6 +6,7 @@ from fedcore.data.clients import group_by, stack_clients
 from fedcore.data.csv import load_csv
 from fedcore.data.dataset import Dataset, concat
 from fedcore.data.digits import Digits, load_digits
+from fedcore.data.examples import load_examples
 from fedcore.data.idx import WriterLabels, load_idx, load_mnist, load_qmnist_labels
 from fedcore.data.npz import load_npz
 from fedcore.data.standardize import Standardizer, standardize
@@ -26,6 +27,7 @@ __all__ = [
     "load_arff",
     "load_csv",
     "load_digits",
+    "load_examples",
     "load_idx",
     "load_mnist",
     "load_npz",

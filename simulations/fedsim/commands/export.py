@@ -1,4 +1,4 @@
-"""`fed sim export`: the task of a scenario, as a server takes it."""
+"""`fed sim export`: the task of a scenario, as a server takes it, and its clients' examples."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from fedcore.errors import TaskError
 from fedcore.federated.task import Task
 from fedcore.privacy.commands.files import write_new
 from fedsim.scenario import TABLES, Scenario
+from fedsim.sources.device_files import write_device_files
 from fedsim.sweep.changes import tables_of
 from fedsim.toml_text import toml_text
+from fedsim.world import World
 
 __all__ = ["add_export"]
 
@@ -21,13 +23,17 @@ def add_export(verbs: argparse._SubParsersAction[Parser]) -> None:
     parser = verbs.add_parser(
         "export",
         parents=[common_options()],
-        help="write the task of a scenario, for `fed task submit`",
+        help="write the task of a scenario, for `fed task submit`, and its clients' examples",
         description="Writes the task of a scenario as TOML. It has the digest that the runs of the "
-        "scenario have noted, so a server trains what was simulated.",
+        "scenario have noted, so a server trains what was simulated; and with --data devices that "
+        "are named as the files train on what its clients did.",
     )
     parser.set_defaults(run=_run)
     parser.add_argument("scenario", type=Path, metavar="SCENARIO", help="a TOML file")
     parser.add_argument("--out", metavar="FILE", help="a file that is not there yet")
+    parser.add_argument(
+        "--data", type=Path, metavar="FOLDER", help="a new folder: an .npz for each client"
+    )
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -43,13 +49,17 @@ def _run(options: argparse.Namespace) -> int:
         "digest": scenario.task.digest.hex(),
         "toml": text,
         "file": options.out,
+        "data": None if options.data is None else str(options.data),
     }
     console = Console.of(options, command="sim export")
-    if options.out is None:
-        console.show(data, text.rstrip("\n"))
-    else:
+    world = None if options.data is None else World.of(scenario)
+    if options.out is not None:
         write_new(options.out, text)
-        console.show(data, f"{options.out}: task {scenario.task.name}, {data['digest']}")
+        text = f"{options.out}: task {scenario.task.name}, {data['digest']}"
+    if world is not None:
+        count = write_device_files(options.data, (one.dataset for one in world.population))
+        console.progress(f"{options.data}: the examples of {count} clients")
+    console.show(data, text.rstrip("\n"))
     return ExitCode.OK
 
 

@@ -11,6 +11,7 @@ from typing import Final
 from fedcore.federated.choices import Choice
 from fedsim.sources.arrays import Npz
 from fedsim.sources.census import Adult
+from fedsim.sources.device_files import DeviceFiles
 from fedsim.sources.images import Digits, Mnist
 from fedsim.sources.medical import HeartDisease, Parkinsons
 from fedsim.sources.recordings import Har
@@ -26,6 +27,7 @@ SOURCES: Final[Mapping[str, type[Reader]]] = MappingProxyType(
         "adult": Adult,
         "arff": Arff,
         "csv": Csv,
+        "device_files": DeviceFiles,
         "digits": Digits,
         "har": Har,
         "heart_disease": HeartDisease,

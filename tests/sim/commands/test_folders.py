@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from fedcore.data import load_examples
 from fedcore.federated.task import Task
 from fedsim.run.reading import read_run
 from fedsim.scenario import Scenario
+from fedsim.world import World
 from tests.sim.commands.conftest import Fed
 from tests.sim.scenarios import scenario_of
 
@@ -91,6 +94,28 @@ def test_an_exported_task_is_that_of_the_scenario(fed: Fed, file: Path, inside: 
     assert Task.from_toml(fed.done("export", file)).resolved().digest == written.digest
     code, _, err = fed("export", file, "--out", "task.toml")
     assert code == 4 and "there already" in err
+
+
+def test_exported_examples_are_those_of_the_scenarios_clients(fed: Fed, file: Path) -> None:
+    said = fed.done("export", file, "--out", "task.toml", "--data", "devices", "--format", "json")
+    assert json.loads(said)["data"]["data"] == "devices"
+    people = World.of(Scenario.from_toml(file)).population
+    assert sorted(path.stem for path in Path("devices").iterdir()) == sorted(people.names)
+    for one in people:
+        found = load_examples(Path("devices") / f"{one.name}.npz")
+        assert np.array_equal(found.x, one.dataset.x) and np.array_equal(found.y, one.dataset.y)
+    code, _, err = fed("export", file, "--data", "devices")
+    assert code == 4 and "not there yet" in err
+    again = (
+        'source = { name = "device_files", path = "devices" }\npartition = { name = "natural" }\n'
+    )
+    head = 'scenario = { name = "small", task = "task.toml", evaluate_every = 0 }'
+    Path("again.toml").write_text(f"{head}\n[population]\n{again}")
+    models = [
+        json.loads(fed.done("run", name, "-q", "--format", "json"))["data"]["model"]
+        for name in (file, "again.toml")
+    ]
+    assert models[0] == models[1]
 
 
 def test_a_study_is_not_exported(fed: Fed, file: Path) -> None:

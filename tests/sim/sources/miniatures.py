@@ -168,10 +168,21 @@ def arff(folder: Path) -> Options:
     return {"path": str(folder / "own.arff"), "target": "dose", "ids": "ward"}
 
 
+def device_files(folder: Path) -> Options:
+    draw = np.random.default_rng(4)
+    for name, rows in (("dora", 3), ("anna", 4), ("test", 2)):
+        np.savez(folder / f"{name}.npz", x=draw.normal(size=(rows, 2)), y=np.arange(rows) % 3)
+    lines = ["width,height,kind", "1,2,0", "3,4.5,2"]
+    (folder / "ben.csv.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    (folder / "notes.txt").write_text("of no device")
+    return {"path": str(folder), "test": str(folder / "test.npz")}
+
+
 MINIATURES: Mapping[str, Callable[[Path], Options]] = {
     "adult": adult,
     "arff": arff,
     "csv": csv,
+    "device_files": device_files,
     "digits": digits,
     "har": har,
     "heart_disease": heart_disease,
