@@ -9,11 +9,17 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from fedcore.tensor import blas
+
 ROOT = Path(__file__).resolve().parent.parent
 
 settings.register_profile("quick", derandomize=True, deadline=None, max_examples=50)
 settings.register_profile("thorough", deadline=None, max_examples=500, print_blob=True)
 settings.load_profile("quick")
+
+# As in every program of ours that trains: the bits of devices and workers are held against those of
+# this process, and some processors have kernels that OpenBLAS does not choose by itself.
+blas.prepare()
 
 
 @pytest.fixture(scope="session")

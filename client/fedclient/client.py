@@ -139,12 +139,15 @@ class Client:
         on_progress: Callable[[Progress], None] | None = None,
         rounds: int | None = None,
         battery: Callable[[], float | None] = battery_level,
+        own_process: bool = False,
     ) -> list[Summary]:
         """Takes part until `rounds` assignments have ended, or until `stop`; for ever by default.
 
         `datasets`: by the names under which tasks ask for them. `policy`: what the owner allows,
-        by default `Policy()`. `battery`: its charge, 0 to 1, or None. Without a server it waits and
-        tries again. Returns how the last 1,000 assignments ended.
+        by default `Policy()`. `battery`: its charge, 0 to 1, or None. `own_process`: nobody else
+        computes in this process, so that `fedcore.tensor.blas.prepare` may be called before the
+        first work; who does not say so calls it first to find a simulation's bits on any processor.
+        Without a server it waits and tries again. Returns how the last 1,000 assignments ended.
         Raises: what does not pass by itself: ClientCertificateError, UntrustedServerError and the
         like, a RefusedError of the server for good, ClientStateError.
         """
@@ -165,6 +168,10 @@ class Client:
                     # Loaded for the first assignment: a device that waits needs little memory.
                     from fedclient.attempt import Tasks, take_part
 
+                    if own_process and tasks is None:
+                        from fedcore.tensor import blas
+
+                        blas.prepare()
                     tasks = tasks or Tasks(programs or {})
                     device = device or self._device(rules, tell)
                     summary = take_part(device, assignment, tasks=tasks, datasets=datasets)

@@ -134,6 +134,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
             policy=policy,
             on_progress=_teller(console),
             rounds=options.rounds,
+            own_process=True,
         )
     console.show_each((_of_summary(summary), plain(_line_of(summary))) for summary in summaries)
     return ExitCode.OK

@@ -20,12 +20,14 @@ from fedclient import Client, Policy
 from fedclient.policy import AggregationRules
 from fedcore.data import Dataset
 from fedcore.failpoints import arm
+from fedcore.tensor import blas
 
 _PATIENT = Policy(secure_aggregation=AggregationRules(profile="off", attempts=100))
 
 
 def main() -> None:
     given = json.loads(sys.argv[1])
+    blas.prepare()
     arm(os.environ.get("FEDCORE_FAILPOINTS", ""), test_mode=True)
     programs = _programs(given["setup"])
     clients = [(Client.open(folder), Path(path)) for folder, path in given["devices"]]

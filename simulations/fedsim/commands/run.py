@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fedcore.console import Console, ExitCode, Parser, common_options
 from fedcore.errors import ArgumentError
+from fedcore.tensor import blas
 from fedsim.commands.describing import Description
 from fedsim.commands.engine_options import (
     add_engine_options,
@@ -63,6 +64,7 @@ def add_run(verbs: argparse._SubParsersAction[Parser]) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     console = Console.of(options, command="sim run")
+    blas.prepare()
     _require_coherent(options)
     scenario = with_engine(_scenario(options), options)
     root = options.out or Path("runs")

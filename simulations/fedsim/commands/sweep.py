@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fedcore.console import Console, ExitCode, Json, Parser, common_options, plain
 from fedcore.errors import ArgumentError, FedcoreError
+from fedcore.tensor import blas
 from fedsim.commands.engine_options import (
     add_engine_options,
     programs_of,
@@ -69,6 +70,7 @@ def add_sweep(verbs: argparse._SubParsersAction[Parser]) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     console = Console.of(options, command="sim sweep")
+    blas.prepare()
     axes = [Axis.parse(text) for text in options.set]
     grid = Grid(options.scenario, axes, _seeds(options.seeds))
     folder = _folder(options)
