@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,34 +19,42 @@ from fedcore.federated.flat import FlatModel
 from fedcore.metrics import accuracy
 from fedcore.training import evaluate
 
-__all__ = ["accuracy_of", "compare"]
+__all__ = ["Rivals", "accuracy_of", "compare"]
 
 TASK = Path(__file__).parent / "tasks/digits-plain.toml"
 
 
-def compare(writers: Mapping[str, Dataset], test: Dataset, *, rounds: int) -> dict[str, float]:
-    """The accuracies on `test`, by the row of the table: federated averaging for `rounds` rounds.
+class Rivals(NamedTuple):
+    """Accuracies: of federated averaging and of pooled images by round, of writers at the end."""
+
+    plain: list[float]
+    alone: dict[str, float]
+    pooled: list[float]
+
+
+def compare(writers: Mapping[str, Dataset], test: Dataset, *, rounds: int) -> Rivals:
+    """What the same model reaches on `test` without privacy, in `rounds` rounds.
 
     Alone, a writer averages with nobody; pooled, one holder has all images.
     """
     task = Task.from_toml(TASK).resolved()
     task = replace(task, rounds=replace(task.rounds, count=rounds))
 
-    def reached(clients: Mapping[str, Dataset]) -> float:
-        return accuracy_of(task, train_in_process(task, clients)[-1], test)
+    def reached(clients: Mapping[str, Dataset]) -> list[float]:
+        return [accuracy_of(task, theta, test) for theta in train_in_process(task, clients)]
+
+    def at_last(name: str, data: Dataset) -> float:
+        return accuracy_of(task, train_in_process(task, {name: data})[-1], test)
 
     pooled = Dataset(
         np.concatenate([data.x for data in writers.values()]),
         np.concatenate([data.y for data in writers.values()]),
     )
-    alone = [reached({name: data}) for name, data in writers.items()]
-    return {
-        "federated, without privacy": reached(writers),
-        "each writer alone, best": max(alone),
-        "each writer alone, mean": sum(alone) / len(alone),
-        "each writer alone, worst": min(alone),
-        "centralised, images pooled": reached({"pooled": pooled}),
-    }
+    return Rivals(
+        reached(writers),
+        {name: at_last(name, data) for name, data in writers.items()},
+        reached({"pooled": pooled}),
+    )
 
 
 def accuracy_of(task: Task, theta: NDArray[np.float32], test: Dataset) -> float:

@@ -4,7 +4,8 @@ A server and 14 clients, each a process of its own, meet on this machine over mu
 TLS. Each client keeps its images; in every round it draws some, clips the gradient of each, adds
 its share of noise and masks the sum, so that the server opens a noisy total alone. Clients are
 killed on the way, and come back. At the end stand what the model is worth beside federated
-averaging without privacy, training alone and training on pooled images, and what may be claimed.
+averaging without privacy, training alone and training on pooled images, what may be claimed, and
+where model, certificate, ledger, audit log and picture lie.
 """
 
 from __future__ import annotations
@@ -19,18 +20,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from comparison import accuracy_of, compare
 from deployment import Deployment, PartFailed
+from figures import Figures, Round
 from mishaps import happen, mishaps
+from picture import picture
 
 from fedcore.data import Dataset, concat, group_by, load_digits
 from fedcore.errors import FedcoreError
 from fedcore.federated import Task
 from fedcore.federated.parameters import parameters_of
 from fedcore.model_format import read_model
-from fedcore.privacy import format_certificate, verify
+from fedcore.privacy import certificate, format_certificate, verify
 from fedcore.tensor import blas
 from fedcore.v1.admin_service_pb2 import (
     ListRoundsRequest,
@@ -108,9 +112,9 @@ def line_of(entry: RoundEntry, task: TaskEntry, accuracy: float) -> str:
 
 def train(
     deployment: Deployment, server: Connection, task: Task, task_id: str, test: Dataset
-) -> float:
-    """Follows the task to its end, a line a round; the accuracy of its last model."""
-    story, seen, reached = mishaps(task.rounds.count), set[tuple[int, int]](), 0.0
+) -> list[Round]:
+    """Follows the task to its end, a line a round; the rounds that were completed."""
+    story, seen, done, reached = mishaps(task.rounds.count), set[tuple[int, int]](), [], 0.0
     with progress_bar(task.rounds.count) as advance:
         for entry, found in follow(server, task_id, deployment):
             if words := happen(story, entry, deployment):
@@ -125,9 +129,18 @@ def train(
                 with path.open("rb") as file:
                     model = read_model(file, parameters_of(task))
                 reached = accuracy_of(task, model.vector, test)
+                done.append(
+                    Round(
+                        number=entry.round.round + 1,
+                        accuracy=reached,
+                        epsilon=entry.epsilon,
+                        selected=entry.selected,
+                        reported=entry.reported,
+                    )
+                )
             print(line_of(entry, found, reached), flush=True)
             advance(found.rounds_completed)
-    return reached
+    return done
 
 
 def start_writers(deployment: Deployment, writers: Mapping[str, Dataset], join_string: str) -> None:
@@ -138,6 +151,28 @@ def start_writers(deployment: Deployment, writers: Mapping[str, Dataset], join_s
         np.savez(folder / "digits.npz", x=data.x, y=data.y)
         deployment.start_writer(name, join_string=join_string)
     print(f"  {len(writers)} clients: python writer.py writers/NAME", flush=True)
+
+
+def proven(statement: Mapping[str, Any], ledger: Path) -> None:
+    """Holds what the server says of privacy against its ledger. Raises: PartFailed, LedgerError."""
+    verify(ledger)
+    if json.loads(json.dumps(certificate(ledger))) != statement:
+        raise PartFailed(f"the server's certificate is not what follows from {ledger}")
+
+
+def show(figures: Figures) -> None:
+    """The table of all models on standard output."""
+    from rich import box
+    from rich.bar import Bar
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("model", "test accuracy", "", "told of an image"):
+        table.add_column(name, no_wrap=True, justify="right" if "accuracy" in name else "left")
+    for name, accuracy, told in figures.table:
+        table.add_row(name, f"{accuracy:.1%}", Bar(1.0, 0.0, accuracy, width=10), told)
+    Console(highlight=False).print(table)
 
 
 def run(folder: Path, *, rounds: int) -> None:
@@ -160,32 +195,38 @@ def run(folder: Path, *, rounds: int) -> None:
         start_writers(deployment, writers, token["join_string"])
         task_id = submitted["task_id"]
         with connected(User.open(deployment.profile)) as server:
-            reached = train(deployment, server, task, task_id, test)
+            done = train(deployment, server, task, task_id, test)
             lap("clients and rounds")
             asked = ShowPrivacyRequest(task_id=task_id)
-            statement = json.loads(server.ask(server.admin.ShowPrivacy, asked).certificate)
+            told = server.ask(server.admin.ShowPrivacy, asked).certificate
         deployment.fed("model", "export", task_id, "--out", "model.safetensors")
         signer = deployment.fed("audit", "signer", "authority/audit-signer.key")
         audit = deployment.fed("audit", "verify", "--signer", signer["signer"])
         deployment.fed("audit", "export", "--out", "audit.jsonl")
-    ledger = folder / "state" / "ledgers" / task_id
-    verify(ledger)
+    ledger, statement = folder / "state" / "ledgers" / task_id, json.loads(told)
+    proven(statement, ledger)
+    (folder / "certificate.json").write_bytes(told)
     lap("model, audit log")
-    rows = {"federated and private": reached, **compare(writers, test, rounds=rounds)}
+    rivals = compare(writers, test, rounds=rounds)
+    figures = Figures(
+        epsilon=statement["epsilon"], delta=statement["delta"], rounds=done, **rivals._asdict()
+    )
+    figures.save(folder / "figures.json")
+    (folder / "picture.svg").write_text(picture(figures), "utf-8")
     lap("comparison")
-    width = max(map(len, rows))
-    print(f"\n{'model':<{width}}  test accuracy")
-    for row, accuracy in rows.items():
-        print(f"{row:<{width}}  {accuracy:13.1%}")
     print(f"\n{format_certificate(statement)}")
+    show(figures)
     print(
-        f"\nThe server opened noisy sums of at least 12 clients, never one client's. What the\n"
-        f"table measures on test images is not covered by the guarantee.\n\n"
-        f"model      {folder / 'model.safetensors'}\n"
-        f"ledger     {ledger}, verified\n"
-        f"audit log  {folder / 'audit.jsonl'}, {audit['entries']} entries, verified\n"
-        f"logs       {deployment.logs}\n\n"
+        f"The server opened noisy sums of at least {task.cohort.minimum} clients, never one\n"
+        f"client's. What is measured on test images is not covered by the guarantee.\n\n"
         + ", ".join(f"{part} {seconds:.1f} s" for part, seconds in spent.items())
+        + f"\n\nIn {folder}:\n"
+        f"  picture      picture.svg\n"
+        f"  model        model.safetensors\n"
+        f"  certificate  certificate.json, which follows from the ledger\n"
+        f"  ledger       {ledger.relative_to(folder)}, verified\n"
+        f"  audit log    audit.jsonl, {audit['entries']} entries, verified\n"
+        f"  logs         {deployment.logs.relative_to(folder)}"
     )
 
 

@@ -20,13 +20,13 @@ import pytest
 
 from fedcore.checkpoint import load_checkpoint
 from fedcore.federated import Task
-from fedcore.privacy import Verification, verify
+from fedcore.privacy import Ledger, Verification, certificate, verify
 from fedcore.v1.admin_service_pb2 import RoundEntry
 from fedcore.v1.common_pb2 import RoundRef
 
 
 def accuracy(output: str, row: str) -> float:
-    found = re.search(rf"^{row}\s+([\d.]+)%", output, re.MULTILINE)
+    found = re.search(rf"^ {row} +([\d.]+)% ", output, re.MULTILINE)
     assert found is not None, output
     return float(found.group(1))
 
@@ -90,6 +90,13 @@ def test_the_demo_trains_through_kills_and_proves_what_it_spent(
     entries = (folder / "audit.jsonl").read_text("utf-8").splitlines()
     actions = Counter(json.loads(line)["action"] for line in entries)
     assert f"{len(entries)} entries, verified" in output
+    statement = json.loads((folder / "certificate.json").read_text("utf-8"))
+    assert statement["epsilon"] == found.epsilon
+    figures = importlib.import_module("figures").Figures.load(folder / "figures.json")
+    assert [each.number for each in figures.rounds] == list(range(1, 13))
+    assert {f"{each:.1%}" for _, each, _ in figures.table} <= set(re.findall(r"[\d.]+%", output))
+    drawn = importlib.import_module("picture").picture(figures)
+    assert (folder / "picture.svg").read_text("utf-8") == drawn
     assert actions["round.completed"] == 12 and actions["client.enrol"] == 14
     assert processes_in(tmp_path) == []
 
@@ -186,12 +193,27 @@ def test_a_second_run_has_a_folder_of_its_own(demo: ModuleType, tmp_path: Path) 
     assert demo.new_folder(tmp_path) == tmp_path / "2"
 
 
-def test_the_comparison_measures_every_row_of_its_table(demo: ModuleType) -> None:
+def test_the_comparison_measures_every_rival_and_pooled_images_are_the_best(
+    demo: ModuleType,
+) -> None:
     comparison = importlib.import_module("comparison")
     writers, test = demo.writers_and_test()
     few = dict(list(writers.items())[:3])
-    rows = comparison.compare(few, test, rounds=2)
-    assert len(rows) == 5
-    assert rows["each writer alone, worst"] <= rows["each writer alone, mean"]
-    assert rows["each writer alone, mean"] <= rows["each writer alone, best"]
-    assert all(0.1 < reached < 1 for reached in rows.values())
+    rivals = comparison.compare(few, test, rounds=2)
+    assert len(rivals.plain) == len(rivals.pooled) == 2
+    assert rivals.alone.keys() == few.keys()
+    assert all(0.1 < reached < 1 for reached in rivals.alone.values())
+    assert rivals.pooled[-1] > max(rivals.alone.values())
+
+
+def test_a_certificate_that_does_not_follow_from_the_ledger_is_told_of(
+    demo: ModuleType, tmp_path: Path
+) -> None:
+    plan = Task.from_toml(demo.TASK).resolved().plan
+    assert plan is not None
+    with Ledger.create(tmp_path / "ledger", plan):
+        pass
+    statement = json.loads(json.dumps(certificate(tmp_path / "ledger")))
+    demo.proven(statement, tmp_path / "ledger")
+    with pytest.raises(demo.PartFailed, match="not what follows"):
+        demo.proven({**statement, "epsilon": 0.1}, tmp_path / "ledger")
