@@ -67,7 +67,8 @@ def reduced(name: str, losses: Tensor, *, weight: Any, reduction: str) -> Tensor
                 fix='pass weights of at least 0, or reduction="sum"',
             )
         losses = losses * w
-        total = sum_(w) * (losses.size // w.size if w.size else 1)
+        total, trailing = sum_(w), losses.size // w.size if w.size else 1
+        total = total if trailing == 1 else total * trailing
     if reduction == "none":
         return losses
     if reduction == "sum":
