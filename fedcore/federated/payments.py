@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcore.entropy import Entropy
-from fedcore.errors import BudgetError, PlanError, ReservationError, UpdateError
+from fedcore.errors import BudgetError, LedgerError, PlanError, ReservationError, UpdateError
 from fedcore.failpoints import failpoint
 from fedcore.privacy import (
     CentralMechanism,
@@ -58,13 +58,17 @@ class Accounts:
         self._open: dict[str, Account] = {}
 
     def create(self, task_id: str, plan: PrivacyPlan) -> Account:
-        """The account of a new task; one that a crash left behind without a release is taken up.
+        """The account of a new task; one that a crash left behind is taken up, whole or not.
 
         Raises: PlanError, LedgerError.
         """
-        if self._at(task_id).exists():
+        folder = self._at(task_id)
+        try:
+            ledger = Ledger.create(folder, plan, participation_key=self._seal(plan))
+        except LedgerError:
+            if not folder.exists():
+                raise
             return self.open(task_id, plan, checkpoint=None)
-        ledger = Ledger.create(self._at(task_id), plan, participation_key=self._seal(plan))
         return self._keep(task_id, ledger)
 
     def open(self, task_id: str, plan: PrivacyPlan, *, checkpoint: Head | None) -> Account:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedcore.errors import ParticipationError
+from fedcore.errors import LedgerError, ParticipationError
 from fedcore.federated.payments import Account, Accounts
 from tests.server.federation.test_rounds import CLIENTS
 from tests.server.federation.world import KEY, task_of
@@ -57,3 +57,27 @@ def test_a_payment_that_is_taken_up_counts_nobody_twice(tmp_path: Path) -> None:
     assert account.ledger.participations.total == 4
     assert account.ledger.history.reservations == 1
     account.ledger.close()
+
+
+@pytest.mark.parametrize("left", ["nothing", "a folder", "an empty file", "half a line"])
+def test_what_a_crash_left_of_a_new_account_is_taken_over(tmp_path: Path, left: str) -> None:
+    folder = tmp_path / "task"
+    if left != "nothing":
+        folder.mkdir()
+    if left in ("an empty file", "half a line"):
+        (folder / "privacy.ledger").write_bytes(b'{"kind"' if left == "half a line" else b"")
+    account = opened(tmp_path)
+    spent(account, NAMES[:3], round=0)
+    account.ledger.close()
+    account = opened(tmp_path)  # and one that is whole is opened
+    assert account.ledger.history.reservations == 1
+    account.ledger.close()
+
+
+def test_an_account_is_not_made_anew_beside_what_it_has_released(tmp_path: Path) -> None:
+    account = opened(tmp_path)
+    spent(account, NAMES[:3], round=0)
+    account.ledger.close()
+    (tmp_path / "task" / "privacy.ledger").write_bytes(b"")
+    with pytest.raises(LedgerError):
+        opened(tmp_path)

@@ -6,10 +6,9 @@ from fedcore.errors import RoundOverError
 from fedcore.federated.algorithms import algorithm_of
 from fedcore.federated.clipping import decode_clipping, encode_clipping
 from fedcore.federated.models import initial_theta
-from fedcore.federated.payments import Account, Payment
 from fedcore.federated.task import Task
 from fedcore.federated.update import Mean, UpdateLayout
-from fedcore.privacy import Adaptive, PrivateMean
+from fedcore.privacy import Adaptive
 from fedcore.secagg import total_of
 from fedsim.clock import RoundTimeline, SynchronousClock, Terms, Work
 from fedsim.engine import ClientReport, Engine, Facts
@@ -18,6 +17,7 @@ from fedsim.modes.exact import ExactSums, Totals
 from fedsim.modes.means import float_mean, grid_mean
 from fedsim.modes.passed import Passed
 from fedsim.modes.payments import Payments
+from fedsim.modes.releases import Release, Releases
 from fedsim.modes.state import Done, State, Vector
 from fedsim.run.records import Mode
 from fedsim.scenario import Scenario
@@ -36,8 +36,8 @@ def timelines_of(scenario: Scenario, world: World) -> tuple[SynchronousClock, Wo
 class TaskRounds:
     """Synchronous rounds of a task.
 
-    `account`: the ledger of a task with privacy, None without. `exact`: sums of masked integers;
-    None: they are added up as they are.
+    `releases`: of a task with privacy, None without. `exact`: sums of masked integers; None: they
+    are added up as they are.
     """
 
     def __init__(
@@ -46,12 +46,12 @@ class TaskRounds:
         world: World,
         engine: Engine,
         *,
-        account: Account | None,
+        releases: Releases | None,
         exact: ExactSums | None = None,
     ) -> None:
         self._exact = exact
         self._task, self._mode = scenario.task, scenario.mode
-        self._engine, self._account = engine, account
+        self._engine, self._releases = engine, releases
         self._algorithm = algorithm_of(self._task)
         self._clock, self._work = timelines_of(scenario, world)
         self._ahead = Ahead(self._clock, self._work, engine)
@@ -76,17 +76,16 @@ class TaskRounds:
         every = self._task.evaluation.every
         clipping = before.texts["clipping"]
         facts = Facts(number, bool(every) and (number + 1) % every == 0, clipping)
-        mean: Mean | PrivateMean
-        if self._account is None:
+        if self._releases is None:
             timeline, mean, reports = self._open(number, before, sent, facts)
-        else:
-            timeline, mean, reports = self._private(number, before, sent, facts, self._account)
-        theta, arrays = self._algorithm.apply(before.theta, mean, kept, round=number)
-        loss = mean.statistics.get("loss") if isinstance(mean, Mean) else None
-        if isinstance(mean, PrivateMean):
-            clipping = encode_clipping(mean.clipping).hex()
-        after = State(theta, arrays, timeline.after, {"clipping": clipping})
-        return Done(after, Passed.of_timeline(timeline), reports, loss)
+            theta, arrays = self._algorithm.apply(before.theta, mean, kept, round=number)
+            after = State(theta, arrays, timeline.after, {"clipping": clipping})
+            return Done(after, Passed.of_timeline(timeline), reports, mean.statistics.get("loss"))
+        release, reports = self._private(number, before, sent, facts, self._releases)
+        theta, arrays = self._algorithm.apply(before.theta, release.mean, kept, round=number)
+        clipping = encode_clipping(release.mean.clipping).hex()
+        after = State(theta, arrays, release.clock, {"clipping": clipping})
+        return Done(after, release.passed, reports, None)
 
     def _open(
         self, number: int, before: State, sent: Vector, facts: Facts
@@ -124,9 +123,13 @@ class TaskRounds:
         return grid_mean(self._layout, summed), summed.reports
 
     def _private(
-        self, number: int, before: State, sent: Vector, facts: Facts, account: Account
-    ) -> tuple[RoundTimeline, PrivateMean, tuple[ClientReport, ...]]:
+        self, number: int, before: State, sent: Vector, facts: Facts, releases: Releases
+    ) -> tuple[Release, tuple[ClientReport, ...]]:
         """A round whose sum a mechanism opens; clients that fail count as zeros, as on devices."""
+        account = releases.account
+        clipping = decode_clipping(account.plan, bytes.fromhex(facts.clipping))
+        if (found := releases.found(number, clipping)) is not None:
+            return found, ()
         account.require_funds()
         payments = Payments(account, self._task, number, self._names)
         timeline = self._clock.round(
@@ -140,8 +143,8 @@ class TaskRounds:
         if not timeline.completed or payment is None:
             raise given_up(number, timeline)
         totals, reports = self._totals(timeline, sent, facts)
-        mean = self._released(payment, totals, len(timeline.last.survivors), facts.clipping)
-        return timeline, mean, reports
+        release = releases.release(number, payment, totals, timeline=timeline, clipping=clipping)
+        return release, reports
 
     def _totals(
         self, timeline: RoundTimeline, sent: Vector, facts: Facts
@@ -151,13 +154,6 @@ class TaskRounds:
         summed = self._engine.sum(timeline.last.survivors, sent, facts)
         assert summed.vector is not None
         return total_of(summed.vector, self._task.layout), summed.reports
-
-    def _released(
-        self, payment: Payment, totals: Totals, reports: int, clipping: str
-    ) -> PrivateMean:
-        assert self._task.plan is not None
-        state = decode_clipping(self._task.plan, bytes.fromhex(clipping))
-        return payment.release(totals, reports=reports, clipping=state)
 
 
 def _first_clipping(task: Task) -> str:

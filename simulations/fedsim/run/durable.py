@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from fedcore.errors import ArgumentError, InstallError
@@ -21,14 +22,16 @@ __all__ = [
 _TEMPORARY = ".tmp"
 
 
-def write_atomically(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
+def write_atomically(
+    path: Path, pieces: Iterable[bytes | memoryview], *, mode: int = 0o666
+) -> None:
     """Make `path` hold `pieces`; it is as before or whole at any moment, and durable at the end.
 
-    Raises: OSError.
+    `mode`: who may read and write it, less what the process's mask takes away. Raises: OSError.
     """
     temporary = path.with_name(f".{path.name}{_TEMPORARY}")
     try:
-        with temporary.open("wb") as file:
+        with open(temporary, "wb", opener=partial(os.open, mode=mode)) as file:
             for piece in pieces:
                 file.write(piece)
             file.flush()

@@ -48,7 +48,7 @@ from fedsim.run.reading import (
     read_state,
     write_state,
 )
-from fedsim.run.records import Mode, Result, RoundRecord, RunRecord, Versions
+from fedsim.run.records import Mode, Privacy, Result, RoundRecord, RunRecord, Versions
 
 __all__ = ["RunFolder", "RunPlan"]
 
@@ -178,9 +178,12 @@ class RunFolder:
         self._write(path, encode_model(theta, spec or one, metadata=texts))
         return path
 
-    def finish(self, *, ended: str) -> Result:
-        """Writes how the run ended: `ended` says why. Raises: ArgumentError without a round."""
-        self.result = Result.of(self.run, self.rounds, ended=ended)
+    def finish(self, *, ended: str, privacy: Privacy | None = None) -> Result:
+        """Writes how the run ended: `ended` says why. Raises: ArgumentError without a round.
+
+        `privacy`: what was spent in all, by default what the last record says.
+        """
+        self.result = Result.of(self.run, self.rounds, ended=ended, privacy=privacy)
         self._write(self.path / RESULT, [canonical_json(to_plain(self.result)) + b"\n"])
         return self.result
 

@@ -315,8 +315,19 @@ class Result:
         _require_digest(self.model)
 
     @classmethod
-    def of(cls, run: RunRecord, rounds: Sequence[RoundRecord], *, ended: str) -> Self:
-        """The result that follows from the records. Raises: ArgumentError without a round."""
+    def of(
+        cls,
+        run: RunRecord,
+        rounds: Sequence[RoundRecord],
+        *,
+        ended: str,
+        privacy: Privacy | None = None,
+    ) -> Self:
+        """The result that follows from the records. Raises: ArgumentError without a round.
+
+        `privacy`: what was spent in all; by default what the last record says, beyond which
+        something may have been spent in vain.
+        """
         if not rounds:
             raise ArgumentError(
                 f"run {run.id} has no round and no result",
@@ -332,7 +343,7 @@ class Result:
             test=next((r.test for r in latest if r.test is not None), None),
             clients=next((r.clients for r in latest if r.clients is not None), None),
             personal=next((r.personal for r in latest if r.personal), {}),
-            privacy=latest[0].privacy,
+            privacy=privacy or latest[0].privacy,
             best_accuracy=max(accuracies, default=None),
             totals=Totals.of(rounds),
         )

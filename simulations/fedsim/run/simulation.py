@@ -23,7 +23,9 @@ from fedsim.engine import Engine, Plan, WayName
 from fedsim.modes import Done, Rounds, State, TaskRounds, Vector
 from fedsim.modes.buffered import BufferedRounds
 from fedsim.modes.exact import ExactSums
+from fedsim.modes.releases import Releases
 from fedsim.modes.studies import StudyRounds, study_plan
+from fedsim.run.durable import write_atomically
 from fedsim.run.folder import RunFolder, RunPlan
 from fedsim.run.reading import SavedState
 from fedsim.run.records import (
@@ -80,7 +82,8 @@ def simulate(
     `world`: loaded before; else from the scenario's source. `programs`: by name, where in an
     installed module they are. `entropy`: a seam for tests.
     Raises: what the scenario, its data and its clients make impossible; RoundOverError for a round
-    that was given up. What was finished stays in the folder.
+    that was given up; BudgetError if not even the first is paid for. What was finished stays in
+    the folder.
     """
     if folder.result is not None:
         return folder.result
@@ -88,9 +91,11 @@ def simulate(
     with ExitStack() as stack:
         account = _account(scenario, folder, entropy, stack)
         engine = stack.enter_context(_engine(scenario, world, folder, programs or {}, entropy))
-        rounds = _rounds(scenario, world, engine, account, entropy)
-        ended = _Run(scenario, folder, world, engine, rounds, account, on_round).run()
-    return folder.finish(ended=ended)
+        releases = None if account is None else Releases(account, folder.path)
+        rounds = _rounds(scenario, world, engine, releases, entropy)
+        run = _Run(scenario, folder, world, engine, rounds, account, on_round)
+        ended = run.run()
+        return folder.finish(ended=ended, privacy=run.privacy())
 
 
 class _Run:
@@ -122,6 +127,8 @@ class _Run:
             try:
                 found = self._rounds.round(number, state)
             except BudgetError as error:
+                if number == 0:
+                    raise
                 ended = f"{error.code} {error.what}"
                 break
             finally:
@@ -180,7 +187,7 @@ class _Run:
             test=test,
             clients=clients,
             personal=personal,
-            privacy=self._privacy(),
+            privacy=self.privacy(),
             bytes_down=passed.bytes_down,
             bytes_up=passed.bytes_up,
         )
@@ -220,7 +227,8 @@ class _Run:
         last = number + 1 == self._scenario.task.rounds.count
         return bool(every) and ((number + 1) % every == 0 or last)
 
-    def _privacy(self) -> Privacy | None:
+    def privacy(self) -> Privacy | None:
+        """What was spent, also on what was never released; None where nobody is promised any."""
         if self._account is None:
             return None
         ledger = self._account.ledger
@@ -252,7 +260,7 @@ def _rounds(
     scenario: Scenario,
     world: World,
     engine: Engine,
-    account: Account | None,
+    releases: Releases | None,
     entropy: Entropy | None,
 ) -> Rounds:
     """Rounds of the kind that the scenario is of."""
@@ -264,7 +272,7 @@ def _rounds(
     if scenario.mode is Mode.EXACT:
         names, threads = world.population.names, _workers(scenario)
         exact = ExactSums(scenario.task, names, engine, threads=threads, entropy=entropy)
-    return TaskRounds(scenario, world, engine, account=account, exact=exact)
+    return TaskRounds(scenario, world, engine, releases=releases, exact=exact)
 
 
 def _engine(
@@ -312,7 +320,5 @@ def _account(
 def _participation_key(path: Path) -> bytes:
     """What names in the ledger are hidden under, made at the first start."""
     if not path.exists():
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(SystemEntropy().token(32))
+        write_atomically(path, [SystemEntropy().token(32)], mode=0o600)
     return path.read_bytes()

@@ -1,27 +1,23 @@
 """A process that is killed at any of its writes leaves a folder from which the run goes on.
 
-Children are forked and die by SIGKILL before, after, or halfway through the n-th call that changes
-the disk, for every n until none is left to die at.
+It dies before, after, or halfway through the n-th call that changes the disk, for every n until
+none is left to die at.
 """
 
 from __future__ import annotations
 
-import os
-import signal
-import warnings
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from fedcore.errors import DataFormatError
 from fedsim.run.folder import RunFolder
 from fedsim.run.reading import read_run, read_state
+from tests.sim.run.kills import is_killed
 from tests.sim.run.samples import digest, plan, record, state_after, theta_after
 
 ROUNDS = 3
-CALLS = ("write", "fsync", "replace", "rename", "ftruncate", "mkdir")
 
 
 def simulate(root: Path) -> Path:
@@ -38,47 +34,6 @@ def simulate(root: Path) -> Path:
             folder.write_model(theta_after(ROUNDS - 1))
             folder.finish(ended="all rounds are over")
     return folder.path
-
-
-def arm(at: int, when: str) -> None:
-    """Lets this process die at its `at`-th call that changes the disk."""
-    seen = 0
-
-    def dying(call: Callable[..., Any], name: str) -> Callable[..., Any]:
-        def act(*args: Any, **options: Any) -> Any:
-            nonlocal seen
-            seen += 1
-            if seen != at:
-                return call(*args, **options)
-            try:
-                if when == "halfway" and name == "write":
-                    call(args[0], args[1][: len(args[1]) // 2])
-                elif when == "after":
-                    call(*args, **options)
-            finally:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        return act
-
-    for name in CALLS:
-        setattr(os, name, dying(getattr(os, name), name))
-
-
-def is_killed(root: Path, at: int, when: str) -> bool:
-    """Whether a child that simulates in `root` died of the call it was to die of."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside BLAS's threads
-        child = os.fork()
-    if child == 0:
-        try:
-            arm(at, when)
-            simulate(root)
-        except BaseException:
-            os._exit(2)
-        os._exit(0)
-    status = os.waitpid(child, 0)[1]
-    assert status in (0, signal.SIGKILL), f"the child failed: {status}"
-    return status != 0
 
 
 def contents(path: Path) -> dict[str, bytes]:
@@ -114,7 +69,7 @@ def test_a_run_killed_at_any_write_goes_on_to_the_same_files(
     for at in range(1, 200):
         root = tmp_path / str(at)
         root.mkdir()
-        killed = is_killed(root, at, when)
+        killed = is_killed(partial(simulate, root), at, when)
         require_consistent(root)
         path = simulate(root)
         assert contents(path) == undisturbed, f"killed {when} call {at}"
@@ -130,7 +85,7 @@ def test_a_run_killed_again_and_again_ends_nevertheless(
     tmp_path: Path, undisturbed: dict[str, bytes]
 ) -> None:
     kills = 0
-    while is_killed(tmp_path, 14, "halfway"):
+    while is_killed(partial(simulate, tmp_path), 14, "halfway"):
         kills += 1
         require_consistent(tmp_path)
         assert kills < 50, "it makes no progress"
@@ -139,7 +94,7 @@ def test_a_run_killed_again_and_again_ends_nevertheless(
 
 
 def test_what_a_kill_left_of_a_new_folder_is_no_run(tmp_path: Path) -> None:
-    assert is_killed(tmp_path, 5, "before")
+    assert is_killed(partial(simulate, tmp_path), 5, "before")
     (left,) = tmp_path.iterdir()
     assert left.name.startswith(".")
     with pytest.raises(DataFormatError):
