@@ -5,6 +5,7 @@
     metrics.jsonl           a line a round
     checkpoint.safetensors  the model and all that the next round needs, of one round: the latest
     client-state/           what clients keep between rounds; not this module's
+    ledgers/, release.json  what privacy has cost, and the round that was released last; nor this
     model.safetensors       the last model
     result.json             how the run ended; its being there says that it has
     report.html, plots/     for people
