@@ -48,6 +48,12 @@ def test_a_secret_is_not_written_where_others_can_look(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_directories_that_are_made_above_a_secret_are_closed_to_others_too(tmp_path: Path) -> None:
+    private_directory(tmp_path / "state/authority")
+    for name in ("state", "state/authority"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o700
+
+
 def test_a_secret_is_never_overwritten_unless_it_is_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "keys" / "a.key"
     write_secret(path, b"first")
