@@ -47,13 +47,13 @@ class Processes:
         self._vectors: dict[tuple[str, int], NDArray[Any]] = {}
         self._made, self._is_closed = 0, False
         try:
-            self._scratch.put(population)
             for number in range(count):
                 slots = [
                     self._scratch.array(f"out-{number}-{slot}", self._length, self._dtype, new=True)
                     for slot in range(SLOTS)
                 ]
                 self._members.append(_Member(self._scratch, number, slots))
+            self._scratch.put(population)  # while they import what they need
             for member in self._members:
                 member.say(plan.to_json())
             for member in self._members:
