@@ -123,6 +123,7 @@ def test_a_plan_that_its_budget_does_not_pay_for_is_refused_before_it_starts(
         assert "stop_early=True" in found.value.fix and ledger.spent == {}
 
 
+@pytest.mark.slow
 def test_a_plan_of_another_accountant_than_the_ledgers_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("dp_accounting", reason="the accountant is of the extra 'dp'")
     plan = planned(rounds=10, epsilon=2.0, delta=1e-5).calibrated(accountant="pld")

@@ -164,6 +164,7 @@ def test_nothing_leaks_whatever_a_server_says(seeds: range) -> None:
     assert min(sums) >= 3  # of all honest survivors: u_min less the corrupt one
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forget", ["tombstone", "confirmation"])
 def test_the_random_server_finds_what_clients_forget(forget: str) -> None:
     with pytest.raises(Leak):
