@@ -13,9 +13,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leaves out what is marked `chaos`, unless it is asked for by that name."""
     if "chaos" in config.option.markexpr:
         return
-    asked = [item for item in items if item.get_closest_marker("chaos") is None]
-    config.hook.pytest_deselected(items=[item for item in items if item not in asked])
-    items[:] = asked
+    left_out = [item for item in items if item.get_closest_marker("chaos") is not None]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item.get_closest_marker("chaos") is None]
 
 
 @pytest.fixture(scope="module")
