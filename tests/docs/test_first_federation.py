@@ -5,81 +5,19 @@ Names of hosts become localhost, and ports free ones, as the settings in the gui
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import socket
-import subprocess
-import sys
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import pytest
 
+from tests.docs.machine import Machine, free_ports
+
 pytest.importorskip("uvicorn", reason="the guide's server needs the extra 'server'")
 
-_END = "--- the block has ended:"
 _FILES = {"a": ("patients.csv",), "b": ("ward-1.csv", "ward-2.csv")}
-
-
-class Machine:
-    """A shell in a folder of its own, which keeps what it started in the background."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        self._shell = subprocess.Popen(
-            ["/bin/bash"],
-            cwd=folder,
-            env={**os.environ, "PATH": path, "HOME": str(folder), "OPENBLAS_NUM_THREADS": "1"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def run(self, block: str) -> str:
-        """What a block of commands printed. Fails if one of its lines does."""
-        assert self._shell.stdin is not None and self._shell.stdout is not None
-        lines = "".join(f"{line} || exit_code=$?\n" for line in _lines(block))
-        self._shell.stdin.write(f'exit_code=0\n{lines}echo "{_END} $exit_code"\n')
-        self._shell.stdin.flush()
-        shown = []
-        for line in self._shell.stdout:
-            shown.append(line)
-            if _END in line:
-                assert line.endswith(" 0\n"), "".join(shown)
-                return "".join(shown)
-        raise AssertionError("the shell has ended: " + "".join(shown))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *reason: object) -> None:
-        assert self._shell.stdin is not None and self._shell.stdout is not None
-        if self._shell.poll() is None:
-            self._shell.stdin.write("kill $(jobs -p) 2>/dev/null; wait; exit\n")
-        self._shell.stdin.close()
-        self._shell.wait(30)
-        self._shell.stdout.close()
-
-
-def _lines(block: str) -> Iterator[str]:
-    """Each command in a line of its own; those in the background cannot fail at once."""
-    for line in block.splitlines():
-        if line and not line.startswith("#"):
-            yield f"{{ {line} }}" if line.endswith("&") else f"{{ {line}; }}"
-
-
-def _free_ports(number: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def _patients(path: Path, *, seed: int) -> None:
@@ -98,7 +36,7 @@ def _blocks(guide: str) -> list[tuple[str, str]]:
 def guide(root: Path) -> str:
     text = (root / "docs/first-federation.md").read_text("utf-8")
     text = text.replace("server.example.org", "localhost").replace('"0.0.0.0"', '"127.0.0.1"')
-    for told, free in zip(("7443", "7444", "7445"), _free_ports(3), strict=True):
+    for told, free in zip(("7443", "7444", "7445"), free_ports(3), strict=True):
         text = text.replace(told, str(free))
     return text
 
