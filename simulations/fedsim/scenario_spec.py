@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
+from fedcore.errors import TaskError
 from fedcore.federated.spec import NAME
 from fedcore.settings import Bounds, Settings
 from fedsim.algorithms import AlgorithmChoice
@@ -14,6 +15,8 @@ from fedsim.robust import RobustChoice
 from fedsim.sources import SourceSpec
 
 __all__ = ["EngineSpec", "PopulationSpec", "ScenarioHead", "StudySpec"]
+
+_ADDRESS: Final = r"auto|(ray://)?[\w.\[\]:-]+:\d+"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +54,27 @@ class PopulationSpec(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSpec(Settings):
-    """The table [engine]: how this machine works for it. No result depends on it.
+    """The table [engine]: what works for it. No result depends on it.
 
-    `workers`: None for one a core. `lanes`: how many clients are trained side by side at most;
-    None: as many as pay.
+    `workers`: None for one a core of this machine. `kind`: in "processes" or "threads" of this
+    machine, or as actors of "ray", in the cluster at `address`, without it on this machine.
+    `lanes`: how many clients are trained side by side at most; None: as many as pay.
     """
 
     workers: Annotated[int | None, Bounds(least=1, most=4096)] = None
-    kind: Literal["processes", "threads"] = "processes"
+    kind: Literal["processes", "ray", "threads"] = "processes"
+    address: Annotated[str | None, Bounds(pattern=_ADDRESS)] = None
     lanes: Annotated[int | None, Bounds(least=1, most=4096)] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.address is not None and self.kind != "ray":
+            raise TaskError(
+                f"engine.address is set for {self.kind}",
+                why="they work on this machine; only Ray has clusters",
+                fix='leave address out, or set kind = "ray"',
+                where="engine.address",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fedcore.console import Parser
 from fedcore.errors import ArgumentError, TaskError
+from fedsim.engine.ray_cluster import find_ray
 from fedsim.scenario import Scenario
 from fedsim.trackers.spec import TrackerSpec
 
@@ -18,7 +19,8 @@ __all__ = ["add_engine_options", "programs_of", "trackers_of", "with_engine"]
 def add_engine_options(parser: Parser) -> None:
     """Adds them; none of them changes a result."""
     parser.add_argument("--workers", type=int, metavar="N", help="in place of engine.workers")
-    parser.add_argument("--kind", choices=("processes", "threads"), help="of workers")
+    parser.add_argument("--kind", choices=("processes", "ray", "threads"), help="of workers")
+    parser.add_argument("--address", metavar="HOST:PORT", help="of a Ray cluster that is there")
     parser.add_argument("--lanes", type=int, metavar="N", help="clients trained side by side")
     parser.add_argument(
         "--program",
@@ -37,17 +39,25 @@ def add_engine_options(parser: Parser) -> None:
 
 
 def with_engine(scenario: Scenario, options: argparse.Namespace) -> Scenario:
-    """The same scenario on workers as they were asked for. Raises: TaskError for none."""
+    """The same scenario on workers as they were asked for.
+
+    Raises: TaskError for none; InstallError if they need what is not installed.
+    """
     given = {
         name: value
-        for name in ("workers", "kind", "lanes")
+        for name in ("workers", "kind", "address", "lanes")
         if (value := getattr(options, name)) is not None
     }
+    if given.get("kind", "ray") != "ray":
+        given.setdefault("address", None)  # the scenario's was for other workers
     try:
-        return replace(scenario, engine=replace(scenario.engine, **given))
+        engine = replace(scenario.engine, **given)
     except TaskError as error:
-        error.where = f"--{error.where}"
+        error.where = f"--{error.where.removeprefix('engine.')}"
         raise
+    if engine.kind == "ray":
+        find_ray()
+    return replace(scenario, engine=engine)
 
 
 def trackers_of(options: argparse.Namespace, folder: Path) -> list[TrackerSpec]:

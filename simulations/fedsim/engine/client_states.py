@@ -11,12 +11,12 @@ from collections import OrderedDict, deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from fedcore.checkpoint import load_checkpoint, save_checkpoint
 from fedsim.algorithms import State
 
-__all__ = ["ClientStates", "state_file"]
+__all__ = ["ClientStates", "States", "state_file"]
 
 _UNWRITTEN = 16  # states that wait for the disk: whoever trains faster than it writes waits, too
 
@@ -24,6 +24,34 @@ _UNWRITTEN = 16  # states that wait for the disk: whoever trains faster than it 
 def state_file(folder: Path, client: int, round: int) -> Path:
     """Where a client's state after a round lies."""
     return folder / f"{client // 1000:05d}" / f"{client}-{round}.safetensors"
+
+
+class States(Protocol):
+    """One worker's way to what clients keep."""
+
+    def begin(self, round: int) -> None:
+        """Forgets what this round or a later one has left in memory: it was abandoned."""
+        ...
+
+    def know(self, clients: Sequence[int], versions: Sequence[int]) -> None:
+        """Of each of these clients, the round that its state is of; -1 for none."""
+        ...
+
+    def get(self, client: int) -> State:
+        """What it kept, empty if that is nothing. Raises: DataFormatError for a lost file."""
+        ...
+
+    def put(self, client: int, round: int, state: State) -> None:
+        """What it keeps after a round. Raises: CheckpointError."""
+        ...
+
+    def flush(self) -> None:
+        """Waits until all is where it belongs. Raises: CheckpointError."""
+        ...
+
+    def close(self) -> None:
+        """Ends what it started."""
+        ...
 
 
 class ClientStates:
@@ -46,16 +74,13 @@ class ClientStates:
         return self._held
 
     def begin(self, round: int) -> None:
-        """Forgets what this round or a later one has left in memory: it was abandoned."""
         for key in [key for key in self._cache if key[1] >= round]:
             self._drop(key)
 
     def know(self, clients: Sequence[int], versions: Sequence[int]) -> None:
-        """Of each of these clients, the round that its state is of; -1 for none."""
         self._versions = dict(zip(clients, versions, strict=True))
 
     def get(self, client: int) -> State:
-        """What it kept, empty if that is nothing. Raises: DataFormatError for a lost file."""
         key = client, self._versions.get(client, -1)
         if key[1] < 0:
             return {}
@@ -67,10 +92,7 @@ class ClientStates:
         return found
 
     def put(self, client: int, round: int, state: State) -> None:
-        """What it keeps after a round, written behind.
-
-        Raises: CheckpointError if a state before it could not be written.
-        """
+        """Writes it behind. Raises: CheckpointError if one before it could not be written."""
         if len(self._writing) >= _UNWRITTEN:
             self._writing.popleft().result()
         path = state_file(self._folder, client, round)

@@ -22,13 +22,14 @@ from fedsim.engine.order import Joined, SumTree
 from fedsim.engine.plan import Plan
 from fedsim.engine.pool import Here, Pool, Threads
 from fedsim.engine.processes import Processes
+from fedsim.engine.ray_pool import RayActors
 from fedsim.engine.study import Study
 from fedsim.population import Population
 
 __all__ = ["Engine", "Kind", "Summed"]
 
 Vector: TypeAlias = NDArray[np.float32]
-Kind: TypeAlias = Literal["processes", "threads"]
+Kind: TypeAlias = Literal["processes", "ray", "threads"]
 
 _PARTS_A_WORKER = 4  # so that one which others slow down does less
 
@@ -47,8 +48,9 @@ class Summed:
 class Engine:
     """Workers for the clients of one population, ready to train them. Use it as a context manager.
 
-    `workers`: how many; one works in the thread that asks. `kind`: what they are. `entropy`: a seam
-    for tests, for workers in this process. Raises: what `Plan.worker` and the pools raise.
+    `workers`: how many; one works in the thread that asks, except of Ray. `kind`: what they are.
+    `address`: of Ray's cluster, see `Cluster`. `entropy`: a seam for tests, for workers in this
+    process. Raises: what `Plan.worker` and the pools raise.
     """
 
     def __init__(
@@ -58,9 +60,11 @@ class Engine:
         *,
         workers: int,
         kind: Kind = "processes",
+        address: str | None = None,
         entropy: Entropy | None = None,
     ) -> None:
-        if workers < 1 or (entropy is not None and kind == "processes" and workers > 1):
+        elsewhere = kind == "ray" or (kind == "processes" and workers > 1)
+        if workers < 1 or (entropy is not None and elsewhere):
             raise ArgumentError(
                 f"{workers} workers in {kind}",
                 why="there is at least one, and a seam of entropy reaches into no other process",
@@ -72,7 +76,7 @@ class Engine:
         self._later: list[Callable[[], None]] = []
         self._commits = _commits_of(plan)
         self._parts = workers * _PARTS_A_WORKER if workers > 1 else 1
-        self._pool = self._pool_of(workers, kind, entropy)
+        self._pool = self._pool_of(workers, kind, address, entropy)
 
     def __enter__(self) -> Self:
         return self
@@ -211,7 +215,11 @@ class Engine:
         """Ends the workers."""
         self._pool.close()
 
-    def _pool_of(self, workers: int, kind: Kind, entropy: Entropy | None) -> Pool:
+    def _pool_of(
+        self, workers: int, kind: Kind, address: str | None, entropy: Entropy | None
+    ) -> Pool:
+        if kind == "ray":
+            return RayActors(self.plan, self.population, workers, address=address)
         if workers == 1:
             return Here(self.plan.worker(self.population, entropy=entropy))
         if kind == "threads":

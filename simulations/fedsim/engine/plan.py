@@ -12,7 +12,7 @@ from fedcore.entropy import Entropy
 from fedcore.errors import ArgumentError, ProgramError
 from fedcore.federated.programs import Program
 from fedcore.federated.task import Task
-from fedsim.engine.client_states import ClientStates
+from fedsim.engine.client_states import ClientStates, States
 from fedsim.engine.personal import Personal
 from fedsim.engine.study import Study, StudyPlan
 from fedsim.engine.study_training import StudyTraining
@@ -61,10 +61,25 @@ class Plan:
             return self.task.dimension, dtype
         return Study(self.study, self.task).length, dtype
 
-    def worker(self, population: Population, *, entropy: Entropy | None = None) -> Worker:
-        """A worker for these clients. Raises: ProgramError for what is not installed."""
+    def states(self) -> ClientStates | None:
+        """A way to what clients keep, in the folder of the plan; None if that is nothing."""
+        if self.study is None or not Study(self.study, self.task).stateful:
+            return None
+        return ClientStates(Path(self.study.states), cache_bytes=self.study.cache_bytes)
+
+    def worker(
+        self,
+        population: Population,
+        *,
+        entropy: Entropy | None = None,
+        states: States | None = None,
+    ) -> Worker:
+        """A worker for these clients. Raises: ProgramError for what is not installed.
+
+        `states`: its way to what they keep, where that is not the plan's folder.
+        """
         if self.study is not None:
-            return self._studying(self.study, population)
+            return self._studying(self.study, population, states)
         programs = {name: program_at(place) for name, place in self.programs.items()}
         training = training_of(self.task, population, programs=programs, lanes=self.lanes)
         length, weighted = self.task.dimension, self.task.update.weighted
@@ -77,10 +92,9 @@ class Plan:
             way = Words(self.task, population, training, entropy=entropy)
         return Worker(way, Personal(self.task, population))
 
-    def _studying(self, plan: StudyPlan, population: Population) -> Worker:
-        study, states = Study(plan, self.task), None
-        if study.stateful:
-            states = ClientStates(Path(plan.states), cache_bytes=plan.cache_bytes)
+    def _studying(self, plan: StudyPlan, population: Population, given: States | None) -> Worker:
+        study = Study(plan, self.task)
+        states = (given or self.states()) if study.stateful else None
         training = StudyTraining(study, population, lanes=self.lanes, states=states)
         made = Floats if self.way == "floats" else Grid
         weighted = study.algorithm.weighted

@@ -26,7 +26,8 @@ class Pool(Protocol):
     """`count` workers. Results come as they are done, in any order.
 
     Who leaves off in the middle of `run` may begin again: what is under way ends first. All
-    methods raise SimulationError once a worker was lost, and all workers are ended then.
+    methods raise SimulationError once a worker was lost whom no other replaces, and all workers
+    are ended then.
     """
 
     @property

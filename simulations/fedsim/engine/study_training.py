@@ -14,7 +14,7 @@ from fedcore.federated.training import stream_of
 from fedcore.tensor.tensor import tensor
 from fedsim.algorithms import Sent, State, Steered, Trained, Vector
 from fedsim.compression import Code
-from fedsim.engine.client_states import ClientStates
+from fedsim.engine.client_states import States
 from fedsim.engine.jobs import Round
 from fedsim.engine.lanes import Lanes, Pupil, Trained as Ended
 from fedsim.engine.local import StudyLocal, Wish
@@ -38,7 +38,7 @@ class StudyTraining:
         population: Population,
         *,
         lanes: int | None,
-        states: ClientStates | None,
+        states: States | None,
     ) -> None:
         self._study, self._population, self._states = study, population, states
         task, flat, data = study.task, study.flat, population.data

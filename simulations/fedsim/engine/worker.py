@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedcore.data import Dataset
 from fedcore.tensor import blas
-from fedsim.engine.client_states import ClientStates
+from fedsim.engine.client_states import States
 from fedsim.engine.jobs import ClientReport, Job, Round, described
 from fedsim.engine.order import total
 from fedsim.engine.personal import Personal
@@ -28,7 +28,7 @@ class Worker:
     `personal` measures models. `states`: what clients keep, None if that is nothing.
     """
 
-    def __init__(self, way: Way, personal: Personal, *, states: ClientStates | None = None) -> None:
+    def __init__(self, way: Way, personal: Personal, *, states: States | None = None) -> None:
         self.way, self._personal, self._states = way, personal, states
         self._round: Round | None = None
         self._begun = False

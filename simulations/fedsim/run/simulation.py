@@ -291,7 +291,14 @@ def _engine(
     plan = Plan(task=task, way=way, lanes=terms.lanes, programs=programs, study=study)
     kind = "threads" if entropy is not None else terms.kind
     workers = _workers(scenario)
-    return Engine(plan, world.population, workers=workers, kind=kind, entropy=entropy)
+    return Engine(
+        plan,
+        world.population,
+        workers=workers,
+        kind=kind,
+        address=terms.address,
+        entropy=entropy,
+    )
 
 
 def _workers(scenario: Scenario) -> int:

@@ -246,7 +246,7 @@ def test_what_cannot_be_done_is_refused_with_a_remedy(
 def test_workers_that_there_are_not_are_refused(fed: Fed, file: Path) -> None:
     file.write_text(scenario_of().text.replace('kind = "threads"', 'kind = "coroutines"'))
     code, _, err = fed("run", file)
-    assert code == 4 and "coroutines" in err and "'processes', 'threads'" in err
+    assert code == 4 and "coroutines" in err and "'processes', 'ray', 'threads'" in err
 
 
 def test_a_folder_of_another_scenario_and_one_in_use_are_refused(fed: Fed, file: Path) -> None:

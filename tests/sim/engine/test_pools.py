@@ -77,7 +77,8 @@ def check_everything(engine: Engine) -> None:
     first, abandoned = engine.sum(cohort, THETA, Facts(0)), []
     for _ in range(3):
         engine._pool.begin(Round(THETA + 1, Facts(0)))
-        run = engine._pool.run([engine._job([(place,)], "sum") for place in range(len(SIZES))])
+        jobs = [engine._job([(place,)], "sum") for place in range(len(SIZES))]
+        run = engine._pool.run(jobs, engine.settle)
         next(run)
         abandoned.append(run)
     again = engine.sum(cohort, THETA, Facts(0))
