@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
+from pathlib import Path
 
 import pytest
 
@@ -83,6 +84,17 @@ def test_every_block_of_a_page_is_run_by_a_test(page: str) -> None:
     for block in blocks_of(page):
         said = f"{page}, line {block.line}: a block of {block.kind or 'no language'}"
         assert block.kind in SHOWN or run_by(block), f"{said} is run by no test: name one here"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "examples").glob("*/README.md")), ids=lambda path: path.parent.name
+)
+def test_every_command_of_an_example_is_run_by_the_test_of_its_name(path: Path) -> None:
+    name = path.parent.name
+    kinds = {block.kind for block in blocks_of(path.relative_to(ROOT).as_posix())}
+    assert kinds <= {"console", *SHOWN}
+    source = (ROOT / f"tests/examples/test_{name}.py").read_text("utf-8")
+    assert f'commands("{name}")' in source and "run(" in source
 
 
 def test_every_test_that_is_named_exists_and_reads_the_page() -> None:
