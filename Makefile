@@ -38,7 +38,10 @@ test: $(VENV)/.installed-dev ## quick tests and doctests, in parallel
 	@$(PYTEST) -n auto --dist worksteal -m "not slow and not oracle"
 
 .PHONY: test-all
-test-all: $(VENV)/.installed-dev ## every test, with many more random examples
+test-all: $(VENV)/.installed-dev ## every test, with many more random examples (installs Ray)
+	@$(BIN)/python -c 'import ray' 2>/dev/null || \
+	  $(PIP) install -c $(VENV)/constraints.txt --no-build-isolation -e '.[ray]' || \
+	  echo "Ray was not found: what needs it is skipped"
 	@$(PYTEST) -n auto --dist worksteal --hypothesis-profile=thorough
 
 KILLS ?= 1000

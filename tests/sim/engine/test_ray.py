@@ -67,6 +67,7 @@ def test_an_address_is_that_of_a_cluster_of_ray() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.skipif(MISSING, reason="needs Ray: pip install -e '.[ray]'")
 class TestActors:
     @pytest.mark.parametrize("way", ["floats", "grid", "words"])
