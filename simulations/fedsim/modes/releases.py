@@ -13,14 +13,14 @@ from typing import Final
 
 from fedcore.errors import CheckpointError, DataFormatError
 from fedcore.federated.payments import Account, Payment
-from fedcore.privacy import PrivateMean, QuantileState
+from fedcore.privacy import Head, PrivateMean, QuantileState
 from fedsim.clock import ClockState, RoundTimeline
 from fedsim.modes.exact import Totals
 from fedsim.modes.passed import Passed
 from fedsim.run.durable import write_atomically
 from fedsim.run.plain_json import canonical_json, from_plain, parse_json, to_plain
 
-__all__ = ["Release", "Releases"]
+__all__ = ["Release", "Releases", "announced_head"]
 
 _NAME: Final = "release.json"
 
@@ -36,12 +36,16 @@ class Release:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Announced:
-    """What is durable before a release. `clock`: the record of its state, as JSON."""
+    """What is durable before a release. `clock`: the record of its state, as JSON.
+
+    `head`: the ledger's, as JSON, with the reservation in it; "" in runs of earlier releases.
+    """
 
     round: int
     reservation: int
     passed: Passed
     clock: str
+    head: str = ""
 
 
 class Releases:
@@ -58,7 +62,7 @@ class Releases:
         mean = self.account.released(number, clipping)
         if mean is None:
             return None
-        told = self._told()
+        told = _told(self._path)
         if told is None or (told.round, told.reservation) != (number, mean.receipt.seq):
             raise DataFormatError(
                 f"{_NAME} does not tell of round {number + 1}",
@@ -88,6 +92,7 @@ class Releases:
             reservation=payment.reservation.seq,
             passed=passed,
             clock=json.dumps(timeline.after.to_record()),
+            head=json.dumps(self.account.ledger.head.to_json()),
         )
         try:
             write_atomically(self._path, [canonical_json(to_plain(told)) + b"\n"])
@@ -102,8 +107,19 @@ class Releases:
         mean = payment.release(totals, reports=reports, clipping=clipping)
         return Release(mean, passed, timeline.after)
 
-    def _told(self) -> _Announced | None:
-        if not self._path.exists():
-            return None
-        data = parse_json(self._path.read_bytes(), place=_NAME)
-        return from_plain(_Announced, data, place=_NAME)
+
+def announced_head(folder: Path) -> Head | None:
+    """Of the ledger as it was when a run's folder was last told of a release; None if never.
+
+    A ledger that is older has been rolled back. Raises: DataFormatError.
+    """
+    told = _told(folder / _NAME)
+    if told is None or not told.head:
+        return None
+    return Head.from_json(parse_json(told.head.encode(), place=f"{_NAME}: head"))
+
+
+def _told(path: Path) -> _Announced | None:
+    if not path.exists():
+        return None
+    return from_plain(_Announced, parse_json(path.read_bytes(), place=_NAME), place=_NAME)

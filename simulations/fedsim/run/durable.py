@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from fedcore.errors import ArgumentError, InstallError
+from fedcore.errors import ArgumentError, CheckpointError, InstallError
 
 __all__ = [
     "FolderLock",
     "append_line",
+    "disk",
     "is_locked",
     "sweep",
     "sync_folder",
@@ -125,3 +126,17 @@ def is_locked(folder: Path) -> bool:
         return False
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def disk(path: Path) -> Iterator[None]:
+    """What the disk of a run refuses. `path`: its folder. Raises: CheckpointError."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"the run in {path.name} cannot be written",
+            where=str(path),
+            why=error.strerror or str(error),
+            fix="make room or give access, and resume the run: it goes on from its checkpoint",
+        ) from error

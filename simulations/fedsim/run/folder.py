@@ -21,7 +21,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -33,9 +32,9 @@ from numpy.typing import NDArray
 
 from fedcore.autograd.ravel import Entry, Spec
 from fedcore.console import Json
-from fedcore.errors import ArgumentError, CheckpointError, DataFormatError, PlanError
+from fedcore.errors import ArgumentError, DataFormatError, PlanError
 from fedcore.model_format import encode_model
-from fedsim.run.durable import FolderLock, sweep, sync_folder, write_atomically
+from fedsim.run.durable import FolderLock, disk, sweep, sync_folder, write_atomically
 from fedsim.run.metrics_log import MetricsLog
 from fedsim.run.plain_json import canonical_json, to_plain
 from fedsim.run.reading import (
@@ -79,13 +78,14 @@ class RunPlan:
 class RunFolder:
     """A run that is being written; `create` or `resume` one, and close it, or use `with`.
 
-    `run`: what it is. `state`: from what it goes on, None at the beginning. `result`: None until it
-    has ended.
+    `run`: what it is. `state`: from what it goes on, None at the beginning. `began`: whether any
+    round was over before. `result`: None until it has ended.
     """
 
     def __init__(self, read: Run, *, state: SavedState | None, lock: FolderLock) -> None:
         self.path, self.run = read.path, read.record
         self.state, self.result = state, read.result
+        self.began = bool(read.rounds)
         self._lock = lock
         keep = None if read.result is not None else state.rounds if state is not None else 0
         self._log = MetricsLog(self.path / METRICS, keep=keep)
@@ -98,7 +98,7 @@ class RunFolder:
         """
         if path is not None:
             _require_free(path, plan)
-        with _disk(path or root):
+        with disk(path or root):
             (root if path is None else path.parent).mkdir(parents=True, exist_ok=True)
             for target in _names(root, plan) if path is None else (path,):
                 if (lock := _build(target, plan)) is not None:
@@ -125,7 +125,7 @@ class RunFolder:
                 f"resumed {scenario_digest[:16]}…",
                 fix=f"resume with {path / _SCENARIO}, or begin a new run",
             )
-        with _disk(path):
+        with disk(path):
             lock = FolderLock(path)
             try:
                 sweep(path)
@@ -158,7 +158,7 @@ class RunFolder:
                 why="a run goes on from its checkpoint with the next round",
                 fix=f"pass the state after {record.round + 1} rounds",
             )
-        with _disk(self.path):
+        with disk(self.path):
             self._log.append(record)
         if state is not None:
             write_state(self.path, state)
@@ -225,7 +225,7 @@ class RunFolder:
             )
 
     def _write(self, path: Path, pieces: Iterable[bytes | memoryview]) -> None:
-        with _disk(self.path):
+        with disk(self.path):
             write_atomically(path, pieces)
 
 
@@ -278,8 +278,9 @@ def _build(target: Path, plan: RunPlan) -> FolderLock | None:
 
 
 def _require_free(path: Path, plan: RunPlan) -> None:
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return
+    with disk(path):
+        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+            return
     try:
         found = read_run(path).record
     except DataFormatError:
@@ -289,16 +290,3 @@ def _require_free(path: Path, plan: RunPlan) -> None:
         why = f"it holds a run of {'this' if same else 'another'} scenario, {found.id}"
         fix = "resume that run, or name another folder" if same else "name another folder"
     raise ArgumentError(f"the folder {path.name} is not free for a new run", why=why, fix=fix)
-
-
-@contextmanager
-def _disk(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise CheckpointError(
-            f"the run in {path.name} cannot be written",
-            where=str(path),
-            why=error.strerror or str(error),
-            fix="make room or give access, and resume the run: it goes on from its checkpoint",
-        ) from error

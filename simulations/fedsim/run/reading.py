@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from fedcore.checkpoint import load_checkpoint, save_checkpoint
 from fedcore.console import Json
-from fedcore.errors import DataFormatError
+from fedcore.errors import DataFormatError, FedcoreError
 from fedsim.run.metrics_log import read_metrics
 from fedsim.run.plain_json import from_plain, parse_json
 from fedsim.run.records import Result, RoundRecord, RunRecord, digest_of
@@ -27,6 +28,7 @@ __all__ = [
     "read_result",
     "read_run",
     "read_state",
+    "whole_state",
     "write_state",
 ]
 
@@ -120,18 +122,18 @@ def read_state(run: Run) -> SavedState | None:
     Raises: DataFormatError for one that is damaged, or contradicts the run's rounds; InstallError
     without safetensors.
     """
-    path = run.path / CHECKPOINT
-    if not path.exists():
+    path = run.path
+    if not (path / CHECKPOINT).exists():
         return None
-    arrays, texts = load_checkpoint(path)
+    arrays, texts = load_checkpoint(path / CHECKPOINT)
     rounds, theta = texts.pop(_ROUNDS, ""), arrays.pop(_THETA, None)
     if not rounds.isdecimal() or theta is None or theta.dtype != np.float32 or theta.ndim != 1:
-        raise _contradiction(run, "it holds no model and number of rounds")
+        raise _contradiction(path, "it holds no model and number of rounds")
     done = int(rounds)
     if not 1 <= done <= len(run.rounds):
-        raise _contradiction(run, f"it is of {done} rounds, and {METRICS} has {len(run.rounds)}")
+        raise _contradiction(path, f"it is of {done} rounds, and {METRICS} has {len(run.rounds)}")
     if run.rounds[done - 1].model != digest_of(theta):
-        raise _contradiction(run, f"its model is another than that after round {done - 1}")
+        raise _contradiction(path, f"its model is another than that after round {done - 1}")
     return SavedState(
         rounds=done,
         theta=theta,
@@ -151,12 +153,23 @@ def write_state(path: Path, state: SavedState) -> None:
     )
 
 
-def _contradiction(run: Run, why: str) -> DataFormatError:
+@contextmanager
+def whole_state(path: Path) -> Iterator[None]:
+    """What is read of a checkpoint's texts. Raises: DataFormatError where one is not as written."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, FedcoreError):
+            raise
+        raise _contradiction(path, f"{type(error).__name__}: {error}"[:200]) from error
+
+
+def _contradiction(path: Path, why: str) -> DataFormatError:
     return DataFormatError(
-        f"{CHECKPOINT} does not belong to the run {run.record.id}",
-        where=str(run.path),
+        f"{CHECKPOINT} does not belong to the run {path.name}",
+        where=str(path),
         why=why,
-        fix=f"remove {CHECKPOINT}, and the run begins with its first round again",
+        fix=f"restore {CHECKPOINT}; without it a run without privacy begins with its first round",
     )
 
 

@@ -23,11 +23,11 @@ from fedsim.engine import Engine, Plan, WayName
 from fedsim.modes import Done, Rounds, State, TaskRounds, Vector
 from fedsim.modes.buffered import BufferedRounds
 from fedsim.modes.exact import ExactSums
-from fedsim.modes.releases import Releases
+from fedsim.modes.releases import Releases, announced_head
 from fedsim.modes.studies import StudyRounds, study_plan
-from fedsim.run.durable import write_atomically
+from fedsim.run.durable import disk, write_atomically
 from fedsim.run.folder import RunFolder, RunPlan
-from fedsim.run.reading import SavedState
+from fedsim.run.reading import SavedState, whole_state
 from fedsim.run.records import (
     Evaluation,
     Mode,
@@ -118,7 +118,7 @@ class _Run:
     def run(self) -> str:
         """Goes on to the last round; why it ended, in words."""
         saved = self._folder.state
-        state = self._rounds.start() if saved is None else _restored(saved)
+        state = self._rounds.start() if saved is None else _restored(self._folder, saved)
         done, count = 0 if saved is None else saved.rounds, self._scenario.task.rounds.count
         ended = f"all {count} rounds are over"
         self._rounds.begin(done)
@@ -249,9 +249,10 @@ class _Run:
         return SavedState(rounds=done, theta=state.theta, arrays=state.arrays, texts=texts)
 
 
-def _restored(saved: SavedState) -> State:
+def _restored(folder: RunFolder, saved: SavedState) -> State:
     texts = dict(saved.texts)
-    clock = ClockState.from_record(json.loads(texts.pop(_CLOCK)))
+    with whole_state(folder.path):
+        clock = ClockState.from_record(json.loads(texts.pop(_CLOCK)))
     texts.pop(_LEDGER, None)
     return State(saved.theta, saved.arrays, clock, texts)
 
@@ -310,22 +311,31 @@ def _workers(scenario: Scenario) -> int:
 def _account(
     scenario: Scenario, folder: RunFolder, entropy: Entropy | None, stack: ExitStack
 ) -> Account | None:
-    """The ledger of a run with privacy: a new one, or the one that its checkpoint knows."""
+    """The ledger of a run with privacy: a new one, or the one that the run's folder knows."""
     plan = scenario.task.plan
     if plan is None:
         return None
     key = _participation_key(folder.path / _KEY_FILE)
     accounts = Accounts(folder.path / "ledgers", participation_key=key, entropy=entropy)
     stack.callback(accounts.close)
-    saved = folder.state
-    if saved is None:
+    heads = [head for head in (_checkpoint_head(folder), announced_head(folder.path)) if head]
+    if not heads and not folder.began:
         return accounts.create(scenario.task.name, plan)
-    head = Head.from_json(json.loads(saved.texts[_LEDGER]))
+    # Whatever is lost besides, a ledger that once was there is never begun anew.
+    head = max(heads, key=lambda one: one.seq, default=None)
     return accounts.open(scenario.task.name, plan, checkpoint=head)
+
+
+def _checkpoint_head(folder: RunFolder) -> Head | None:
+    if folder.state is None:
+        return None
+    with whole_state(folder.path):
+        return Head.from_json(json.loads(folder.state.texts[_LEDGER]))
 
 
 def _participation_key(path: Path) -> bytes:
     """What names in the ledger are hidden under, made at the first start."""
-    if not path.exists():
-        write_atomically(path, [SystemEntropy().token(32)], mode=0o600)
-    return path.read_bytes()
+    with disk(path.parent):
+        if not path.exists():
+            write_atomically(path, [SystemEntropy().token(32)], mode=0o600)
+        return path.read_bytes()

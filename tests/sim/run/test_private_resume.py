@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from fedcore.errors import BudgetError, DataFormatError
+from fedcore.errors import BudgetError, DataFormatError, LedgerError, RollbackError
 from fedcore.failpoints import arm, disarm
 from fedcore.federated.algorithms import algorithm_of
 from fedcore.federated.models import initial_theta
@@ -160,6 +161,38 @@ def test_a_release_of_which_nothing_is_told_is_not_made_again(
         gone_on(one, tmp_path)
     assert "not released twice" in refused.value.why
     assert verify(ledger(tmp_path)).released == 2
+
+
+@pytest.mark.parametrize("lost", [(), ("checkpoint.safetensors",), ("release.json",)])
+def test_a_ledger_that_was_rolled_back_is_refused_whatever_else_is_lost(
+    tmp_path: Path, armed: None, lost: tuple[str, ...]
+) -> None:
+    one = scenario("records")
+    interrupted(one, tmp_path, "release.after_reserve")
+    older = ledger(tmp_path)
+    shutil.copytree(older, tmp_path / ".older")
+    arm("release.after_publish=error", test_mode=True)
+    with pytest.raises(OSError, match="failpoint release"):
+        gone_on(one, tmp_path)  # releases the second round, of which no checkpoint tells
+    disarm()
+    shutil.rmtree(older)
+    if lost != ("release.json",):
+        shutil.copytree(tmp_path / ".older", older)
+    for name in lost:
+        (older.parent.parent / name).unlink()
+    with pytest.raises(RollbackError):
+        gone_on(one, tmp_path)
+
+
+def test_no_ledger_is_begun_anew_where_a_round_was_over(tmp_path: Path) -> None:
+    one = scenario("records")
+    gone_on(one, tmp_path)
+    run = ledger(tmp_path).parent.parent
+    shutil.rmtree(run / "ledgers")
+    for name in ("result.json", "checkpoint.safetensors", "release.json"):
+        (run / name).unlink()
+    with pytest.raises(LedgerError):
+        gone_on(one, tmp_path)
 
 
 @pytest.mark.slow
