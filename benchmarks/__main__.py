@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.command == "list":
             for benchmark in discover().values():
-                print(f"{benchmark.name:<16}{benchmark.question}")
+                print(f"{benchmark.name:<20} {benchmark.question}")
             return 0
         return _run(options)
     except FedcoreError as error:

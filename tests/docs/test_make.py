@@ -16,7 +16,11 @@ from tests.docs.blocks import PAGES, blocks_of, commands_of, page
 
 def recipe(root: Path, target: str) -> str:
     done = subprocess.run(
-        ["make", "-n", target], cwd=root, capture_output=True, text=True, check=False
+        ["make", "-n", "--no-print-directory", target],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -87,11 +87,11 @@ class Connection:
         *,
         timeout_s: float = CALL_S,
     ) -> _Response:
-        """One answer. Raises: what the server refused with; ConnectError for all else."""
-        try:
-            return method(request, timeout=timeout_s)
-        except grpc.RpcError as error:
-            raise self.meaning(error) from None
+        """One answer, asked for again where the server says when it will have time.
+
+        Raises: what the server refused with; ConnectError for all else.
+        """
+        return self._asked(method, request, timeout_s=timeout_s, again=_is_told_when)
 
     def order(
         self,
@@ -104,14 +104,7 @@ class Connection:
 
         Raises: as `ask`.
         """
-        for attempt in range(_REPEATS):
-            try:
-                return self.ask(method, request, timeout_s=timeout_s)
-            except FedcoreError as error:
-                if attempt == _REPEATS - 1 or not is_passing(error):
-                    raise
-                self.pause(error, attempt)
-        raise AssertionError("unreachable")
+        return self._asked(method, request, timeout_s=timeout_s, again=is_passing)
 
     def pause(self, error: FedcoreError, attempt: int) -> None:
         """Waits before a call that failed is repeated, for the time after attempt 0, 1, …"""
@@ -127,6 +120,25 @@ class Connection:
             sign=profile.identity.sign,
             key=profile.identity.public_key().public_bytes_raw(),
         )
+
+    def _asked(
+        self,
+        method: grpc.UnaryUnaryMultiCallable[_Request, _Response],
+        request: _Request,
+        *,
+        timeout_s: float,
+        again: Callable[[FedcoreError], bool],
+    ) -> _Response:
+        attempt = 0
+        while True:
+            try:
+                return method(request, timeout=timeout_s)
+            except grpc.RpcError as failure:
+                error = self.meaning(failure)
+            attempt += 1
+            if attempt == _REPEATS or not again(error):
+                raise error
+            self.pause(error, attempt - 1)
 
     def meaning(self, error: grpc.RpcError) -> FedcoreError:
         """What a call's failure means to a user of this profile."""
@@ -168,9 +180,11 @@ def _cause(profile: Profile) -> FedcoreError | None:
 
 def is_passing(error: FedcoreError) -> bool:
     """Whether the same call may succeed a little later."""
-    if isinstance(error, RefusedError):
-        return error.retry is not None
-    return isinstance(error, UnreachableError | DeviceTimeoutError)
+    return _is_told_when(error) or isinstance(error, UnreachableError | DeviceTimeoutError)
+
+
+def _is_told_when(error: FedcoreError) -> bool:
+    return isinstance(error, RefusedError) and error.retry is not None
 
 
 def _delay_s(error: FedcoreError, attempt: int) -> float:

@@ -148,6 +148,22 @@ async def test_an_order_whose_answer_is_lost_is_repeated_with_the_same_request_i
     assert first.request_id == second.request_id and len(first.request_id) == 16
 
 
+async def test_a_question_is_asked_again_when_the_server_says_when_it_has_time(
+    fed: Any, canned: Any
+) -> None:
+    failed: list[str] = []
+
+    async def fail_first() -> None:
+        if not failed:
+            failed.append(canned.federation.calls[-1][0])
+            raise OverloadedError("too much", why="for a test", retry=(1, 2))
+
+    canned.federation.block = fail_first
+    shown = await fed("task", "show", "digits-1", profile=canned.profile())
+    assert shown.code == 0, shown.err
+    assert canned.federation.calls.count(canned.federation.calls[0]) >= 2 and failed
+
+
 async def test_a_dry_run_hands_nothing_in(fed: Any, canned: Any, task_file: Path) -> None:
     dry = await fed("task", "submit", task_file, "--dry-run", "--format", "json")
     assert dry.code == 0, dry.err
