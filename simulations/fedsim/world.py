@@ -9,6 +9,7 @@ import numpy as np
 
 from fedcore.errors import TaskError
 from fedsim.devices import Devices
+from fedsim.fit import require_batch, require_fit
 from fedsim.partition import Heterogeneity, heterogeneity
 from fedsim.population import Population
 from fedsim.scenario import Scenario
@@ -49,6 +50,8 @@ class World:
         world._require_cohort(scenario)
         world._require_classes()
         world._require_promise(scenario)
+        require_batch(scenario.task, int(population.sizes().max(initial=0)))
+        require_fit(scenario.task, source, tested=bool(scenario.head.evaluate_every))
         return world
 
     def report(self) -> Heterogeneity:

@@ -38,3 +38,45 @@ def test_a_class_that_is_tested_and_that_no_client_has_is_refused(tmp_path: Path
 def test_a_letter_that_only_the_end_of_a_text_has_stops_nobody(tmp_path: Path) -> None:
     scenario = with_rows(tmp_path / "rows.npz", train=[0, 1] * 60, test=[0, 1] * 60 + [2])
     assert len(World.of(scenario).population) == 12
+
+
+def of_rows(path: Path, x: np.ndarray, y: np.ndarray) -> Scenario:
+    """A scenario of these rows, held out of nothing."""
+    np.savez(path, x=x, y=y)
+    scenario = scenario_of(clients=12)
+    source = SourceSpec.read({"name": "npz", "path": str(path), "held_out": 0.0}, "source")
+    partition = PartitionSpec.read({"name": "iid"}, "partition")
+    population = replace(scenario.population, source=source, partition=partition)
+    return replace(scenario, population=population)
+
+
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [
+        (np.zeros((60, 7)), np.arange(60) % 3),  # more features than the model has inputs
+        (np.zeros((60, 0)), np.arange(60) % 3),
+        (np.zeros((60, 6)), np.arange(60) % 3 + (np.arange(60) == 59)),  # one row of a fourth class
+        (np.zeros((60, 6)), np.where(np.arange(60) == 30, 2**40, 0)),
+        (np.zeros((60, 6)), np.linspace(0.0, 1.0, 60)),  # a regression under cross-entropy
+    ],
+)
+def test_a_model_that_does_not_fit_its_data_is_refused_with_the_shape_that_does(
+    tmp_path: Path, x: np.ndarray, y: np.ndarray
+) -> None:
+    with pytest.raises(TaskError, match="do not fit the rows") as refused:
+        World.of(of_rows(tmp_path / "rows.npz", x, y))
+    assert f"shape {x.shape[1:]}" in refused.value.fix
+
+
+def with_batches(size: int) -> Scenario:
+    scenario = scenario_of(clients=12)
+    training = replace(scenario.task.training, batch_size=size)
+    return replace(scenario, task=replace(scenario.task, training=training))
+
+
+def test_a_batch_that_is_nearly_all_filling_is_refused_with_one_that_holds_all_rows() -> None:
+    scenario = with_batches(2**20)
+    with pytest.raises(TaskError, match="no client has more than") as refused:
+        World.of(scenario)
+    largest = int(refused.value.fix.split("batch_size = ")[1].split(":")[0])
+    assert World.of(with_batches(largest))

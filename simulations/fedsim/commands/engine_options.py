@@ -9,11 +9,19 @@ from pathlib import Path
 
 from fedcore.console import Parser
 from fedcore.errors import ArgumentError, TaskError
+from fedcore.federated.programs import find_program
+from fedsim.engine.plan import program_at
 from fedsim.engine.ray_cluster import find_ray
 from fedsim.scenario import Scenario
 from fedsim.trackers.spec import TrackerSpec
 
-__all__ = ["add_engine_options", "programs_of", "trackers_of", "with_engine"]
+__all__ = [
+    "add_engine_options",
+    "programs_of",
+    "require_program",
+    "trackers_of",
+    "with_engine",
+]
 
 
 def add_engine_options(parser: Parser) -> None:
@@ -87,3 +95,13 @@ def programs_of(options: argparse.Namespace) -> Mapping[str, str]:
             )
         found[name] = place
     return found
+
+
+def require_program(scenario: Scenario, programs: Mapping[str, str]) -> None:
+    """Raises: ProgramError where no worker would find what the scenario trains by."""
+    name = scenario.task.training.program
+    if name in programs:
+        if scenario.engine.kind != "ray":  # whose machines may have other modules
+            program_at(programs[name])
+    elif name != "local":
+        find_program(name, {})

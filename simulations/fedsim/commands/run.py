@@ -14,6 +14,7 @@ from fedsim.commands.describing import Description
 from fedsim.commands.engine_options import (
     add_engine_options,
     programs_of,
+    require_program,
     trackers_of,
     with_engine,
 )
@@ -69,6 +70,7 @@ def _run(options: argparse.Namespace) -> int:
     scenario = with_engine(_scenario(options), options)
     root = options.out or Path("runs")
     specs, programs = trackers_of(options, root), programs_of(options)
+    require_program(scenario, programs)
     world = World.of(scenario)
     told = Description(scenario, world)
     if options.dry_run:

@@ -13,6 +13,7 @@ from fedcore.tensor import blas
 from fedsim.commands.engine_options import (
     add_engine_options,
     programs_of,
+    require_program,
     trackers_of,
     with_engine,
 )
@@ -75,7 +76,7 @@ def _run(options: argparse.Namespace) -> int:
     grid = Grid(options.scenario, axes, _seeds(options.seeds))
     folder = _folder(options)
     specs, programs = trackers_of(options, folder), programs_of(options)
-    points = _checked(grid, console)
+    points = _checked(grid, console, options, programs)
     if options.dry_run:
         console.show_each(
             ({"run": point.folder, "digest": point.scenario.digest.hex()}, point.words)
@@ -124,12 +125,15 @@ def _folder(options: argparse.Namespace) -> Path:
     return Path(root / f"{scenario.head.name}-sweep-{scenario.digest.hex()[:8]}")
 
 
-def _checked(grid: Grid, console: Console) -> list[Point]:
+def _checked(
+    grid: Grid, console: Console, options: argparse.Namespace, programs: Mapping[str, str]
+) -> list[Point]:
     """The points, each of which can run. Raises: what the first one that cannot says."""
     found = []
     for point in grid.points():
         console.detail(f"checks {point.words}")
         try:
+            require_program(with_engine(point.scenario, options), programs)
             World.of(point.scenario)
         except FedcoreError as error:
             error.where = f"{grid.path.name} with {point.words}"

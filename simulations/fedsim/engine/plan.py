@@ -132,10 +132,10 @@ def program_at(place: str) -> Program:
         found = getattr(import_module(module), attribute)
         is_program = hasattr(found, "train") and not isinstance(found, type)
         program: Program = found if is_program else found()
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
+    except (Exception, SystemExit) as error:  # of a module that is its owner's
         raise ProgramError(
             f"there is no program at {place!r:.80}",
-            why=f"{type(error).__name__}: {error}",
+            why=f"{type(error).__name__}: {error}"[:400],
             fix='name it as "module:attribute", in a module that Python finds',
         ) from error
     return program

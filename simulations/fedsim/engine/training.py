@@ -10,10 +10,15 @@ from typing import Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcore.errors import DivergenceError
+from fedcore.errors import DivergenceError, ProgramError, UpdateError
 from fedcore.federated.algorithms import rule_of
 from fedcore.federated.flat import FlatModel
-from fedcore.federated.programs import Program, TrainingRequest, find_program
+from fedcore.federated.programs import (
+    Program,
+    TrainingRequest,
+    TrainingResult,
+    find_program,
+)
 from fedcore.federated.task import Task
 from fedcore.federated.training import LocalTraining, stream_of
 from fedsim.engine.jobs import Round
@@ -123,7 +128,7 @@ class ProgramTraining:
         for member in members:
             request = request_of(self._task, self._population, member, round)
             try:
-                found = self._program.train(request)
+                found = self._trained(request)
                 peak = peak_of(found.delta)
                 if not math.isfinite(peak):
                     raise diverged(round.facts.round)
@@ -131,6 +136,27 @@ class ProgramTraining:
                 yield Outcome(member, None, error=error)
                 continue
             yield Outcome(member, found.delta, peak, found.weight, 0, found.statistics)
+
+    def _trained(self, request: TrainingRequest) -> TrainingResult:
+        """What a device would send on. Raises: UpdateError; what the program raises."""
+        try:
+            found = self._program.train(request)
+        except SystemExit as end:
+            raise ProgramError(
+                "a program would end the process",
+                why=f"it called sys.exit({end.code!r:.40})",
+                fix="let it raise an error: then the client alone has failed",
+            ) from end
+        delta, weight = getattr(found, "delta", None), getattr(found, "weight", 0)
+        is_vector = isinstance(delta, np.ndarray) and delta.dtype.kind == "f"
+        shape = delta.shape if isinstance(delta, np.ndarray) else type(delta).__name__
+        if not is_vector or shape != request.theta.shape or type(weight) is not int or weight < 1:
+            raise UpdateError(
+                f"a program gave an update of {shape} and the weight {weight!r:.40}",
+                why=f"the model has {request.theta.size} numbers, and examples are 1 or more",
+                fix="return TrainingResult(new parameters less theta, number of examples)",
+            )
+        return found
 
 
 def pupil_of(population: Population, member: int) -> Pupil:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from fedcore.errors import RoundOverError
 from fedcore.federated.algorithms import algorithm_of
 from fedcore.federated.clipping import decode_clipping, encode_clipping
@@ -94,17 +97,17 @@ class TaskRounds:
 
         Then it goes as if the clock had known; nobody else's fate changes.
         """
-        failing: set[int] = set()
+        failing: dict[int, str] = {}
         while True:
-            timeline = self._ahead.round(number, before.clock, failing=failing)
+            timeline = self._ahead.round(number, before.clock, failing=failing.keys())
             if not timeline.completed:
-                raise given_up(number, timeline)
+                raise given_up(number, timeline, failing)
             if number + 1 < self._task.rounds.count:
                 self._ahead.look(number + 1, timeline.after)
             mean, reports = self._mean(timeline, sent, facts)
             if mean is not None:
                 return timeline, mean, reports
-            failing |= {report.index for report in reports if report.failure}
+            failing |= {report.index: report.failure for report in reports if report.failure}
 
     def _mean(
         self, timeline: RoundTimeline, sent: Vector, facts: Facts
@@ -164,9 +167,22 @@ def _first_clipping(task: Task) -> str:
     return encode_clipping(start).hex()
 
 
-def given_up(number: int, timeline: RoundTimeline) -> RoundOverError:
-    """What to raise for a round whose last attempt led to no model."""
+def given_up(
+    number: int, timeline: RoundTimeline, failing: Mapping[int, str] = MappingProxyType({})
+) -> RoundOverError:
+    """What to raise for a round whose last attempt led to no model.
+
+    `failing`: of clients whose program failed, by their places, why it did.
+    """
     reasons = "; ".join(attempt.state.reason for attempt in timeline.attempts)
+    if failing:
+        place = min(failing)
+        return RoundOverError(
+            f"round {number + 1} was given up after {len(timeline.attempts)} attempts",
+            why=f"{len(failing)} clients failed, the one at place {place} with: {failing[place]}; "
+            f"{reasons}",
+            fix="lower the learning rate, or mend data and program, so that they do not fail",
+        )
     return RoundOverError(
         f"round {number + 1} was given up after {len(timeline.attempts)} attempts",
         why=reasons,

@@ -113,16 +113,16 @@ class StudyRounds:
 
     def round(self, number: int, before: State) -> Done:
         theta, sent = self._server.sent(before)
-        failing: set[int] = set()
+        failing: dict[int, str] = {}
         while True:
-            timeline = self._ahead.round(number, before.clock, failing=failing)
+            timeline = self._ahead.round(number, before.clock, failing=failing.keys())
             if not timeline.completed:
-                raise given_up(number, timeline)
+                raise given_up(number, timeline, failing)
             if number + 1 < self._task.rounds.count:
                 self._ahead.look(number + 1, timeline.after)
             survivors = timeline.last.survivors
             mean, reports = self._mean(survivors, theta, sent, Facts(number))
-            if not (failed := {report.index for report in reports if report.failure}):
+            if not (failed := {one.index: one.failure for one in reports if one.failure}):
                 break
             self._engine.discard(number)
             failing |= failed

@@ -50,6 +50,7 @@ class DeviceFiles(Reader):
                 " nothing is downloaded",
             )
         _require_alike(parts)
+        _require_finite(parts)
         train, test = concat(parts, name=folder.name), _examples(tested) if self.test else None
         ids = np.repeat([part.name for part in parts], [len(part) for part in parts])
         return Source(train, test, ids=ids, classes=_classes(train, test))
@@ -112,6 +113,16 @@ def _examples(path: Path) -> Dataset:
     x = data.x.astype(np.float32, copy=False) if data.x.dtype.kind == "f" else data.x
     kind = np.float32 if data.y.dtype.kind == "f" else np.int64
     return Dataset(x, data.y.astype(kind, copy=False), data.name)
+
+
+def _require_finite(parts: list[Dataset]) -> None:
+    for part in parts:
+        if part.x.dtype.kind == "f" and not np.isfinite(part.x).all():
+            raise DatasetError(
+                f"{part.name}: some features are NaN or infinite",
+                why="a device trains on what is in its file, and no model can be trained on these",
+                fix="leave these rows out, or put numbers there",
+            )
 
 
 def _require_alike(parts: list[Dataset]) -> None:

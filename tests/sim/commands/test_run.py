@@ -277,5 +277,6 @@ def test_a_program_of_ones_own_is_found_where_it_is_said_to_be(
     fed: Fed, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file.write_text(file.read_text().replace("[training]", '[training]\nprogram = "mine"'))
-    code, _, err = fed("run", file, "--program", "mine=absent.module:thing")
-    assert code == 4 and "no program at" in err
+    for options in ([], ["--program", "mine=absent.module:thing"]):
+        code, _, err = fed("run", file, "--folder", "mine", *options)
+        assert code == 4 and "no program" in err and not Path("mine").exists()
