@@ -62,6 +62,7 @@ UPDATES = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(UPDATES, st.lists(st.none() | st.floats(0.1, 8.0), min_size=4, max_size=4))
 @settings(max_examples=15)
 def test_each_task_counts_once_for_every_run_that_left_and_for_ever(

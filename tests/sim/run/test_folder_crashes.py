@@ -55,14 +55,8 @@ def require_consistent(root: Path) -> None:
         assert run.result is None or len(run.rounds) == ROUNDS
 
 
-@pytest.mark.parametrize(
-    "when",
-    [
-        "halfway",
-        pytest.param("before", marks=pytest.mark.slow),
-        pytest.param("after", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["halfway", "before", "after"])
 def test_a_run_killed_at_any_write_goes_on_to_the_same_files(
     tmp_path: Path, undisturbed: dict[str, bytes], when: str
 ) -> None:
