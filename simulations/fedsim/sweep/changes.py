@@ -19,7 +19,7 @@ __all__ = ["Axis", "Change", "scenario_with", "tables_of"]
 
 _PATH: Final = re.compile(r"[A-Za-z_][\w-]*(\[\d+\])*(\.[A-Za-z_][\w-]*(\[\d+\])*)*", re.ASCII)
 _STEP: Final = re.compile(r"([A-Za-z_][\w-]*)|\[(\d+)\]", re.ASCII)
-_WORD: Final = re.compile(r"[A-Za-z][\w-]*", re.ASCII)
+_WORD: Final = re.compile(r"([A-Za-z]|\.?\.?/)[\w./-]*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class Axis:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The axis of a text `path=value,value`. Values are TOML; a bare word is a text.
+        """The axis of a text `path=value,value`. Values are TOML; a bare word or path is a text.
 
         Raises: ArgumentError.
 
@@ -112,6 +112,8 @@ class Axis:
         ('fedavg', 'fedprox')
         >>> Axis.parse("cohort.goal=5,10").values
         (5, 10)
+        >>> Axis.parse("population.source.path=../data/mnist").values
+        ('../data/mnist',)
         """
         path, equals, rest = text.partition("=")
         Change(path.strip(), 0)

@@ -46,7 +46,8 @@ class Point:
     @property
     def folder(self) -> str:
         """The name of its folder: what people can read, and what makes it the only one."""
-        slug = _UNSAFE.sub("-", self.words.replace(" = ", "="))[:_LONGEST_NAME].strip("-")
+        words = self.words.replace(" = ", "=").replace('"', "")
+        slug = _UNSAFE.sub("-", words)[:_LONGEST_NAME].strip("-")
         return f"{slug or 'run'}-{self.scenario.digest.hex()[:8]}"
 
 
