@@ -31,7 +31,7 @@ def read_bytes(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> b
     `max_bytes` after inflation, or corrupt gzip; TruncatedFileError if gzip data end early.
     """
     try:
-        with open(os.path.expanduser(os.fspath(path)), "rb") as file:
+        with open(os.path.expanduser(os.fspath(path)), "rb", opener=_at_once) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise _unreadable(path, "it is not a regular file")
             content = _read_limited(file, path, max_bytes)
@@ -41,6 +41,11 @@ def read_bytes(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> b
         reason = error.strerror if isinstance(error, OSError) else "the path is not valid"
         raise _unreadable(path, str(reason)) from None
     return _inflate(content, path, max_bytes) if content.startswith(_GZIP_MAGIC) else content
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Opens a file, and does not wait for somebody to write to one that is a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def read_lines(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> list[str]:

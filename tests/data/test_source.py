@@ -34,6 +34,13 @@ def test_what_is_no_path_is_refused(path: Any) -> None:
     assert caught.value.where == str(path)
 
 
+def test_a_pipe_that_nobody_writes_to_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataFormatError, match="cannot read") as caught:
+        read_bytes(tmp_path / "pipe")
+    assert caught.value.why == "it is not a regular file"
+
+
 def test_a_device_is_not_read(tmp_path: Path) -> None:
     with pytest.raises(DataFormatError, match="not a regular file"):
         read_bytes(os.devnull)

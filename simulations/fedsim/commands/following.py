@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from fedcore.console import Console, Json
@@ -77,7 +77,8 @@ class Following:
             print(f"interrupted; {self._kept}", file=sys.stderr, flush=True)
         except FedcoreError:
             if self._folder.rounds:
-                write_report(read_run(self._folder.path))
+                with suppress(FedcoreError):  # what ended the run is what there is to say
+                    write_report(read_run(self._folder.path))
                 self._console.progress(self._kept)
             raise
         finally:

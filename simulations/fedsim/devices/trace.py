@@ -19,6 +19,7 @@ from typing import Final
 
 import numpy as np
 
+from fedcore.data.source import read_lines
 from fedcore.errors import DataFormatError
 from fedsim.devices.availability import NEVER, Places, Times
 
@@ -142,13 +143,8 @@ def read_trace(path: Path, *, period: int = 0) -> Record:
 
 def _rows(path: Path) -> Sequence[tuple[int, list[str]]]:
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = [(number, row) for number, row in enumerate(csv.reader(file), 1) if row]
-    except OSError as error:
-        raise DataFormatError(
-            f"the trace {path.name} cannot be read", why=error.strerror or "", fix="check the path"
-        ) from error
-    except (UnicodeDecodeError, csv.Error) as error:
+        rows = [(number, row) for number, row in enumerate(csv.reader(read_lines(path)), 1) if row]
+    except csv.Error as error:
         raise DataFormatError(
             f"the trace {path.name} is no CSV file", why=str(error), fix="save it as CSV in UTF-8"
         ) from error

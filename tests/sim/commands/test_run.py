@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from dataclasses import replace
@@ -11,9 +12,10 @@ from typing import Any
 import pytest
 
 from fedsim.commands import following
+from fedsim.run.durable import disk
 from fedsim.run.folder import RunFolder
-from fedsim.run.reading import read_run
-from fedsim.run.records import Versions
+from fedsim.run.reading import SavedState, read_run
+from fedsim.run.records import RoundRecord, Versions
 from fedsim.run.simulation import plan_of
 from fedsim.scenario import Scenario
 from tests.sim.commands.conftest import Fed
@@ -271,6 +273,28 @@ def test_a_round_that_is_given_up_ends_with_1_and_keeps_what_was_finished(
     file.write_text(scenario_of(more=lost).text)
     code, out, err = fed("run", file)
     assert (code, out) == (1, "") and "given up" in err
+
+
+def test_a_disk_that_fills_up_says_what_is_kept_though_it_takes_no_report_either(
+    fed: Fed, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def append(folder: RunFolder, record: RoundRecord, state: SavedState | None = None) -> None:
+        with disk(folder.path):
+            full() if record.round == 2 else kept(folder, record, state)
+
+    kept = RunFolder.append
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "append", append)
+        patch.setattr("fedsim.report.page.write_atomically", full)
+        code, _, err = fed("run", file, "--folder", "a")
+    assert code == 4 and "the run in a cannot be written" in err
+    assert "fed sim run --resume a" in err and "the report of" not in err
+    fed.done("run", file, "--folder", "whole")
+    fed.done("run", "--resume", "a")
+    assert read_run(Path("a")).rounds[-1].model == read_run(Path("whole")).rounds[-1].model
 
 
 def test_a_program_of_ones_own_is_found_where_it_is_said_to_be(

@@ -190,7 +190,7 @@ def test_a_trace_of_others_or_none_at_all_is_refused(tmp_path: Path) -> None:
     assert 'clients = "drawn"' in caught.value.fix
     with pytest.raises(TaskError, match="names none"):
         traced(tmp_path, "client,from_s,until_s\n", ', clients = "drawn"')
-    with pytest.raises(DataFormatError, match="cannot be read"):
+    with pytest.raises(DataFormatError, match="cannot read"):
         devices('availability = {kind = "trace", file = "none.csv"}', folder=tmp_path)
     (tmp_path / "there.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataFormatError, match="no CSV"):
