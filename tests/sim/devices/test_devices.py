@@ -193,5 +193,5 @@ def test_a_trace_of_others_or_none_at_all_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataFormatError, match="cannot read"):
         devices('availability = {kind = "trace", file = "none.csv"}', folder=tmp_path)
     (tmp_path / "there.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataFormatError, match="no CSV"):
+    with pytest.raises(DataFormatError, match="not UTF-8"):
         devices('availability = {kind = "trace", file = "there.csv"}', folder=tmp_path)
