@@ -22,7 +22,13 @@ from importlib import metadata
 from typing import cast
 
 from fedcore.console import FORMATS, ExitCode, Parser, common_options, exit_code, plain
-from fedcore.errors import ArgumentError, FedcoreError, InstallError, user_line
+from fedcore.errors import (
+    ArgumentError,
+    CapacityError,
+    FedcoreError,
+    InstallError,
+    user_line,
+)
 
 __all__ = ["GROUP", "main"]
 
@@ -84,6 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 141  # as a shell reports SIGPIPE
         if debug:
             traceback.print_exception(error)
+        if isinstance(error, MemoryError):
+            print(_no_memory(error), file=sys.stderr)
+            return ExitCode.FAILED
         print(_bug(error, arguments), file=sys.stderr)
         return ExitCode.BUG
 
@@ -224,6 +233,14 @@ def _nobody_reads() -> bool:
     os.dup2(nowhere, descriptor)
     os.close(nowhere)
     return True
+
+
+def _no_memory(error: MemoryError) -> FedcoreError:
+    return CapacityError(
+        "there is not memory enough",
+        why=plain(str(error)) or "what was asked for holds more than this process may have",
+        fix="take less data at once, a smaller model or fewer workers, or a larger machine",
+    )
 
 
 def _bug(error: Exception, arguments: list[str]) -> FedcoreError:

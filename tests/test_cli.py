@@ -156,6 +156,7 @@ def test_it_says_its_version_and_help_without_a_command(capsys: pytest.CaptureFi
         ("1 / 0", 5, "FED-1000 fed: internal error, ZeroDivisionError"),
         ("open('/no/such/file')", 5, "FED-1000 fed: internal error, FileNotFoundError"),
         ("raise BrokenPipeError", 5, "FED-1000 fed: internal error, BrokenPipeError"),
+        ("raise MemoryError('10 GiB')", 1, "FED-1110 there is not memory enough"),
         ("return None", 5, "FED-1000 fed: internal error, TypeError"),
         ("import fed_absent", 5, "FED-1000 fed: internal error, ModuleNotFoundError"),
     ],

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from fedcore.console import Parser
 from fedcore.errors import ArgumentError, TaskError
@@ -22,6 +24,8 @@ __all__ = [
     "trackers_of",
     "with_engine",
 ]
+
+_WORKERS_A_CORE: Final = 16
 
 
 def add_engine_options(parser: Parser) -> None:
@@ -49,7 +53,8 @@ def add_engine_options(parser: Parser) -> None:
 def with_engine(scenario: Scenario, options: argparse.Namespace) -> Scenario:
     """The same scenario on workers as they were asked for.
 
-    Raises: TaskError for none; InstallError if they need what is not installed.
+    Raises: TaskError for none, and for more than this machine bears; InstallError if they need
+    what is not installed.
     """
     given = {
         name: value
@@ -65,6 +70,13 @@ def with_engine(scenario: Scenario, options: argparse.Namespace) -> Scenario:
         raise
     if engine.kind == "ray":
         find_ray()
+    elif (engine.workers or 1) > (most := _WORKERS_A_CORE * (cores := os.cpu_count() or 1)):
+        raise TaskError(
+            f"{engine.workers} workers on a machine of {cores} cores",
+            why=f"each has memory of its own, and more than {most} would only wait for each other",
+            fix=f"take {cores}, one a core, or the workers of a cluster with --kind ray",
+            where="engine.workers" if options.workers is None else "--workers",
+        )
     return replace(scenario, engine=engine)
 
 

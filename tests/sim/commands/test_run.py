@@ -228,6 +228,7 @@ def test_a_typo_is_told_with_its_line_and_what_was_meant(fed: Fed, file: Path) -
         (["run", "absent.toml"], "absent.toml cannot be read"),
         (["run", "small.toml", "--workers", "0"], "at --workers"),
         (["run", "small.toml", "--workers", "many"], "invalid int"),
+        (["run", "small.toml", "--workers", "4096"], "4096 workers on a machine of"),
         (["run", "small.toml", "--rounds", "0"], "rounds.count"),
         (["run", "small.toml", "--program", "mine"], "name=module:attribute"),
         (["run", "small.toml", "--out", "a", "--folder", "b"], "--out beside --folder"),
