@@ -307,7 +307,7 @@ def test_what_does_not_add_up_is_refused_with_a_reason_and_a_remedy(
         two="--noise 1 --epsilon 1",
     )
     exit_code, out, err = fed("plan", *text.split())
-    assert out == "" and exit_code == (4 if code == "FED-1109" else 1)
+    assert out == "" and exit_code == (4 if code in ("FED-1109", "FED-1501") else 1)
     assert err.startswith(code) and said in err
     assert "\n  Why: " in err and "\n  Fix: " in err
 
