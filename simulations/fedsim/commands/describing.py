@@ -9,6 +9,7 @@ from fedcore.errors import DatasetError
 from fedcore.privacy.commands.layout import rows
 from fedcore.privacy.statement import statement_of
 from fedsim.clock import Forecast, Terms, Work, forecast
+from fedsim.modes.studies import study_work
 from fedsim.partition import Heterogeneity
 from fedsim.run.wording import size
 from fedsim.scenario import Scenario
@@ -176,5 +177,9 @@ def _forecast(scenario: Scenario, world: World) -> Forecast | None:
     """What to expect of a round; None where there are none."""
     if scenario.clock.schedule != "synchronous":
         return None
-    work = Work.of(scenario.task, world.population.sizes())
+    work = (
+        study_work(scenario, world)
+        if scenario.study.any
+        else Work.of(scenario.task, world.population.sizes())
+    )
     return forecast(Terms.of(scenario.task), world.devices, work)

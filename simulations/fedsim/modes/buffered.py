@@ -16,9 +16,8 @@ from fedsim.clock import BufferedClock, Start, Terms
 from fedsim.engine import ClientReport, Engine, Facts, Study
 from fedsim.modes.means import statistics_of
 from fedsim.modes.passed import Passed
-from fedsim.modes.rounds import timelines_of
 from fedsim.modes.state import Done, State, Vector
-from fedsim.modes.studies import Server, mean_of_rows
+from fedsim.modes.studies import Server, mean_of_rows, study_work
 from fedsim.scenario import Scenario
 from fedsim.world import World
 
@@ -38,7 +37,7 @@ class BufferedRounds:
         assert engine.plan.study is not None
         study = Study(engine.plan.study, scenario.task)
         self._server = Server(scenario, study, population=len(world.population))
-        _, work = timelines_of(scenario, world)
+        work = study_work(scenario, world)
         clock = BufferedClock(scenario.clock, Terms.of(scenario.task), world.devices)
         schedule = clock.schedule(work, steps=scenario.task.rounds.count)
         self._steps, self._starts = schedule.steps, schedule.starts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from fedcore.federated.models import initial_theta
 from fedcore.federated.task import Task
 from fedcore.federated.update import Mean
 from fedsim.algorithms import AlgorithmChoice, Turnout
+from fedsim.clock import Work
 from fedsim.engine import ClientReport, Engine, Facts, Study, StudyPlan
 from fedsim.modes.ahead import Ahead
 from fedsim.modes.means import statistics_of
@@ -25,7 +27,7 @@ from fedsim.scenario import Scenario
 from fedsim.scenario_spec import StudySpec
 from fedsim.world import World
 
-__all__ = ["Server", "StudyRounds", "mean_of_rows", "study_plan"]
+__all__ = ["Server", "StudyRounds", "mean_of_rows", "study_plan", "study_work"]
 
 
 def study_plan(scenario: Scenario, states: Path) -> StudyPlan:
@@ -91,6 +93,19 @@ class Server:
         return replace(state, theta=theta.astype(np.float32, copy=False), arrays=dict(arrays))
 
 
+def study_work(scenario: Scenario, world: World) -> Work:
+    """What a round of a study asks of devices: its vectors, packed as the task packs updates."""
+    study = Study(study_plan(scenario, Path()), scenario.task)
+    server = Server(scenario, study, population=len(world.population))
+    _, beside = server.sent(server.start())
+    work = Work.of(scenario.task, world.population.sizes())
+    return replace(
+        work,
+        model_bytes=work.model_bytes + sum(vector.nbytes for vector in beside.values()),
+        update_bytes=math.ceil(work.update_bytes * study.length / scenario.task.dimension),
+    )
+
+
 class StudyRounds:
     """Synchronous rounds of a study, in floating sums."""
 
@@ -100,7 +115,8 @@ class StudyRounds:
         self._study = Study(engine.plan.study, scenario.task)
         self._server = Server(scenario, self._study, population=len(world.population))
         self._rule = _rule_of(scenario.study, scenario.task.cohort.minimum)
-        self._ahead = Ahead(*timelines_of(scenario, world), engine)
+        clock, _ = timelines_of(scenario, world)
+        self._ahead = Ahead(clock, study_work(scenario, world), engine)
 
     def start(self) -> State:
         return self._server.start()
