@@ -55,8 +55,10 @@ def standardize(train: Dataset) -> Standardizer:
     counts = np.maximum(present.sum(axis=0), 1)
     mean = np.sum(x, axis=0, dtype=np.float64, where=present) / counts
     variance = np.sum(np.square(x - mean), axis=0, where=present) / counts
-    # A constant feature's deviations are rounding errors of the mean, not a scale to divide by.
-    constant = np.sqrt(variance) <= 1e-12 * np.abs(mean)
+    # A constant feature's deviations are rounding errors of the mean, not a scale to divide by; nor
+    # is what float32 calls next to nothing, by which any other value becomes infinite.
+    least = np.maximum(1e-12 * np.abs(mean), np.finfo(np.float32).tiny)
+    constant = np.sqrt(variance) <= least
     return Standardizer(mean, np.where(constant, 1.0, np.sqrt(variance)))
 
 

@@ -68,6 +68,17 @@ class PeerIdentity:
     fingerprint: bytes = field(default=b"", repr=False)
 
 
+def _require_whole(certificate: x509.Certificate) -> None:
+    """Before the signature stands how many of its bits do not count, which nobody has signed.
+
+    Where that could be another number, one certificate would have two fingerprints.
+    Raises: UnauthenticatedError.
+    """
+    der = der_of(certificate)
+    if not der.endswith(b"\0" + certificate.signature):
+        raise _nobody("this federation's authority did not sign it")
+
+
 def is_name(text: str) -> bool:
     """Whether a tenant or a user may be called so: up to 63 letters, digits, dots, dashes and _."""
     return _NAME.fullmatch(text) is not None
@@ -144,6 +155,7 @@ class PeerReader:
         try:
             certificate = x509.load_pem_x509_certificate(pem)
             certificate.verify_directly_issued_by(self._issuer)
+            _require_whole(certificate)
             found = self._identity_in(certificate)
         except _UNREADABLE:
             raise _nobody("this federation's authority did not sign it") from None

@@ -92,6 +92,11 @@ def ticks(span: Span, *, most: int = 6) -> list[float]:
     rough = (span.high - span.low) / (most - 1)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * (1 - 1e-9))
+    # Of three ticks 5 apart none may lie within the span, which may be as narrow as 4.
+    return _multiples(span, step) or _multiples(span, 2 * power)
+
+
+def _multiples(span: Span, step: float) -> list[float]:
     first, last = math.ceil(span.low / step - 1e-9), math.floor(span.high / step + 1e-9)
     return [float(f"{k * step:.12g}") for k in range(first, last + 1)]
 

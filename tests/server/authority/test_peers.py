@@ -163,6 +163,19 @@ def test_any_changed_byte_makes_it_nobodys(data: st.DataObject) -> None:
         read(b"-----BEGIN CERTIFICATE-----\n" + body + b"-----END CERTIFICATE-----\n")
 
 
+def test_bits_of_a_signature_that_would_not_count_make_it_nobodys() -> None:
+    """Else one certificate had two fingerprints. Only a bit that is 0 may be left out."""
+    while True:
+        made = x509.load_pem_x509_certificate(certificate([CLIENT]))
+        if made.signature[-1] % 2 == 0:
+            break
+    der = bytearray(made.public_bytes(serialization.Encoding.DER))
+    der[-len(made.signature) - 1] = 1
+    body = base64.encodebytes(bytes(der))
+    with pytest.raises(UnauthenticatedError):
+        read(b"-----BEGIN CERTIFICATE-----\n" + body + b"-----END CERTIFICATE-----\n")
+
+
 def test_a_certificate_of_another_version_is_nobodys() -> None:
     der = x509.load_pem_x509_certificate(PEM).public_bytes(serialization.Encoding.DER)
     version = b"\xa0\x03\x02\x01\x02"
