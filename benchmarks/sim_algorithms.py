@@ -1,8 +1,8 @@
 """Every algorithm on one scenario: how well it serves all people, and those whom it serves worst.
 
-Options of fedadam, fedyogi, feddyn and qfedavg are the better ones of two on seed 1, which is one of
-the three that are reported; the others have one value each. Fewer rounds than it takes to the end:
-what learns fast is ahead.
+Options of fedadam, fedyogi, feddyn and qfedavg are the better ones of two on seed 1, which is
+reported with two others; of the rest one value each was tried. Fewer rounds than it takes to the
+end: what learns fast is ahead.
 """
 
 from __future__ import annotations

@@ -179,7 +179,7 @@ def test_an_error_names_its_file_but_not_the_line_of_the_script(
     install: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:
     install(that("import fedcore.errors as e; raise e.PlanError('x', where='plan.toml:3')"))
-    assert main(["works"]) == 1
+    assert main(["works"]) == 4
     assert capsys.readouterr().err == "FED-1501 x\n  at plan.toml:3\n"
 
 
@@ -200,14 +200,14 @@ def test_debug_shows_the_traceback_of_any_error(
 ) -> None:
     arguments = ["--debug", "works"] if before else ["works", "--debug"]
     install(that("import fedcore.errors as e; raise e.PlanError('x')"))
-    assert main(arguments) == 1
+    assert main(arguments) == 4
     err = capsys.readouterr().err
     assert err.startswith("Traceback") and "FED-1501 x" in err
     install(that("1 / 0"), name="fails")
     assert main([word.replace("works", "fails") for word in arguments]) == 5
     err = capsys.readouterr().err
     assert err.startswith("Traceback") and "ZeroDivisionError: division" in err
-    assert main(["works", "--", "--debug"]) == 1
+    assert main(["works", "--", "--debug"]) == 4
     assert "Traceback" not in capsys.readouterr().err
 
 
