@@ -57,8 +57,8 @@ class Sequential(Module):
 def _pooled(layers: Sequence[Callable[..., Any]], x: Any) -> Tensor | None:
     """What a convolution, `relu` and a maximum make of `x` together, if that is what they are.
 
-    `bias_relu_pool` makes the same with a quarter of the work: a round of the CNN of the FedAvg
-    paper is a tenth shorter. None also where one would raise, which by itself says which it is.
+    `bias_relu_pool` makes the same with a quarter of the work. None also where one would raise,
+    which by itself says which it is.
     """
     match layers:
         case [Conv2d() as conv, function, MaxPool2d(padding=0) as pool]:

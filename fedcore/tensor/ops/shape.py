@@ -165,7 +165,7 @@ def concatenate_primitive(xp: Any, *xs: Any, axis: int, out: Any = None) -> Any:
 
 @concatenate_primitive.prepared("numpy")
 def _prepare_concatenate(xp: Any, *xs: Any, axis: int, out: Any) -> Callable[[], None] | None:
-    """The same where nothing has to be spread: 3 µs against 12 for three losses."""
+    """The same where nothing has to be spread: 0.7 µs against 3.9 for three losses."""
     before = xs[0].ndim + axis
     if any(x.shape[:before] != xs[0].shape[:before] for x in xs):
         return None
