@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Final
+from typing import Final, NamedTuple
 
 from fedcore.console import Json
 from fedcore.entropy import Entropy, SystemEntropy
@@ -98,6 +98,14 @@ def simulate(
         return folder.finish(ended=ended, privacy=run.privacy())
 
 
+class _Measured(NamedTuple):
+    """How good a round's model is, where it was due to be measured: see `RoundRecord`."""
+
+    test: Evaluation | None
+    clients: Spread | None
+    personal: dict[str, float]
+
+
 class _Run:
     """One run of a scenario, in its folder."""
 
@@ -134,40 +142,27 @@ class _Run:
             finally:
                 self._engine.settle()  # whatever came of this round, the one before it counts
             state, wall_s = found.state, time.perf_counter() - begun
-            test, people = self._tested(number, state.theta), self._clients(number, state.theta)
-            keep = partial(self._keep, number, found, wall_s, test, *people)
+            # Workers measure, so this is not left for when they are busy.
+            test = self._tested(number, state.theta)
+            clients, personal = self._clients(number, state.theta)
+            measured = _Measured(test, clients, personal)
+            keep = partial(self._keep, number, found, wall_s, measured)
             # What was paid for is durable before anything else begins.
             keep() if self._account is not None else self._engine.meanwhile(keep)
         self._engine.settle()
         self._folder.write_model(state.theta, parameters_of(self._scenario.task))
         return ended
 
-    def _keep(
-        self,
-        number: int,
-        done: Done,
-        wall_s: float,
-        test: Evaluation | None,
-        clients: Spread | None,
-        personal: dict[str, float],
-    ) -> None:
+    def _keep(self, number: int, done: Done, wall_s: float, measured: _Measured) -> None:
         """Writes a round down, and tells who follows."""
-        record = self._record(number, done, wall_s, test, clients, personal)
+        record = self._record(number, done, wall_s, measured)
         saved = self._saved(number, done.state)
         self._folder.append(record, saved)
         if saved is not None:
             self._rounds.kept(number)
         self._on_round(record)
 
-    def _record(
-        self,
-        number: int,
-        done: Done,
-        wall_s: float,
-        test: Evaluation | None,
-        clients: Spread | None,
-        personal: dict[str, float],
-    ) -> RoundRecord:
+    def _record(self, number: int, done: Done, wall_s: float, measured: _Measured) -> RoundRecord:
         passed = done.passed
         private = self._scenario.task.privacy is not None
         trained = sum(not report.failure for report in done.reports)
@@ -184,9 +179,9 @@ class _Run:
             funnel=passed.funnel,
             lost=passed.lost,
             train_loss=None if private else done.loss,
-            test=test,
-            clients=clients,
-            personal=personal,
+            test=measured.test,
+            clients=measured.clients,
+            personal=measured.personal,
             privacy=self.privacy(),
             bytes_down=passed.bytes_down,
             bytes_up=passed.bytes_up,
