@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from fedcore.errors import CheckpointError, DataFormatError
+from fedcore.errors import DataFormatError
 from fedcore.federated.payments import Account, Payment
 from fedcore.privacy import Head, PrivateMean, QuantileState
 from fedsim.clock import ClockState, RoundTimeline
 from fedsim.modes.exact import Totals
 from fedsim.modes.passed import Passed
-from fedsim.run.durable import write_atomically
+from fedsim.run.durable import disk, write_atomically
 from fedsim.run.plain_json import canonical_json, from_plain, parse_json, to_plain
 
 __all__ = ["Release", "Releases", "announced_head"]
@@ -94,15 +94,8 @@ class Releases:
             clock=json.dumps(timeline.after.to_record()),
             head=json.dumps(self.account.ledger.head.to_json()),
         )
-        try:
+        with disk(self._path.parent):
             write_atomically(self._path, [canonical_json(to_plain(told)) + b"\n"])
-        except OSError as error:
-            raise CheckpointError(
-                f"{_NAME} cannot be written",
-                where=str(self._path),
-                why=error.strerror or str(error),
-                fix="make room or give access, and resume the run: it goes on from its checkpoint",
-            ) from error
         reports = len(timeline.last.survivors)
         mean = payment.release(totals, reports=reports, clipping=clipping)
         return Release(mean, passed, timeline.after)
