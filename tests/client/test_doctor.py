@@ -6,6 +6,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -198,27 +199,32 @@ def test_what_the_server_says_after_it_took_the_certificate(
     expect(identity, wanted, "suspended")
 
 
-def silent(answer: bytes) -> tuple[socket.socket, int]:
-    """A port that takes connections, says `answer` and no more."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    kept: list[socket.socket] = []
+@contextmanager
+def silent(answer: bytes) -> Iterator[int]:
+    """The port of a listener that takes connections, says `answer` and no more."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as connections:
 
-    def accept() -> None:
-        while True:
-            try:
-                found, _ = listener.accept()
-            except OSError:
-                return
-            found.sendall(answer)
-            kept.append(found)
+        def accept() -> None:
+            while True:
+                try:
+                    found, _ = listener.accept()
+                except OSError:
+                    return
+                connections.enter_context(found)
+                with suppress(OSError):
+                    found.sendall(answer)
 
-    threading.Thread(target=accept, daemon=True).start()
-    return listener, listener.getsockname()[1]
+        accepting = threading.Thread(target=accept)
+        accepting.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            accepting.join()
 
 
 def test_a_port_that_speaks_no_tls(identity: DeviceIdentity) -> None:
-    listener, port = silent(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-    with listener:
+    with silent(b"HTTP/1.1 400 Bad Request\r\n\r\n") as port:
         expect(moved(identity, f"127.0.0.1:{port}"), ServerVersionError)
 
 
@@ -226,8 +232,7 @@ def test_a_port_that_says_nothing(
     identity: DeviceIdentity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fedcore.wire.handshake._STEP_S", 0.2)
-    listener, port = silent(b"")
-    with listener:
+    with silent(b"") as port:
         expect(moved(identity, f"127.0.0.1:{port}"), DeviceTimeoutError)
 
 
