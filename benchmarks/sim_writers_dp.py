@@ -28,9 +28,9 @@ from benchmarks.science.simulated import HERE, changed
 from fedcore.federated.flat import FlatModel
 from fedcore.training import accuracy, evaluate
 from fedsim.population import Population
+from fedsim.records import RoundRecord
 from fedsim.run.folder import RunFolder
 from fedsim.run.reading import read_run, read_state
-from fedsim.run.records import RoundRecord
 from fedsim.run.simulation import plan_of, simulate
 from fedsim.scenario import Scenario
 from fedsim.world import World

@@ -19,8 +19,8 @@ from benchmarks.tasks import BATCH, CLASSES, LEARNING_RATE, SAMPLES, WARM_UP_ROU
 from fedcore.data import Dataset
 from fedsim import Partition, Population, Scenario, World
 from fedsim.devices import Devices
+from fedsim.records import RoundRecord
 from fedsim.run.folder import RunFolder
-from fedsim.run.records import RoundRecord
 from fedsim.run.simulation import plan_of, simulate
 from fedsim.sources import Source
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from fedsim.run.records import RoundRecord
+from fedsim.records import RoundRecord
 
 __all__ = ["Curve", "curve_of", "rounds_to", "smoothed"]
 

@@ -30,10 +30,10 @@ from benchmarks.science.mcmahan import (
 )
 from benchmarks.science.simulated import HERE, Enough, changed
 from benchmarks.science.tables import put_table
+from fedsim.records import RoundRecord
 from fedsim.run.folder import RunFolder
 from fedsim.run.origin import write_base
 from fedsim.run.reading import Run, read_run
-from fedsim.run.records import RoundRecord
 from fedsim.run.simulation import plan_of, simulate
 from fedsim.scenario import Scenario
 from fedsim.world import World

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.records import RoundRecord
 from fedsim.run.folder import RunFolder
 from fedsim.run.own_models import own_models
-from fedsim.run.records import RoundRecord
 from fedsim.run.simulation import plan_of, simulate
 from fedsim.scenario import Scenario
 from fedsim.sweep.changes import Change, scenario_with

@@ -19,8 +19,8 @@ from fedcore.federated.flat import FlatModel
 from fedcore.federated.reference import train_in_process
 from fedcore.training import accuracy, evaluate
 from fedsim import Scenario, World
+from fedsim.records import Result
 from fedsim.run.folder import RunFolder
-from fedsim.run.records import Result
 from fedsim.run.simulation import plan_of, simulate
 from fedsim.sweep.changes import Change, scenario_with
 

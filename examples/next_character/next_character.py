@@ -19,8 +19,8 @@ from fedcore.federated.reference import train_in_process
 from fedcore.model_format import read_model
 from fedcore.training import accuracy, evaluate, predict
 from fedsim import Scenario, World
+from fedsim.records import RoundRecord
 from fedsim.run.folder import RunFolder
-from fedsim.run.records import RoundRecord
 from fedsim.run.simulation import plan_of, simulate
 from fedsim.sources.text import CHARACTERS
 from fedsim.sweep.changes import Change, scenario_with

@@ -23,7 +23,7 @@ from fedcore.toml import located, parse, text_of
 from fedsim.algorithms import ALGORITHMS, AlgorithmChoice
 from fedsim.clock import ClockSpec
 from fedsim.devices import DevicesSpec
-from fedsim.run.records import Mode
+from fedsim.records import Mode
 from fedsim.scenario_checks import check
 from fedsim.scenario_spec import EngineSpec, PopulationSpec, ScenarioHead, StudySpec
 

@@ -15,8 +15,8 @@ from fedcore.federated.parameters import parameters_of
 from fedcore.federated.task import Task
 from fedcore.model_format import read_model
 from fedcore.privacy import verify
+from fedsim.records import Result, digest_of
 from fedsim.run.folder import RunFolder
-from fedsim.run.records import Result, digest_of
 from fedsim.run.simulation import plan_of, simulate
 from fedsim.scenario import Scenario
 from fedsim.world import World

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from fedcore.console import Console, ExitCode, Json, Parser, common_options
 from fedsim.commands.pages import write_page
+from fedsim.records.plain_json import to_plain
 from fedsim.report.compare import compare
 from fedsim.report.comparison_text import render_comparison, render_comparison_page
-from fedsim.run.plain_json import to_plain
 from fedsim.run.reading import read_run
 
 __all__ = ["add_compare"]

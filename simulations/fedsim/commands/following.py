@@ -9,13 +9,13 @@ from typing import Final
 
 from fedcore.console import Console, Json
 from fedcore.errors import FedcoreError
+from fedsim.records import Result, RoundRecord
+from fedsim.records.plain_json import to_plain
 from fedsim.report.page import write_report
 from fedsim.report.settings import settings_of
 from fedsim.run.folder import RunFolder
-from fedsim.run.plain_json import to_plain
 from fedsim.run.progress import progress
 from fedsim.run.reading import read_run
-from fedsim.run.records import Result, RoundRecord
 from fedsim.run.simulation import simulate
 from fedsim.scenario import Scenario
 from fedsim.trackers.spec import Trackers, TrackerSpec

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedcore.errors import ArgumentError
-from fedsim.run.durable import write_atomically
+from fedsim.records.durable import write_atomically
 
 __all__ = ["write_page"]
 

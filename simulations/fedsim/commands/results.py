@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fedcore.console import Json
 from fedcore.privacy.commands.layout import rows
-from fedsim.run.durable import is_locked
-from fedsim.run.plain_json import to_plain
+from fedsim.records import Mode, Totals
+from fedsim.records.durable import is_locked
+from fedsim.records.plain_json import to_plain
 from fedsim.run.reading import Run
-from fedsim.run.records import Mode, Totals
 from fedsim.run.wording import NONE, duration, number, share, size
 
 __all__ = ["data_of", "line_of", "state_of", "words_of"]

@@ -20,11 +20,11 @@ from fedsim.commands.engine_options import (
 )
 from fedsim.commands.following import Following
 from fedsim.commands.results import data_of, words_of
+from fedsim.records import Versions
 from fedsim.report.page import write_report
 from fedsim.run.folder import RunFolder
 from fedsim.run.origin import base_of, write_base
 from fedsim.run.reading import read_run
-from fedsim.run.records import Versions
 from fedsim.run.simulation import plan_of
 from fedsim.scenario import Scenario
 from fedsim.sweep.changes import Change, scenario_with

@@ -20,12 +20,12 @@ from fedsim.commands.engine_options import (
 from fedsim.commands.following import Following
 from fedsim.commands.pages import write_page
 from fedsim.commands.results import data_of, line_of
+from fedsim.records.plain_json import canonical_json
 from fedsim.report.compare import compare
 from fedsim.report.comparison_text import render_comparison_page
 from fedsim.report.page import write_report
 from fedsim.run.folder import RunFolder
 from fedsim.run.origin import write_base
-from fedsim.run.plain_json import canonical_json
 from fedsim.run.reading import Run, read_run
 from fedsim.run.simulation import plan_of
 from fedsim.scenario import Scenario

@@ -18,7 +18,7 @@ from fedsim.clock import RoundTimeline
 from fedsim.engine import ClientReport, Engine, Facts
 from fedsim.modes.secure_sum import SecureSum
 from fedsim.modes.state import Vector
-from fedsim.run.records import digest_of
+from fedsim.records import digest_of
 
 __all__ = ["ExactSums", "Totals"]
 

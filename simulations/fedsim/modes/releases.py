@@ -17,8 +17,8 @@ from fedcore.privacy import Head, PrivateMean, QuantileState
 from fedsim.clock import ClockState, RoundTimeline
 from fedsim.modes.exact import Totals
 from fedsim.modes.passed import Passed
-from fedsim.run.durable import disk, write_atomically
-from fedsim.run.plain_json import canonical_json, from_plain, parse_json, to_plain
+from fedsim.records.durable import disk, write_atomically
+from fedsim.records.plain_json import canonical_json, from_plain, parse_json, to_plain
 
 __all__ = ["Release", "Releases", "announced_head"]
 

@@ -22,7 +22,7 @@ from fedsim.modes.passed import Passed
 from fedsim.modes.payments import Payments
 from fedsim.modes.releases import Release, Releases
 from fedsim.modes.state import Done, State, Vector
-from fedsim.run.records import Mode
+from fedsim.records import Mode
 from fedsim.scenario import Scenario
 from fedsim.world import World
 

@@ -8,10 +8,10 @@ from typing import Final
 
 from fedcore.console import Json
 from fedcore.errors import ArgumentError
+from fedsim.records import Mode, RoundRecord, Totals
 from fedsim.report.chart import Line, LineChart, Unit
 from fedsim.report.settings import settings_of
 from fedsim.run.reading import Run
-from fedsim.run.records import Mode, RoundRecord, Totals
 
 __all__ = [
     "Comparison",

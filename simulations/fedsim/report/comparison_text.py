@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Final
 
 from fedcore.console import plain
+from fedsim.records import Mode
 from fedsim.report.chart import draw
 from fedsim.report.compare import Comparison, Reached, comparison_charts
 from fedsim.report.escaping import escaped
 from fedsim.report.page import document, render_table
 from fedsim.report.settings import written
 from fedsim.run.reading import Run
-from fedsim.run.records import Mode
 from fedsim.run.wording import NONE, duration, number, share, size
 
 __all__ = ["render_comparison", "render_comparison_page", "text_table"]

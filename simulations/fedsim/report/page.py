@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Final
 
 from fedcore.errors import CheckpointError
+from fedsim.records import Mode, RoundRecord, Totals
+from fedsim.records.durable import write_atomically
 from fedsim.report.chart import draw, stand_alone
 from fedsim.report.escaping import escaped
 from fedsim.report.palette import DARK_GROUND, LIGHT_GROUND, PLOT_STYLE
 from fedsim.report.plots import plots_of
 from fedsim.report.settings import settings_of, written
-from fedsim.run.durable import write_atomically
 from fedsim.run.reading import Run
-from fedsim.run.records import Mode, RoundRecord, Totals
 from fedsim.run.wording import NONE, drops, duration, number, share, size
 
 __all__ = ["document", "render_page", "render_table", "write_report"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 
+from fedsim.records import RoundRecord
 from fedsim.report.chart import BarChart, Line, LineChart, Unit
-from fedsim.run.records import RoundRecord
 
 __all__ = ["Chart", "plots_of"]
 

@@ -34,9 +34,10 @@ from fedcore.autograd.ravel import Entry, Spec
 from fedcore.console import Json
 from fedcore.errors import ArgumentError, DataFormatError, PlanError
 from fedcore.model_format import encode_model
-from fedsim.run.durable import FolderLock, disk, sweep, sync_folder, write_atomically
+from fedsim.records import Mode, Privacy, Result, RoundRecord, RunRecord, Versions
+from fedsim.records.durable import FolderLock, disk, sweep, sync_folder, write_atomically
+from fedsim.records.plain_json import canonical_json, to_plain
 from fedsim.run.metrics_log import MetricsLog
-from fedsim.run.plain_json import canonical_json, to_plain
 from fedsim.run.reading import (
     FORMAT,
     METRICS,
@@ -48,7 +49,6 @@ from fedsim.run.reading import (
     read_state,
     write_state,
 )
-from fedsim.run.records import Mode, Privacy, Result, RoundRecord, RunRecord, Versions
 
 __all__ = ["RunFolder", "RunPlan"]
 

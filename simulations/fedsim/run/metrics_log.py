@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 from fedcore.errors import DataFormatError
-from fedsim.run.durable import append_line
-from fedsim.run.plain_json import from_plain, parse_json, to_plain
-from fedsim.run.records import RoundRecord
+from fedsim.records import RoundRecord
+from fedsim.records.durable import append_line
+from fedsim.records.plain_json import from_plain, parse_json, to_plain
 
 __all__ = ["MetricsLog", "line_of", "read_metrics"]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from fedcore.errors import CheckpointError
-from fedsim.run.durable import write_atomically
-from fedsim.run.plain_json import canonical_json, parse_json
+from fedsim.records.durable import write_atomically
+from fedsim.records.plain_json import canonical_json, parse_json
 
 __all__ = ["base_of", "write_base"]
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from fedcore.console import plain
-from fedsim.run.records import RoundRecord
+from fedsim.records import RoundRecord
 from fedsim.run.wording import drops, duration, number, share, size
 
 __all__ = ["progress", "round_line"]

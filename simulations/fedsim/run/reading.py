@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from fedcore.checkpoint import load_checkpoint, save_checkpoint
 from fedcore.console import Json
 from fedcore.errors import DataFormatError, FedcoreError
+from fedsim.records import Result, RoundRecord, RunRecord, digest_of
+from fedsim.records.plain_json import from_plain, parse_json
 from fedsim.run.metrics_log import read_metrics
-from fedsim.run.plain_json import from_plain, parse_json
-from fedsim.run.records import Result, RoundRecord, RunRecord, digest_of
 
 __all__ = [
     "FORMAT",

@@ -25,10 +25,7 @@ from fedsim.modes.buffered import BufferedRounds
 from fedsim.modes.exact import ExactSums
 from fedsim.modes.releases import Releases, announced_head
 from fedsim.modes.studies import StudyRounds, study_plan
-from fedsim.run.durable import disk, write_atomically
-from fedsim.run.folder import RunFolder, RunPlan
-from fedsim.run.reading import SavedState, whole_state
-from fedsim.run.records import (
+from fedsim.records import (
     Evaluation,
     Mode,
     Privacy,
@@ -38,6 +35,9 @@ from fedsim.run.records import (
     Spread,
     digest_of,
 )
+from fedsim.records.durable import disk, write_atomically
+from fedsim.run.folder import RunFolder, RunPlan
+from fedsim.run.reading import SavedState, whole_state
 from fedsim.scenario import Scenario
 from fedsim.world import World
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from fedcore.console import Json
+from fedsim.records import Totals
 from fedsim.report.comparison_text import text_table
 from fedsim.run.reading import Run
-from fedsim.run.records import Totals
 from fedsim.run.wording import NONE, duration, number, share
 from fedsim.sweep.grid import Point
 from fedsim.toml_text import toml_value

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fedcore.console import Json
-from fedsim.run.plain_json import to_plain
-from fedsim.run.records import Result, RoundRecord, RunRecord
+from fedsim.records import Result, RoundRecord, RunRecord
+from fedsim.records.plain_json import to_plain
 
 __all__ = ["JsonlTracker"]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from fedcore.console import Json
+from fedsim.records import Result, RoundRecord, RunRecord
 from fedsim.report.settings import written
-from fedsim.run.records import Result, RoundRecord, RunRecord
 from fedsim.trackers.tracker import name_of, required, scalars_of
 
 __all__ = ["MLflowTracker"]

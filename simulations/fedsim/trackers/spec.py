@@ -11,7 +11,7 @@ from typing import Final, Self
 
 from fedcore.console import Json
 from fedcore.errors import ArgumentError, FedcoreError
-from fedsim.run.records import Result, RoundRecord, RunRecord
+from fedsim.records import Result, RoundRecord, RunRecord
 from fedsim.trackers.jsonl import JsonlTracker
 from fedsim.trackers.mlflow import MLflowTracker
 from fedsim.trackers.tensorboard import TensorBoardTracker

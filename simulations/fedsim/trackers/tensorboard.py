@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedcore.console import Json
-from fedsim.run.records import Result, RoundRecord, RunRecord
+from fedsim.records import Result, RoundRecord, RunRecord
 from fedsim.trackers.tracker import required, scalars_of
 
 __all__ = ["TensorBoardTracker"]

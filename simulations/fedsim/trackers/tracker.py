@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 from fedcore.console import Json
 from fedcore.errors import InstallError
-from fedsim.run.records import Result, RoundRecord, RunRecord
+from fedsim.records import Result, RoundRecord, RunRecord
 
 __all__ = ["Tracker", "name_of", "required", "scalars_of"]
 
@@ -43,7 +43,7 @@ class Tracker(Protocol):
 def scalars_of(record: RoundRecord) -> dict[str, float]:
     """The numbers of a round by name, all that were measured.
 
-    >>> from fedsim.run.records import Mode, Speed
+    >>> from fedsim.records import Mode, Speed
     >>> one = RoundRecord(round=0, mode=Mode.FAST, model="0" * 64, start_s=0, end_s=2.5,
     ...     speed=Speed(wall_s=1.0, trainings_per_s=3.0), selected=4, reported=3, train_loss=0.5)
     >>> scalars_of(one)["train/loss"], scalars_of(one)["clients/reported"]

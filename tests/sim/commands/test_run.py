@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from fedsim.commands import following
-from fedsim.run.durable import disk
+from fedsim.records import RoundRecord, Versions
+from fedsim.records.durable import disk
 from fedsim.run.folder import RunFolder
 from fedsim.run.reading import SavedState, read_run
-from fedsim.run.records import RoundRecord, Versions
 from fedsim.run.simulation import plan_of
 from fedsim.scenario import Scenario
 from tests.sim.commands.conftest import Fed

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fedsim.records import Evaluation, Mode, Result, RoundRecord
 from fedsim.run.reading import Run
-from fedsim.run.records import Evaluation, Mode, Result, RoundRecord
-from tests.sim.run.samples import private_record, record, run_record
+from tests.sim.records.samples import private_record, record, run_record
 
 HOSTILE = (
     '</title><script>alert(1)</script><img src="http://a.b/c" onerror=x>\'"&\x00\x1b\u202e\ud800'

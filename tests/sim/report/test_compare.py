@@ -7,13 +7,13 @@ import json
 import pytest
 
 from fedcore.errors import ArgumentError
+from fedsim.records import Mode
+from fedsim.records.plain_json import to_plain
 from fedsim.report.compare import compare, comparison_charts
 from fedsim.report.comparison_text import render_comparison, render_comparison_page
-from fedsim.run.plain_json import to_plain
-from fedsim.run.records import Mode
+from tests.sim.records.samples import record
 from tests.sim.report.reading_pages import Page, require_harmless
 from tests.sim.report.runs import HOSTILE, learning, learning_privately, run_of
-from tests.sim.run.samples import record
 
 SLOW = run_of(learning(0.2, 0.5, 0.7, 0.8), id="slow", scenario={"clock": {"seed": 1}, "lr": 0.1})
 QUICK = run_of(learning(0.6, 0.91, 1.0), id="quick", scenario={"clock": {"seed": 1}, "lr": 1})

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from fedcore.errors import CheckpointError
+from fedsim.records import Mode
 from fedsim.report.page import render_page, write_report
 from fedsim.run.folder import RunFolder
 from fedsim.run.reading import read_run
-from fedsim.run.records import Mode
+from tests.sim.records.samples import private_record, record
 from tests.sim.report.reading_pages import Page, parsed, require_harmless
 from tests.sim.report.runs import HOSTILE, learning, learning_privately, run_of
-from tests.sim.run.samples import plan, private_record, record
+from tests.sim.run.samples import plan
 
 
 @pytest.mark.parametrize("mode", Mode)

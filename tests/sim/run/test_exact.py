@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fedcore.federated.reference import train_in_process
-from fedsim.run.records import digest_of
+from fedsim.records import digest_of
 from fedsim.world import World
 from tests.sim.run.test_simulation import run
 from tests.sim.scenarios import scenario_of

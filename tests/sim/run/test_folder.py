@@ -12,18 +12,12 @@ import pytest
 from fedcore.autograd.ravel import Entry, Spec
 from fedcore.errors import ArgumentError, CheckpointError, DataFormatError, PlanError
 from fedcore.model_format import read_model
+from fedsim.records import Mode
 from fedsim.run.folder import RunFolder
 from fedsim.run.metrics_log import line_of
 from fedsim.run.reading import read_run, read_state
-from fedsim.run.records import Mode
-from tests.sim.run.samples import (
-    digest,
-    plan,
-    private_record,
-    record,
-    state_after,
-    theta_after,
-)
+from tests.sim.records.samples import digest, private_record, record, theta_after
+from tests.sim.run.samples import plan, state_after
 
 
 def begun(root: Path, rounds: int = 3) -> Path:

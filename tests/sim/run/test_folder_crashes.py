@@ -14,8 +14,9 @@ import pytest
 from fedcore.errors import DataFormatError
 from fedsim.run.folder import RunFolder
 from fedsim.run.reading import read_run, read_state
+from tests.sim.records.samples import digest, record, theta_after
 from tests.sim.run.kills import is_killed
-from tests.sim.run.samples import digest, plan, record, state_after, theta_after
+from tests.sim.run.samples import plan, state_after
 
 ROUNDS = 3
 

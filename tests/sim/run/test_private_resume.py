@@ -16,8 +16,8 @@ from fedcore.federated.algorithms import algorithm_of
 from fedcore.federated.models import initial_theta
 from fedcore.federated.payments import Accounts
 from fedcore.privacy import Verification, verify
+from fedsim.records import Result, RoundRecord, digest_of
 from fedsim.run.folder import RunFolder
-from fedsim.run.records import Result, RoundRecord, digest_of
 from fedsim.run.simulation import plan_of, simulate
 from fedsim.scenario import Scenario
 from tests.sim.run.kills import is_killed

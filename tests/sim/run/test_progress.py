@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from fedsim.run.progress import progress, round_line
-from tests.sim.run.samples import private_record, record
+from tests.sim.records.samples import private_record, record
 
 
 class Terminal(io.StringIO):

@@ -8,8 +8,8 @@ import pytest
 
 from fedcore.errors import TaskError
 from fedcore.federated.reference import train_in_process
+from fedsim.records import Result, RoundRecord, digest_of
 from fedsim.run.folder import RunFolder
-from fedsim.run.records import Result, RoundRecord, digest_of
 from fedsim.run.simulation import plan_of, simulate
 from fedsim.scenario import Scenario
 from fedsim.world import World

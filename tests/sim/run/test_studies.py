@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from fedcore.errors import TaskError
+from fedsim.records import Result, RoundRecord
 from fedsim.run.folder import RunFolder
-from fedsim.run.records import Result, RoundRecord
 from fedsim.run.simulation import plan_of, simulate
 from fedsim.scenario import Scenario
 from tests.sim.scenarios import scenario_of

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from fedsim.run.records import Mode
+from fedsim.records import Mode
 from fedsim.trackers.mlflow import MLflowTracker
 from fedsim.trackers.tensorboard import TensorBoardTracker
 from fedsim.trackers.tracker import scalars_of
-from tests.sim.run.samples import record
+from tests.sim.records.samples import record
 from tests.sim.trackers.test_trackers import environment, follow
 
 __all__ = ["environment"]  # a fixture that these tests use as well

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from fedcore.errors import ArgumentError, InstallError
-from fedsim.run.records import Mode, Result
+from fedsim.records import Mode, Result
 from fedsim.trackers.jsonl import JsonlTracker
 from fedsim.trackers.mlflow import MLflowTracker
 from fedsim.trackers.spec import Trackers, TrackerSpec
 from fedsim.trackers.tensorboard import TensorBoardTracker
 from fedsim.trackers.tracker import Tracker, scalars_of
-from tests.sim.run.samples import private_record, record, run_record
+from tests.sim.records.samples import private_record, record, run_record
 from tests.sim.trackers import stand_ins
 
 CONFIG = {"scenario.clock.seed": 1, "task.model": ["dense", 62], "note": "<b>*x*</b>"}

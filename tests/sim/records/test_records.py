@@ -13,8 +13,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from fedcore.errors import ArgumentError, DataFormatError, PlanError
-from fedsim.run.plain_json import canonical_json, from_plain, parse_json, to_plain
-from fedsim.run.records import (
+from fedsim.records import (
     Evaluation,
     Mode,
     Result,
@@ -25,7 +24,8 @@ from fedsim.run.records import (
     Versions,
     digest_of,
 )
-from tests.sim.run.samples import private_record, record, run_record
+from fedsim.records.plain_json import canonical_json, from_plain, parse_json, to_plain
+from tests.sim.records.samples import private_record, record, run_record
 
 COUNTS = st.integers(0, 2**62)
 FLOATS = st.floats()
