@@ -27,12 +27,12 @@ from benchmarks.registry import benchmark
 from benchmarks.science.simulated import HERE, changed
 from fedcore.federated.flat import FlatModel
 from fedcore.training import accuracy, evaluate
-from fedsim.population import Population
 from fedsim.records import RoundRecord
 from fedsim.run.folder import RunFolder
 from fedsim.run.reading import read_run, read_state
 from fedsim.run.simulation import plan_of, simulate
 from fedsim.scenario import Scenario
+from fedsim.sources import Source
 from fedsim.world import World
 
 __all__ = ["SCENARIO", "Outcome", "sim_writers_dp", "trained"]
@@ -59,8 +59,9 @@ def sim_writers_dp(_peers: Peers) -> Iterator[Figure]:
     if not MNIST.exists():
         print(f"benchmarks: sim-writers-dp: no data in {MNIST}", file=sys.stderr)
         return
-    world = _featured(World.of(changed(SCENARIO, {})))
-    exact = trained(changed(SCENARIO, {}), world)
+    scenario = changed(SCENARIO, {})
+    world = World.of(scenario, source=_featured(scenario.population.source.load(scenario.base)))
+    exact = trained(scenario, world)
     yield Figure("sim-writers-dp", exact.accuracy, "%", target=Target("value", ">=", 94.0))
     spent = Target("value", "<=", 2.0)
     yield Figure("sim-writers-dp.epsilon", exact.epsilon, "epsilon", target=spent)
@@ -95,10 +96,8 @@ def trained(scenario: Scenario, world: World) -> Outcome:
     return Outcome(100 * evaluate(model, test, metrics=[accuracy])["accuracy"], epsilon)
 
 
-def _featured(world: World) -> World:
-    """The same writers, with features in place of their images."""
-    of, source = features(strokes), world.source
+def _featured(source: Source) -> Source:
+    """The same rows, with features in place of their images."""
+    of = features(strokes)
     assert source.test is not None
-    source = replace(source, train=of(source.train), test=of(source.test))
-    people = Population(source.train, world.population.partition)
-    return replace(world, source=source, population=people)
+    return replace(source, train=of(source.train), test=of(source.test))

@@ -30,10 +30,13 @@ class World:
     devices: Devices
 
     @classmethod
-    def of(cls, scenario: Scenario) -> World:
-        """The world of a scenario. Raises: TaskError for one in which it cannot run."""
+    def of(cls, scenario: Scenario, *, source: Source | None = None) -> World:
+        """The world of a scenario; `source`: its data, where they are not what it would load.
+
+        Raises: TaskError for one in which it cannot run.
+        """
         spec, seed = scenario.population, scenario.task.seed
-        source = spec.source.load(scenario.base)
+        source = spec.source.load(scenario.base) if source is None else source
         partition = spec.partition.make(
             source.labels,
             source.ids,

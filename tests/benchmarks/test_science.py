@@ -25,8 +25,9 @@ from benchmarks.science.mcmahan import (
 )
 from benchmarks.science.mcmahan_runs import CHARTED, PLANS, recorded, scenario_of
 from benchmarks.science.people import Served
-from benchmarks.science.simulated import HERE, records_until
+from benchmarks.science.simulated import HERE, changed, records_until
 from benchmarks.science.tables import README, with_table
+from benchmarks.sim_writers_dp import SCENARIO
 from fedcore.data import Dataset
 from fedcore.errors import DataFormatError
 from fedsim.partition import Partition
@@ -131,6 +132,13 @@ def test_a_folder_is_recorded_as_the_cell_that_it_ran(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(HERE.glob("*.toml")), ids=lambda path: path.stem)
 def test_scenarios_are_accepted(path: Path) -> None:
     assert Scenario.from_toml(path).task.dimension > 0
+
+
+def test_the_writers_scenario_takes_features_in_place_of_images() -> None:
+    writers = np.arange(539).repeat(10)
+    rows = Dataset(np.ones((5390, 1000), np.float32), np.tile(np.arange(10), 539))
+    source = Source(rows, test=rows, ids=writers, classes=10)
+    assert len(World.of(changed(SCENARIO, {}), source=source).population) == 539
 
 
 def test_a_run_ends_at_its_target() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedcore.data import Dataset
 from fedcore.errors import TaskError
 from fedsim.partition import PartitionSpec
 from fedsim.scenario import Scenario
@@ -80,3 +81,15 @@ def test_a_batch_that_is_nearly_all_filling_is_refused_with_one_that_holds_all_r
         World.of(scenario)
     largest = int(refused.value.fix.split("batch_size = ")[1].split(":")[0])
     assert World.of(with_batches(largest))
+
+
+def test_rows_prepared_elsewhere_stand_in_for_those_that_a_scenario_would_load(
+    tmp_path: Path,
+) -> None:
+    scenario = of_rows(tmp_path / "rows.npz", np.ones((60, 7)), np.arange(60) % 3)
+    loaded = scenario.population.source.load(scenario.base)
+    narrow = replace(loaded, train=Dataset(loaded.train.x[:, :6], loaded.train.y))
+    world = World.of(scenario, source=narrow)
+    assert world.population.data.x.shape == (60, 6) and len(world.population) == 12
+    with pytest.raises(TaskError, match="do not fit the rows"):
+        World.of(scenario, source=loaded)
