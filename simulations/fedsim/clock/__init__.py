@@ -3,7 +3,8 @@
 A clock never waits and reads no clock of the machine. What it says follows from the seed.
 """
 
-from fedsim.clock.buffered import BufferedClock, BufferedSchedule, ServerStep, Start, Update
+from fedsim.clock.buffered import BufferedClock
+from fedsim.clock.buffered_schedule import BufferedSchedule, ServerStep, Start, Update
 from fedsim.clock.forecast import Forecast, forecast
 from fedsim.clock.sessions import CountedSession, OpenSession, Session
 from fedsim.clock.spec import ClockSpec

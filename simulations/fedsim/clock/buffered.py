@@ -1,7 +1,8 @@
 """FedBuff's schedule: clients train at their own pace, and every so many updates make a new model.
 
-It is found from devices and seed alone, without any training. So whoever trains may train all
-clients that started from one version together, and give each update its place afterwards.
+It is found from devices and seed alone, without any training. So whoever trains may look ahead
+(`BufferedSchedule`), train all clients that start from one version together, and give each update
+its place afterwards.
 
 Source: Nguyen et al., "Federated learning with buffered asynchronous aggregation" (AISTATS 2022),
 algorithm 1.
@@ -11,7 +12,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass
 from itertools import islice, takewhile
 from typing import Final, NamedTuple
 
@@ -20,6 +20,7 @@ import numpy as np
 from fedcore.errors import TaskError
 from fedcore.rounds import Phase
 from fedcore.tensor.random import Key
+from fedsim.clock.buffered_schedule import BufferedSchedule, ServerStep, Start, Update, Waste
 from fedsim.clock.candidates import Candidate, Candidates
 from fedsim.clock.course import Course
 from fedsim.clock.queue import EventQueue
@@ -29,65 +30,9 @@ from fedsim.clock.timeline import Cause
 from fedsim.clock.work import Traffic, Work
 from fedsim.devices import NEVER, Devices
 
-__all__ = ["BufferedClock", "BufferedSchedule", "ServerStep", "Start", "Update", "Waste"]
+__all__ = ["BufferedClock"]
 
 _MOST_IN_VAIN: Final = 500  # starts that are lost for each update that a step needs
-
-
-class Start(NamedTuple):
-    """A client begins to train from a `version` of the model, for the `turn`-th time, from 1."""
-
-    client: int
-    version: int
-    turn: int
-    at: int
-
-
-class Update(NamedTuple):
-    """A start's update that was taken: when it came, and how old and how heavy it then was."""
-
-    start: Start
-    at: int
-    staleness: int
-    weight: float
-
-
-class Waste(NamedTuple):
-    """A start of which nothing was used, and why."""
-
-    start: Start
-    cause: Cause
-    at: int
-
-
-@dataclass(frozen=True, slots=True)
-class ServerStep:
-    """The step that makes version `version + 1` of these updates, in the order in which they came.
-
-    `wasted`: what was lost or too stale since the step before. `traffic`: bytes since then.
-    """
-
-    version: int
-    at: int
-    updates: tuple[Update, ...]
-    wasted: tuple[Waste, ...]
-    traffic: Traffic
-
-
-@dataclass(frozen=True, slots=True)
-class BufferedSchedule:
-    """So many steps of the server. `starts[v]`: whom to train from version v for any of them."""
-
-    steps: tuple[ServerStep, ...]
-
-    @property
-    def starts(self) -> tuple[tuple[Start, ...], ...]:
-        """By version, in the order in which they began."""
-        found: list[list[Start]] = [[] for _ in self.steps]
-        for step in self.steps:
-            for update in step.updates:
-                found[update.start.version].append(update.start)
-        return tuple(tuple(sorted(some, key=lambda one: (one.at, one.turn))) for some in found)
 
 
 class BufferedClock:
@@ -114,11 +59,9 @@ class BufferedClock:
             )
         self._spec, self._terms, self._devices = spec, terms, devices
 
-    def schedule(
-        self, work: Work, *, steps: int, failing: Set[int] = frozenset()
-    ) -> BufferedSchedule:
-        """The first so many steps. Raises: TaskError as `steps` does."""
-        return BufferedSchedule(tuple(islice(self.steps(work, failing=failing), steps)))
+    def schedule(self, work: Work, *, count: int, first: int = 0) -> BufferedSchedule:
+        """Step `first` and those after it, of `count` in all, found as they are asked for."""
+        return BufferedSchedule(self.steps(work), count=count, first=first)
 
     def steps(self, work: Work, *, failing: Set[int] = frozenset()) -> Iterator[ServerStep]:
         """Step after step, for ever. `failing`: clients whose program fails.
@@ -147,8 +90,9 @@ class _Run:
         self._spec, self._terms, self._devices = spec, terms, devices
         self._work, self._failing = work, failing
         self._queue: EventQueue[_Ending | None] = EventQueue(now=0)
-        self._running: set[int] = set()
-        self._version, self._looks_at = 0, NEVER
+        # In the order in which they began: from which version.
+        self._running: dict[int, int] = {}
+        self._version, self._looks_at, self._stepped_at = 0, NEVER, 0
         self._begin_version()
 
     def _begin_version(self) -> None:
@@ -174,7 +118,7 @@ class _Run:
 
     def _end(self, ending: _Ending) -> ServerStep | None:
         start, cause, now = ending.start, ending.cause, self._queue.now
-        self._running.remove(start.client)
+        del self._running[start.client]
         staleness = self._version - start.version
         traffic = self._work.traffic(Phase.COLLECTING).times(ending.downloaded, cause is None)
         self._traffic = self._traffic.plus(traffic)
@@ -188,12 +132,24 @@ class _Run:
         self._updates.append(Update(start, now, staleness, weight))
         if len(self._updates) < self._buffer:
             return None
-        step = ServerStep(
-            self._version, now, tuple(self._updates), tuple(self._wasted), self._traffic
-        )
         self._version += 1
+        step = ServerStep(
+            version=self._version - 1,
+            begin=self._stepped_at,
+            at=now,
+            updates=tuple(self._updates),
+            wasted=tuple(self._wasted),
+            traffic=self._traffic,
+            oldest=self._oldest(),
+        )
+        self._stepped_at = now
         self._begin_version()
         return step
+
+    def _oldest(self) -> int:
+        oldest = next(iter(self._running.values()), self._version)
+        most = self._spec.largest_staleness
+        return oldest if most is None else max(oldest, self._version - most)
 
     def _waste(self, start: Start, cause: Cause) -> None:
         self._wasted.append(Waste(start, cause, self._queue.now))
@@ -248,7 +204,7 @@ class _Run:
         answers = course.answers(Phase.COLLECTING, rows, now)
         missed = course.missed(rows, now, silence=self._terms.silence_ms)
         for row, one in enumerate(chosen):
-            self._running.add(one.client)
+            self._running[one.client] = self._version
             start = Start(one.client, self._version, turn, now)
             self._queue.push(*_ending(course, row, start, answers[row], missed[row], self._terms))
 

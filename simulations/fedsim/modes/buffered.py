@@ -1,6 +1,6 @@
 """Steps of FedBuff: updates from models of several ages, each as soon as enough have come.
 
-The schedule is known before anything is trained. So clients that start from a version are trained
+The schedule depends on nothing that is trained. So clients that start from a version are trained
 together when that version is made, all of them that a later step will use.
 """
 
@@ -37,13 +37,10 @@ class BufferedRounds:
         assert engine.plan.study is not None
         study = Study(engine.plan.study, scenario.task)
         self._server = Server(scenario, study, population=len(world.population))
-        work = study_work(scenario, world)
-        clock = BufferedClock(scenario.clock, Terms.of(scenario.task), world.devices)
-        schedule = clock.schedule(work, steps=scenario.task.rounds.count)
-        self._steps, self._starts = schedule.steps, schedule.starts
-        self._used = {
-            update.start: step.version for step in schedule.steps for update in step.updates
-        }
+        self._work = study_work(scenario, world)
+        self._clock = BufferedClock(scenario.clock, Terms.of(scenario.task), world.devices)
+        self._count = scenario.task.rounds.count
+        self._schedule = self._clock.schedule(self._work, count=self._count)
         self._rows: dict[Start, tuple[Vector | None, ClientReport]] = {}
 
     def start(self) -> State:
@@ -51,6 +48,7 @@ class BufferedRounds:
 
     def begin(self, number: int) -> None:
         self._rows.clear()
+        self._schedule = self._clock.schedule(self._work, count=self._count, first=number)
 
     def kept(self, number: int) -> None:
         """Clients keep nothing."""
@@ -63,27 +61,26 @@ class BufferedRounds:
             if _is_version(name)
         }
         models[number] = before.theta
-        step = self._steps[number]
+        step = self._schedule.step(number)
         state = replace(before, arrays=own)
-        self._train(number, models, state)
+        self._train(models, state)
         found = [(update, *self._rows.pop(update.start)) for update in step.updates]
         given = [(row, update.weight) for update, row, _ in found if row is not None]
         rows = np.array([row for row, _ in given], np.float32)
         mean = mean_of_rows(rows, [weight for _, weight in given])
         after = self._server.step(state, mean, number, len(given))
         reports = tuple(report for _, _, report in found)
-        later = self._needed_after(number, models)
+        later = {v: theta for v, theta in models.items() if self._schedule.is_needed(v)}
         arrays = {**after.arrays, **{f"{_VERSION}{v}": theta for v, theta in later.items()}}
-        passed = Passed.of_step(step, begin=self._steps[number - 1].at if number else 0)
+        passed = Passed.of_step(step)
         gave = [report for report in reports if not report.failure]
         loss = statistics_of(gave)["loss"] if gave else None
         return Done(replace(after, arrays=arrays), passed, reports, loss)
 
-    def _train(self, number: int, models: Mapping[int, Vector], state: State) -> None:
+    def _train(self, models: Mapping[int, Vector], state: State) -> None:
         """All who start from a version that is there, and are not trained yet."""
         for version, theta in sorted(models.items()):
-            waiting = [start for start in self._starts[version] if start not in self._rows]
-            waiting = [start for start in waiting if self._used[start] >= number]
+            waiting = [start for start in self._schedule.starts(version) if start not in self._rows]
             for turn in sorted({start.turn for start in waiting}):
                 starts = [start for start in waiting if start.turn == turn]
                 self._train_turn(starts, theta, state)
@@ -99,14 +96,6 @@ class BufferedRounds:
         for start in starts:
             row = None if start.client in failed else next(given).copy()
             self._rows[start] = row, by_place[start.client]
-
-    def _needed_after(self, number: int, models: Mapping[int, Vector]) -> dict[int, Vector]:
-        """The models from which somebody started whose update comes in a later step."""
-        return {
-            version: theta
-            for version, theta in models.items()
-            if any(self._used[start] > number for start in self._starts[version])
-        }
 
 
 def _is_version(name: str) -> bool:

@@ -51,12 +51,12 @@ class Passed:
         )
 
     @classmethod
-    def of_step(cls, step: ServerStep, *, begin: int) -> Self:
+    def of_step(cls, step: ServerStep) -> Self:
         """A step of a buffered schedule, since the one before it."""
         lost = Counter(waste.cause.value for waste in step.wasted)
         started = len(step.updates) + len(step.wasted)
         return cls(
-            begin=begin,
+            begin=step.begin,
             end=step.at,
             attempts=1,
             selected=started,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from itertools import islice, pairwise
 from typing import Any
 
 import pytest
@@ -16,7 +17,9 @@ from fedsim.clock import (
     Cause,
     ClockSpec,
     ClockState,
+    ServerStep,
     StalenessSpec,
+    Start,
     SynchronousClock,
     Terms,
     Traffic,
@@ -36,21 +39,28 @@ def spec(concurrency: int, buffer: int, **more: Any) -> ClockSpec:
 
 def schedule(
     terms_of: ClockSpec, devices: Hands | list[Device], what: Work, *, steps: int, **more: Any
-) -> BufferedSchedule:
+) -> list[ServerStep]:
     hands = devices if isinstance(devices, Hands) else Hands(devices)
     rules: Terms = more.pop("rules", RULES)
-    return BufferedClock(terms_of, rules, hands).schedule(what, steps=steps, **more)
+    return list(islice(BufferedClock(terms_of, rules, hands).steps(what, **more), steps))
 
 
-def seen(found: BufferedSchedule) -> list[tuple[int, list[tuple[int, int, int, int]]]]:
+def used(steps: Sequence[ServerStep], version: int) -> list[Start]:
+    """Whose updates of a version these steps take."""
+    return [u.start for step in steps for u in step.updates if u.start.version == version]
+
+
+def seen(found: Sequence[ServerStep]) -> list[tuple[int, list[tuple[int, int, int, int]]]]:
     """Of each step its time, and of each update client, version, staleness and arrival."""
     return [
         (step.at, [(u.start.client, u.start.version, u.staleness, u.at) for u in step.updates])
-        for step in found.steps
+        for step in found
     ]
 
 
-def named(found: BufferedSchedule, names: list[str]) -> list[tuple[int, list[tuple[object, ...]]]]:
+def named(
+    found: Sequence[ServerStep], names: list[str]
+) -> list[tuple[int, list[tuple[object, ...]]]]:
     """The same by the clients' names."""
     return [
         (at, [(names[client], *rest) for client, *rest in updates]) for at, updates in seen(found)
@@ -66,20 +76,40 @@ def test_staleness_is_the_steps_that_were_made_since_a_client_started() -> None:
         (4000, [(1, 1, 1, 4000), (0, 2, 0, 4000)]),
         (5000, [(2, 0, 3, 5000), (0, 3, 0, 5000)]),
     ]
-    weights = [[update.weight for update in step.updates] for step in found.steps]
+    weights = [[update.weight for update in step.updates] for step in found]
     assert weights == [[1, 1], [2**-0.5, 1], [2**-0.5, 1], [0.5, 1]]
 
 
 def test_whom_to_train_from_a_version_is_known_before_its_updates_arrive() -> None:
-    found = schedule(spec(3, 2), ABC, work(10, 10, 10), steps=4)
-    by_name = [[(start.client, start.turn, start.at) for start in some] for some in found.starts]
+    found = BufferedClock(spec(3, 2), RULES, Hands(ABC)).schedule(work(10, 10, 10), count=4)
+    by_name = []
+    for number in range(4):
+        found.step(number)
+        by_name.append([(start.client, start.turn, start.at) for start in found.starts(number)])
     assert sorted(by_name[0]) == [(0, 1, 0), (0, 2, 1000), (1, 1, 0), (2, 1, 0)]
     assert by_name[1:] == [[(0, 1, 2000), (1, 1, 2000)], [(0, 1, 3000)], [(0, 1, 4000)]]
 
 
+def test_of_a_million_steps_no_more_are_found_than_those_that_the_next_one_needs() -> None:
+    found = 0
+
+    def counted(steps: Iterator[ServerStep]) -> Iterator[ServerStep]:
+        nonlocal found
+        for step in steps:
+            found += 1
+            yield step
+
+    walk = BufferedClock(spec(3, 2), RULES, Hands(ABC)).steps(work(10, 10, 10))
+    lazy = BufferedSchedule(counted(walk), count=10**6)
+    # The slowest of them takes as long as five steps.
+    for number in range(50):
+        assert lazy.step(number).version == number
+        assert number < found <= number + 6
+
+
 def test_an_update_of_too_old_a_model_is_not_used() -> None:
     found = schedule(spec(3, 2, largest_staleness=2), ABC, work(10, 10, 10), steps=5)
-    step = found.steps[3]
+    step = found[3]
     assert [(u.start.client, u.at) for u in step.updates] == [(0, 5000), (1, 6000)]
     ((start, cause, at),) = step.wasted
     assert (start.client, start.version, cause, at) == (2, 0, Cause.STALE, 5000)
@@ -107,7 +137,7 @@ def test_where_all_are_alike_it_is_a_synchronous_round_after_the_other(device: D
     devices, what = Hands([device] * 30), work(*[10] * 30)
     found = schedule(spec(6, 6), devices, what, steps=5)
     clock, state = SynchronousClock(terms(goal=6), devices), ClockState()
-    for step in found.steps:
+    for step in found:
         one = clock.round(step.version, state, what)
         assert step.at == one.end and step.wasted == ()
         assert [update.start.client for update in step.updates] == list(one.last.cohort)
@@ -118,7 +148,7 @@ def test_where_all_are_alike_it_is_a_synchronous_round_after_the_other(device: D
 
 def test_more_at_a_time_than_make_a_step_are_stale_even_if_they_take_no_time() -> None:
     found = schedule(spec(4, 2), [Device()] * 4, work(1, 1, 1, 1), steps=4)
-    assert [[update.staleness for update in step.updates] for step in found.steps] == [
+    assert [[update.staleness for update in step.updates] for step in found] == [
         [0, 0],
         [1, 1],
         [0, 0],
@@ -130,8 +160,8 @@ def test_a_device_that_is_lost_holds_its_place_until_it_is_missed() -> None:
     lost = Device(compute=1, dropout={Stage.TRAINING: 1.0})
     devices = [lost, Device(compute=2)]
     found = schedule(spec(2, 1), devices, work(10, 10), steps=10, rules=terms(goal=1, silence_s=20))
-    wasted = [waste for step in found.steps for waste in step.wasted]
-    assert [update.start.client for step in found.steps for update in step.updates] == [1] * 10
+    wasted = [waste for step in found for waste in step.wasted]
+    assert [update.start.client for step in found for update in step.updates] == [1] * 10
     assert {(waste.start.client, waste.cause) for waste in wasted} == {(0, Cause.DROPPED)}
     assert all(20_000 <= waste.at - waste.start.at < 30_000 for waste in wasted)
 
@@ -149,7 +179,7 @@ def test_who_leaves_goes_away_or_fails_is_lost_for_that_reason() -> None:
     found = schedule(
         spec(6, 9), devices, work(*[10] * 6, update=500), steps=1, rules=rules, failing={3}
     )
-    (step,) = found.steps
+    (step,) = found
     causes = {(waste.start.client, waste.cause, waste.at - waste.start.at) for waste in step.wasted}
     assert causes == {
         (1, Cause.DROPPED, 1000),
@@ -164,13 +194,13 @@ def test_who_leaves_goes_away_or_fails_is_lost_for_that_reason() -> None:
 def test_a_place_waits_for_the_next_who_comes() -> None:
     devices = [Device(there=[(0, 1), (40, 50)]), Device(there=[(10, 20)])]
     found = schedule(spec(2, 1), devices, work(1, 1), steps=1)
-    assert [step.at for step in found.steps] == [0]
+    assert [step.at for step in found] == [0]
     slow = [
         Device(compute=1, there=[(0, 4), (40, 70)]),
         Device(compute=1, there=[(10, 16)]),
     ]
     found = schedule(spec(2, 1), slow, work(3, 3), steps=4)
-    assert [(step.at, step.updates[0].start.client) for step in found.steps] == [
+    assert [(step.at, step.updates[0].start.client) for step in found] == [
         (3000, 0),
         (13_000, 1),
         (16_000 + 27_000, 0),
@@ -236,11 +266,11 @@ def cases(draw: st.DrawFn) -> Case:
 def test_every_schedule_is_one_that_clients_could_have_followed(case: Case) -> None:
     terms_of, devices, what = case
     found = schedule(terms_of, devices, what, steps=6)
-    assert [step.version for step in found.steps] == list(range(6))
-    times = [step.at for step in found.steps]
+    assert [step.version for step in found] == list(range(6))
+    times = [step.at for step in found]
     assert times == sorted(times)
     spans = []
-    for step in found.steps:
+    for step in found:
         assert len(step.updates) == terms_of.buffer
         assert step.updates[-1].at == step.at
         for update in step.updates:
@@ -263,8 +293,23 @@ def test_every_schedule_is_one_that_clients_could_have_followed(case: Case) -> N
     for moment in {begin for _, begin, _ in spans}:
         busy = sum(begin <= moment < end for _, begin, end in spans)
         assert busy <= (terms_of.concurrency or 0)
-    used = [(u.start.client, u.start.version, u.start.turn) for s in found.steps for u in s.updates]
-    assert len(set(used)) == len(used) == sum(map(len, found.starts))
+    taken = [update.start for step in found for update in step.updates]
+    assert len({(one.client, one.version, one.turn) for one in taken}) == len(taken)
+
+
+@given(cases(), st.integers(0, 5))
+@settings(max_examples=25)
+def test_followed_step_by_step_it_says_of_each_version_all_that_the_whole_walk_does(
+    case: Case, first: int
+) -> None:
+    terms_of, devices, what = case
+    whole = schedule(terms_of, devices, what, steps=6)
+    lazy = BufferedClock(terms_of, RULES, Hands(devices)).schedule(what, count=6, first=first)
+    for number in range(first, 6):
+        assert lazy.step(number) == whole[number]
+        for version in range(number + 1):
+            assert set(lazy.starts(version)) == set(used(whole[number:], version))
+            assert lazy.is_needed(version) == bool(used(whole[number + 1 :], version))
 
 
 @given(cases(), st.randoms(use_true_random=False))
