@@ -16,6 +16,7 @@ from fedsim.clock import BufferedClock, Start, Terms
 from fedsim.engine import ClientReport, Engine, Facts, Study
 from fedsim.modes.means import statistics_of
 from fedsim.modes.passed import Passed
+from fedsim.modes.rounds import all_failed
 from fedsim.modes.state import Done, State, Vector
 from fedsim.modes.studies import Server, mean_of_rows, study_work
 from fedsim.scenario import Scenario
@@ -65,16 +66,19 @@ class BufferedRounds:
         state = replace(before, arrays=own)
         self._train(models, state)
         found = [(update, *self._rows.pop(update.start)) for update in step.updates]
+        reports = tuple(report for _, _, report in found)
+        failing = {report.index: report.failure for report in reports if report.failure}
         given = [(row, update.weight) for update, row, _ in found if row is not None]
+        if not given:
+            raise all_failed(f"step {number + 1} has no update that counts", failing)
         rows = np.array([row for row, _ in given], np.float32)
         mean = mean_of_rows(rows, [weight for _, weight in given])
         after = self._server.step(state, mean, number, len(given))
-        reports = tuple(report for _, _, report in found)
         later = {v: theta for v, theta in models.items() if self._schedule.is_needed(v)}
         arrays = {**after.arrays, **{f"{_VERSION}{v}": theta for v, theta in later.items()}}
-        passed = Passed.of_step(step)
+        passed = Passed.of_step(step, failed=len(reports) - len(given))
         gave = [report for report in reports if not report.failure]
-        loss = statistics_of(gave)["loss"] if gave else None
+        loss = statistics_of(gave)["loss"]
         return Done(replace(after, arrays=arrays), passed, reports, loss)
 
     def _train(self, models: Mapping[int, Vector], state: State) -> None:

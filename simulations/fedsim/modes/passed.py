@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from fedsim.clock import RoundTimeline, ServerStep
+from fedsim.clock import Cause, RoundTimeline, ServerStep
 
 __all__ = ["Passed"]
 
@@ -51,17 +51,23 @@ class Passed:
         )
 
     @classmethod
-    def of_step(cls, step: ServerStep) -> Self:
-        """A step of a buffered schedule, since the one before it."""
+    def of_step(cls, step: ServerStep, *, failed: int) -> Self:
+        """A step of a buffered schedule, since the one before it.
+
+        `failed`: clients of whose updates that the schedule takes there is none.
+        """
         lost = Counter(waste.cause.value for waste in step.wasted)
+        if failed:
+            lost[Cause.FAILED.value] += failed
+        reported = len(step.updates) - failed
         started = len(step.updates) + len(step.wasted)
         return cls(
             begin=step.begin,
             end=step.at,
             attempts=1,
             selected=started,
-            reported=len(step.updates),
-            funnel={"started": started, "reported": len(step.updates)},
+            reported=reported,
+            funnel={"started": started, "reported": reported},
             lost={"collecting": lost} if lost else {},
             bytes_down=step.traffic.down,
             bytes_up=step.traffic.up,

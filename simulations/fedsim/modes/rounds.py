@@ -26,7 +26,7 @@ from fedsim.records import Mode
 from fedsim.scenario import Scenario
 from fedsim.world import World
 
-__all__ = ["TaskRounds", "given_up", "timelines_of"]
+__all__ = ["TaskRounds", "all_failed", "given_up", "timelines_of"]
 
 
 def timelines_of(scenario: Scenario, world: World) -> tuple[SynchronousClock, Work]:
@@ -167,6 +167,20 @@ def _first_clipping(task: Task) -> str:
     return encode_clipping(start).hex()
 
 
+def all_failed(what: str, failing: Mapping[int, str], *reasons: str) -> RoundOverError:
+    """What to raise where too many failed: how many, and the first of them with its reason.
+
+    `failing`: by their places, why each did.
+    """
+    place = min(failing)
+    first = f"{len(failing)} clients failed, the one at place {place} with: {failing[place]}"
+    return RoundOverError(
+        what,
+        why="; ".join((first, *reasons)),
+        fix="lower the learning rate, or mend data and program, so that they do not fail",
+    )
+
+
 def given_up(
     number: int, timeline: RoundTimeline, failing: Mapping[int, str] = MappingProxyType({})
 ) -> RoundOverError:
@@ -174,17 +188,12 @@ def given_up(
 
     `failing`: of clients whose program failed, by their places, why it did.
     """
+    what = f"round {number + 1} was given up after {len(timeline.attempts)} attempts"
     reasons = "; ".join(attempt.state.reason for attempt in timeline.attempts)
     if failing:
-        place = min(failing)
-        return RoundOverError(
-            f"round {number + 1} was given up after {len(timeline.attempts)} attempts",
-            why=f"{len(failing)} clients failed, the one at place {place} with: {failing[place]}; "
-            f"{reasons}",
-            fix="lower the learning rate, or mend data and program, so that they do not fail",
-        )
+        return all_failed(what, failing, reasons)
     return RoundOverError(
-        f"round {number + 1} was given up after {len(timeline.attempts)} attempts",
+        what,
         why=reasons,
         fix="let fewer clients be needed (cohort.minimum), lose fewer (devices), or try more often"
         " (rounds.max_attempts)",

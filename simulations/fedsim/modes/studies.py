@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from fedcore.errors import RoundOverError
 from fedcore.federated.algorithms import algorithm_of
 from fedcore.federated.models import initial_theta
 from fedcore.federated.task import Task
@@ -170,13 +169,7 @@ class StudyRounds:
 
 
 def mean_of_rows(rows: Vector, weights: Sequence[float]) -> Vector:
-    """Σ w_i·row_i / n, in the order of the rows. Raises: RoundOverError for no rows."""
-    if not len(rows):
-        raise RoundOverError(
-            "a step without any update",
-            why="every client whose update it takes has failed",
-            fix="look at the reports' failures: the learning rate, and the data",
-        )
+    """Σ w_i·row_i / n, in the order of the n rows, one or more."""
     total = np.zeros(rows.shape[1], np.float32)
     for row, weight in zip(rows, weights, strict=True):
         total += np.float32(weight) * row

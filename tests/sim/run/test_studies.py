@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from fedcore.errors import TaskError
+from fedcore.data import Dataset
+from fedcore.errors import RoundOverError, TaskError
+from fedsim.population import Population
 from fedsim.records import Result, RoundRecord
 from fedsim.run.folder import RunFolder
 from fedsim.run.simulation import plan_of, simulate
 from fedsim.scenario import Scenario
+from fedsim.world import World
 from tests.sim.scenarios import scenario_of
 
 BUFFERED = """
@@ -101,6 +107,35 @@ def test_workers_change_nothing_of_a_study(tmp_path: Path, name: str, kind: str)
     alone = run(study_of(name), tmp_path)
     many = run(study_of(name, workers=2, kind=kind), tmp_path)
     assert alone[1] == many[1]
+
+
+def run_without_numbers(
+    scenario: Scenario, root: Path, clients: Iterable[int]
+) -> tuple[RoundRecord, ...]:
+    """The rounds of a run in which these clients fail, because their features are NaN."""
+    world = World.of(scenario)
+    people, x = world.population, world.population.data.x.copy()
+    for client in clients:
+        x[people.partition[client]] = np.nan
+    population = Population(Dataset(x, people.data.y), people.partition)
+    with RunFolder.create(root, plan_of(scenario)) as folder:
+        simulate(scenario, folder, world=World(world.source, population, world.devices))
+        return tuple(folder.rounds)
+
+
+@pytest.mark.parametrize("name", ["fedbuff", "scaffold"])
+def test_where_all_clients_fail_it_says_how_many_and_of_what(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RoundOverError, match=r"(step|round) 1 ") as caught:
+        run_without_numbers(study_of(name), tmp_path, range(12))
+    assert re.match(r"\d+ clients failed, the one at place \d+ with: FED-\d+", caught.value.why)
+
+
+def test_an_update_that_fails_is_left_out_of_its_step_and_counts_as_lost(tmp_path: Path) -> None:
+    records = run_without_numbers(study_of("fedbuff"), tmp_path, [2, 3, 4])
+    failed = [record.lost.get("collecting", {}).get("failed", 0) for record in records]
+    assert 0 < sum(failed) < 3 * len(records)
+    for record, lost in zip(records, failed, strict=True):
+        assert record.reported == record.funnel["reported"] == 3 - lost
 
 
 def test_personal_models_are_measured_on_their_clients_rows(tmp_path: Path) -> None:
