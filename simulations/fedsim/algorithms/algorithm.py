@@ -98,7 +98,8 @@ class Algorithm(Protocol):
     clients keep state, so that who comes again has to be known. `needs_sgd`: its formulas take a
     client's change for lr times the sum of its gradients, so that they hold under SGD without
     momentum alone. `scalars`: so many of the M numbers, the last, belong to no parameter, and
-    nothing may be left out of them.
+    nothing may be left out of them. `trainings`: how often a client trains in a round, and
+    `measures`: whether it measures a model on its rows as well, which takes its device time.
     """
 
     @property
@@ -109,6 +110,10 @@ class Algorithm(Protocol):
     def needs_sgd(self) -> bool: ...
     @property
     def scalars(self) -> int: ...
+    @property
+    def trainings(self) -> int: ...
+    @property
+    def measures(self) -> bool: ...
 
     def length(self, dimension: int) -> int:
         """M, how many numbers a client sends of a model of D numbers."""

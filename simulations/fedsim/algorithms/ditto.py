@@ -22,6 +22,7 @@ class Ditto(FedAvg):
     """
 
     stateful: ClassVar[bool] = True
+    trainings: ClassVar[int] = 2
 
     lam: Annotated[float, Bounds(least=0, most=1e6)] = 0.1
 

@@ -29,6 +29,7 @@ class QFedAvg(Study):
     """
 
     scalars: ClassVar[int] = 1
+    measures: ClassVar[bool] = True
 
     q: Annotated[float, Bounds(least=0, most=100)] = 1.0
 

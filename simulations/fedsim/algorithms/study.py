@@ -23,6 +23,8 @@ class Study(Settings):
     stateful: ClassVar[bool] = False
     needs_sgd: ClassVar[bool] = False
     scalars: ClassVar[int] = 0
+    trainings: ClassVar[int] = 1
+    measures: ClassVar[bool] = False
 
     def length(self, dimension: int) -> int:
         return dimension + self.scalars

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -27,6 +28,8 @@ from fedsim.scenario_spec import StudySpec
 from fedsim.world import World
 
 __all__ = ["Server", "StudyRounds", "mean_of_rows", "study_plan", "study_work"]
+
+_MEASURED: Final = 3  # examples that are measured while one is trained on
 
 
 def study_plan(scenario: Scenario, states: Path) -> StudyPlan:
@@ -93,13 +96,21 @@ class Server:
 
 
 def study_work(scenario: Scenario, world: World) -> Work:
-    """What a round of a study asks of devices: its vectors, packed as the task packs updates."""
+    """What a round of a study asks of devices: its vectors, packed as the task packs updates.
+
+    An example that is measured counts a third of one that is trained on, whose way back through
+    the model takes twice as long as its way there. Source: Kaplan et al., "Scaling laws for neural
+    language models", 2020, section 2.1.
+    """
     study = Study(study_plan(scenario, Path()), scenario.task)
     server = Server(scenario, study, population=len(world.population))
     _, beside = server.sent(server.start())
-    work = Work.of(scenario.task, world.population.sizes())
+    sizes = world.population.sizes()
+    work = Work.of(scenario.task, sizes)
+    measured = -(-sizes // _MEASURED) if study.algorithm.measures else 0
     return replace(
         work,
+        examples=study.algorithm.trainings * work.examples + measured,
         model_bytes=work.model_bytes + sum(vector.nbytes for vector in beside.values()),
         update_bytes=math.ceil(work.update_bytes * study.length / scenario.task.dimension),
     )
