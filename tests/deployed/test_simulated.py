@@ -92,6 +92,7 @@ class Federation:
         task_id = self.deployment.admin.submit(task)
         self.crowd.run()
         self.completed(task_id)
+        self.crowd.end()  # a crowd waits for more tasks, and nobody else may be its devices then
         return task_id
 
     def completed(self, task_id: str) -> None:
