@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcore.data.source import MAX_BYTES, read_bytes
+from fedcore.data.source import MAX_BYTES, most_inflated, read_bytes, too_inflated
 from fedcore.errors import DataFormatError, TruncatedFileError
 
 __all__ = ["load_npz"]
@@ -36,19 +36,21 @@ def load_npz(
 ) -> dict[str, NDArray[Any]]:
     """All arrays of an `.npz` file by name, read-only.
 
-    Raises: DataFormatError if the file is no zip of arrays, holds object arrays, or would inflate
-    to more than `max_bytes`; TruncatedFileError if an array is shorter than its header says; what
-    `fedcore.data.source.read_bytes` raises.
+    Raises: DataFormatError if the file is no zip of arrays, holds object arrays, or states sizes
+    beyond `fedcore.data.source.most_inflated`; TruncatedFileError if an array is shorter than its
+    header says; what `fedcore.data.source.read_bytes` raises.
     """
     content = read_bytes(path, max_bytes=max_bytes)
     arrays: dict[str, NDArray[Any]] = {}
-    left = max_bytes
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            for entry in archive.infolist():
+            entries = archive.infolist()
+            # An entry yields no more bytes than it states, and several may share compressed ones.
+            if sum(entry.file_size for entry in entries) > most_inflated(len(content), max_bytes):
+                raise too_inflated(path, str(path), len(content), max_bytes)
+            for entry in entries:
                 name = entry.filename.removesuffix(".npy")
-                payload = _payload(archive, entry, path, left)
-                left -= len(payload)
+                payload = _payload(archive, entry, path)
                 arrays[name] = _array(payload, f"{path}: {entry.filename}")
     except DataFormatError:
         raise
@@ -65,7 +67,7 @@ def load_npz(
 
 
 def _payload(
-    archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: str | os.PathLike[str], limit: int
+    archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: str | os.PathLike[str]
 ) -> bytes:
     if entry.compress_type not in _METHODS or entry.flag_bits & _ENCRYPTED:
         raise DataFormatError(
@@ -74,17 +76,10 @@ def _payload(
             why="NumPy writes entries stored or deflated, never otherwise",
             fix="write the file again with numpy.savez",
         )
-    with archive.open(entry) as file:
-        payload = bytearray()
+    payload = bytearray()
+    with archive.open(entry) as file:  # in pieces: read whole, it inflates beyond what it states
         while piece := file.read(1 << 20):
             payload += piece
-            if len(payload) > limit:
-                raise DataFormatError(
-                    f"{Path(path).name} inflates to more than its limit",
-                    where=f"{path}: {entry.filename}",
-                    why="a loader holds all arrays in memory and refuses to fill it unasked",
-                    fix="pass a larger max_bytes",
-                )
     return bytes(payload)
 
 

@@ -2,7 +2,7 @@
 
 Loaders see bytes that are already in memory: how much that is depends on the file's real size and
 on `max_bytes`, never on a number written in the file. A gzip file is recognised by its first two
-bytes, not by its name, and is inflated in pieces that stop at `max_bytes`.
+bytes, not by its name, and is inflated in pieces that stop at `most_inflated`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ import os
 import stat
 import zlib
 from pathlib import Path
-from typing import IO
 
 from fedcore.errors import DataFormatError, TruncatedFileError
 
-__all__ = ["MAX_BYTES", "read_bytes", "read_lines"]
+__all__ = ["MAX_BYTES", "most_inflated", "read_bytes", "read_lines", "too_inflated"]
 
 MAX_BYTES = 1 << 30
+_UNASKED = 128 << 20
+# Measured data shrink by less than 20; deflate makes 1,032 bytes of one at most. Between them lie
+# large arrays of next to nothing but zeros, and bombs.
+_LARGEST_RATIO = 200
 _GZIP_MAGIC = b"\x1f\x8b"
 _PIECE_BYTES = 1 << 20
 
@@ -28,19 +31,48 @@ def read_bytes(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> b
     """The content of a regular file, inflated if it is gzip; a leading `~` is the home folder.
 
     Raises: DataFormatError if the file is missing, not a regular file, unreadable, larger than
-    `max_bytes` after inflation, or corrupt gzip; TruncatedFileError if gzip data end early.
+    `max_bytes`, corrupt gzip, or if it inflates to more than `most_inflated`; TruncatedFileError
+    if gzip data end early.
     """
     try:
         with open(os.path.expanduser(os.fspath(path)), "rb", opener=_at_once) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise _unreadable(path, "it is not a regular file")
-            content = _read_limited(file, path, max_bytes)
+            content = bytearray()
+            while piece := file.read(_PIECE_BYTES):
+                content += piece
+                if len(content) > max_bytes:
+                    raise _too_large(path, max_bytes)
     except (OSError, TypeError, ValueError) as error:
         if isinstance(error, DataFormatError):
             raise
         reason = error.strerror if isinstance(error, OSError) else "the path is not valid"
         raise _unreadable(path, str(reason)) from None
     return _inflate(content, path, max_bytes) if content.startswith(_GZIP_MAGIC) else content
+
+
+def most_inflated(compressed: int, max_bytes: int) -> int:
+    """To how many bytes so many compressed ones may inflate: beyond that, a file is a bomb."""
+    return min(max_bytes, max(_UNASKED, _LARGEST_RATIO * compressed))
+
+
+def too_inflated(
+    path: str | os.PathLike[str], where: str, compressed: int, max_bytes: int
+) -> DataFormatError:
+    """What to raise for a file that inflates to more than `most_inflated` allows."""
+    most = most_inflated(compressed, max_bytes)
+    bomb = most < max_bytes
+    return DataFormatError(
+        f"{Path(path).name} inflates to more than {most} bytes",
+        where=where,
+        why=f"it has {compressed} bytes: data shrink by less than {_LARGEST_RATIO}, and files that"
+        " are made to fill a memory by more"
+        if bomb
+        else "a loader holds all of it in memory and refuses to fill it unasked",
+        fix="if its data are nearly all alike, store them without compression"
+        if bomb
+        else "pass a larger max_bytes, or split the file",
+    )
 
 
 def _at_once(path: str, flags: int) -> int:
@@ -72,7 +104,12 @@ def read_lines(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> l
 def _inflate(content: bytearray, path: str | os.PathLike[str], max_bytes: int) -> bytearray:
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
-            return _read_limited(file, path, max_bytes)
+            inflated = bytearray()
+            while piece := file.read(_PIECE_BYTES):
+                inflated += piece
+                if len(inflated) > most_inflated(len(content), max_bytes):
+                    raise too_inflated(path, str(path), len(content), max_bytes)
+            return inflated
     except EOFError:
         raise TruncatedFileError(
             f"{Path(path).name} ends inside its gzip data",
@@ -89,20 +126,13 @@ def _inflate(content: bytearray, path: str | os.PathLike[str], max_bytes: int) -
         ) from None
 
 
-def _read_limited(
-    file: IO[bytes] | gzip.GzipFile, path: str | os.PathLike[str], max_bytes: int
-) -> bytearray:
-    content = bytearray()
-    while piece := file.read(_PIECE_BYTES):
-        if len(content) + len(piece) > max_bytes:
-            raise DataFormatError(
-                f"{Path(path).name} is larger than {max_bytes} bytes",
-                where=str(path),
-                why="a loader holds the whole file in memory and refuses to fill it unasked",
-                fix="pass a larger max_bytes, or split the file",
-            )
-        content += piece
-    return content
+def _too_large(path: str | os.PathLike[str], max_bytes: int) -> DataFormatError:
+    return DataFormatError(
+        f"{Path(path).name} is larger than {max_bytes} bytes",
+        where=str(path),
+        why="a loader holds the whole file in memory and refuses to fill it unasked",
+        fix="pass a larger max_bytes, or split the file",
+    )
 
 
 def _unreadable(path: str | os.PathLike[str], reason: str) -> DataFormatError:

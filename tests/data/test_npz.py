@@ -6,6 +6,7 @@ import io
 import pickle
 import tracemalloc
 import zipfile
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,49 @@ def test_a_header_that_promises_terabytes_allocates_nothing(tmp_path: Path, shap
     finally:
         tracemalloc.stop()
     assert peak < 4_000_000
+
+
+def bomb(path: Path, *, states: int | None = None, copies: int = 1) -> Path:
+    """150 MB of zeros in 150 kB; `states`: the size that the archive states instead."""
+    header = "{'descr': '|u1', 'fortran_order': False, 'shape': (150000000,), }"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("a.npy", npy(header, bytes(150_000_000)))
+        if states is not None:
+            file.filelist[0].file_size = states
+        # Others whose bytes are those of the first: what a directory states, a file need not have.
+        file.filelist.extend(_copied(file.filelist[0], f"{i}.npy") for i in range(copies - 1))
+    return path
+
+
+def _copied(entry: zipfile.ZipInfo, name: str) -> zipfile.ZipInfo:
+    found = copy(entry)
+    found.filename = name
+    return found
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({}, "inflates to more than 134217728 bytes"),
+        ({"states": 1000}, "no archive|too early|no room"),
+        ({"states": 60_000_000, "copies": 20}, "inflates to more than 134217728 bytes"),
+    ],
+    ids=["honest", "states less", "the same bytes under many names"],
+)
+def test_a_bomb_is_refused_before_it_fills_the_memory(
+    tmp_path: Path, options: dict[str, int], says: str
+) -> None:
+    path = bomb(tmp_path / "a.npz", **options)
+    assert path.stat().st_size < 150_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataFormatError, match=says) as caught:
+            load_npz(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8_000_000
+    assert str(path) in caught.value.where and caught.value.fix
 
 
 def test_an_archive_that_inflates_beyond_the_limit_is_refused(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import os
+import tracemalloc
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -53,8 +55,33 @@ def test_neither_a_large_file_nor_a_small_one_that_inflates_passes_the_limit(
     for content in (bytes(5_000_000), gzip.compress(bytes(5_000_000))):
         path.write_bytes(content)
         assert len(read_bytes(path, max_bytes=5_000_000)) == 5_000_000
-        with pytest.raises(DataFormatError, match="larger than 4999999 bytes"):
+        with pytest.raises(DataFormatError, match="than 4999999 bytes"):
             read_bytes(path, max_bytes=4_999_999)
+
+
+def test_what_inflates_as_no_data_do_is_refused_long_before_the_limit(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.csv.gz"
+    one = gzip.compress(bytes(16 << 20))  # members, one after another
+    path.write_bytes(one * 16)
+    tracemalloc.start()
+    try:
+        with pytest.raises(
+            DataFormatError, match="inflates to more than 134217728 bytes"
+        ) as caught:
+            read_bytes(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 200_000_000 and "without compression" in caught.value.fix
+
+
+def test_as_much_as_data_shrink_they_may_inflate(tmp_path: Path) -> None:
+    path = tmp_path / "log.gz"
+    random, zeros = Random(1), bytes(99_000)
+    content = b"".join(random.randbytes(1000) + zeros for _ in range(1400))
+    path.write_bytes(gzip.compress(content))
+    assert 80 < len(content) / path.stat().st_size < 100
+    assert len(read_bytes(path)) == len(content) > 128 << 20
 
 
 def test_cut_gzip_is_truncated_and_changed_gzip_is_corrupt(tmp_path: Path) -> None:

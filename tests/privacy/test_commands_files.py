@@ -7,6 +7,7 @@ import io
 import json
 import os
 import resource
+import tracemalloc
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -121,7 +122,7 @@ def test_an_array_that_memory_cannot_hold_is_refused(
 
     path = tmp_path / "file.npz"
     path.write_bytes(SOUND["npz"])
-    monkeypatch.setattr(zipfile.ZipFile, "read", full)
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", full)
     with pytest.raises(DataFormatError) as refused:
         files.read_scores(str(path))
     assert "memory" in refused.value.why
@@ -130,6 +131,26 @@ def test_an_array_that_memory_cannot_hold_is_refused(
     with pytest.raises(DataFormatError) as refused:
         files.read_scores(str(path))
     assert "memory" in refused.value.why
+
+
+def test_a_member_is_inflated_no_farther_than_it_states(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_LARGEST_ARRAYS", 2**20)  # so much memory is set aside for a file
+    path = tmp_path / "bomb.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("scores", "included"):
+            archive.writestr(f"{name}.npy", npy(np.zeros(10**7)))
+        for member in archive.filelist:
+            member.file_size = 1000
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataFormatError):
+            files.read_scores(str(path))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8_000_000
 
 
 def test_an_archive_is_not_unpacked_beyond_its_limit(

@@ -210,8 +210,7 @@ def _members(data: bytes, path: str, names: Sequence[str]) -> list[NDArray[Any]]
                 raise _malformed(path, "it is compressed in a way that NumPy does not write")
             if sum(member.file_size for member in members) > _LARGEST_ARRAYS:
                 raise _malformed(path, f"it holds more than {_LARGEST_ARRAYS // 2**20} MiB")
-            # A member yields no more than the size that it states.
-            contents = [archive.read(name) for name in wanted]
+            contents = [_content(archive, name) for name in wanted]
     except MemoryError as error:
         raise _malformed(path, "it does not fit into the memory") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
@@ -219,6 +218,12 @@ def _members(data: bytes, path: str, names: Sequence[str]) -> list[NDArray[Any]]
             raise
         raise _malformed(path, "it is no .npz file, or a damaged one") from error
     return [_array(content, path) for content in contents]
+
+
+def _content(archive: zipfile.ZipFile, name: str) -> bytes:
+    """No more than the size that a member states; read at once, it would inflate beyond that."""
+    with archive.open(name) as member:
+        return b"".join(iter(lambda: member.read(1 << 20), b""))
 
 
 def _columns(data: bytes, path: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
