@@ -18,7 +18,7 @@ from benchmarks.figure import Figure
 from benchmarks.peers import Peers
 from benchmarks.registry import benchmark
 from benchmarks.science.people import DATA, SCENARIO, Served, served
-from benchmarks.science.simulated import changed, simulated
+from benchmarks.science.scenarios import changed, models_after
 from fedsim.engine import Study
 from fedsim.modes.studies import study_plan
 from fedsim.scenario import Scenario
@@ -117,4 +117,4 @@ def upload_bytes(scenario: Scenario) -> int:
 
 def _served(scenario: Scenario) -> Served:
     world = World.of(scenario)
-    return served(scenario, world, simulated(scenario, world)[1])
+    return served(scenario, world, models_after(scenario, world))

@@ -18,7 +18,7 @@ from benchmarks.registry import benchmark
 from benchmarks.science.curves import curve_of, rounds_to
 from benchmarks.science.mcmahan import MODELS, PARTITIONS, Cell, best, read_runs, table_of
 from benchmarks.science.mcmahan_runs import PLANS, scenario_of
-from benchmarks.science.simulated import records_until
+from benchmarks.science.scenarios import records_until
 from fedsim.world import World
 
 __all__ = ["recorded_figures", "sim_mcmahan"]

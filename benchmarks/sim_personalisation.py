@@ -18,7 +18,7 @@ from benchmarks.dp_tasks import MNIST
 from benchmarks.figure import Figure, Target
 from benchmarks.peers import Peers
 from benchmarks.registry import benchmark
-from benchmarks.science.simulated import HERE, changed, simulated
+from benchmarks.science.scenarios import HERE, changed, models_after
 from fedcore.federated.flat import FlatModel
 from fedcore.federated.reference import train_in_process
 from fedcore.training import accuracy, evaluate
@@ -95,7 +95,7 @@ def _split(seed: int) -> dict[str, list[float]]:
         }
         scenario = changed(HERE / "heart-disease.toml", changes)
         world = World.of(scenario)
-        found[name] = _accuracies(scenario, world, simulated(scenario, world)[1])
+        found[name] = _accuracies(scenario, world, models_after(scenario, world))
     alone = {
         one.name: train_in_process(scenario.task, {one.name: one.dataset})[-1]
         for one in world.population

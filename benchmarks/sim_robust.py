@@ -18,7 +18,7 @@ from benchmarks.figure import Figure, Target
 from benchmarks.peers import Peers
 from benchmarks.registry import benchmark
 from benchmarks.science.people import DATA, SCENARIO, served
-from benchmarks.science.simulated import changed, simulated
+from benchmarks.science.scenarios import changed, models_after
 from fedcore.data import Dataset
 from fedsim.population import Population
 from fedsim.scenario import Scenario
@@ -100,7 +100,7 @@ def _accuracy(rule: str, attack: str, seed: int) -> float:
     world = World.of(scenario)
     if stretch is not None:
         world = attacked(world, stretch)
-    _, models = simulated(scenario, world)
+    models = models_after(scenario, world)
     wrong = {world.population.names[place] for place in WRONG}
     honest = {name: theta for name, theta in models.items() if name not in wrong}
     return served(scenario, world, honest).all

@@ -24,7 +24,7 @@ from benchmarks.figure import Figure, Target
 from benchmarks.peers import Peers
 from benchmarks.registry import benchmark
 from benchmarks.science.curves import curve_of, rounds_to
-from benchmarks.science.simulated import HERE, changed, records_until
+from benchmarks.science.scenarios import HERE, changed, records_until
 from fedsim.world import World
 
 __all__ = ["SETTINGS", "Setting", "figure_of", "sim_scaffold", "table_of"]

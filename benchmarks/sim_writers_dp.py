@@ -10,10 +10,10 @@ the masks, which cancel.
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import numpy as np
@@ -24,16 +24,11 @@ from benchmarks.drawings import strokes
 from benchmarks.figure import Figure, Target
 from benchmarks.peers import Peers
 from benchmarks.registry import benchmark
-from benchmarks.science.simulated import HERE, changed
+from benchmarks.science.scenarios import HERE, changed
 from fedcore.federated.flat import FlatModel
 from fedcore.training import accuracy, evaluate
-from fedsim.records import RoundRecord
-from fedsim.run.folder import RunFolder
-from fedsim.run.reading import read_run, read_state
-from fedsim.run.simulation import plan_of, simulate
-from fedsim.scenario import Scenario
-from fedsim.sources import Source
-from fedsim.world import World
+from fedsim import RoundRecord, Scenario, Source, World, read_run, simulate
+from fedsim.run.reading import read_state
 
 __all__ = ["SCENARIO", "Outcome", "sim_writers_dp", "trained"]
 
@@ -76,21 +71,19 @@ def trained(scenario: Scenario, world: World) -> Outcome:
     assert test is not None
     mean: NDArray[Any] | None = None
 
-    with (
-        tempfile.TemporaryDirectory() as root,
-        RunFolder.create(Path(root), plan_of(scenario)) as folder,
-    ):
+    with TemporaryDirectory() as root:
+        path = Path(root) / "run"
 
         def follow(record: RoundRecord) -> None:
             nonlocal mean, epsilon
-            state = read_state(read_run(folder.path))
+            state = read_state(read_run(path))
             assert state is not None and record.privacy is not None
             before = np.zeros_like(state.theta) if mean is None else mean
             decay = min(_AVERAGE, (1 + record.round) / (10 + record.round))
             mean = before * np.float32(decay) + state.theta * np.float32(1 - decay)
             epsilon = record.privacy.epsilon
 
-        simulate(scenario, folder, world=world, on_round=follow)
+        simulate(scenario, folder=path, world=world, on_round=follow)
     assert mean is not None
     model = FlatModel(scenario.task).model(mean)
     return Outcome(100 * evaluate(model, test, metrics=[accuracy])["accuracy"], epsilon)

@@ -9,20 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 
 from benchmarks.tasks import BATCH, CLASSES, LEARNING_RATE, SAMPLES, WARM_UP_ROUNDS, Dense, Task
 from fedcore.data import Dataset
-from fedsim import Partition, Population, Scenario, World
+from fedsim import Partition, Population, RoundRecord, Scenario, Source, World, simulate
 from fedsim.devices import Devices
-from fedsim.records import RoundRecord
-from fedsim.run.folder import RunFolder
-from fedsim.run.simulation import plan_of, simulate
-from fedsim.sources import Source
 
 __all__ = ["Simulated", "people", "scenario_of"]
 
@@ -91,23 +84,19 @@ class Simulated:
     data: Dataset
 
     def seconds(self) -> Sequence[float]:
-        """Runs all rounds in a folder of its own: how long each took after the first."""
+        """Runs all rounds: how long each took after the first."""
         ends: list[float] = []
 
         def note(_: RoundRecord) -> None:
             ends.append(time.perf_counter())
 
-        with TemporaryDirectory() as root, self._folder(Path(root)) as folder:
-            simulate(self.scenario, folder, world=self._world(), on_round=note)
+        simulate(self.scenario, world=self._world(), on_round=note)
         return [float(took) for took in np.diff(ends)]
 
     def rate(self) -> float:
         """Client-trainings a second over all rounds but those that warm up."""
         took = self.seconds()[WARM_UP_ROUNDS - 1 :]
         return self.scenario.task.cohort.goal * len(took) / sum(took)
-
-    def _folder(self, root: Path) -> Any:
-        return RunFolder.create(root, plan_of(self.scenario))
 
     def _world(self) -> World:
         clients = self.scenario.population.clients

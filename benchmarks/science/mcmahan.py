@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.science.curves import rounds_to, smoothed
-from benchmarks.science.simulated import HERE
+from benchmarks.science.scenarios import HERE
 from fedsim.report.chart import Line, LineChart, stand_alone
 
 __all__ = [

@@ -28,15 +28,10 @@ from benchmarks.science.mcmahan import (
     table_of,
     write_runs,
 )
-from benchmarks.science.simulated import HERE, Enough, changed
+from benchmarks.science.scenarios import HERE, Enough, changed
 from benchmarks.science.tables import put_table
-from fedsim.records import RoundRecord
-from fedsim.run.folder import RunFolder
-from fedsim.run.origin import write_base
-from fedsim.run.reading import Run, read_run
-from fedsim.run.simulation import plan_of, simulate
-from fedsim.scenario import Scenario
-from fedsim.world import World
+from fedsim import RoundRecord, Scenario, read_run, simulate
+from fedsim.run.reading import Run
 
 __all__ = ["CHARTED", "PLANS", "Plan", "main", "recorded", "scenario_of"]
 
@@ -177,10 +172,6 @@ def _advance(model: str, plan: Plan, rate: float, most: int, root: Path) -> Curv
         curve = curve_of(read_run(path).rounds)
         if curve and (curve[-1][0] >= most or max(s for _, s in curve) >= MODELS[model]):
             return curve
-        folder = RunFolder.resume(path, scenario_digest=scenario.digest.hex())
-    else:
-        folder = RunFolder.create(root, plan_of(scenario), path=path)
-        write_base(path, scenario.base)
 
     def follow(record: RoundRecord) -> None:
         if record.test is not None and record.test.accuracy is not None:
@@ -188,8 +179,8 @@ def _advance(model: str, plan: Plan, rate: float, most: int, root: Path) -> Curv
             if record.test.accuracy >= MODELS[model] or record.round + 1 >= most:
                 raise Enough
 
-    with folder, suppress(Enough):
-        simulate(scenario, folder, world=World.of(scenario), on_round=follow)
+    with suppress(Enough):
+        simulate(scenario, folder=path, on_round=follow)
     return curve_of(read_run(path).rounds)
 
 

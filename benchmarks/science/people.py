@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.dp_tasks import MNIST
-from benchmarks.science.simulated import HERE
+from benchmarks.science.scenarios import HERE
 from fedcore.federated.flat import FlatModel
 from fedcore.training import accuracy, evaluate
 from fedsim.scenario import Scenario

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from benchmarks.science.simulated import HERE
+from benchmarks.science.scenarios import HERE
 from fedcore.errors import DataFormatError
 
 __all__ = ["README", "put_table", "with_table"]

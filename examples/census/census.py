@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,24 +17,11 @@ from fedcore.errors import FedcoreError
 from fedcore.federated.flat import FlatModel
 from fedcore.federated.reference import train_in_process
 from fedcore.training import accuracy, evaluate
-from fedsim import Scenario, World
-from fedsim.records import Result
-from fedsim.run.folder import RunFolder
-from fedsim.run.simulation import plan_of, simulate
-from fedsim.sweep.changes import Change, scenario_with
+from fedsim import World, scenario_with, simulate
 
 PRIVATE = Path(__file__).with_suffix(".toml")
 OPEN = Path(__file__).with_name("without_privacy.toml")
 EPSILONS = (1.0, 0.3, 0.05)
-
-
-def result_of(scenario: Scenario, world: World) -> Result:
-    """What came of the scenario, simulated."""
-    with (
-        tempfile.TemporaryDirectory() as root,
-        RunFolder.create(Path(root), plan_of(scenario)) as folder,
-    ):
-        return simulate(scenario, folder, world=world)
 
 
 def show(row: str, share: float, spent: str = "") -> None:
@@ -43,7 +29,7 @@ def show(row: str, share: float, spent: str = "") -> None:
     print(f"{row:<34}{share:13.1%}{spent:>14}".rstrip(), flush=True)
 
 
-def compare(place: Sequence[Change], rounds: Sequence[Change], epsilons: Sequence[float]) -> None:
+def compare(place: Mapping[str, str], rounds: Mapping[str, int], epsilons: Sequence[float]) -> None:
     """Prints the table: by row the share of people of the official test set that is told right."""
     scenario = scenario_with(OPEN, place)
     world = World.of(scenario)
@@ -55,15 +41,13 @@ def compare(place: Sequence[Change], rounds: Sequence[Change], epsilons: Sequenc
 
     print(f"{'trained how':<34}{'test accuracy':>13}{'epsilon spent':>14}")
     for epsilon in epsilons:
-        changes = [*place, *rounds, Change("privacy.epsilon", epsilon)]
-        private = scenario_with(PRIVATE, changes)
-        found = result_of(private, World.of(private))
-        assert found.test and found.test.accuracy is not None and found.privacy
-        spent = f"{found.privacy.epsilon:.2f}"
-        show(f"private, epsilon at most {epsilon}", found.test.accuracy, spent)
-    found = result_of(scenario, world)
-    assert found.test and found.test.accuracy is not None
-    show("federated, nothing promised", found.test.accuracy, "infinite")
+        settings = {**place, **rounds, "privacy.epsilon": epsilon}
+        private = simulate(scenario_with(PRIVATE, settings))
+        assert private.result.privacy is not None
+        spent = f"{private.result.privacy.epsilon:.2f}"
+        show(f"private, epsilon at most {epsilon}", reached(private.theta), spent)
+    federated = simulate(scenario, world=world)
+    show("federated, nothing promised", reached(federated.theta), "infinite")
     alone = [
         reached(train_in_process(task, {one.name: one.dataset})[-1]) for one in world.population
     ]
@@ -78,11 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, help="in place of the private scenario's 40")
     parser.add_argument("--epsilon", type=float, nargs="+", default=EPSILONS, metavar="E")
     options = parser.parse_args(argv)
-    place, rounds = [], []
-    if options.data is not None:
-        place.append(Change("population.source.path", str(options.data.resolve())))
-    if options.rounds is not None:
-        rounds.append(Change("rounds.count", options.rounds))
+    place = {} if options.data is None else {"population.source.path": str(options.data.resolve())}
+    rounds = {} if options.rounds is None else {"rounds.count": options.rounds}
     try:
         compare(place, rounds, options.epsilon)
     except FedcoreError as error:

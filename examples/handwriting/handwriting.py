@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -19,31 +18,27 @@ from fedcore.errors import DataFormatError, FedcoreError
 from fedcore.federated.flat import FlatModel
 from fedcore.federated.reference import train_in_process
 from fedcore.training import accuracy, evaluate
-from fedsim import Scenario, World
-from fedsim.records import RoundRecord
-from fedsim.run.folder import RunFolder
-from fedsim.run.simulation import plan_of, simulate
-from fedsim.sweep.changes import Change, scenario_with
+from fedsim import RoundRecord, Scenario, World, scenario_with, simulate
 
 MNIST = Path(__file__).with_suffix(".toml")
 DIGITS = Path(__file__).with_name("digits.toml")
 ALONE = 10  # writers whose models of their own are measured
 
 
-def found(data: Path | None, changes: Sequence[Change]) -> tuple[Scenario, World]:
+def found(data: Path | None, settings: Mapping[str, int]) -> tuple[Scenario, World]:
     """MNIST's writers, or where the scenario does not find them, the digits.
 
     Raises: DataFormatError for a folder that was named and has no MNIST.
     """
-    place = [] if data is None else [Change("population.source.path", str(data.resolve()))]
-    scenario = scenario_with(MNIST, [*changes, *place])
+    place = {} if data is None else {"population.source.path": str(data.resolve())}
+    scenario = scenario_with(MNIST, {**settings, **place})
     try:
         return scenario, World.of(scenario)
     except DataFormatError as error:
         if data is not None:
             raise
         print(f"{error}\nGoes on with scikit-learn's digits\n", file=sys.stderr)
-        scenario = scenario_with(DIGITS, changes)
+        scenario = scenario_with(DIGITS, settings)
         return scenario, World.of(scenario)
 
 
@@ -62,12 +57,7 @@ def compare(scenario: Scenario, world: World) -> dict[str, float]:
     def reached(theta: NDArray[np.float32]) -> float:
         return evaluate(model(theta), test, metrics=[accuracy])["accuracy"]
 
-    with (
-        tempfile.TemporaryDirectory() as root,
-        RunFolder.create(Path(root), plan_of(scenario)) as folder,
-    ):
-        federated = simulate(scenario, folder, world=world, on_round=show).test
-    assert federated is not None and federated.accuracy is not None
+    federated = simulate(scenario, world=world, on_round=show)
     # In one place as often as an image was looked at in the federation.
     rounds = max(1, round(task.rounds.count * task.cohort.goal / len(people)))
     pooled = train_in_process(task, {"all of them": world.source.train}, rounds=rounds)[-1]
@@ -76,7 +66,7 @@ def compare(scenario: Scenario, world: World) -> dict[str, float]:
         for one in islice(people, ALONE)
     ]
     return {
-        f"federated, {len(people)} writers": federated.accuracy,
+        f"federated, {len(people)} writers": reached(federated.theta),
         "all images in one place": reached(pooled),
         f"one writer alone, best of {len(alone)}": max(alone),
         "one writer alone, mean": sum(alone) / len(alone),
@@ -89,9 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="the folder with train-images-idx3-ubyte.gz …")
     parser.add_argument("--rounds", type=int, help="in place of the scenario's")
     options = parser.parse_args(argv)
-    changes = [] if options.rounds is None else [Change("rounds.count", options.rounds)]
+    settings = {} if options.rounds is None else {"rounds.count": options.rounds}
     try:
-        table = compare(*found(options.data, changes))
+        table = compare(*found(options.data, settings))
     except FedcoreError as error:
         print(error, file=sys.stderr)
         return 1

@@ -21,11 +21,7 @@ from fedcore.errors import FedcoreError
 from fedcore.federated.flat import FlatModel
 from fedcore.federated.reference import train_in_process
 from fedcore.training import accuracy, evaluate
-from fedsim import Scenario, World
-from fedsim.run.folder import RunFolder
-from fedsim.run.own_models import own_models
-from fedsim.run.simulation import plan_of, simulate
-from fedsim.sweep.changes import Change, scenario_with
+from fedsim import Scenario, World, own_models, scenario_with, simulate
 
 SCENARIO = Path(__file__).with_suffix(".toml")
 ALGORITHMS = {
@@ -42,9 +38,8 @@ Table = dict[str, dict[str, tuple[float, float]]]
 def models_of(scenario: Scenario, world: World) -> Models:
     """By hospital, the model that it uses after the scenario was simulated."""
     with tempfile.TemporaryDirectory() as root:
-        with RunFolder.create(Path(root), plan_of(scenario)) as folder:
-            simulate(scenario, folder, world=world)
-        return own_models(scenario, world, folder.path)
+        simulate(scenario, folder=Path(root) / "run", world=world)
+        return own_models(scenario, world, Path(root) / "run")
 
 
 def trained_alone(scenario: Scenario, world: World) -> Models:
@@ -70,12 +65,12 @@ def measured(scenario: Scenario, world: World, models: Models) -> dict[str, tupl
 def compare(*, data: Path | None, rounds: int, splits: int) -> Table:
     """By row and hospital, mean accuracy and loss over `splits` ways to hold patients out."""
     each: dict[str, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
-    place = [] if data is None else [Change("population.source.path", str(data.resolve()))]
+    place = {} if data is None else {"population.source.path": str(data.resolve())}
     for split in range(splits):
-        common = [*place, Change("rounds.count", rounds), Change("population.source.seed", split)]
+        common = {**place, "rounds.count": rounds, "population.source.seed": split}
         rows = {}
         for row, algorithm in ALGORITHMS.items():
-            scenario = scenario_with(SCENARIO, [*common, Change("algorithm", algorithm)])
+            scenario = scenario_with(SCENARIO, {**common, "algorithm": algorithm})
             world = World.of(scenario)
             rows[row] = measured(scenario, world, models_of(scenario, world))
         rows[ALONE] = measured(scenario, world, trained_alone(scenario, world))

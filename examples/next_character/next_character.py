@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,16 +14,10 @@ from numpy.typing import NDArray
 from fedcore.data import Dataset
 from fedcore.errors import FedcoreError
 from fedcore.federated.flat import FlatModel
-from fedcore.federated.parameters import parameters_of
 from fedcore.federated.reference import train_in_process
-from fedcore.model_format import read_model
 from fedcore.training import accuracy, evaluate, predict
-from fedsim import Scenario, World
-from fedsim.records import RoundRecord
-from fedsim.run.folder import RunFolder
-from fedsim.run.simulation import plan_of, simulate
+from fedsim import RoundRecord, Scenario, World, scenario_with, simulate
 from fedsim.sources.text import CHARACTERS
-from fedsim.sweep.changes import Change, scenario_with
 
 SCENARIO = Path(__file__).with_suffix(".toml")
 
@@ -34,17 +28,6 @@ def show(record: RoundRecord) -> None:
     """A line, where the model was measured."""
     if record.test is not None:
         print(f"round {record.round + 1:>3}: {record.test.accuracy:.1%}", flush=True)
-
-
-def federated(scenario: Scenario, world: World) -> Vector:
-    """The last model of the scenario."""
-    with (
-        tempfile.TemporaryDirectory() as root,
-        RunFolder.create(Path(root), plan_of(scenario)) as folder,
-    ):
-        simulate(scenario, folder, world=world, on_round=show)
-        with (folder.path / "model.safetensors").open("rb") as file:
-            return read_model(file, parameters_of(scenario.task)).vector
 
 
 def after_one(train: Dataset, test: Dataset) -> float:
@@ -72,18 +55,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, help="in place of the scenario's 15")
     parser.add_argument("--roles", type=int, default=3, help="of middling length, to train alone")
     options = parser.parse_args(argv)
-    changes = []
+    settings: dict[str, Any] = {}
     if options.data is not None:
-        changes.append(Change("population.source.path", str(options.data.resolve())))
+        settings["population.source.path"] = str(options.data.resolve())
     if options.rounds is not None:
-        changes.append(Change("rounds.count", options.rounds))
+        settings["rounds.count"] = options.rounds
     try:
-        scenario = scenario_with(SCENARIO, changes)
+        scenario = scenario_with(SCENARIO, settings)
         world = World.of(scenario)
         train, test = world.source.train, world.source.test
         assert test is not None
         model = FlatModel(scenario.task).model
-        theta = federated(scenario, world)
+        theta = simulate(scenario, world=world, on_round=show).theta
         order = np.argsort(world.population.sizes(), kind="stable")
         middling = order[(len(order) - options.roles) // 2 :][: options.roles].tolist()
         alone = [

@@ -4,9 +4,57 @@ A `Population` makes its clients when they are asked for. What they train, what 
 what privacy costs is computed by the parts that devices and servers run.
 """
 
+import importlib
+import types
+import typing
+
 from fedsim.partition import Partition
 from fedsim.population import Client, Population
+from fedsim.records import Result, RoundRecord
 from fedsim.scenario import Scenario
+from fedsim.sources import Source
 from fedsim.world import World
 
-__all__ = ["Client", "Partition", "Population", "Scenario", "World"]
+__all__ = [
+    "Client",
+    "Outcome",
+    "Partition",
+    "Population",
+    "Result",
+    "RoundRecord",
+    "Scenario",
+    "Source",
+    "World",
+    "own_models",
+    "read_run",
+    "scenario_with",
+    "simulate",
+]
+
+if typing.TYPE_CHECKING:
+    from fedsim.run.outcome import Outcome, simulate
+    from fedsim.run.own_models import own_models
+    from fedsim.run.reading import read_run
+    from fedsim.sweep.changes import scenario_with
+else:
+    # Every worker process imports this package, and none of them needs these.
+    _AT_FIRST_USE = types.MappingProxyType(
+        {
+            "Outcome": "fedsim.run.outcome",
+            "own_models": "fedsim.run.own_models",
+            "read_run": "fedsim.run.reading",
+            "scenario_with": "fedsim.sweep.changes",
+            "simulate": "fedsim.run.outcome",
+        }
+    )
+
+    def __getattr__(name: str) -> object:
+        """A public name whose first use loads the part that it is of (PEP 562)."""
+        if name not in _AT_FIRST_USE:
+            raise AttributeError(f"module 'fedsim' has no attribute {name!r}")
+        found = getattr(importlib.import_module(_AT_FIRST_USE[name]), name)
+        globals()[name] = found
+        return found
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

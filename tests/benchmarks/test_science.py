@@ -25,7 +25,7 @@ from benchmarks.science.mcmahan import (
 )
 from benchmarks.science.mcmahan_runs import CHARTED, PLANS, recorded, scenario_of
 from benchmarks.science.people import Served
-from benchmarks.science.simulated import HERE, changed, records_until
+from benchmarks.science.scenarios import HERE, changed, records_until
 from benchmarks.science.tables import README, with_table
 from benchmarks.sim_writers_dp import SCENARIO
 from fedcore.data import Dataset

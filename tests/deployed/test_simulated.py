@@ -17,7 +17,7 @@ from fedcore.model_format import read_model
 from fedcore.privacy import verify
 from fedsim.records import Result, digest_of
 from fedsim.run.folder import RunFolder
-from fedsim.run.simulation import plan_of, simulate
+from fedsim.run.simulation import plan_of, simulate_in_folder
 from fedsim.scenario import Scenario
 from fedsim.world import World
 from tests.chaos.deployment import Deployment
@@ -117,7 +117,7 @@ class Federation:
     def simulated(self, scenario: Scenario) -> tuple[list[str], Result, Path]:
         """The digest of the model after each round of a simulation, what it ended with, where."""
         with RunFolder.create(self.folder / "runs", plan_of(scenario)) as folder:
-            result = simulate(scenario, folder)
+            result = simulate_in_folder(scenario, folder)
             return [record.model for record in folder.rounds], result, folder.path
 
     def close(self) -> None:

@@ -33,6 +33,9 @@ WHOLE_PAGES = {
         "tests/docs/test_library.py"
         "::test_every_block_of_the_library_s_page_runs_and_finds_what_it_says"
     ),
+    ("docs/simulation.md", "python"): (
+        "tests/docs/test_simulation.py::test_every_block_of_python_runs_beside_the_tutorials_scenario"
+    ),
     ("docs/first-federation.md", "sh"): GUIDE,
     ("docs/first-federation.md", "toml"): GUIDE,
     ("docs/commands.md", "console"): (

@@ -31,6 +31,8 @@ from fedcore.secagg.loopback import Disk
 from tests.conftest import ROOT
 
 DOCUMENTS = sorted((ROOT / "docs").glob("*.md"))
+OF_THEIR_OWN = {"library.md", "simulation.md"}
+"""Whose blocks of Python have a test that knows what they find."""
 
 
 def named(path: Path) -> str:
@@ -52,7 +54,7 @@ def guide() -> str:
     return (ROOT / "docs/secure-aggregation.md").read_text("utf-8")
 
 
-@pytest.mark.parametrize("path", [p for p in DOCUMENTS if p.name != "library.md"], ids=named)
+@pytest.mark.parametrize("path", [p for p in DOCUMENTS if p.name not in OF_THEIR_OWN], ids=named)
 def test_every_block_of_python_runs_as_pasted(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

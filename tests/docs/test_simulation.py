@@ -1,4 +1,4 @@
-"""The tutorial of docs/simulation.md, from an empty folder to the same model on real devices."""
+"""The tutorial of docs/simulation.md: commands up to the same model on real devices, and Python."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fedsim.run.reading import read_run
+from fedsim import Outcome, read_run
 from tests.docs.blocks import blocks_of, typed
 from tests.docs.machine import Machine, served
 
@@ -35,3 +35,21 @@ def test_the_tutorial_runs_in_the_order_in_which_it_stands(tmp_path: Path) -> No
     assert (tmp_path / "runs/fedavg/report.html").exists()
     differences = re.findall(r"^layers\S+ +max (\S+) ", shown, re.MULTILINE)
     assert len(differences) == 2 and all(float(most) == 0 for most in differences), shown
+
+
+@pytest.mark.slow
+def test_every_block_of_python_runs_beside_the_tutorials_scenario(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("sklearn", reason="the clients read the digits of the extra 'demo'")
+    monkeypatch.chdir(tmp_path)
+    (scenario,) = blocks_of(PAGE, "toml")
+    (tmp_path / scenario.file).write_text(scenario.text, "utf-8")
+    names: dict[str, object] = {"__name__": "__main__"}
+    for block in blocks_of(PAGE, "python"):
+        exec(compile(block.text, f"{PAGE}, line {block.line}", "exec"), names)
+    first, last = capsys.readouterr().out.splitlines()[0], names["outcome"]
+    run = read_run(tmp_path / "runs/python")
+    assert run.result is not None and first.startswith(f"{run.result.best_accuracy} ")
+    assert isinstance(last, Outcome) and last.result.best_accuracy is not None
+    assert min(float(first.split()[0]), last.result.best_accuracy) > 0.8

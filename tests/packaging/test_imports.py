@@ -38,5 +38,13 @@ def test_importing_a_part_loads_neither_tensors_nor_what_it_does_not_need() -> N
         assert not {name for name in loaded if name.startswith(("fedcore.tensor", "fedcore.auto"))}
 
 
+def test_importing_the_simulator_loads_no_run_until_one_is_asked_for() -> None:
+    parts = ("fedsim.run", "fedsim.modes", "fedsim.report", "fedsim.sweep", "fedsim.commands")
+    loaded = modules_after("import fedsim")
+    assert "fedsim.scenario" in loaded
+    assert not {name for name in loaded if name.startswith(parts)}
+    assert "fedsim.run.outcome" in modules_after("from fedsim import simulate")
+
+
 def test_the_check_sees_a_library_that_is_loaded() -> None:
     assert "google.protobuf" in modules_after("import google.protobuf")

@@ -16,7 +16,7 @@ from fedsim.report.settings import settings_of
 from fedsim.run.folder import RunFolder
 from fedsim.run.progress import progress
 from fedsim.run.reading import read_run
-from fedsim.run.simulation import simulate
+from fedsim.run.simulation import simulate_in_folder
 from fedsim.scenario import Scenario
 from fedsim.trackers.spec import Trackers, TrackerSpec
 from fedsim.world import World
@@ -54,7 +54,10 @@ class Following:
             self._console.show(event, "")
 
     def simulate(self, world: World, programs: Mapping[str, str]) -> Result | None:
-        """Runs to the end; None after Ctrl-C. Raises: as `simulate`; what was finished is kept."""
+        """Runs to the end; None after Ctrl-C.
+
+        Raises: as `simulate_in_folder`; what was finished is kept.
+        """
         result = None
         try:
             with self._progress() as tell:
@@ -65,7 +68,7 @@ class Following:
                     if self._stream:
                         self._console.show({"event": "round", "record": to_plain(record)}, "")
 
-                result = simulate(
+                result = simulate_in_folder(
                     self._scenario,
                     self._folder,
                     world=world,

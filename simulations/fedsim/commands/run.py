@@ -116,9 +116,10 @@ def _scenario(options: argparse.Namespace) -> Scenario:
     """The file's, or that of the run that goes on, whose paths begin where they did."""
     if options.scenario is not None:
         changes = [Change.parse(text) for text in options.set or ()]
+        settings = {change.path: change.value for change in changes}
         if options.rounds is not None:
-            changes.append(Change("rounds.count", options.rounds))
-        return scenario_with(options.scenario, changes)
+            settings["rounds.count"] = options.rounds
+        return scenario_with(options.scenario, settings)
     read_run(options.resume)  # which says better than a missing file that this is no run
     return Scenario.from_toml(options.resume / _SCENARIO, base=base_of(options.resume))
 

@@ -24,10 +24,8 @@ from fedsim.records.plain_json import canonical_json
 from fedsim.report.compare import compare
 from fedsim.report.comparison_text import render_comparison_page
 from fedsim.report.page import write_report
-from fedsim.run.folder import RunFolder
-from fedsim.run.origin import write_base
+from fedsim.run.outcome import begun
 from fedsim.run.reading import Run, read_run
-from fedsim.run.simulation import plan_of
 from fedsim.scenario import Scenario
 from fedsim.sweep.changes import Axis
 from fedsim.sweep.grid import Grid, Point
@@ -149,13 +147,13 @@ def _ended(
     specs: Sequence[TrackerSpec],
     programs: Mapping[str, str],
 ) -> Run | None:
-    """A run that has ended, now or before; None after Ctrl-C. Raises: as `simulate`."""
+    """A run that has ended, now or before; None after Ctrl-C. Raises: as `simulate_in_folder`."""
     there = path.exists()
     if there and (run := read_run(path)).result is not None:
         return run
     # Rounds are told if asked for: of a sweep there are too many.
     inner = Console(console.command, verbosity=0 if console.verbosity > 0 else -1)
-    with _begun(scenario, path) as folder:
+    with begun(scenario, path) as folder:
         following = Following(inner, scenario, folder, specs)
         following.begin({}, resumed=there)
         if following.simulate(World.of(scenario), programs) is None:
@@ -163,14 +161,6 @@ def _ended(
     run = read_run(path)
     write_report(run)
     return run
-
-
-def _begun(scenario: Scenario, path: Path) -> RunFolder:
-    if path.exists():
-        return RunFolder.resume(path, scenario_digest=scenario.digest.hex())
-    folder = RunFolder.create(path.parent, plan_of(scenario), path=path)
-    write_base(folder.path, scenario.base)
-    return folder
 
 
 def _show(console: Console, folder: Path, found: Sequence[tuple[Point, Run | None]]) -> None:

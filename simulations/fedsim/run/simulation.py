@@ -41,14 +41,14 @@ from fedsim.run.reading import SavedState, whole_state
 from fedsim.scenario import Scenario
 from fedsim.world import World
 
-__all__ = ["plan_of", "simulate"]
+__all__ = ["plan_of", "say_nothing", "simulate_in_folder"]
 
 _CLOCK: Final = "clock"
 _LEDGER: Final = "ledger-head"
 _KEY_FILE: Final = "participation.key"
 
 
-def _say_nothing(record: RoundRecord) -> None:
+def say_nothing(record: RoundRecord) -> None:
     """What nobody follows."""
 
 
@@ -68,14 +68,14 @@ def plan_of(scenario: Scenario) -> RunPlan:
     )
 
 
-def simulate(
+def simulate_in_folder(
     scenario: Scenario,
     folder: RunFolder,
     *,
     world: World | None = None,
     programs: Mapping[str, str] | None = None,
     entropy: Entropy | None = None,
-    on_round: Callable[[RoundRecord], None] = _say_nothing,
+    on_round: Callable[[RoundRecord], None] = say_nothing,
 ) -> Result:
     """Runs a scenario to its end, or takes it up where its folder says that it stood.
 

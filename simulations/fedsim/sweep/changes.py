@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -133,11 +133,12 @@ class Axis:
         return cls(path.strip(), tuple(values))
 
 
-def scenario_with(path: Path, changes: Sequence[Change]) -> Scenario:
-    """The scenario of a file, with other settings; its text says what they are.
+def scenario_with(path: Path, settings: Mapping[str, Any]) -> Scenario:
+    """The scenario of a file, with other `settings` by their dotted paths; its text says which.
 
-    Raises: as `Scenario.from_toml`; a TaskError of what was changed tells of the changes.
+    Raises: as `Change` and `Scenario.from_toml`; a TaskError of what was changed says what was.
     """
+    changes = [Change(name, value) for name, value in settings.items()]
     if not changes:
         return Scenario.from_toml(path)
     said = ", ".join(change.text for change in changes)

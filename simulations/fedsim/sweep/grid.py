@@ -110,6 +110,8 @@ class Grid:
                 Change(axis.path, value) for axis, value in zip(self.axes, values, strict=True)
             )
             for seed in self.seeds or (None,):
-                seeded = settings if seed is None else (*settings, Change(_SEED, seed))
+                seeded = {change.path: change.value for change in settings}
+                if seed is not None:
+                    seeded[_SEED] = seed
                 scenario = scenario_with(self.path, seeded)
                 yield Point(settings, self.names, seed, scenario)

@@ -24,7 +24,7 @@ from tests.sim.scenarios import scenario_of
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, round: int) -> None:
     """Ctrl-C after a round, once."""
-    simulate = following.simulate
+    simulate = following.simulate_in_folder
 
     def interrupted(*arguments: Any, on_round: Any, **options: Any) -> Any:
         def stopping(record: Any) -> None:
@@ -34,7 +34,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, round: int) -> None:
 
         return simulate(*arguments, on_round=stopping, **options)
 
-    monkeypatch.setattr(following, "simulate", interrupted)
+    monkeypatch.setattr(following, "simulate_in_folder", interrupted)
 
 
 def models(folder: Path) -> list[str]:

@@ -15,7 +15,7 @@ from fedcore.metrics import accuracy
 from fedsim.run.folder import RunFolder
 from fedsim.run.own_models import own_models
 from fedsim.run.reading import read_run, read_state
-from fedsim.run.simulation import plan_of, simulate
+from fedsim.run.simulation import plan_of, simulate_in_folder
 from fedsim.scenario import Scenario
 from fedsim.world import World
 from tests.sim.scenarios import scenario_of
@@ -23,7 +23,7 @@ from tests.sim.scenarios import scenario_of
 
 def ran(scenario: Scenario, root: Path) -> Path:
     with RunFolder.create(root, plan_of(scenario)) as folder:
-        simulate(scenario, folder)
+        simulate_in_folder(scenario, folder)
         return folder.path
 
 

@@ -18,7 +18,7 @@ from fedcore.federated.payments import Accounts
 from fedcore.privacy import Verification, verify
 from fedsim.records import Result, RoundRecord, digest_of
 from fedsim.run.folder import RunFolder
-from fedsim.run.simulation import plan_of, simulate
+from fedsim.run.simulation import plan_of, simulate_in_folder
 from fedsim.scenario import Scenario
 from tests.sim.run.kills import is_killed
 from tests.sim.run.test_simulation import DRAWN, LOSING, RECORDS, WHOEVER_COMES
@@ -45,7 +45,7 @@ def gone_on(scenario: Scenario, root: Path) -> tuple[Result, tuple[RoundRecord, 
     else:
         folder = RunFolder.create(root, plan_of(scenario))
     with folder:
-        return simulate(scenario, folder), folder.rounds
+        return simulate_in_folder(scenario, folder), folder.rounds
 
 
 def ledger(root: Path) -> Path:

@@ -10,7 +10,7 @@ from fedcore.errors import TaskError
 from fedcore.federated.reference import train_in_process
 from fedsim.records import Result, RoundRecord, digest_of
 from fedsim.run.folder import RunFolder
-from fedsim.run.simulation import plan_of, simulate
+from fedsim.run.simulation import plan_of, simulate_in_folder
 from fedsim.scenario import Scenario
 from fedsim.world import World
 from tests.sim.scenarios import scenario_of
@@ -33,7 +33,7 @@ LOSING = "[devices]\ndropout = { training = 0.2, upload = 0.1, checked_in = 0.1 
 
 def run(scenario: Scenario, root: Path) -> tuple[Result, list[RoundRecord]]:
     with RunFolder.create(root, plan_of(scenario)) as folder:
-        result = simulate(scenario, folder)
+        result = simulate_in_folder(scenario, folder)
         return result, [record.repeatable() for record in folder.rounds]
 
 
@@ -91,13 +91,13 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(tmp_path: Path, stop: in
     with RunFolder.create(tmp_path / "parts", plan_of(scenario)) as folder:
         path = folder.path
         with pytest.raises(KeyboardInterrupt):
-            simulate(scenario, folder, on_round=stopping)
+            simulate_in_folder(scenario, folder, on_round=stopping)
     with RunFolder.resume(path, scenario_digest=scenario.digest.hex()) as folder:
         assert folder.state is not None and folder.state.rounds == stop + 1
-        result = simulate(scenario, folder)
+        result = simulate_in_folder(scenario, folder)
         assert [record.repeatable() for record in folder.rounds] == whole[1]
         assert result.model == whole[0].model
-        assert simulate(scenario, folder) == result
+        assert simulate_in_folder(scenario, folder) == result
 
 
 def test_a_private_run_that_was_stopped_pays_for_no_round_twice(tmp_path: Path) -> None:
@@ -113,9 +113,9 @@ def test_a_private_run_that_was_stopped_pays_for_no_round_twice(tmp_path: Path) 
     with RunFolder.create(tmp_path / "parts", plan_of(scenario)) as folder:
         path = folder.path
         with pytest.raises(KeyboardInterrupt):
-            simulate(scenario, folder, on_round=stopping)
+            simulate_in_folder(scenario, folder, on_round=stopping)
     with RunFolder.resume(path, scenario_digest=scenario.digest.hex()) as folder:
-        result = simulate(scenario, folder)
+        result = simulate_in_folder(scenario, folder)
     assert result.privacy == whole.privacy and result.totals.rounds == 4
 
 

@@ -14,7 +14,7 @@ from fedcore.errors import RoundOverError, TaskError
 from fedsim.population import Population
 from fedsim.records import Result, RoundRecord
 from fedsim.run.folder import RunFolder
-from fedsim.run.simulation import plan_of, simulate
+from fedsim.run.simulation import plan_of, simulate_in_folder
 from fedsim.scenario import Scenario
 from fedsim.world import World
 from tests.sim.scenarios import scenario_of
@@ -55,7 +55,7 @@ def study_of(name: str, **options: object) -> Scenario:
 
 def run(scenario: Scenario, root: Path) -> tuple[Result, list[RoundRecord]]:
     with RunFolder.create(root, plan_of(scenario)) as folder:
-        result = simulate(scenario, folder)
+        result = simulate_in_folder(scenario, folder)
         return result, [record.repeatable() for record in folder.rounds]
 
 
@@ -81,9 +81,9 @@ def test_a_study_learns_and_goes_on_after_a_stop_as_if_there_had_been_none(
     with RunFolder.create(tmp_path / "parts", plan_of(scenario)) as folder:
         path = folder.path
         with pytest.raises(KeyboardInterrupt):
-            simulate(scenario, folder, on_round=stopping)
+            simulate_in_folder(scenario, folder, on_round=stopping)
     with RunFolder.resume(path, scenario_digest=scenario.digest.hex()) as folder:
-        assert simulate(scenario, folder).model == whole.model
+        assert simulate_in_folder(scenario, folder).model == whole.model
         assert [record.repeatable() for record in folder.rounds] == records
 
 
