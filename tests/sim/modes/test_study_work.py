@@ -12,7 +12,7 @@ from fedsim import World
 from fedsim.clock import Work
 from fedsim.modes.studies import study_work
 from fedsim.run.folder import RunFolder
-from fedsim.run.simulation import plan_of, simulate
+from fedsim.run.simulation import plan_of, simulate_in_folder
 from tests.sim.scenarios import scenario_of
 
 
@@ -59,7 +59,7 @@ def test_devices_take_the_time_that_their_algorithm_does(tmp_path: Path) -> None
             rounds=2,
         )
         with RunFolder.create(tmp_path, plan_of(scenario)) as folder:
-            ends[name] = simulate(scenario, folder).totals.virtual_s / times
+            ends[name] = simulate_in_folder(scenario, folder).totals.virtual_s / times
     assert ends["ditto"] == ends["fedavg"] > 0
 
 
@@ -74,7 +74,7 @@ def test_control_variates_take_their_time_both_ways(tmp_path: Path) -> None:
             rounds=2,
         )
         with RunFolder.create(tmp_path, plan_of(scenario)) as folder:
-            found[name] = simulate(scenario, folder).totals
+            found[name] = simulate_in_folder(scenario, folder).totals
     one, other = found["fedavg"], found["scaffold"]
     assert (other.bytes_down, other.bytes_up) == (2 * one.bytes_down, 2 * one.bytes_up)
     assert other.virtual_s == pytest.approx(2 * one.virtual_s, abs=0.01)
