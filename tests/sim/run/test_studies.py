@@ -119,7 +119,7 @@ def run_without_numbers(
         x[people.partition[client]] = np.nan
     population = Population(Dataset(x, people.data.y), people.partition)
     with RunFolder.create(root, plan_of(scenario)) as folder:
-        simulate(scenario, folder, world=World(world.source, population, world.devices))
+        simulate_in_folder(scenario, folder, world=World(world.source, population, world.devices))
         return tuple(folder.rounds)
 
 
