@@ -3,7 +3,7 @@
 It needs NumPy alone, so that no budget ever goes unchecked. Each event has one curve, the bounds on
 its Rényi divergence, in both directions, at every order; composition adds curves. Whatever is
 rounded is rounded toward more epsilon: `_MARGIN` covers all float errors below, by an analysis of
-their largest terms that `test_rdp.py` checks against 50 digits.
+their largest terms that `test_rdp_samples.py` checks against 50 digits.
 """
 
 from __future__ import annotations

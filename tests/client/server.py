@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -15,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
-import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedcore.errors import (
@@ -25,21 +23,13 @@ from fedcore.errors import (
     SecAggError,
     UploadError,
 )
-from fedcore.federated.models import initial_theta
-from fedcore.federated.parameters import parameters_of
 from fedcore.federated.task import Task
-from fedcore.model_format import encode_model
 from fedcore.secagg import (
-    SecAggServer,
     Send,
     Stage,
     UploadTrailer,
-    accumulate,
     decode,
     encode,
-    new_accumulator,
-    total_of,
-    unmask,
 )
 from fedcore.secagg.messages import MaskRequest, Roster, Survivors, UnmaskRequest
 from fedcore.v1 import (
@@ -66,7 +56,7 @@ from fedcore.wire.envelope import (
 from fedcore.wire.joining import JoinString
 from fedcore.wire.transfer import crc32
 from tests.client.authority import Authority
-from tests.client.enrolling import FakeEnrolment
+from tests.client.rounds import FakeRounds
 from tests.client.seats import Seat, Upload
 from tests.client.service import Service
 
@@ -74,7 +64,7 @@ NUMBERS = {Roster: 3, MaskRequest: 4, Survivors: 5, UnmaskRequest: 6}
 FINISHED = 100
 
 
-class FakeServer(FakeEnrolment):
+class FakeServer(FakeRounds):
     """Serves `task` to `goal` clients a round. Its switches are plain attributes.
 
     `before`: called with (method, client id) as a call comes in; what it raises is its answer.
@@ -83,21 +73,11 @@ class FakeServer(FakeEnrolment):
     def __init__(
         self, task: Task, *, goal: int, rounds: int = 1, authority: Authority | None = None
     ) -> None:
-        super().__init__(authority or Authority())
-        self.task, self.goal, self.rounds = task, goal, rounds
+        super().__init__(task, goal=goal, rounds=rounds, authority=authority or Authority())
         self.author = Ed25519PrivateKey.generate()
-        arrays = task.model.arrays
-        self.theta = np.zeros(task.dimension, np.float32) if arrays else initial_theta(task)
-        self.models, self.newest = dict[bytes, bytes](), b""
-        self.round, self.attempt = 0, 1
-        self.seats: dict[bytes, Seat] = {}
+        self.newest = b""
         self.check_ins: dict[tuple[bytes, bytes], Any] = {}
         self.posted: dict[tuple[bytes, int, int, str], bytes] = {}
-        self.totals: list[list[Any]] = []
-        self.ended: dict[int, tuple[int, str]] = {}
-        self.session: SecAggServer | None = None
-        self.lock = threading.RLock()
-        self.changed = threading.Condition(self.lock)
         self.calls: defaultdict[str, int] = defaultdict(int)
         self.beats: defaultdict[bytes, int] = defaultdict(int)
         self.cancelled: dict[bytes, str] = {}
@@ -106,8 +86,6 @@ class FakeServer(FakeEnrolment):
         self.chunk_bytes = 2**20
         self.before: Callable[[str, bytes], None] = lambda method, client: None
         self.after: Callable[[str, bytes], None] = lambda method, client: None
-        self.manual = False
-        self._open_round()
 
     # Its life.
 
@@ -152,96 +130,6 @@ class FakeServer(FakeEnrolment):
     def join_string(self) -> str:
         digest = hashlib.sha256(self.authority.der).digest()
         return JoinString(f"127.0.0.1:{self.enrolment_port}", digest, self.token).encode()
-
-    def wait_for(self, condition: Callable[[], bool], timeout_s: float = 20) -> None:
-        with self.changed:
-            assert self.changed.wait_for(condition, timeout_s), "the server waited in vain"
-
-    # Rounds.
-
-    def _open_round(self) -> None:
-        data = b"".join(
-            encode_model(
-                self.theta,
-                parameters_of(self.task),
-                metadata={"round": str(self.round), "attempt": "0"},
-            )
-        )
-        self.digest = hashlib.sha256(data).digest()
-        self.models[self.digest] = data
-        if self.task.secure_aggregation is not None:
-            self.session = SecAggServer(
-                self.task.session_config(),
-                model_digest=self.digest,
-                round=self.round,
-                attempt=self.attempt,
-                trust=self.trust,
-                now=int(time.time()) + 600,
-            )
-
-    def present(self) -> list[Seat]:
-        place = (self.round, self.attempt)
-        return [seat for seat in self.seats.values() if (seat.round, seat.attempt) == place]
-
-    def sealed(self) -> list[Seat]:
-        return [seat for seat in self.present() if seat.upload and seat.upload.sealed]
-
-    def go_on(self) -> None:
-        """Closes what nobody is awaited for any more."""
-        if self.manual:
-            return
-        here = self.present()
-        if len(here) < self.goal or self.round in self.ended:
-            return
-        if self.session is None:
-            if len(self.sealed()) == len(here):
-                self._sum_up(here)
-            return
-        stage = self.session.stage
-        ready = (
-            len(self.session.advertised) >= self.goal
-            if stage is Stage.PREKEYS
-            else not self.session.pending
-        )
-        if stage is not Stage.OPENED and ready:
-            self.close(stage)
-            self.go_on()
-
-    def close(self, stage: Stage) -> None:
-        assert self.session is not None
-        self.session.close(stage)
-        if self.session.stage is Stage.OPENED:
-            survivors = self.session.survivors
-            self._sum_up([seat for seat in self.present() if seat.client in survivors])
-        self.changed.notify_all()
-
-    def _sum_up(self, seats: list[Seat]) -> None:
-        layout = self.task.layout
-        total = new_accumulator(layout)
-        for seat in seats:
-            assert seat.upload is not None
-            for frame in layout.frames():
-                data = seat.upload.data[frame.byte : frame.byte + frame.size]
-                accumulate(total, layout, frame.byte, data)
-        if self.session is not None:
-            unmask(total, self.session.plan())
-        self.totals.append([block.copy() for block in total_of(total, layout)])
-        self.end(rounds.Finished.OUTCOME_COMPLETED)
-
-    def end(self, outcome: int, reason: str = "") -> None:
-        with self.changed:
-            self.ended[self.round] = (outcome, reason)
-            self.changed.notify_all()
-
-    def next_round(self, *, attempt: bool = False) -> None:
-        with self.changed:
-            if attempt:
-                self.attempt += 1
-                self.ended.pop(self.round, None)
-            else:
-                self.round, self.attempt = self.round + 1, 1
-            self._open_round()
-            self.changed.notify_all()
 
     # Calls.
 

@@ -13,6 +13,7 @@ from fedcore.privacy.noise import BandedNoise, CentralNoise, CompactShares, Nois
 from fedcore.privacy.plan import PrivacyPlan
 from fedcore.privacy.sampling import Poisson, Uncontrolled
 from fedcore.privacy.units import Adjacency, Unit
+from fedcore.secagg.packing import Block, Layout
 
 __all__ = [
     "MAKERS",
@@ -21,6 +22,7 @@ __all__ = [
     "banded",
     "client",
     "compact",
+    "layout_of",
     "record",
     "sampled",
     "shared",
@@ -96,3 +98,8 @@ MAKERS: dict[str, Callable[..., PrivacyPlan]] = {
     "banded": banded,
     "compact": compact,
 }
+
+
+def layout_of(plan: PrivacyPlan, bits: int) -> Layout:
+    """What a client of the plan uploads, in slots of so many bits that wrap round."""
+    return Layout((Block(plan.wire_dimension, bits, 2 ** (bits - 1) - 1, wraps=True),))

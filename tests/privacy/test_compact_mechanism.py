@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,7 +20,6 @@ from fedcore.errors import (
     DtypeError,
     EntropyError,
     FedcoreError,
-    LedgerError,
     PlanError,
     ReservationError,
     ShapeError,
@@ -35,17 +33,14 @@ from fedcore.privacy.csprng import Stream
 from fedcore.privacy.events import PoissonEvent, SkellamEvent
 from fedcore.privacy.ledger import Ledger
 from fedcore.privacy.mechanisms import CentralMechanism, ShareAdder, SharedMechanism, read_release
-from fedcore.privacy.noise import CompactShares, NoiseShares
+from fedcore.privacy.noise import CompactShares
 from fedcore.privacy.plan import PrivacyPlan
 from fedcore.privacy.quantise import decode, quantise
-from fedcore.privacy.rdp import compose, epsilon
 from fedcore.privacy.sampling import Poisson
 from fedcore.privacy.skellam import skellam
-from fedcore.privacy.units import Unit
 from fedcore.privacy.values import IntSum, NoisySum
 from fedcore.secagg.config import SessionConfig
 from fedcore.secagg.loopback import LostAt
-from fedcore.secagg.packing import Block, Layout
 from fedcore.secagg.session import run_session
 from tests.privacy import plans
 from tests.privacy.releases import ledgers_in, opened, reserved
@@ -66,10 +61,6 @@ def create(tmp_path: Path) -> Iterator[Callable[[PrivacyPlan], Ledger]]:
 
 def seeded(name: object) -> SeededEntropy:
     return SeededEntropy(str(name).encode())
-
-
-def layout(plan: PrivacyPlan, bits: int) -> Layout:
-    return Layout((Block(plan.wire_dimension, bits, 2 ** (bits - 1) - 1, wraps=True),))
 
 
 def parts(
@@ -104,7 +95,7 @@ def test_masked_sums_that_wrap_release_the_exact_modes_mean_within_rounding(
     updates[0] = rotation_of(plan, 0).backward(np.eye(1, plan.wire_dimension)[0]) * 3
     updates[1] = updates[4] = updates[0]
     sent = [CompactAdder(plan, entropy=seeded(i)).add(u, round=0) for i, u in enumerate(updates)]
-    config = SessionConfig(task=bytes(32), layout=layout(plan, bits), delta=Fraction(1, 4))
+    config = SessionConfig(task=bytes(32), layout=plans.layout_of(plan, bits), delta=Fraction(1, 4))
     result = run_session(sent, config=config, dropouts={2: LostAt.UPLOAD}, entropy=seeded("run"))
     assert result.survivors == (0, 1, 3, 4)
     whole = np.sum([sent[i] for i in result.survivors], axis=0)
@@ -195,6 +186,23 @@ def test_a_weight_is_a_fraction_that_only_makes_a_contribution_smaller() -> None
     for wrong in (Fraction(3, 2), -1, 0.5, True, "1"):
         with pytest.raises(PlanError, match="weighted"):
             CompactAdder(plan).add(np.zeros(6), round=0, weight=wrong)  # type: ignore[arg-type]
+
+
+def test_the_mean_of_a_sum_taken_apart_is_the_terms_own(
+    create: Callable[[PrivacyPlan], Ledger],
+) -> None:
+    """With nobody missing, a release is `expand` of the sum and nothing else."""
+    plan = plans.compact(dimension=33, clipping=PerLayer((3, 4), (10, 23)))
+    total = np.random.default_rng(1).integers(-(2**40), 2**40, plan.wire_dimension)
+    mean = opened(CompactMechanism(plan), NoisySum(total, 5), reserved(create(plan)))
+    wanted = expand(
+        total,
+        clipping_norm=5,
+        terms=plan.compact_terms,
+        rotation=rotation_of(plan, 0),
+        denominator=50,
+    )
+    assert np.array_equal(mean.vector, wanted)
 
 
 # What the guarantee counts on.
@@ -335,67 +343,6 @@ def test_noise_comes_from_no_other_generator() -> None:
             make(plans.compact(), entropy=Dice())
 
 
-# The plan.
-
-
-def test_slots_that_the_plan_chose_are_written_down() -> None:
-    plan = plans.compact(dimension=10**5)
-    assert plan.noise == CompactShares(5, 4, 1, slot_bits=16)
-    wide = plans.compact(
-        dimension=2**24, noise=CompactShares(1000, 1000, 0), noise_multiplier=Fraction(3)
-    )
-    assert wide.noise == CompactShares(1000, 1000, 0, slot_bits=21)
-    assert plan == plans.compact(dimension=10**5, noise=CompactShares(5, 4, 1, slot_bits=16))
-    assert plans.compact(noise=CompactShares(5, 4, 1, 21)).grid > plan.grid
-    written = json.loads(json.dumps(plan.to_json()))
-    assert PrivacyPlan.from_json(written) == plan
-    written["noise"]["slot_bits"] = None
-    with pytest.raises(LedgerError, match="written out"):
-        PrivacyPlan.from_json(written)
-
-
-def test_more_noise_than_narrow_slots_hold_is_calibrated_into_wide_ones() -> None:
-    many = CompactShares(1000, 900, 50)
-    plan = plans.compact(
-        dimension=2**22,
-        noise=many,
-        population=10**4,
-        delta=1e-6,
-        epsilon=0.5,
-        rounds=1,
-        noise_multiplier=Fraction(1),
-    )
-    assert plan.noise == replace(many, slot_bits=16)
-    found = plan.calibrated()
-    assert found.noise == replace(many, slot_bits=21)
-    spent = found.spend(found.reservations)
-    assert 0.49 < epsilon(compose(spent, found.adjacency), found.failure)[0] <= 0.5
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"noise": CompactShares(6, 4, 1)},
-        {"noise": CompactShares(5, 5, 1)},
-        {"noise": CompactShares(5, 4, 2)},
-        {"noise": CompactShares(5, 4, 1, slot_bits=21)},
-        {"noise": NoiseShares(5, 4, 1)},
-        {"noise_multiplier": Fraction(2)},
-    ],
-)
-def test_the_digest_changes_with_every_term(changes: dict[str, Any]) -> None:
-    assert plans.compact(**changes).digest != plans.compact().digest
-
-
-def test_a_plan_says_who_is_trusted_and_what_rounding_costs() -> None:
-    plan = plans.compact(unit=Unit.USER, dimension=1000)
-    said = plan.statement()
-    for words in ("Skellam", "at least 4 clients", "up to 1 of them"):
-        assert words in said["trust"]
-    for words in ("16 bits", f"{plan.grid} grid steps", f"{plan.contribution_norm} that"):
-        assert words in said["quantisation"]
-
-
 def test_a_certificate_states_both_numbers_and_no_second_accountant(
     create: Callable[[PrivacyPlan], Ledger],
 ) -> None:
@@ -419,33 +366,3 @@ def test_a_certificate_states_both_numbers_and_no_second_accountant(
     assert "Skellam" in data["accountant"]["check"]
     text = " ".join(format_certificate(data).split())
     assert "Skellam noise before secure aggregation" in text and "16 bits" in text
-
-
-# What it is for.
-
-
-def test_an_upload_takes_half_or_two_thirds_of_the_bytes() -> None:
-    """Of a million parameters: the figures of docs/privacy.md."""
-    found = {}
-    for bits in (16, 21):
-        plan = plans.compact(dimension=10**6, noise=CompactShares(5, 4, 1, slot_bits=bits))
-        found[bits] = layout(plan, bits).upload_bytes
-    found[32] = layout(plans.shared(dimension=10**6), 32).upload_bytes
-    assert found == {16: 2_097_152, 21: 2_796_208, 32: 4_000_000}
-
-
-def test_the_mean_of_a_sum_taken_apart_is_the_terms_own(
-    create: Callable[[PrivacyPlan], Ledger],
-) -> None:
-    """With nobody missing, a release is `expand` of the sum and nothing else."""
-    plan = plans.compact(dimension=33, clipping=PerLayer((3, 4), (10, 23)))
-    total = np.random.default_rng(1).integers(-(2**40), 2**40, plan.wire_dimension)
-    mean = opened(CompactMechanism(plan), NoisySum(total, 5), reserved(create(plan)))
-    wanted = expand(
-        total,
-        clipping_norm=5,
-        terms=plan.compact_terms,
-        rotation=rotation_of(plan, 0),
-        denominator=50,
-    )
-    assert np.array_equal(mean.vector, wanted)
