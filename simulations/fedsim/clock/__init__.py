@@ -5,6 +5,7 @@ A clock never waits and reads no clock of the machine. What it says follows from
 
 from fedsim.clock.buffered import BufferedClock
 from fedsim.clock.buffered_schedule import BufferedSchedule, ServerStep, Start, Update
+from fedsim.clock.feasibility import require_reports
 from fedsim.clock.forecast import Forecast, forecast
 from fedsim.clock.sessions import CountedSession, OpenSession, Session
 from fedsim.clock.spec import ClockSpec
@@ -37,4 +38,5 @@ __all__ = [
     "Update",
     "Work",
     "forecast",
+    "require_reports",
 ]

@@ -8,8 +8,8 @@ from fedcore.console import Json
 from fedcore.errors import DatasetError
 from fedcore.privacy.commands.layout import rows
 from fedcore.privacy.statement import statement_of
-from fedsim.clock import Forecast, Terms, Work, forecast
-from fedsim.modes.studies import study_work
+from fedsim.clock import Forecast, Terms, forecast
+from fedsim.modes.foreseen import work_of
 from fedsim.partition import Heterogeneity
 from fedsim.run.wording import size
 from fedsim.scenario import Scenario
@@ -177,9 +177,4 @@ def _forecast(scenario: Scenario, world: World) -> Forecast | None:
     """What to expect of a round; None where there are none."""
     if scenario.clock.schedule != "synchronous":
         return None
-    work = (
-        study_work(scenario, world)
-        if scenario.study.any
-        else Work.of(scenario.task, world.population.sizes())
-    )
-    return forecast(Terms.of(scenario.task), world.devices, work)
+    return forecast(Terms.of(scenario.task), world.devices, work_of(scenario, world))

@@ -20,6 +20,7 @@ from fedsim.commands.engine_options import (
 )
 from fedsim.commands.following import Following
 from fedsim.commands.results import data_of, words_of
+from fedsim.modes.foreseen import require_possible
 from fedsim.records import Versions
 from fedsim.report.page import write_report
 from fedsim.run.folder import RunFolder
@@ -72,6 +73,7 @@ def _run(options: argparse.Namespace) -> int:
     specs, programs = trackers_of(options, root), programs_of(options)
     require_program(scenario, programs)
     world = World.of(scenario)
+    require_possible(scenario, world)
     told = Description(scenario, world)
     if options.dry_run:
         console.show({"dry_run": True, **told.data}, f"{told.words}\nnothing was simulated")

@@ -20,6 +20,7 @@ from fedsim.commands.engine_options import (
 from fedsim.commands.following import Following
 from fedsim.commands.pages import write_page
 from fedsim.commands.results import data_of, line_of
+from fedsim.modes.foreseen import require_possible
 from fedsim.records.plain_json import canonical_json
 from fedsim.report.compare import compare
 from fedsim.report.comparison_text import render_comparison_page
@@ -132,7 +133,7 @@ def _checked(
         console.detail(f"checks {point.words}")
         try:
             require_program(with_engine(point.scenario, options), programs)
-            World.of(point.scenario)
+            require_possible(point.scenario, World.of(point.scenario))
         except FedcoreError as error:
             error.where = f"{grid.path.name} with {point.words}"
             raise

@@ -35,6 +35,13 @@ class Availability(Protocol):
         """
         ...
 
+    def longest(self, clients: Places) -> Times:
+        """For how long each client is there at a time, at most: 0 for never, NEVER for all time.
+
+        Shapes: clients (n,) -> (n,).
+        """
+        ...
+
 
 class Always:
     """Everybody is there all the time."""
@@ -43,6 +50,9 @@ class Always:
         return np.zeros(len(clients), np.int64), np.full(len(clients), NEVER)
 
     windows = window
+
+    def longest(self, clients: Places) -> Times:
+        return np.full(len(clients), NEVER)
 
 
 class DutyCycle:
@@ -67,6 +77,9 @@ class DutyCycle:
             return begins, ends
         both = np.concatenate([begins, begins + self._period])
         return both, both + self._length
+
+    def longest(self, clients: Places) -> Times:
+        return np.full(len(clients), NEVER if self._length >= self._period else self._length)
 
 
 class Crowd:

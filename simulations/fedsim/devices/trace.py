@@ -86,6 +86,19 @@ class Trace:
         later = ends > at
         return begins[later], ends[later]
 
+    def longest(self, clients: Places) -> Times:
+        sizes, lengths = np.diff(self._offsets), self._ends - self._begins
+        found = np.zeros(len(sizes) + 1, np.int64)  # the last is that of clients without a record
+        np.maximum.at(found, np.repeat(np.arange(len(sizes)), sizes), lengths)
+        some = np.flatnonzero(sizes)
+        first, last = self._offsets[some], self._offsets[some + 1] - 1
+        # Who is there at the end of a period and at the begin of the next was never away.
+        around = (self._begins[first] == 0) & (self._ends[last] == self._period)
+        joined = np.where(first == last, NEVER, lengths[first] + lengths[last])
+        found[some] = np.where(around, np.maximum(found[some], joined), found[some])
+        longest: Times = found[self._rows[clients]]
+        return longest
+
     def _following(self, clients: Places, now: int) -> tuple[Times, Times]:
         """The first window of each client that ends after `now`, without repetitions."""
         rows = self._rows[clients]

@@ -23,6 +23,7 @@ from fedsim.engine import Engine, Plan, WayName
 from fedsim.modes import Done, Rounds, State, TaskRounds, Vector
 from fedsim.modes.buffered import BufferedRounds
 from fedsim.modes.exact import ExactSums
+from fedsim.modes.foreseen import require_possible
 from fedsim.modes.releases import Releases, announced_head
 from fedsim.modes.studies import StudyRounds, study_plan
 from fedsim.records import (
@@ -88,6 +89,7 @@ def simulate_in_folder(
     if folder.result is not None:
         return folder.result
     world = World.of(scenario) if world is None else world
+    require_possible(scenario, world)
     with ExitStack() as stack:
         account = _account(scenario, folder, entropy, stack)
         engine = stack.enter_context(_engine(scenario, world, folder, programs or {}, entropy))

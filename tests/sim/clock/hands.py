@@ -51,6 +51,10 @@ class Windows:
         both = np.array(found, np.int64).reshape(-1, 2)
         return both[:, 0], both[:, 1]
 
+    def longest(self, clients: Places) -> Times:
+        lengths = [[end - begin for begin, end in self._of[one]] for one in clients.tolist()]
+        return np.array([min(NEVER, max(some, default=0)) for some in lengths], np.int64)
+
 
 class Hands(Devices):
     """These very devices, of clients with these names."""

@@ -57,6 +57,22 @@ def test_a_recorded_client_is_there_in_its_windows_alone() -> None:
     ]
 
 
+def test_how_long_a_client_stays_at_most_is_that_of_its_longest_window() -> None:
+    three = np.arange(3)
+    assert Always().longest(three).tolist() == [NEVER] * 3
+    cycle = DutyCycle(np.array([0, 3, 5]).take, period=10, length=4)
+    assert cycle.longest(three).tolist() == [4] * 3
+    assert DutyCycle(np.array([0]).take, period=4, length=4).longest(three[:1]).tolist() == [NEVER]
+    windows = [(0, 20), (30, 60), (90, 100)], [(10, 40)], []
+    assert trace(*windows).longest(three).tolist() == [30, 30, 0]
+    # What ends with the period goes on with the next.
+    assert trace(*windows, period=100).longest(three).tolist() == [30, 30, 0]
+    assert trace([(0, 25), (90, 100)], [(0, 100)], period=100).longest(three[:2]).tolist() == [
+        35,
+        NEVER,
+    ]
+
+
 def test_a_record_repeats_after_its_period() -> None:
     recorded = trace([(10, 20)], [(0, 5), (90, 100)], period=100)
     assert [part.tolist() for part in recorded.window(np.array([0, 0, 0]), 220)] == [

@@ -1,0 +1,27 @@
+"""What a scenario's rounds ask of devices, before the first of them: and whether they can."""
+
+from __future__ import annotations
+
+from fedsim.clock import Terms, Work, require_reports
+from fedsim.modes.studies import study_work
+from fedsim.scenario import Scenario
+from fedsim.world import World
+
+__all__ = ["require_possible", "work_of"]
+
+
+def work_of(scenario: Scenario, world: World) -> Work:
+    """What a round, or a start of a buffered schedule, asks of each device."""
+    if scenario.study.any:
+        return study_work(scenario, world)
+    return Work.of(scenario.task, world.population.sizes())
+
+
+def require_possible(scenario: Scenario, world: World) -> None:
+    """Raises: TaskError where it is certain that no round of a scenario comes to its end."""
+    # Of those that a plan of privacy draws whoever comes is enough, and of a buffered schedule one
+    # client may make all updates.
+    one = scenario.task.plan is not None or scenario.clock.schedule == "buffered"
+    needed = 1 if one else scenario.task.cohort.minimum
+    terms = Terms.of(scenario.task)
+    require_reports(terms, world.devices, work_of(scenario, world), needed=needed)
