@@ -12,7 +12,7 @@ from fedcore.errors import TaskError
 from fedcore.rounds import Phase
 from fedsim.clock import ClockState, SynchronousClock, Terms, Work, require_reports
 from fedsim.run.folder import RunFolder
-from fedsim.run.simulation import plan_of, simulate
+from fedsim.run.simulation import plan_of, simulate_in_folder
 from fedsim.scenario import Scenario
 from tests.sim.clock.hands import Device, Hands, terms, work
 from tests.sim.clock.test_rounds_hold import Case, held, some_rounds
@@ -118,7 +118,7 @@ availability = { kind = "cycle", period_s = 1000, share = 0.002 }
 
 def run(scenario: Scenario, root: Path) -> int:
     with RunFolder.create(root, plan_of(scenario)) as folder:
-        return simulate(scenario, folder).totals.rounds
+        return simulate_in_folder(scenario, folder).totals.rounds
 
 
 @pytest.mark.parametrize("schedule", ["synchronous", "buffered"])
