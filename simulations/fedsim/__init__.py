@@ -1,6 +1,7 @@
 """Many clients of one task on one machine, as they would be deployed, in time that is simulated.
 
-A `Population` makes its clients when they are asked for. What they train, what the server sums and
+`simulate` takes a `Scenario` to its end, in the `World` that it describes or in another; a
+`Population` makes its clients when they are asked for. What they train, what the server sums and
 what privacy costs is computed by the parts that devices and servers run.
 """
 

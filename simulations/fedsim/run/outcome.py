@@ -56,7 +56,8 @@ def simulate(
     it raises ends the run.
     Raises: as `World.of`; ArgumentError for a folder of anything else, and while another process
     writes it; RoundOverError for a round that was given up; BudgetError if not even the first is
-    paid for; CheckpointError if the disk takes nothing. What was finished stays in the folder.
+    paid for; DataFormatError for a folder that is damaged; CheckpointError if the disk takes
+    nothing. What was finished stays in the folder.
     """
     if folder is None:
         with TemporaryDirectory() as root:
