@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from fedcore.data import Dataset
 from fedcore.errors import ArgumentError, AxisError
 from fedcore.federated.training import stream_of
-from fedsim.partition import Partition
+from fedsim.partition import HeldOutRows, Partition
+from fedsim.records import OwnRows
 
 __all__ = ["Client", "Population", "Shift"]
 
@@ -48,8 +49,9 @@ class Population(Sequence[Client]):
 
     `partition`: which rows each client has. `names`: one a client, as devices of a deployment
     would be called; by default the partition's. `shift`: how each client sees its features.
-    Raises: ArgumentError for names that are not one a client, or not distinct; AxisError for a
-    partition of more rows than there are.
+    `held_out`: rows of each client's that it does not train on; by default nobody has any.
+    Raises: ArgumentError for names that are not one a client, or not distinct, or rows that are
+    held out of other clients; AxisError for a partition of more rows than there are.
 
     >>> from fedsim.partition import Partition
     >>> data = Dataset(np.arange(6.0), np.arange(6))
@@ -65,8 +67,10 @@ class Population(Sequence[Client]):
         *,
         names: Sequence[str] | None = None,
         shift: Shift | None = None,
+        held_out: HeldOutRows | None = None,
     ) -> None:
         self.data, self.partition, self.shift = data, partition, shift
+        self.held_out = HeldOutRows.none(len(partition)) if held_out is None else held_out
         self.names = tuple(partition.names if names is None else names)
         if len(self.names) != len(partition) or len(set(self.names)) != len(self.names):
             raise ArgumentError(
@@ -74,9 +78,16 @@ class Population(Sequence[Client]):
                 why="a client's name is its own: its random numbers follow from it",
                 fix="pass one name a client, none of them twice",
             )
-        if partition.rows.size and partition.rows.max() >= len(data):
+        if len(self.held_out) != len(partition):
+            raise ArgumentError(
+                f"rows of {len(self.held_out)} clients are held out, of {len(partition)}",
+                why="each holds out rows of its own, or none",
+                fix="hold out rows of this very partition",
+            )
+        named = max(partition.rows.max(initial=0), self.held_out.rows.max(initial=0))
+        if named >= len(data):
             raise AxisError(
-                f"a partition names row {partition.rows.max()} of {len(data)}",
+                f"a partition names row {named} of {len(data)}",
                 why="it was made for more data",
                 fix="partition the labels of this very dataset",
             )
@@ -101,6 +112,23 @@ class Population(Sequence[Client]):
     def __iter__(self) -> Iterator[Client]:
         return (self[place] for place in range(len(self)))
 
+    @property
+    def own_rows(self) -> OwnRows:
+        """On which of its rows each client's model is measured."""
+        return OwnRows.HELD_OUT if self.held_out.rows.size else OwnRows.TRAINING
+
+    @property
+    def measured(self) -> NDArray[np.int64]:
+        """The places of those who have such rows, rising."""
+        if self.own_rows is OwnRows.HELD_OUT:
+            return self.held_out.clients
+        return np.arange(len(self))
+
+    def measured_rows(self, place: int) -> NDArray[np.int64]:
+        """The rows on which this client's model is measured, numbers in `data`."""
+        rows = self.held_out if self.own_rows is OwnRows.HELD_OUT else self.partition
+        return rows[place]
+
     def settled(self) -> Population:
         """These clients with their features as they see them, all written down: no shift is left.
 
@@ -110,9 +138,11 @@ class Population(Sequence[Client]):
             return self
         x = self.data.x.copy()
         for place in range(len(self)):
-            rows = self.partition[place]
+            # Those of training first: a shift that draws draws the same for them as without others.
+            rows = np.concatenate([self.partition[place], self.held_out[place]])
             x[rows] = self.shift(self.data.x[rows], client=place)
-        return Population(Dataset(x, self.data.y, self.data.name), self.partition, names=self.names)
+        data = Dataset(x, self.data.y, self.data.name)
+        return Population(data, self.partition, names=self.names, held_out=self.held_out)
 
     def sizes(self) -> NDArray[np.int64]:
         """How many rows each client has, (P,)."""

@@ -41,13 +41,15 @@ class ScenarioHead(Settings):
 class PopulationSpec(Settings):
     """The table [population]: whose data there are, and how they are dealt to `clients`.
 
-    `clients`: None for one a natural id. `shift`: how clients see their features. `seed`: of the
+    `clients`: None for one a natural id. `held_out`: the share of each client's rows that it does
+    not train on, but is measured on. `shift`: how clients see their features. `seed`: of the
     partition; None: the task's.
     """
 
     source: SourceSpec
     partition: PartitionSpec
     clients: Annotated[int | None, Bounds(least=1, most=10**7)] = None
+    held_out: Annotated[float, Bounds(least=0, below=1)] = 0.0
     shift: ShiftSpec | None = None
     seed: Annotated[int | None, Bounds(least=0)] = None
 

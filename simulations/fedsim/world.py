@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
+from fedcore.data import Dataset, concat
 from fedcore.errors import TaskError
 from fedsim.devices import Devices
 from fedsim.fit import require_batch, require_fit
-from fedsim.partition import Heterogeneity, heterogeneity
+from fedsim.partition import (
+    HeldOutRows,
+    Heterogeneity,
+    Partition,
+    heterogeneity,
+    hold_out,
+    rows_of_names,
+)
 from fedsim.population import Population
 from fedsim.scenario import Scenario
 from fedsim.sources import Source
@@ -37,16 +45,7 @@ class World:
         """
         spec, seed = scenario.population, scenario.task.seed
         source = spec.source.load(scenario.base) if source is None else source
-        partition = spec.partition.make(
-            source.labels,
-            source.ids,
-            clients=spec.clients,
-            seed=seed if spec.seed is None else spec.seed,
-        )
-        shift = None
-        if spec.shift is not None:
-            shift = spec.shift.make(clients=len(partition), seed=seed)
-        population = Population(source.train, partition, shift=shift)
+        source, population = _people(scenario, source)
         names = population.names
         devices = Devices(scenario.devices, seed=seed, names=names, folder=scenario.base)
         world = cls(source, population, devices)
@@ -101,3 +100,39 @@ class World:
                 fix=f"set privacy.population = {found}",
                 where="privacy.population",
             )
+
+
+def _people(scenario: Scenario, source: Source) -> tuple[Source, Population]:
+    """The clients of a source, and that source, which may share their memory then."""
+    spec, seed = scenario.population, scenario.task.seed
+    of_partition = seed if spec.seed is None else spec.seed
+    partition = spec.partition.make(
+        source.labels, source.ids, clients=spec.clients, seed=of_partition
+    )
+    data, held = source.train, None
+    if spec.held_out:
+        partition, held = hold_out(partition, share=spec.held_out, seed=of_partition)
+    elif scenario.head.evaluate_clients_every and spec.partition.name == "natural":
+        source, data, held = _with_test_rows(source, partition)
+    shift = None
+    if spec.shift is not None:
+        shift = spec.shift.make(clients=len(partition), seed=seed)
+    return source, Population(data, partition, shift=shift, held_out=held)
+
+
+def _with_test_rows(
+    source: Source, partition: Partition
+) -> tuple[Source, Dataset, HeldOutRows | None]:
+    """Where the source says whose its test rows are: all rows together, and which each holds out.
+
+    The source's training rows are then a view of them.
+    """
+    train, test = source.train, source.test
+    if test is None or source.test_ids is None:
+        return source, train, None
+    found = rows_of_names(source.test_ids, partition.names)
+    if not found.rows.size:
+        return source, train, None
+    data = concat([train, test], name=train.name)
+    held = HeldOutRows(found.rows + len(train), found.offsets)
+    return replace(source, train=data[: len(train)]), data, held

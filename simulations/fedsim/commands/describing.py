@@ -99,8 +99,11 @@ class Description:
 
     @property
     def _people(self) -> str:
-        sizes, unlike = self._world.population.sizes(), self._unlike
+        people, unlike = self._world.population, self._unlike
+        sizes = people.sizes()
         said = f"{len(sizes)} with {sizes.min()} to {sizes.max()} rows, {sizes.sum():,} together"
+        if self._scenario.head.evaluate_clients_every:
+            said += f"; {len(people.measured)} are measured on their {people.own_rows.words}"
         if unlike is None:
             return said
         return (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from fedcore.console import Json
 from fedcore.privacy.commands.layout import rows
 from fedsim.records import Mode, Totals
@@ -46,6 +48,7 @@ def words_of(run: Run) -> str:
         ("state", f"{state}; {len(run.rounds)} of {_planned(run)} rounds"),
         ("model", last.model if last else NONE),
         ("test set", _tested(run)),
+        *(("own rows", said) for said in _own(run)),
         ("privacy", _spent(run)),
         ("mode", run.record.mode.words),
         (
@@ -101,6 +104,18 @@ def _tested(run: Run) -> str:
         return said
     best = max(r.test.accuracy for r in run.rounds if r.test and r.test.accuracy is not None)
     return f"accuracy {share(test.accuracy)}, at best {share(best)}; {said}"
+
+
+def _own(run: Run) -> Iterator[str]:
+    """How good the models are that clients use, where that was measured."""
+    for record in run.rounds[::-1]:
+        if (found := record.clients) is not None:
+            on = "" if record.own_rows is None else f" on {record.own_rows.words}"
+            yield (
+                f"accuracy {share(found.mean)}{on}, mean of {found.clients:,} clients, "
+                f"{share(found.p10)} to {share(found.p90)}"
+            )
+            return
 
 
 def _spent(run: Run) -> str:

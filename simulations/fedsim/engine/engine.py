@@ -163,6 +163,8 @@ class Engine:
     def measure_clients(self, places: Sequence[int], theta: Vector) -> tuple[ClientReport, ...]:
         """How good the models are that clients use themselves, each on its own rows.
 
+        These are those that it holds out, where anybody holds any out; `places` are of
+        `Population.measured`.
         `measured` of each report holds the sums of `evaluate_sums`; reports are sorted by place.
         Where the algorithm makes models of clients' own, they follow from `theta` (D,) and what
         each client keeps. Raises: SimulationError.

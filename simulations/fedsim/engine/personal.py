@@ -21,7 +21,7 @@ Vector: TypeAlias = NDArray[np.float32]
 
 
 class Personal:
-    """Measures on clients' own rows, and on those of a test set.
+    """Measures on clients' own rows, held out where they have such, and on those of a test set.
 
     `model`: the model (D,) that a client at this place uses itself, given the one that was sent;
     without it, that one.
@@ -49,7 +49,7 @@ class Personal:
     def client(self, theta: Vector, place: int) -> dict[str, float]:
         """Sums over a client's rows for its own model."""
         model = theta if self._model is None else self._model(theta, place)
-        return self._own.client(model, self._population.partition[place])
+        return self._own.client(model, self._population.measured_rows(place))
 
     # A model that programs alone know is never made: nobody can measure it here.
     @cached_property

@@ -68,8 +68,9 @@ class RayActors:
         self._lost, self._versions = 0, dict[str, str]()
         self._cluster = Cluster(address, workers=count)
         try:
-            data, partition = population.data, population.partition
-            arrays = (data.x, data.y, partition.rows, partition.offsets)
+            data, trained, held = population.data, population.partition, population.held_out
+            rows = (trained.rows, trained.offsets, held.rows, held.offsets)
+            arrays = (data.x, data.y, *rows)
             self._people = [self._cluster.put(array) for array in arrays]
             self._plan, self._names = json.dumps(plan.to_json()), json.dumps(population.names)
             for _ in range(count):

@@ -23,7 +23,7 @@ from fedsim.engine.carried_states import CarriedStates
 from fedsim.engine.jobs import Facts, Job, Round, described
 from fedsim.engine.plan import Plan
 from fedsim.engine.worker import Worker
-from fedsim.partition import Partition
+from fedsim.partition import HeldOutRows, Partition
 from fedsim.population import Population
 
 __all__ = ["RayWorker", "packed_states", "unpacked_states", "versions_here"]
@@ -44,11 +44,15 @@ class RayWorker:
         self._states = CarriedStates()
         self._round = self._test = -1
 
-    def start(self, plan: str, names: str, x: Array, y: Array, rows: Array, offsets: Array) -> str:
-        """Makes the worker of a plan, for a population whose arrays nobody changes."""
+    def start(self, plan: str, names: str, x: Array, y: Array, *rows: Array) -> str:
+        """Makes the worker of a plan, for a population whose arrays nobody changes.
+
+        `rows`: the rows and offsets of what clients train on, and of what they hold out.
+        """
         try:
-            partition = Partition(rows, offsets, tuple(json.loads(names)))
-            people = Population(Dataset(x, y), partition)
+            trained, offsets, held, ends = rows
+            partition = Partition(trained, offsets, tuple(json.loads(names)))
+            people = Population(Dataset(x, y), partition, held_out=HeldOutRows(held, ends))
             self._worker = Plan.from_json(json.loads(plan)).worker(people, states=self._states)
         except Exception as error:
             return json.dumps({"failure": described(error)})

@@ -19,7 +19,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from fedcore.data import Dataset
 from fedcore.errors import SimulationError
-from fedsim.partition import Partition
+from fedsim.partition import HeldOutRows, Partition
 from fedsim.population import Population
 
 __all__ = ["SLOTS", "Scratch"]
@@ -67,20 +67,22 @@ class Scratch:
 
     def put(self, population: Population) -> None:
         """Writes a population down, as its clients see it."""
-        partition = population.partition
         self.put_data("population", population.data)
-        np.save(self.folder / "rows.npy", partition.rows)
-        np.save(self.folder / "offsets.npy", partition.offsets)
+        for name, part in (("trained", population.partition), ("held", population.held_out)):
+            np.save(self.folder / f"{name}-rows.npy", part.rows)
+            np.save(self.folder / f"{name}-offsets.npy", part.offsets)
         (self.folder / "names.json").write_text(json.dumps(population.names), "utf-8")
 
     def population(self) -> Population:
         """The population that `put` wrote, mapped and not read."""
-        rows, offsets = (
-            np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in ("rows", "offsets")
+        rows, offsets, held, ends = (
+            np.asarray(np.load(self.folder / f"{name}-{part}.npy", mmap_mode="r"))
+            for name in ("trained", "held")
+            for part in ("rows", "offsets")
         )
         names = json.loads((self.folder / "names.json").read_text("utf-8"))
-        partition = Partition(np.asarray(rows), np.asarray(offsets), tuple(names))
-        return Population(self.data("population"), partition)
+        partition = Partition(rows, offsets, tuple(names))
+        return Population(self.data("population"), partition, held_out=HeldOutRows(held, ends))
 
     def put_data(self, name: str, data: Dataset) -> None:
         """Writes a dataset down."""

@@ -5,15 +5,19 @@ scenario chooses one by a `PartitionSpec`, and how clients see their features by
 """
 
 from fedsim.partition.choices import PARTITIONERS, SHIFTS, PartitionSpec, ShiftSpec
+from fedsim.partition.held_out import HeldOutRows, hold_out, rows_of_names
 from fedsim.partition.heterogeneity import Heterogeneity, heterogeneity
 from fedsim.partition.partition import Partition
 
 __all__ = [
     "PARTITIONERS",
     "SHIFTS",
+    "HeldOutRows",
     "Heterogeneity",
     "Partition",
     "PartitionSpec",
     "ShiftSpec",
     "heterogeneity",
+    "hold_out",
+    "rows_of_names",
 ]

@@ -3,6 +3,7 @@
 from fedsim.records.records import (
     Evaluation,
     Mode,
+    OwnRows,
     Privacy,
     Result,
     RoundRecord,
@@ -17,6 +18,7 @@ from fedsim.records.records import (
 __all__ = [
     "Evaluation",
     "Mode",
+    "OwnRows",
     "Privacy",
     "Result",
     "RoundRecord",

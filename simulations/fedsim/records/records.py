@@ -27,6 +27,7 @@ from fedcore.tensor import blas
 __all__ = [
     "Evaluation",
     "Mode",
+    "OwnRows",
     "Privacy",
     "Result",
     "RoundRecord",
@@ -61,6 +62,18 @@ _WORDS: Final = MappingProxyType(
         Mode.PLAIN: "plain: NOT PRIVATE: float sums, no secure aggregation",
     }
 )
+
+
+class OwnRows(Enum):
+    """On which of a client's rows the model that it uses was measured."""
+
+    HELD_OUT = "held out"
+    TRAINING = "training"
+
+    @property
+    def words(self) -> str:
+        """To stand after "on"."""
+        return f"{self.value.replace(' ', '-')} rows"
 
 
 def digest_of(theta: NDArray[np.float32]) -> str:
@@ -150,8 +163,9 @@ class RoundRecord:
     `model`: `digest_of` the vector after the round. `start_s`, `end_s`: virtual time. `funnel`:
     stages in their order, with how many clients passed each. `lost`: how many were lost, by phase
     and then by cause. `train_loss`: the mean over what clients trained on. `clients`: of the
-    accuracy of the global model on each client's own data. `personal`: metrics of personal models
-    by name. `privacy`: None without. `bytes_down`, `bytes_up`: of all clients of the round.
+    accuracy of the model that each client uses on its own rows. `personal`: the means of metrics of
+    these models by name, of an algorithm of studies. `own_rows`: on which of their rows both were
+    measured. `privacy`: None without. `bytes_down`, `bytes_up`: of all clients of the round.
     Raises: PlanError for what was measured on devices beside a promise of privacy, and for such a
     promise in the mode that keeps none; ArgumentError for a digest that is none.
     """
@@ -171,6 +185,7 @@ class RoundRecord:
     test: Evaluation | None = None
     clients: Spread | None = None
     personal: Mapping[str, float] = field(default_factory=dict)
+    own_rows: OwnRows | None = None
     privacy: Privacy | None = None
     bytes_down: int = 0
     bytes_up: int = 0
@@ -296,8 +311,8 @@ class Totals:
 class Result:
     """How a run ended. `ended`: why, in words; `model`: the digest of the last model.
 
-    `test`, `clients` and `personal` are the last that were measured, `best_accuracy` the highest on
-    the test set. `privacy` is what was spent in all.
+    `test`, `clients`, `personal` and `own_rows` are the last that were measured, `best_accuracy`
+    the highest on the test set. `privacy` is what was spent in all.
     """
 
     run: RunRecord
@@ -306,6 +321,7 @@ class Result:
     test: Evaluation | None
     clients: Spread | None
     personal: Mapping[str, float]
+    own_rows: OwnRows | None = None
     privacy: Privacy | None
     best_accuracy: float | None
     totals: Totals
@@ -343,6 +359,7 @@ class Result:
             test=next((r.test for r in latest if r.test is not None), None),
             clients=next((r.clients for r in latest if r.clients is not None), None),
             personal=next((r.personal for r in latest if r.personal), {}),
+            own_rows=next((r.own_rows for r in latest if r.own_rows is not None), None),
             privacy=privacy or latest[0].privacy,
             best_accuracy=max(accuracies, default=None),
             totals=Totals.of(rounds),

@@ -129,7 +129,11 @@ def _summary(run: Run) -> list[tuple[str, str]]:
         rows.append(("Best test accuracy", share(result.best_accuracy)))
         rows += [(f"Test {name}", number(value)) for name, value in result.test.metrics.items()]
     if result is not None:
-        rows += [(f"Personal {name}", number(value)) for name, value in result.personal.items()]
+        on = "" if result.own_rows is None else f" on their own {result.own_rows.words}"
+        if (spread := result.clients) is not None:
+            said = f"{share(spread.mean)} in the mean of {spread.clients:,} clients"
+            rows.append((f"Accuracy{on}", said))
+        rows += [(f"Personal {name}{on}", number(of)) for name, of in result.personal.items()]
     if run.rounds and (spent := run.rounds[-1].privacy) is not None:
         said = f"ε {spent.epsilon:.3f} of {spent.budget:.3f}, δ {spent.delta:.1e}"
         rows.append(("Privacy spent", said))

@@ -18,7 +18,7 @@ def round_line(record: RoundRecord, *, rounds: int) -> str:
     """A round of `rounds` in one line, for people: the first is 1. Times are the machine's.
 
     The loss and the accuracy are those on the test set; where that was not evaluated, the loss of
-    training, if it may be shown.
+    training, if it may be shown. Clients' mean is told with the rows that they were measured on.
     """
     parts = [f"round {record.round + 1}/{rounds}"]
     if record.attempts > 1:
@@ -30,6 +30,9 @@ def round_line(record: RoundRecord, *, rounds: int) -> str:
             parts.append(f"acc {share(record.test.accuracy)}")
     elif record.train_loss is not None:
         parts.append(f"train loss {number(record.train_loss)}")
+    if record.clients is not None:
+        on = "" if record.own_rows is None else f" on {record.own_rows.words}"
+        parts.append(f"clients {share(record.clients.mean)}{on}")
     if (spent := record.privacy) is not None:
         parts.append(f"eps {spent.epsilon:.2f}/{spent.budget:.2f}")
     parts += [f"up {size(record.bytes_up)}", duration(record.speed.wall_s)]

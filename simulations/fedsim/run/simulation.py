@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from statistics import fmean
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from fedcore.console import Json
@@ -29,6 +30,7 @@ from fedsim.modes.studies import StudyRounds, study_plan
 from fedsim.records import (
     Evaluation,
     Mode,
+    OwnRows,
     Privacy,
     Result,
     RoundRecord,
@@ -104,8 +106,9 @@ class _Measured(NamedTuple):
     """How good a round's model is, where it was due to be measured: see `RoundRecord`."""
 
     test: Evaluation | None
-    clients: Spread | None
-    personal: dict[str, float]
+    clients: Spread | None = None
+    personal: Mapping[str, float] = MappingProxyType({})
+    own_rows: OwnRows | None = None
 
 
 class _Run:
@@ -145,9 +148,7 @@ class _Run:
                 self._engine.settle()  # whatever came of this round, the one before it counts
             state, wall_s = found.state, time.perf_counter() - begun
             # Workers measure, so this is not left for when they are busy.
-            test = self._tested(number, state.theta)
-            clients, personal = self._clients(number, state.theta)
-            measured = _Measured(test, clients, personal)
+            measured = self._measured(number, state.theta)
             keep = partial(self._keep, number, found, wall_s, measured)
             # What was paid for is durable before anything else begins.
             keep() if self._account is not None else self._engine.meanwhile(keep)
@@ -184,6 +185,7 @@ class _Run:
             test=measured.test,
             clients=measured.clients,
             personal=measured.personal,
+            own_rows=measured.own_rows,
             privacy=self.privacy(),
             bytes_down=passed.bytes_down,
             bytes_up=passed.bytes_up,
@@ -200,12 +202,11 @@ class _Run:
             loss=means.pop("loss"), accuracy=means.pop("accuracy", None), metrics=means
         )
 
-    def _clients(self, number: int, theta: Vector) -> tuple[Spread | None, dict[str, float]]:
-        """How good clients' models are on their own rows, and of models of their own the mean."""
-        head = self._scenario.head
-        if not self._is_due(number, head.evaluate_clients_every):
-            return None, {}
-        reports = self._engine.measure_clients(range(len(self._world.population)), theta)
+    def _measured(self, number: int, theta: Vector) -> _Measured:
+        test, people = self._tested(number, theta), self._world.population
+        if not self._is_due(number, self._scenario.head.evaluate_clients_every):
+            return _Measured(test)
+        reports = self._engine.measure_clients(people.measured.tolist(), theta)
         names = ("accuracy", "loss")
         found = {
             name: [
@@ -216,9 +217,11 @@ class _Run:
             for name in names
         }
         spread = Spread.of(found["accuracy"]) if found["accuracy"] else None
-        if self._scenario.study.algorithm is None:
-            return spread, {}
-        return spread, {name: fmean(values) for name, values in found.items() if values}
+        means = {name: fmean(values) for name, values in found.items() if values}
+        if not means:
+            return _Measured(test)
+        personal = {} if self._scenario.study.algorithm is None else means
+        return _Measured(test, spread, personal, people.own_rows)
 
     def _is_due(self, number: int, every: int) -> bool:
         last = number + 1 == self._scenario.task.rounds.count

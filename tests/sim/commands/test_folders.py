@@ -46,6 +46,20 @@ def test_a_run_is_shown_as_its_folder_has_it(fed: Fed, file: Path) -> None:
     assert result.model in text and result.ended in text and "a/report.html" in text
 
 
+@pytest.mark.parametrize(("held_out", "rows"), [(0.25, "held-out"), (0.0, "training")])
+def test_on_which_rows_clients_are_measured_is_said_before_and_after(
+    fed: Fed, file: Path, held_out: float, rows: str
+) -> None:
+    file.write_text(
+        scenario_of(rounds=1, clients_every=1).text.replace(
+            "[population]", f"[population]\nheld_out = {held_out}"
+        )
+    )
+    assert f"12 are measured on their {rows} rows" in fed.done("run", file, "--dry-run")
+    fed.done("run", file, "--folder", "measured")
+    assert f" on {rows} rows, mean of 12 clients" in fed.done("show", "measured")
+
+
 @pytest.mark.parametrize(
     "words", [["list", "absent"], ["show", "absent"], ["compare", "a", "absent"]]
 )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fedsim.records import (
     Evaluation,
     Mode,
+    OwnRows,
     Privacy,
     RoundRecord,
     RunRecord,
@@ -52,6 +53,7 @@ def record(round: int = 0, **changes: Any) -> RoundRecord:
         "test": Evaluation(loss=0.5, accuracy=0.879, metrics={"f1": 0.8}),
         "clients": Spread(clients=4, mean=0.8, deviation=0.1, p10=0.6, p50=0.8, p90=0.9),
         "personal": {"accuracy": 0.91},
+        "own_rows": OwnRows.HELD_OUT,
         "bytes_down": 80_000_000,
         "bytes_up": 61_200_000,
     }
@@ -61,7 +63,7 @@ def record(round: int = 0, **changes: Any) -> RoundRecord:
 def private_record(round: int = 0, **changes: Any) -> RoundRecord:
     """A round of a task with privacy."""
     spent = Privacy(epsilon=0.4 * (round + 1), budget=4.0, delta=1e-5)
-    unreleased = {"train_loss": None, "clients": None, "personal": {}}
+    unreleased = {"train_loss": None, "clients": None, "personal": {}, "own_rows": None}
     return record(round, **{"privacy": spent} | unreleased | changes)
 
 

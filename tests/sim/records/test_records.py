@@ -16,6 +16,7 @@ from fedcore.errors import ArgumentError, DataFormatError, PlanError
 from fedsim.records import (
     Evaluation,
     Mode,
+    OwnRows,
     Result,
     RoundRecord,
     Speed,
@@ -50,6 +51,7 @@ RECORDS = st.builds(
     test=st.none() | EVALUATIONS,
     clients=st.none(),
     personal=st.dictionaries(NAMES, FLOATS),
+    own_rows=st.none() | st.sampled_from(OwnRows),
     privacy=st.none(),
     bytes_down=COUNTS,
     bytes_up=COUNTS,

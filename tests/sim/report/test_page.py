@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fedcore.errors import CheckpointError
-from fedsim.records import Mode
+from fedsim.records import Mode, OwnRows
 from fedsim.report.page import render_page, write_report
 from fedsim.run.folder import RunFolder
 from fedsim.run.reading import read_run
@@ -71,6 +71,14 @@ def test_the_page_has_configuration_rounds_plots_and_losses() -> None:
     assert page.tags.count("svg") == 4
     for expected in ("population", "clients", "1000", "75.0%", "battery", "clients, median"):
         assert any(expected in shown for shown in page.texts), expected
+
+
+@pytest.mark.parametrize("rows", list(OwnRows))
+def test_the_page_says_on_which_rows_clients_were_measured(rows: OwnRows) -> None:
+    texts = Page(render_page(run_of([record(own_rows=rows)]))).texts
+    assert f"Accuracy on their own {rows.words}" in texts
+    assert f"Personal accuracy on their own {rows.words}" in texts
+    assert "80.0% in the mean of 4 clients" in texts
 
 
 def test_under_privacy_the_page_shows_epsilon_and_nothing_that_devices_measured() -> None:

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from fedsim.records import OwnRows
 from fedsim.run.progress import progress, round_line
 from tests.sim.records.samples import private_record, record
 
@@ -24,9 +25,24 @@ def test_a_round_is_one_line_in_the_form_of_the_house() -> None:
 
 
 def test_what_was_not_measured_is_not_in_the_line() -> None:
-    line = round_line(record(0, test=None, train_loss=None, lost={}, attempts=2), rounds=3)
+    nothing = {"test": None, "train_loss": None, "clients": None, "lost": {}}
+    line = round_line(record(0, attempts=2, **nothing), rounds=3)
     assert line == "round 1/3  attempt 2  sel 130 ok 118 drop 0  up 61.2 MB  12.4 s"
     assert "  train loss 0.412  " in round_line(record(0, test=None), rounds=3)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (OwnRows.HELD_OUT, "  clients 80.0% on held-out rows  "),
+        (OwnRows.TRAINING, "  clients 80.0% on training rows  "),
+        (None, "  clients 80.0%  "),
+    ],
+)
+def test_what_clients_reach_is_told_with_the_rows_that_it_was_measured_on(
+    rows: OwnRows | None, said: str
+) -> None:
+    assert said in round_line(record(0, own_rows=rows), rounds=3)
 
 
 def test_under_privacy_a_round_without_an_evaluation_shows_no_loss() -> None:
