@@ -17,7 +17,7 @@ from fedcore.errors import PackingError, ReuseError
 from fedcore.secagg.keys import Prekey
 from fedcore.secagg.messages import UploadChunk, UploadTrailer
 from fedcore.secagg.packing import IntegerSource, Layout, pack, to_wire
-from fedcore.secagg.prg import OpenStreams, Prg, Stream
+from fedcore.secagg.prg import Prg, Stream, apply_streams
 from fedcore.secagg.roster import RosterView
 from fedcore.secagg.transcript import entry
 
@@ -74,7 +74,7 @@ def masked_frames(
 
     Raises: ReuseError before a frame is sent that is not the one that was committed.
     """
-    sent, masks = hashlib.sha256(), OpenStreams(streams, prg=prg)
+    sent = hashlib.sha256()
     for place, (frame, words) in enumerate(
         zip(layout.frames(), _packed(layout, blocks), strict=True)
     ):
@@ -86,7 +86,7 @@ def masked_frames(
                 fix="leave the session, or compute the same vector again",
                 stage="R2",
             )
-        masks.apply(words)
+        apply_streams(words, streams, prg=prg, offset=frame.word)
         data = to_wire(words, frame.word_bytes)
         sent.update(data)
         yield UploadChunk(sid, frame.byte, data)

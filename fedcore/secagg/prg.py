@@ -17,15 +17,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algori
 
 from fedcore.errors import ArgumentError, DtypeError, ShapeError
 
-__all__ = [
-    "CHUNK_WORDS",
-    "MAX_WORDS",
-    "OpenStreams",
-    "Prg",
-    "Stream",
-    "apply_streams",
-    "keystream",
-]
+__all__ = ["CHUNK_WORDS", "MAX_WORDS", "Prg", "Stream", "apply_streams", "keystream"]
 
 CHUNK_WORDS = 32_768
 """Words encrypted at a time, 256 KiB: of 64 KiB to 512 KiB the fastest by a hair.
@@ -106,55 +98,20 @@ def apply_streams(
     _check_range(offset, len(accumulator))
     for stream in streams:
         _check(stream.seed, prg)
+    chunk = min(CHUNK_WORDS, len(accumulator))
+    zeros = np.zeros(chunk * _WORD_BYTES, np.uint8).data
+    encrypted = np.empty(chunk * _WORD_BYTES, np.uint8).data
     for first in range(0, len(streams), _OPEN_STREAMS):
-        some = streams[first : first + _OPEN_STREAMS]
-        OpenStreams(some, prg=prg, offset=offset).apply(accumulator)
-
-
-class OpenStreams:
-    """Streams from word `offset` on, for vectors that come piece by piece: no cipher opens twice.
-
-    Raises: ArgumentError.
-
-    >>> whole, pieces = np.zeros(5, np.uint64), np.zeros(5, np.uint64)
-    >>> streams = [Stream(bytes(32), negative=False)]
-    >>> apply_streams(whole, streams, prg=Prg.AES_128_CTR)
-    >>> opened = OpenStreams(streams, prg=Prg.AES_128_CTR)
-    >>> opened.apply(pieces[:2])
-    >>> opened.apply(pieces[2:])
-    >>> bool((whole == pieces).all())
-    True
-    """
-
-    def __init__(self, streams: Sequence[Stream], *, prg: Prg, offset: int = 0) -> None:
-        _check_range(offset, 0)
-        for stream in streams:
-            _check(stream.seed, prg)
-        self._place = offset
-        self._ciphers = [
+        opened = [
             (_open_at(stream.seed, prg, offset), np.subtract if stream.negative else np.add)
-            for stream in streams
+            for stream in streams[first : first + _OPEN_STREAMS]
         ]
-        self._zeros = self._encrypted = memoryview(b"")
-
-    def apply(self, words: npt.NDArray[np.uint64]) -> None:
-        """Adds or subtracts the next W words of every stream, modulo 2^64, in place.
-
-        `words`: shape (W,), uint64. Raises: DtypeError, ShapeError, ArgumentError.
-        """
-        _check_accumulator(words)
-        _check_range(self._place, len(words))
-        self._place += len(words)
-        chunk = min(CHUNK_WORDS, len(words)) * _WORD_BYTES
-        if len(self._zeros) < chunk:
-            self._zeros = np.zeros(chunk, np.uint8).data
-            self._encrypted = np.empty(chunk, np.uint8).data
-        for start in range(0, len(words), CHUNK_WORDS):
-            part = words[start : start + CHUNK_WORDS]
+        for start in range(0, len(accumulator), CHUNK_WORDS):
+            part = accumulator[start : start + CHUNK_WORDS]
             size = len(part) * _WORD_BYTES
-            source, target = self._zeros[:size], self._encrypted[:size]
+            source, target = zeros[:size], encrypted[:size]
             mask = np.frombuffer(target, "<u8")
-            for cipher, combine in self._ciphers:
+            for cipher, combine in opened:
                 cipher.update_into(source, target)
                 combine(part, mask, out=part)
 
