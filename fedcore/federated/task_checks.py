@@ -234,6 +234,8 @@ def _check_privacy(task: Task, promise: PrivacySpec) -> None:
         _check_records(task, promise)
     elif promise.sampling_rate is not None:
         _check_drawn_clients(task, promise)
+    else:
+        _check_participations(task, promise)
     if task.evaluation.every and task.evaluation.reported:
         raise refused(
             "evaluation.reported",
@@ -325,6 +327,35 @@ def _check_drawn_clients(task: Task, promise: PrivacySpec) -> None:
             f"take minimum = {least - 1} or less and goal = {most + 1} or more"
             if least > 1
             else "take a larger sampling_rate or population, or leave sampling_rate out",
+        )
+
+
+def _check_participations(task: Task, promise: PrivacySpec) -> None:
+    """That so many clients may come often enough, were each of them there whenever it may be."""
+    count, minimum, people = task.rounds.count, task.cohort.minimum, promise.population
+    if people < minimum:
+        raise refused(
+            "privacy.population",
+            f"population = {people} for rounds of {minimum} clients or more",
+            "each client takes part once in a round",
+            f"set population = {minimum} or more, if there are so many, or a smaller minimum",
+        )
+    apart = promise.minimum_separation or 1
+    if min(apart, count) * minimum > people:
+        raise refused(
+            "privacy.minimum_separation",
+            f"minimum_separation = {apart} for {people} clients in rounds of {minimum} or more",
+            f"who took part comes again after {apart} rounds, and others are too few until then",
+            f"set minimum_separation = {people // minimum} or less",
+        )
+    most = promise.maximum_participations or count
+    if most * people < count * minimum:
+        raise refused(
+            "privacy.maximum_participations",
+            f"maximum_participations = {most} for {people} clients in {count} rounds",
+            f"each round needs {minimum} of them, and all together may come {most * people} times",
+            f"set maximum_participations = {math.ceil(count * minimum / people)} or more, better "
+            f"some more, or rounds.count = {most * people // minimum} or less",
         )
 
 

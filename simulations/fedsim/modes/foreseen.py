@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from fedsim.clock import Terms, Work, require_reports
+from fedsim.modes.participations import require_participations
+from fedsim.modes.rounds import timelines_of
 from fedsim.modes.studies import study_work
 from fedsim.scenario import Scenario
 from fedsim.world import World
@@ -24,4 +26,8 @@ def require_possible(scenario: Scenario, world: World) -> None:
     one = scenario.task.plan is not None or scenario.clock.schedule == "buffered"
     needed = 1 if one else scenario.task.cohort.minimum
     terms = Terms.of(scenario.task)
-    require_reports(terms, world.devices, work_of(scenario, world), needed=needed)
+    work = work_of(scenario, world)
+    require_reports(terms, world.devices, work, needed=needed)
+    if scenario.task.plan is not None:
+        clock, _ = timelines_of(scenario, world)
+        require_participations(scenario, world, clock, work)

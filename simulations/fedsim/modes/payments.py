@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 
 import numpy as np
+from numpy.typing import NDArray
 
+from fedcore.errors import BudgetError
 from fedcore.federated.payments import Account, Payment
 from fedcore.federated.task import Task
 from fedcore.privacy import Uncontrolled
@@ -13,7 +15,7 @@ from fedcore.rounds import Phase
 from fedsim.clock import Attempt
 from fedsim.clock.attempt import place_of
 
-__all__ = ["Payments"]
+__all__ = ["Payments", "allowed_places", "members_of"]
 
 
 class Payments:
@@ -25,12 +27,15 @@ class Payments:
         self._settled = 0
 
     def allowed(self, attempts: Sequence[Attempt]) -> Set[int] | None:
-        """Who may take part after these attempts within the plan's bounds; None for all."""
+        """Who may take part after these attempts within the plan's bounds; None for all.
+
+        Raises: BudgetError if they are too few for a round.
+        """
         self.settle(attempts)
         if not isinstance(self._account.plan.sampling, Uncontrolled):
             return None
         may = self._account.ledger.may_participate(self._names, anew=True)
-        return frozenset(np.flatnonzero(may).tolist())
+        return allowed_places(may, needed=self._task.cohort.minimum)
 
     def drawn(self, attempt: int) -> Set[int]:
         """Whom the plan draws for an attempt, which is paid for first."""
@@ -45,7 +50,7 @@ class Payments:
         return self._paid.get(self._settled)
 
     def _begin(self, number: int, attempt: Attempt) -> None:
-        if members := _members(attempt):
+        if members := members_of(attempt):
             terms = None
             if self._task.secure_aggregation is not None:
                 clients = len(attempt.roster) or len(attempt.cohort)
@@ -60,7 +65,22 @@ class Payments:
         return self._paid[attempt]
 
 
-def _members(attempt: Attempt) -> list[int]:
+def allowed_places(may: NDArray[np.bool_], *, needed: int) -> Set[int]:
+    """The places (n,) of those that may. Raises: BudgetError if fewer than are needed for a round.
+
+    Who comes too seldom makes a round wait; who may not come again makes it the last.
+    """
+    if (found := int(may.sum())) < needed:
+        raise BudgetError(
+            f"a round needs {needed} clients, and {found} may still take part",
+            why="the others came as often as privacy.maximum_participations lets them, or come "
+            "again after privacy.minimum_separation rounds, of which there is none",
+            fix="what was released before is the result",
+        )
+    return frozenset(np.flatnonzero(may).tolist())
+
+
+def members_of(attempt: Attempt) -> list[int]:
     """Who was asked for an update."""
     asked = [one.cohort for one in attempt.transitions if one.to_phase is Phase.COLLECTING]
     return sorted(place_of(client) for client in asked[0]) if asked else []

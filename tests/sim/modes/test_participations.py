@@ -1,0 +1,116 @@
+"""Clients that privacy lets come too seldom are told before the first round, with what would do."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from fedcore.errors import FedcoreError, TaskError
+from fedsim.modes.foreseen import require_possible
+from fedsim.run.folder import RunFolder
+from fedsim.run.simulation import plan_of, simulate_in_folder
+from fedsim.scenario import Scenario
+from fedsim.world import World
+from tests.sim.scenarios import scenario_of
+
+LOSSES = "[devices]\ndropout = { training = 0.2 }"
+CYCLES = '[devices]\navailability = { kind = "cycle", share = 0.6, period_s = 100.0 }'
+
+
+def bounded(*, most: int = 100, apart: int = 1, rounds: int = 8, more: str = "") -> Scenario:
+    """12 clients, of whom 6 take part in a round and 3 have to."""
+    return scenario_of(
+        rounds=rounds,
+        more=more,
+        privacy=(
+            'unit = "client", epsilon = 30.0, delta = 1e-2, population = 24, clipping_norm = 1.0,'
+            f' noise = "central", minimum_separation = {apart}, maximum_participations = {most}'
+        ),
+    )
+
+
+def refusal(scenario: Scenario) -> TaskError | None:
+    try:
+        require_possible(scenario, World.of(scenario))
+    except TaskError as error:
+        return error
+    return None
+
+
+def completed(scenario: Scenario, root: Path, name: str) -> int:
+    with RunFolder.create(root, plan_of(scenario), path=root / name) as folder:
+        with suppress(FedcoreError):  # what ended it, others test
+            simulate_in_folder(scenario, folder)
+        return len(folder.rounds)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", ["", LOSSES, CYCLES], ids=["ideal", "lossy", "away"])
+@pytest.mark.parametrize(("most", "apart"), [(2, 1), (3, 1), (100, 3), (2, 2), (4, 2), (5, 1)])
+def test_what_is_not_refused_runs_and_what_is_refused_would_have_ended_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, apart: int, more: str
+) -> None:
+    scenario = bounded(most=most, apart=apart, more=more)
+    refused = refusal(scenario)
+    monkeypatch.setattr("fedsim.run.simulation.require_possible", lambda *_: None)
+    done = completed(scenario, tmp_path, "a")
+    if refused is None:
+        assert done == 8
+    else:
+        assert f"round {done + 1} of 8 " in refused.what
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", ["", CYCLES], ids=["ideal", "away"])
+@pytest.mark.parametrize(("most", "apart"), [(2, 1), (100, 3), (1, 4)])
+def test_each_remedy_runs_and_the_next_smaller_change_does_not(
+    tmp_path: Path, most: int, apart: int, more: str
+) -> None:
+    refused = refusal(bounded(most=most, apart=apart, more=more))
+    assert refused is not None
+    changed = dict(re.findall(r"([a-z_]+) = (\d+)", refused.fix))
+    rounds = int(changed.pop("count"))
+    terms = {
+        "most": int(changed.get("maximum_participations", most)),
+        "apart": int(changed.get("minimum_separation", apart)),
+    }
+    assert completed(bounded(**terms, more=more), tmp_path, "a") == 8
+    assert (
+        completed(bounded(most=most, apart=apart, rounds=rounds, more=more), tmp_path, "b")
+        == rounds
+    )
+    if terms["most"] > most:
+        assert refusal(bounded(**terms | {"most": terms["most"] - 1}, more=more)) is not None
+    if terms["apart"] < apart:
+        nearer = terms | {"apart": terms["apart"] + 1, "most": 100}
+        assert refusal(bounded(**nearer, more=more)) is not None
+
+
+def test_what_would_do_is_said_and_does(tmp_path: Path) -> None:
+    refused = refusal(bounded(most=2))
+    assert refused is not None and refused.where == "privacy.maximum_participations"
+    found = re.search(r"maximum_participations = (\d+)", refused.fix)
+    assert found is not None and refusal(bounded(most=int(found[1]))) is None
+
+
+def test_rounds_for_which_enough_clients_are_certain_are_not_gone_through(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scenario = bounded(most=8)
+    world = World.of(scenario)
+    monkeypatch.setattr("fedsim.clock.SynchronousClock.round", None)
+    require_possible(scenario, world)
+
+
+def test_a_run_whose_clients_may_come_no_more_ends_with_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedsim.run.simulation.require_possible", lambda *_: None)
+    scenario = bounded(most=2)
+    with RunFolder.create(tmp_path, plan_of(scenario)) as folder:
+        result = simulate_in_folder(scenario, folder)
+    assert 0 < result.totals.rounds < 8 and "may still take part" in result.ended
+    assert (folder.path / "model.safetensors").exists()
