@@ -203,6 +203,7 @@ def _report(device: Device, assignment: OpenAssignment, ended: Ended, *, private
         bytes_down=charge.bytes_down,
         energy_j=energy.joules,
         energy_measured=energy.measured,
+        terms=device.terms,
     ).SerializeToString(deterministic=True)
     envelope = sealed(device.identity, assignment, payload, "RoundService.Report")
     device.connection.call(

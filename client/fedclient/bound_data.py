@@ -31,6 +31,7 @@ class BoundData(Mapping[str, "Dataset"]):
     def __init__(self, files: Mapping[str, Path], given: Mapping[str, Dataset]) -> None:
         for name, path in files.items():
             _check(name, path)
+        self._paths = dict(files)
         self._files, self._read = dict(files), dict(given)
 
     def __getitem__(self, name: str) -> Dataset:
@@ -38,6 +39,10 @@ class BoundData(Mapping[str, "Dataset"]):
             self._read[name] = _dataset(name, self._files[name])
             del self._files[name]
         return self._read[name]
+
+    def files(self) -> list[tuple[str, str, int, int]]:
+        """Name, path, size and time of change of each file, 0 for one that is gone."""
+        return [(name, str(path), *_version(path)) for name, path in sorted(self._paths.items())]
 
     def __contains__(self, name: object) -> bool:
         return name in self._files or name in self._read
@@ -47,6 +52,14 @@ class BoundData(Mapping[str, "Dataset"]):
 
     def __len__(self) -> int:
         return len({*self._read, *self._files})
+
+
+def _version(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_size, found.st_mtime_ns
 
 
 def _check(name: str, path: Path) -> None:

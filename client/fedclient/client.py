@@ -6,7 +6,6 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
@@ -15,6 +14,7 @@ from fedclient.connection import Connection, Faults, delay_s, is_passing, no_fau
 from fedclient.energy import battery_level
 from fedclient.files import make_folder
 from fedclient.identity import DeviceIdentity, Membership, authority_pem, now_utc
+from fedclient.offer import Offer, held_back
 from fedclient.policy import Policy
 from fedclient.privacy_budget import TaskCost
 from fedclient.progress import Outcome, Progress, Stage, Summary
@@ -46,6 +46,7 @@ _CHECK_IN_PATIENCE_S: Final = 5.0  # then the cause is looked for, and if it may
 _AFTER_FAILURE_S: Final = (1.0, 300.0)
 _LONGEST_RETRY_MS: Final = DAY_MS
 _LARGEST_NUMBER: Final = 2**31  # of a round or an attempt
+_NO_WORK: Final = "the server has no work yet"
 
 
 def _say_nothing(progress: Progress) -> None:
@@ -68,6 +69,7 @@ class Client:
         self._stop, self._faults = stop or Stop(), faults
         self._connection = self._connected()
         self._outages = self._refusals = 0
+        self._idle = _NO_WORK
 
     @classmethod
     def join(
@@ -155,6 +157,9 @@ class Client:
         tasks: Tasks | None = None
         device: Device | None = None
         ended: list[Summary] = []
+        key = self._identity.device_key
+        offer = Offer.of(key, policy=rules, datasets=datasets, programs=programs or {})
+        self._state.take_up(offer.terms)
         try:
             while rounds is None or len(ended) < rounds:
                 try:
@@ -162,7 +167,7 @@ class Client:
                         device = None
                     assignment = self._state.assignment
                     if assignment is None:
-                        assignment = self._check_in(rules, datasets, programs or {}, tell, battery)
+                        assignment = self._check_in(rules, offer, tell, battery)
                     if assignment is None:
                         continue
                     # Loaded for the first assignment: a device that waits needs little memory.
@@ -173,7 +178,7 @@ class Client:
 
                         blas.prepare()
                     tasks = tasks or Tasks(programs or {})
-                    device = device or self._device(rules, tell)
+                    device = device or self._device(rules, tell, offer.terms)
                     summary = take_part(device, assignment, tasks=tasks, datasets=datasets)
                     ended = [*ended[-999:], summary] if rounds is None else [*ended, summary]
                     self._pause_after(summary)
@@ -241,7 +246,7 @@ class Client:
             faults=self._faults,
         )
 
-    def _device(self, policy: Policy, tell: Callable[[Progress], None]) -> Device:
+    def _device(self, policy: Policy, tell: Callable[[Progress], None], terms: bytes) -> Device:
         from fedclient.aggregation import Aggregation
         from fedclient.participation import Device
         from fedcore.federated.training import stream_of
@@ -258,6 +263,7 @@ class Client:
             stream=stream_of(membership.name),
             stop=self._stop,
             tell=tell,
+            terms=terms,
         )
 
     def _renewed(self) -> bool:
@@ -285,8 +291,7 @@ class Client:
     def _check_in(
         self,
         policy: Policy,
-        datasets: Mapping[str, Dataset],
-        programs: Mapping[str, Program],
+        offer: Offer,
         tell: Callable[[Progress], None],
         battery: Callable[[], float | None],
     ) -> OpenAssignment | None:
@@ -296,7 +301,7 @@ class Client:
 
         left_s = min(self._state.retry_at_ms - _now_ms(), _LONGEST_RETRY_MS) / 1000
         if left_s > 0:
-            self._wait(left_s, tell, "the server has no work yet")
+            self._wait(left_s, tell, self._idle)
         try:
             spent = self._state.spent(since_ms=_now_ms() - DAY_MS)
             now = datetime.now().astimezone()
@@ -307,9 +312,10 @@ class Client:
         request = CheckInRequest(
             request_id=self._state.request_id(),
             sdk_version=installed_version(),
-            programs=sorted({"local", *programs, *entry_points(group="fedcore.programs").names}),
-            datasets=sorted(datasets),
-            models=sorted(entry_points(group="fedcore.models").names),
+            programs=offer.programs,
+            datasets=offer.datasets,
+            models=offer.models,
+            terms=offer.terms,
         )
         try:
             answer = self._connection.call(
@@ -327,6 +333,7 @@ class Client:
             delay_ms = 1000 * delay_s((window.delay_min_ms, window.delay_max_ms))
             retry_at_ms = _now_ms() + round(min(delay_ms, _LONGEST_RETRY_MS))
             self._state.answered(retry_at_ms=retry_at_ms)
+            self._idle = held_back(answer.held) if answer.HasField("held") else _NO_WORK
             return None
         found = answer.assignment
         if max(found.round.round, found.round.attempt) > _LARGEST_NUMBER:
@@ -356,6 +363,7 @@ class Client:
         self._refusals += 1
         delay_ms = 1000 * _backoff_s(self._refusals)
         self._state.answered(retry_at_ms=_now_ms() + round(delay_ms))
+        self._idle = f"the last part in {summary.task} was {summary.outcome}"
 
     def _endure(self, error: ConnectError | RefusedError, tell: Callable[[Progress], None]) -> None:
         """Waits for a server that cannot be reached, or not now. Raises: what does not pass."""

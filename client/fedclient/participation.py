@@ -61,7 +61,8 @@ _TOO_LATE: Final = (PhaseError, RoundOverError, StageError, AbortError)
 class Device:
     """What a participation works with, the same for all of them.
 
-    `tell`: of progress. `stop`: of the owner. `stream`: of the device's random numbers.
+    `tell`: of progress. `stop`: of the owner. `stream`: of the device's random numbers. `terms`: of
+    the owner, as the server knows them.
     """
 
     connection: Connection
@@ -73,6 +74,7 @@ class Device:
     stream: int
     stop: Stop
     tell: Callable[[Progress], None]
+    terms: bytes = b""
 
 
 class Participation:

@@ -108,6 +108,13 @@ class State:
         """Unix milliseconds before which the server wants no check-in."""
         return int.from_bytes(self._setting("retry_at"), "big")
 
+    def take_up(self, terms: bytes) -> None:
+        """Notes what the owner allows and has installed; what was put off under others is due."""
+        if self._setting("terms") != terms:
+            with self._database.transaction():
+                self._set("terms", terms)
+                self._set("retry_at", b"")
+
     def answered(
         self, *, retry_at_ms: int = 0, assignment: OpenAssignment | None = None, at_ms: int = 0
     ) -> None:

@@ -25,31 +25,33 @@ _sym_db = _symbol_database.Default()
 from fedcore.v1 import common_pb2 as fedcore_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x66\x65\x64\x63ore/v1/client_service.proto\x12\nfedcore.v1\x1a\x17\x66\x65\x64\x63ore/v1/common.proto\"~\n\x0e\x43heckInRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x0c\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x13\n\x0bsdk_version\x18\x03 \x01(\t\x12\x10\n\x08programs\x18\x04 \x03(\t\x12\x10\n\x08\x64\x61tasets\x18\x05 \x03(\t\x12\x0e\n\x06models\x18\x06 \x03(\t\"s\n\x0f\x43heckInResponse\x12,\n\nassignment\x18\x01 \x01(\x0b\x32\x16.fedcore.v1.AssignmentH\x00\x12(\n\x05retry\x18\x02 \x01(\x0b\x32\x17.fedcore.v1.RetryWindowH\x00\x42\x08\n\x06\x61nswer\"\xaf\x01\n\nAssignment\x12\x15\n\rassignment_id\x18\x01 \x01(\x0c\x12#\n\x05round\x18\x02 \x01(\x0b\x32\x14.fedcore.v1.RoundRef\x12\x13\n\x0btask_digest\x18\x03 \x01(\x0c\x12\r\n\x05nonce\x18\x04 \x01(\x0c\x12\x14\n\x0cheartbeat_ms\x18\x05 \x01(\x04\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x06 \x01(\x04\x12\x16\n\x0eserver_time_ms\x18\x07 \x01(\x04\";\n\x10HeartbeatRequest\x12\x15\n\rassignment_id\x18\x01 \x01(\x0c\x12\x10\n\x08progress\x18\x02 \x01(\r\"`\n\x11HeartbeatResponse\x12\x0e\n\x06\x63\x61ncel\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x03 \x01(\x04\x12\x16\n\x0eserver_time_ms\x18\x04 \x01(\x04\"!\n\x0eGetTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"K\n\x0fGetTaskResponse\x12\"\n\x04task\x18\x01 \x01(\x0b\x32\x14.fedcore.v1.Envelope\x12\x14\n\x0cmodel_digest\x18\x02 \x01(\x0c\"\'\n\x0cRenewRequest\x12\x17\n\x0fsigning_request\x18\x01 \x01(\x0c\"H\n\rRenewResponse\x12\x19\n\x11\x63\x65rtificate_chain\x18\x01 \x03(\x0c\x12\x1c\n\x14identity_certificate\x18\x02 \x01(\x0c\x32\x9f\x02\n\rClientService\x12\x42\n\x07\x43heckIn\x12\x1a.fedcore.v1.CheckInRequest\x1a\x1b.fedcore.v1.CheckInResponse\x12H\n\tHeartbeat\x12\x1c.fedcore.v1.HeartbeatRequest\x1a\x1d.fedcore.v1.HeartbeatResponse\x12\x42\n\x07GetTask\x12\x1a.fedcore.v1.GetTaskRequest\x1a\x1b.fedcore.v1.GetTaskResponse\x12<\n\x05Renew\x12\x18.fedcore.v1.RenewRequest\x1a\x19.fedcore.v1.RenewResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x66\x65\x64\x63ore/v1/client_service.proto\x12\nfedcore.v1\x1a\x17\x66\x65\x64\x63ore/v1/common.proto\"\x8d\x01\n\x0e\x43heckInRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x0c\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x13\n\x0bsdk_version\x18\x03 \x01(\t\x12\x10\n\x08programs\x18\x04 \x03(\t\x12\x10\n\x08\x64\x61tasets\x18\x05 \x03(\t\x12\x0e\n\x06models\x18\x06 \x03(\t\x12\r\n\x05terms\x18\x07 \x01(\x0c\"\x93\x01\n\x0f\x43heckInResponse\x12,\n\nassignment\x18\x01 \x01(\x0b\x32\x16.fedcore.v1.AssignmentH\x00\x12(\n\x05retry\x18\x02 \x01(\x0b\x32\x17.fedcore.v1.RetryWindowH\x00\x12\x1e\n\x04held\x18\x03 \x01(\x0b\x32\x10.fedcore.v1.HeldB\x08\n\x06\x61nswer\"5\n\x04Held\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0b\n\x03why\x18\x02 \x01(\t\x12\x0f\n\x07left_ms\x18\x03 \x01(\x04\"\xaf\x01\n\nAssignment\x12\x15\n\rassignment_id\x18\x01 \x01(\x0c\x12#\n\x05round\x18\x02 \x01(\x0b\x32\x14.fedcore.v1.RoundRef\x12\x13\n\x0btask_digest\x18\x03 \x01(\x0c\x12\r\n\x05nonce\x18\x04 \x01(\x0c\x12\x14\n\x0cheartbeat_ms\x18\x05 \x01(\x04\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x06 \x01(\x04\x12\x16\n\x0eserver_time_ms\x18\x07 \x01(\x04\";\n\x10HeartbeatRequest\x12\x15\n\rassignment_id\x18\x01 \x01(\x0c\x12\x10\n\x08progress\x18\x02 \x01(\r\"`\n\x11HeartbeatResponse\x12\x0e\n\x06\x63\x61ncel\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x03 \x01(\x04\x12\x16\n\x0eserver_time_ms\x18\x04 \x01(\x04\"!\n\x0eGetTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"K\n\x0fGetTaskResponse\x12\"\n\x04task\x18\x01 \x01(\x0b\x32\x14.fedcore.v1.Envelope\x12\x14\n\x0cmodel_digest\x18\x02 \x01(\x0c\"\'\n\x0cRenewRequest\x12\x17\n\x0fsigning_request\x18\x01 \x01(\x0c\"H\n\rRenewResponse\x12\x19\n\x11\x63\x65rtificate_chain\x18\x01 \x03(\x0c\x12\x1c\n\x14identity_certificate\x18\x02 \x01(\x0c\x32\x9f\x02\n\rClientService\x12\x42\n\x07\x43heckIn\x12\x1a.fedcore.v1.CheckInRequest\x1a\x1b.fedcore.v1.CheckInResponse\x12H\n\tHeartbeat\x12\x1c.fedcore.v1.HeartbeatRequest\x1a\x1d.fedcore.v1.HeartbeatResponse\x12\x42\n\x07GetTask\x12\x1a.fedcore.v1.GetTaskRequest\x1a\x1b.fedcore.v1.GetTaskResponse\x12<\n\x05Renew\x12\x18.fedcore.v1.RenewRequest\x1a\x19.fedcore.v1.RenewResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fedcore.v1.client_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CHECKINREQUEST']._serialized_start=72
-  _globals['_CHECKINREQUEST']._serialized_end=198
-  _globals['_CHECKINRESPONSE']._serialized_start=200
-  _globals['_CHECKINRESPONSE']._serialized_end=315
-  _globals['_ASSIGNMENT']._serialized_start=318
-  _globals['_ASSIGNMENT']._serialized_end=493
-  _globals['_HEARTBEATREQUEST']._serialized_start=495
-  _globals['_HEARTBEATREQUEST']._serialized_end=554
-  _globals['_HEARTBEATRESPONSE']._serialized_start=556
-  _globals['_HEARTBEATRESPONSE']._serialized_end=652
-  _globals['_GETTASKREQUEST']._serialized_start=654
-  _globals['_GETTASKREQUEST']._serialized_end=687
-  _globals['_GETTASKRESPONSE']._serialized_start=689
-  _globals['_GETTASKRESPONSE']._serialized_end=764
-  _globals['_RENEWREQUEST']._serialized_start=766
-  _globals['_RENEWREQUEST']._serialized_end=805
-  _globals['_RENEWRESPONSE']._serialized_start=807
-  _globals['_RENEWRESPONSE']._serialized_end=879
-  _globals['_CLIENTSERVICE']._serialized_start=882
-  _globals['_CLIENTSERVICE']._serialized_end=1169
+  _globals['_CHECKINREQUEST']._serialized_start=73
+  _globals['_CHECKINREQUEST']._serialized_end=214
+  _globals['_CHECKINRESPONSE']._serialized_start=217
+  _globals['_CHECKINRESPONSE']._serialized_end=364
+  _globals['_HELD']._serialized_start=366
+  _globals['_HELD']._serialized_end=419
+  _globals['_ASSIGNMENT']._serialized_start=422
+  _globals['_ASSIGNMENT']._serialized_end=597
+  _globals['_HEARTBEATREQUEST']._serialized_start=599
+  _globals['_HEARTBEATREQUEST']._serialized_end=658
+  _globals['_HEARTBEATRESPONSE']._serialized_start=660
+  _globals['_HEARTBEATRESPONSE']._serialized_end=756
+  _globals['_GETTASKREQUEST']._serialized_start=758
+  _globals['_GETTASKREQUEST']._serialized_end=791
+  _globals['_GETTASKRESPONSE']._serialized_start=793
+  _globals['_GETTASKRESPONSE']._serialized_end=868
+  _globals['_RENEWREQUEST']._serialized_start=870
+  _globals['_RENEWREQUEST']._serialized_end=909
+  _globals['_RENEWRESPONSE']._serialized_start=911
+  _globals['_RENEWRESPONSE']._serialized_end=983
+  _globals['_CLIENTSERVICE']._serialized_start=986
+  _globals['_CLIENTSERVICE']._serialized_end=1273
 # @@protoc_insertion_point(module_scope)

@@ -29,11 +29,16 @@ class CheckInRequest(_message.Message):
     PROGRAMS_FIELD_NUMBER: _builtins.int
     DATASETS_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.bytes
     """16 random bytes, kept until there is an answer."""
     task_id: _builtins.str
     """The only task that is wanted; empty for any."""
     sdk_version: _builtins.str
+    terms: _builtins.bytes
+    """Up to 32 bytes that change when what the owner allows or has installed does, and tell no more.
+    A task that was refused under others is offered again.
+    """
     @_builtins.property
     def programs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the device's owner has installed: names of programs, of bound data and of models."""
@@ -51,10 +56,11 @@ class CheckInRequest(_message.Message):
         programs: _abc.Iterable[_builtins.str] | None = ...,
         datasets: _abc.Iterable[_builtins.str] | None = ...,
         models: _abc.Iterable[_builtins.str] | None = ...,
+        terms: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["datasets", b"datasets", "models", b"models", "programs", b"programs", "request_id", b"request_id", "sdk_version", b"sdk_version", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["datasets", b"datasets", "models", b"models", "programs", b"programs", "request_id", b"request_id", "sdk_version", b"sdk_version", "task_id", b"task_id", "terms", b"terms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -66,25 +72,58 @@ class CheckInResponse(_message.Message):
 
     ASSIGNMENT_FIELD_NUMBER: _builtins.int
     RETRY_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def assignment(self) -> Global___Assignment: ...
     @_builtins.property
     def retry(self) -> _common_pb2.RetryWindow: ...
+    @_builtins.property
+    def held(self) -> Global___Held:
+        """Beside a delay: the task that the client could work for, had it not refused it."""
+
     def __init__(
         self,
         *,
         assignment: Global___Assignment | None = ...,
         retry: _common_pb2.RetryWindow | None = ...,
+        held: Global___Held | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "assignment", b"assignment", "retry", b"retry"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "assignment", b"assignment", "held", b"held", "retry", b"retry"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "assignment", b"assignment", "retry", b"retry"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "assignment", b"assignment", "held", b"held", "retry", b"retry"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_answer: _TypeAlias = _typing.Literal["assignment", "retry"]  # noqa: Y015
     _WhichOneofArgType_answer: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_answer) -> _WhichOneofReturnType_answer | None: ...
 
 Global___CheckInResponse: _TypeAlias = CheckInResponse  # noqa: Y015
+
+@_typing.final
+class Held(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    LEFT_MS_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    why: _builtins.str
+    """In a word, like "policy_refused"."""
+    left_ms: _builtins.int
+    """After so long it is offered again, whatever its terms."""
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        why: _builtins.str = ...,
+        left_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["left_ms", b"left_ms", "task_id", b"task_id", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Held: _TypeAlias = Held  # noqa: Y015
 
 @_typing.final
 class Assignment(_message.Message):

@@ -241,6 +241,7 @@ class Report(_message.Message):
     BYTES_DOWN_FIELD_NUMBER: _builtins.int
     ENERGY_J_FIELD_NUMBER: _builtins.int
     ENERGY_MEASURED_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
     assignment_id: _builtins.bytes
     failure: _common_pb2.FailureCode.ValueType
     detail: _builtins.str
@@ -249,6 +250,8 @@ class Report(_message.Message):
     energy_j: _builtins.float
     """Joules, or 0 where they are not known."""
     energy_measured: _builtins.bool
+    terms: _builtins.bytes
+    """As of a check-in: those under which it refused."""
     def __init__(
         self,
         *,
@@ -259,10 +262,11 @@ class Report(_message.Message):
         bytes_down: _builtins.int = ...,
         energy_j: _builtins.float = ...,
         energy_measured: _builtins.bool = ...,
+        terms: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment_id", b"assignment_id", "bytes_down", b"bytes_down", "bytes_up", b"bytes_up", "detail", b"detail", "energy_j", b"energy_j", "energy_measured", b"energy_measured", "failure", b"failure"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment_id", b"assignment_id", "bytes_down", b"bytes_down", "bytes_up", b"bytes_up", "detail", b"detail", "energy_j", b"energy_j", "energy_measured", b"energy_measured", "failure", b"failure", "terms", b"terms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -82,6 +82,8 @@ class FakeServer(FakeRounds):
         self.beats: defaultdict[bytes, int] = defaultdict(int)
         self.cancelled: dict[bytes, str] = {}
         self.retry_ms = (20, 60)
+        self.terms: list[bytes] = []
+        self.held: clients.Held | None = None
         self.heartbeat_ms = 100
         self.chunk_bytes = 2**20
         self.before: Callable[[str, bytes], None] = lambda method, client: None
@@ -135,6 +137,7 @@ class FakeServer(FakeRounds):
 
     def CheckIn(self, client: bytes, request: Any) -> Any:
         self.changed.notify_all()
+        self.terms.append(request.terms)
         key = (client, request.request_id)
         if key not in self.check_ins:
             self.check_ins[key] = self._answer(client, request)
@@ -147,7 +150,7 @@ class FakeServer(FakeRounds):
         if full or request.task_id:
             least, most = self.retry_ms
             retry = common.RetryWindow(delay_min_ms=least, delay_max_ms=most)
-            return clients.CheckInResponse(retry=retry)
+            return clients.CheckInResponse(retry=retry, held=self.held)
         seat = Seat(client, os.urandom(16), self.round, self.attempt, os.urandom(32))
         self.seats[seat.assignment_id] = seat
         self.changed.notify_all()

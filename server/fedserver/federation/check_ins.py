@@ -8,6 +8,7 @@ where a round is under way.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final
 
 from fedcore.rounds import CheckedIn, Lost, Phase
@@ -16,7 +17,7 @@ from fedserver.authorisation import Caller
 from fedserver.federation.attempt import Attempt
 from fedserver.federation.driver import TaskDriver
 from fedserver.federation.hosting import Tasks
-from fedserver.federation.interface import Assigned, CheckIn, RetryLater
+from fedserver.federation.interface import Assigned, CheckIn, Held, RetryLater
 from fedserver.store.records import AssignmentRecord, CheckInRecord
 
 __all__ = ["CheckIns"]
@@ -46,9 +47,12 @@ class CheckIns(Tasks):
 
         A server that drains gives delays, and to whom it has selected that assignment once more.
         """
-        driver = self._chosen(caller, ask)
+        able = [d for d in self._drivers.values() if not d.ended and _able(d, caller, ask)]
+        for one in able:
+            one.left_out.comes(caller.id, terms=ask.terms)
+        driver = _chosen(caller, able)
         if driver is None:
-            return self._counted(RetryLater(*_IDLE_MS))
+            return self._counted(RetryLater(*_IDLE_MS, held=_held(caller, able)))
         # Known before it is written, so that one transaction keeps the question and the answer.
         refused = None if await self._holds(driver) else await self._window(driver)
         record = await self._store.check_in(
@@ -76,16 +80,6 @@ class CheckIns(Tasks):
             window = await self._window(driver)
         record = await self._store.refuse_check_in(caller.id, ask.request_id, window)
         return self._counted(await self._answer(record) or RetryLater(*window))
-
-    def _chosen(self, caller: Caller, ask: CheckIn) -> TaskDriver | None:
-        """A task that the client can work for: one that selects now, else any that runs."""
-        fitting = [
-            driver
-            for driver in self._drivers.values()
-            if not driver.ended and _fits(driver, caller, ask)
-        ]
-        selecting = (d for d in fitting if d.attempt and d.attempt.state.phase is Phase.SELECTING)
-        return next(selecting, fitting[0] if fitting else None)
 
     async def _holds(self, driver: TaskDriver) -> bool:
         """Whether to wait for a selection is better than to come back later."""
@@ -174,13 +168,29 @@ class CheckIns(Tasks):
         return answer
 
 
-def _fits(driver: TaskDriver, caller: Caller, ask: CheckIn) -> bool:
-    """Whether the client may and can work for the task."""
+def _chosen(caller: Caller, able: Sequence[TaskDriver]) -> TaskDriver | None:
+    """A task that the client may work for: one that selects now, else any that runs."""
+    fitting = [driver for driver in able if caller.id not in driver.left_out]
+    selecting = (d for d in fitting if d.attempt and d.attempt.state.phase is Phase.SELECTING)
+    return next(selecting, fitting[0] if fitting else None)
+
+
+def _held(caller: Caller, able: Sequence[TaskDriver]) -> Held | None:
+    """Of the tasks that the client has refused, the one that it is offered again first."""
+    found = [
+        Held(driver.hosted.task_id, refusal.why, refusal.left_s)
+        for driver in able
+        if (refusal := driver.left_out.refusal(caller.id)) is not None
+    ]
+    return min(found, key=lambda held: held.left_s, default=None)
+
+
+def _able(driver: TaskDriver, caller: Caller, ask: CheckIn) -> bool:
+    """Whether the client can work for the task, if it may."""
     hosted = driver.hosted
     task = hosted.task
     return (
         hosted.tenant == caller.tenant
-        and caller.id not in driver.left_out
         and ask.task_id in ("", hosted.task_id, task.name)
         and task.data.dataset in ask.datasets
         and (task.training.program == "local" or task.training.program in ask.programs)

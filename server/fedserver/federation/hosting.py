@@ -7,6 +7,7 @@ import contextvars
 import hashlib
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Final
 
 import structlog
@@ -56,6 +57,7 @@ __all__ = ["Tasks", "unknown"]
 _LOG: Final = structlog.get_logger("fedserver.federation")
 _ID_BYTES: Final = 32
 _MOST_TASKS: Final = 100  # running at once, of a tenant
+_ASKED_AGAIN: Final = "asked again when started with another policy or data"
 
 
 class Tasks:
@@ -217,7 +219,8 @@ class Tasks:
             words = f"waits for {least} clients ({driver.waiting} ask now)"
             if refused := driver.left_out.refusals:
                 counts = ", ".join(f"{count} {why}" for why, count in refused.items())
-                words += f"; lately refused: {counts}"
+                until = _time(self._resources.clock() + 1000 * driver.left_out.longest_s)
+                words += f"; lately refused: {counts} ({_ASKED_AGAIN}, else by {until})"
         return RoundWaits(words, tuple(sorted(attempt.state.pending)), refused)
 
     async def changed(self, caller: Caller, task_id: str, /, *, after: int, wait_s: float) -> None:
@@ -310,6 +313,10 @@ def unknown(kind: str) -> NotFoundError:
         why=f"no {kind} of that name is yours",
         fix=f"list what there is, and name the {kind} as it is listed",
     )
+
+
+def _time(ms: float) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%H:%M UTC")
 
 
 def _spent(account: Account) -> Spent:

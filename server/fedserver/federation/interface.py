@@ -26,6 +26,7 @@ __all__ = [
     "FailureCode",
     "Federation",
     "Finished",
+    "Held",
     "Instruction",
     "ModelChunk",
     "ModelDescription",
@@ -74,7 +75,8 @@ class Outcome(enum.IntEnum):
 class CheckIn:
     """A client asks for work: `task_id` the only one it wants or "", and what is installed there.
 
-    `request_id`: 16 bytes, the same until the client has an answer.
+    `request_id`: 16 bytes, the same until the client has an answer. `terms`: others when what its
+    owner allows or has installed is.
     """
 
     request_id: bytes
@@ -83,6 +85,7 @@ class CheckIn:
     programs: frozenset[str]
     datasets: frozenset[str]
     models: frozenset[str]
+    terms: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +101,24 @@ class Assigned:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """A task that is not offered to a client because it refused it: why, and for how long yet."""
+
+    task_id: str
+    why: str
+    left_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class RetryLater:
-    """No work now: ask again after a delay drawn from this range, in milliseconds."""
+    """No work now: ask again after a delay drawn from this range, in milliseconds.
+
+    `held`: what else it would have been asked for.
+    """
 
     delay_min_ms: int
     delay_max_ms: int
+    held: Held | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +198,10 @@ class ModelProgress:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Ends a client's part: a failure, or what the round cost it. `energy_j`: 0 where unknown."""
+    """Ends a client's part: a failure, or what the round cost it.
+
+    `energy_j`: 0 where unknown. `terms`: under which it refused, as of a `CheckIn`.
+    """
 
     assignment_id: bytes
     failure: FailureCode
@@ -191,6 +210,7 @@ class Report:
     bytes_down: int
     energy_j: float
     energy_measured: bool
+    terms: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,7 +140,7 @@ class Parts(Tasks):
         )
         driver = self._drivers.get(assignment.ref.task_id)
         if driver is not None and report.failure in _REFUSALS:
-            driver.left_out.refused(caller.id, why)
+            driver.left_out.refused(caller.id, why, terms=report.terms)
         if (attempt := self._attempt(assignment.ref)) is not None:
             attempt.post(Lost(self._resources.clock(), caller.id, why))
 

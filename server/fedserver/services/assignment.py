@@ -85,6 +85,7 @@ class RoundService:
                 bytes_down=fields.number(request.bytes_down, "bytes_down"),
                 energy_j=fields.quantity(request.energy_j, "energy_j"),
                 energy_measured=request.energy_measured,
+                terms=fields.sized(request.terms, "terms", most=fields.TERMS_BYTES),
             ),
         )
         return round_service_pb2.ReportResponse()

@@ -62,16 +62,22 @@ class ClientService(Unsigned):
             programs=fields.names(request.programs, "programs"),
             datasets=fields.names(request.datasets, "datasets"),
             models=fields.names(request.models, "models"),
+            terms=fields.sized(request.terms, "terms", most=fields.TERMS_BYTES),
         )
         check_version(ask.sdk_version, server=self._version)
         answer = await self._federation.check_in(caller, ask)
         if isinstance(answer, Assigned):
             return client_service_pb2.CheckInResponse(assignment=self._assignment(answer))
-        return client_service_pb2.CheckInResponse(
+        response = client_service_pb2.CheckInResponse(
             retry=common_pb2.RetryWindow(
                 delay_min_ms=answer.delay_min_ms, delay_max_ms=answer.delay_max_ms
             )
         )
+        if (held := answer.held) is not None:
+            left_ms = int(1000 * held.left_s)
+            found = client_service_pb2.Held(task_id=held.task_id, why=held.why, left_ms=left_ms)
+            response.held.CopyFrom(found)
+        return response
 
     async def Heartbeat(
         self, caller: Caller, request: client_service_pb2.HeartbeatRequest

@@ -38,6 +38,7 @@ __all__ = [
 
 ID_BYTES = 16  # of clients, assignments, uploads and requests
 DIGEST_BYTES = 32
+TERMS_BYTES = 32
 ATTRIBUTES = 16
 _LARGEST = 2**63 - 1
 _NAMES, _NAME = 64, 128

@@ -88,6 +88,7 @@ class Device:
     disk: dict[str, bytes] = field(default_factory=dict)
     outcomes: list[tuple[int, int, Outcome]] = field(default_factory=list)
     contributions: int = 0
+    terms: bytes = b""
 
     def __post_init__(self) -> None:
         self.machine = SecAggClient(self.identity, self.policy)
@@ -107,7 +108,8 @@ class Device:
         """Takes part in every round that it is asked for, until the task has ended."""
         request_id = secrets.token_bytes(16)
         while True:
-            ask = CheckIn(request_id, "", "1", frozenset(), frozenset({"toy"}), frozenset())
+            toy, none = frozenset({"toy"}), frozenset[str]()
+            ask = CheckIn(request_id, "", "1", none, toy, none, self.terms)
             answer = await world.call(lambda f, ask=ask: f.check_in(self.caller, ask))
             if isinstance(answer, Assigned):
                 request_id = secrets.token_bytes(16)
