@@ -44,6 +44,9 @@ WHOLE_PAGES = {
     ("docs/privacy.md", "console"): (
         "tests/docs/test_privacy_commands.py::test_every_command_about_a_ledger_runs"
     ),
+    ("docs/privacy.md", "toml"): (
+        "tests/docs/test_privacy_tasks.py::test_a_task_s_noise_and_sums_are_those_that_are_said"
+    ),
     ("docs/simulation.md", "console"): (
         "tests/docs/test_simulation.py::test_the_tutorial_runs_in_the_order_in_which_it_stands"
     ),
