@@ -26,6 +26,7 @@ from fedsim.engine.engine import Kind
 from fedsim.engine.jobs import Round
 from fedsim.engine.processes import Processes
 from fedsim.engine.scratch import Scratch
+from fedsim.partition import hold_out
 from fedsim.population import Population
 from tests.sim.tasks import population_of, task_of
 
@@ -84,6 +85,26 @@ def check_everything(engine: Engine) -> None:
     again = engine.sum(cohort, THETA, Facts(0))
     assert first.vector is not None and again.vector is not None
     assert first.vector.tobytes() == again.vector.tobytes()
+
+
+def check_held_out(**options: Any) -> None:
+    """Whoever holds rows out is measured on these, and trained on all others."""
+    trained, held = hold_out(PEOPLE.partition, share=0.3, seed=1)
+    people = Population(PEOPLE.data, trained, held_out=held)
+    measured = people.measured.tolist()
+    assert 0 < len(measured) < len(SIZES)
+    with Engine(Plan(task=TASK, way="floats"), people, **options) as engine:
+        reports = engine.measure_clients(measured, THETA)
+        assert [report.index for report in reports] == measured
+        for report in reports:
+            assert report.measured == expected(PEOPLE.data[held[report.index]])
+        reports = engine.sum(measured, THETA, Facts(0)).reports
+        assert [report.examples for report in reports] == trained.sizes()[measured].tolist()
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_rows_that_are_held_out_reach_workers_of_every_kind(kind: Kind) -> None:
+    check_held_out(workers=2, kind=kind)
 
 
 @pytest.mark.parametrize("workers", [1, 3])

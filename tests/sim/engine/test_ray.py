@@ -23,7 +23,7 @@ from fedsim.engine.scratch import Scratch
 from fedsim.scenario_spec import EngineSpec
 from tests.sim.engine import test_engine
 from tests.sim.engine.studies import played, study_of
-from tests.sim.engine.test_pools import PEOPLE, SIZES, TASK, THETA, check_everything
+from tests.sim.engine.test_pools import PEOPLE, SIZES, TASK, THETA, check_everything, check_held_out
 from tests.sim.engine.test_study import PEOPLE as STUDENTS
 from tests.sim.run.test_simulation import run
 from tests.sim.scenarios import scenario_of
@@ -89,6 +89,9 @@ class TestActors:
             assert found.vector.tobytes() == expected.vector.tobytes()
             assert found.reports == expected.reports
             check_everything(engine)
+
+    def test_rows_that_are_held_out_reach_actors(self, cluster: Cluster) -> None:
+        check_held_out(workers=2, kind="ray")
 
     def test_what_clients_keep_comes_and_goes_with_their_jobs(
         self, cluster: Cluster, tmp_path: Path
