@@ -18,9 +18,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-__all__ = ["Deployment", "PartFailed"]
+__all__ = ["Deployment", "PartFailed", "PartLate"]
 
 _FED = (sys.executable, "-c", "import sys; from fedcore.cli import main; sys.exit(main())")
+_LATE = 3  # the exit code of a command whose server did not answer in time
 # Fourteen clients share few processors: one thread each.
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 _SETTINGS = """\
@@ -44,6 +45,10 @@ disk_free = 0.0 # a demo needs little
 
 class PartFailed(RuntimeError):
     """A process has ended that should not; the message says which log to read."""
+
+
+class PartLate(PartFailed):
+    """A command had no answer in time: the machine has too much to do."""
 
 
 class Deployment:
@@ -77,7 +82,10 @@ class Deployment:
         self._stop()
 
     def fed(self, *arguments: str) -> Any:
-        """The data of one `fed` command, run to its end. Raises: PartFailed with what it said."""
+        """The data of one `fed` command, run to its end.
+
+        Raises: PartFailed with what it said; PartLate if the server did not answer in time.
+        """
         self._show(f"$ fed {shlex.join(arguments)}")
         found = subprocess.run(
             [*_FED, *arguments, "--format", "json"],
@@ -87,7 +95,10 @@ class Deployment:
             text=True,
         )
         if found.returncode:
-            raise PartFailed(f"fed {arguments[0]} {arguments[1]} failed\n{found.stderr.strip()}")
+            said = f"fed {arguments[0]} {arguments[1]} failed\n{found.stderr.strip()}"
+            if found.returncode == _LATE:
+                raise PartLate(f"{said}\nThis machine is too busy: run the demo again later.")
+            raise PartFailed(said)
         if found.stderr:
             self._show(textwrap.indent(found.stderr.rstrip(), "  "))
         return json.loads(found.stdout)["data"]

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from comparison import accuracy_of, compare
 from deployment import Deployment, PartFailed
 from figures import Figures, Round
 from mishaps import happen, mishaps
+from patience import patiently
 from picture import picture
 
 from fedcore.data import Dataset, concat, group_by, load_digits
@@ -72,7 +74,8 @@ def follow(
     while True:
         deployment.check()
         request = ListRoundsRequest(task_id=task_id, after_event=after, wait_ms=1000)
-        answer = server.ask(server.admin.ListRounds, request)
+        ask = partial(server.ask, server.admin.ListRounds, request)
+        answer = patiently(ask, deployment)
         after = max(after, answer.last_event)
         for entry in answer.rounds:
             yield entry, answer.task
@@ -125,7 +128,7 @@ def train(
             seen.add(which)
             if entry.model_digest:
                 path = deployment.folder / "models" / f"{entry.round.round:02}.safetensors"
-                download(server, entry.model_digest, path)
+                patiently(partial(download, server, entry.model_digest, path), deployment)
                 with path.open("rb") as file:
                     model = read_model(file, parameters_of(task))
                 reached = accuracy_of(task, model.vector, test)
@@ -198,10 +201,13 @@ def run(folder: Path, *, rounds: int) -> None:
             done = train(deployment, server, task, task_id, test)
             lap("clients and rounds")
             asked = ShowPrivacyRequest(task_id=task_id)
-            told = server.ask(server.admin.ShowPrivacy, asked).certificate
-        deployment.fed("model", "export", task_id, "--out", "model.safetensors")
+            ask = partial(server.ask, server.admin.ShowPrivacy, asked)
+            told = patiently(ask, deployment).certificate
+        read = partial(patiently, deployment=deployment)
+        export = ("model", "export", task_id, "--out", "model.safetensors")
+        read(partial(deployment.fed, *export))
         signer = deployment.fed("audit", "signer", "authority/audit-signer.key")
-        audit = deployment.fed("audit", "verify", "--signer", signer["signer"])
+        audit = read(partial(deployment.fed, "audit", "verify", "--signer", signer["signer"]))
         deployment.fed("audit", "export", "--out", "audit.jsonl")
     ledger, statement = folder / "state" / "ledgers" / task_id, json.loads(told)
     proven(statement, ledger)

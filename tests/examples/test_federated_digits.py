@@ -13,15 +13,16 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import psutil
 import pytest
 
 from fedcore.checkpoint import load_checkpoint
+from fedcore.errors import DeviceTimeoutError, NotFoundError
 from fedcore.federated import Task
 from fedcore.privacy import Ledger, Verification, certificate, verify
-from fedcore.v1.admin_service_pb2 import RoundEntry
+from fedcore.v1.admin_service_pb2 import ListRoundsResponse, RoundEntry, TaskEntry
 from fedcore.v1.common_pb2 import RoundRef
 
 
@@ -150,6 +151,82 @@ def test_a_client_that_ends_by_itself_says_which_log_to_read(
             part.check()
             time.sleep(0.05)
     assert "FED-1803" in (tmp_path / "logs/writer-01.log").read_text("utf-8")
+
+
+class Late:
+    """A server of which the first `late` answers do not come in time, and no process has ended."""
+
+    def __init__(self, late: int, error: type[Exception] = DeviceTimeoutError) -> None:
+        self.late, self.error, self.asked, self.checked, self.now_s = late, error, 0, 0, 0.0
+
+    def read(self) -> str:
+        self.asked += 1
+        if self.asked <= self.late:
+            raise self.error("the server did not answer in time")
+        return "an answer"
+
+    def check(self) -> None:
+        self.checked += 1
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+    def patiently(self) -> str:
+        patiently = importlib.import_module("patience").patiently
+        answer: str = patiently(self.read, self, now_s=lambda: self.now_s, sleep=self.sleep)
+        return answer
+
+
+def test_an_answer_that_is_late_is_asked_for_again_and_the_machine_said_to_be_busy(
+    demo: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    late = Late(3, importlib.import_module("deployment").PartLate)
+    assert (late.patiently(), late.asked, late.checked) == ("an answer", 4, 3)
+    assert capsys.readouterr().out.count("the machine is busy: asking again") == 3
+
+
+def test_a_server_that_never_answers_is_given_up_with_what_to_do(demo: ModuleType) -> None:
+    failed = importlib.import_module("deployment").PartFailed
+    late = Late(10**6)
+    with pytest.raises(failed, match=r"no answer for 300 s: .* too busy\. Run the demo again"):
+        late.patiently()
+    assert late.now_s == 300.0
+
+
+def test_what_waiting_does_not_mend_is_raised_at_once(demo: ModuleType) -> None:
+    late = Late(1, NotFoundError)
+    with pytest.raises(NotFoundError):
+        late.patiently()
+    assert late.asked == 1
+
+
+def test_the_demo_follows_its_task_through_answers_that_are_late(
+    demo: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.import_module("patience"), "_PAUSE_S", 0.0)
+    late = Late(2)
+    ended = ListRoundsResponse(task=TaskEntry(state="COMPLETED"))
+
+    def ask(*request: object) -> ListRoundsResponse:
+        late.read()
+        return ended
+
+    server = SimpleNamespace(ask=ask, admin=SimpleNamespace(ListRounds=None))
+    assert list(demo.follow(server, "digits", late)) == [] and late.asked == 3
+
+
+def test_a_command_whose_server_is_late_says_that_the_machine_is_busy(
+    demo: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment = importlib.import_module("deployment")
+    code = "import sys; sys.exit(int(sys.argv[1] == 'late') + 2)"
+    monkeypatch.setattr(deployment, "_FED", (sys.executable, "-c", code))
+    part = deployment.Deployment(tmp_path, show=lambda text: None)
+    with pytest.raises(deployment.PartLate, match="too busy: run the demo again"):
+        part.fed("late", "command")
+    with pytest.raises(deployment.PartFailed) as found:
+        part.fed("other", "command")
+    assert not isinstance(found.value, deployment.PartLate)
 
 
 def test_two_writers_miss_a_round_and_two_others_come_back_within_one(demo: ModuleType) -> None:
