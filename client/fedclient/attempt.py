@@ -171,7 +171,7 @@ def _closed(device: Device, task: Task | None, ended: Ended) -> Summary:
     except RefusedError as error:
         device.tell(Progress(Stage.FINISHED, name, detail=f"the report was refused: {error.what}"))
     device.aggregation.finish(assignment.sid, opened=ended.outcome is Outcome.COMPLETED)
-    device.state.finish(assignment, ended.outcome)
+    device.state.finish(assignment, ended.outcome, reason=ended.detail)
     summary = Summary(
         task=name,
         round=assignment.round,

@@ -43,8 +43,13 @@ CREATE TABLE guarantee (
 ALTER TABLE charge ADD COLUMN warning TEXT NOT NULL DEFAULT '';
 """
 
+# What of a part that came to nothing the server was told; of earlier parts it is not known.
+_REASONS = """
+ALTER TABLE charge ADD COLUMN reason TEXT NOT NULL DEFAULT '';
+"""
+
 # Each makes of a version the next; a new database goes through all of them.
-_STEPS = (_SCHEMA, _GUARANTEES)
+_STEPS = (_SCHEMA, _GUARANTEES, _REASONS)
 _VERSION = len(_STEPS)
 
 

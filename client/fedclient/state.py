@@ -33,7 +33,7 @@ class Charge:
     """What one attempt at a round cost this device. `given`: a vector of it has left, or may have.
 
     `outcome`: empty while it is open. `warning`: what its owner should know and nobody else is
-    told, as that the program failed.
+    told, as that the program failed. `reason`: why it came to nothing, as the server was told.
     """
 
     task: str
@@ -48,6 +48,7 @@ class Charge:
     seconds: float
     energy: Energy
     warning: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,17 +145,19 @@ class State:
         """Keeps how far the open assignment came."""
         self._save(assignment)
 
-    def finish(self, assignment: OpenAssignment, outcome: Outcome) -> None:
+    def finish(self, assignment: OpenAssignment, outcome: Outcome, *, reason: str = "") -> None:
         """Closes the assignment; its vector is destroyed, what it cost stays in the ledger.
 
-        So does how an attempt ended before it was assigned again.
+        So does how an attempt ended before it was assigned again. `reason`: what the server was
+        told, which is no text that may hold data.
         """
         with self._database.transaction():
             self._database.write("DELETE FROM assignment")
             self._database.write(
-                "UPDATE charge SET outcome=?"
+                "UPDATE charge SET outcome=?, reason=?"
                 " WHERE task_digest=? AND round=? AND attempt=? AND outcome=''",
                 outcome.value,
+                reason,
                 *_place(assignment),
             )
         self._contributions.erase_all()
@@ -289,7 +292,7 @@ class State:
 
 
 def _charge(row: tuple[Value, ...]) -> Charge:
-    digest, round, attempt, task, at, given, outcome, *cost, warning = row
+    digest, round, attempt, task, at, given, outcome, *cost, warning, reason = row
     up, down, seconds, joules, measured = cost
     return Charge(
         str(task),
@@ -304,6 +307,7 @@ def _charge(row: tuple[Value, ...]) -> Charge:
         _float(seconds),
         Energy(_float(joules), bool(measured)),
         str(warning),
+        str(reason),
     )
 
 

@@ -86,13 +86,15 @@ def _of_charge(charge: Charge) -> Json:
         "joules": charge.energy.joules,
         "energy": "measured" if charge.energy.measured else "estimated",
         "warning": charge.warning,
+        "reason": charge.reason,
     }
 
 
 def _line_of(charge: Charge) -> str:
     energy = "measured" if charge.energy.measured else "estimated"
+    outcome = (charge.outcome or "open") + (f" ({charge.reason})" if charge.reason else "")
     line = (
-        f"  {charge.task} round {charge.round}.{charge.attempt}: {charge.outcome or 'open'}, "
+        f"  {charge.task} round {charge.round}.{charge.attempt}: {outcome}, "
         f"up {charge.bytes_up:,} down {charge.bytes_down:,} bytes, {charge.seconds:.1f} s, "
         f"{charge.energy.joules:.0f} J {energy}"
     )

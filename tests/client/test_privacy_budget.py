@@ -189,7 +189,7 @@ def test_a_state_of_version_1_keeps_all_it_knew_and_what_it_gave_counts_without_
         known = {found.task: found.spent.epsilon for found in state.privacy_costs()}
         assert known == {"t1": math.inf, "t2": 2.0}
     with closing(sqlite3.connect(tmp_path / "state.db")) as database:
-        assert database.execute("PRAGMA user_version").fetchone() == (2,)
+        assert database.execute("PRAGMA user_version").fetchone() == (3,)
 
 
 def test_an_upgrade_happens_in_one_step_or_not_at_all(

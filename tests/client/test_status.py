@@ -14,12 +14,15 @@ import pytest
 from fedclient import Client, Progress, Stage, Summary
 from fedclient.commands import main
 from fedclient.identity import DeviceIdentity
+from fedclient.policy import BudgetRules
 from fedclient.privacy_budget import Guarantee
 from fedclient.progress import Outcome
 from fedclient.state import State
 from fedcore import cli
+from fedcore.data import Dataset
 from fedcore.errors import NotFoundError
 from fedcore.federated.task import Task
+from tests.client.devices import OPENLY
 from tests.client.server import FakeServer
 from tests.client.test_state import ASSIGNMENT
 
@@ -71,6 +74,18 @@ def test_what_each_task_has_spent_is_told_and_what_is_left_by_a_policy(
     data, text = status(folder, capsys, "--policy", str(path))
     assert (data["privacy"]["epsilon"], data["privacy"]["epsilon_left"]) == ("inf", 0.0)
     assert "privacy of c: without bound" in text
+
+
+def test_a_refusal_is_told_with_the_rule_that_made_it(
+    member: FakeServer, folder: Path, flowers: Callable[[int], Dataset], capsys: Any
+) -> None:
+    policy = replace(OPENLY, budget=BudgetRules(largest_upload=1))
+    with Client.open(folder) as device:
+        device.run(datasets={"flowers": flowers(0)}, policy=policy, rounds=1)
+    data, text = status(folder, capsys)
+    [charge] = data["charges"]
+    assert charge["outcome"] == "refused" and "largest_upload" in charge["reason"]
+    assert f"refused ({charge['reason']}), up 0" in text
 
 
 def test_no_text_of_a_server_acts_on_the_owners_terminal(

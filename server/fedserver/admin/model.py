@@ -18,7 +18,7 @@ from fedserver.admin import showing
 from fedserver.admin.comparing import compare, read_arrays
 from fedserver.admin.connection import Connection
 from fedserver.admin.download import download
-from fedserver.admin.running import ProfileFolder, console_of, server_of
+from fedserver.admin.running import ProfileFolder, TaskId, console_of, server_of
 from fedserver.commands.dispatch import dispatch, verbs
 
 __all__ = ["main"]
@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
 @app.command("list")
 def list_(
     context: typer.Context,
-    task: Annotated[str, typer.Argument(metavar="TASK", help="its id: `fed task list`")],
+    task: TaskId,
     profile: ProfileFolder = None,
 ) -> None:
     """Lists a task's models, and from which each was made."""
@@ -122,7 +122,7 @@ def _named(server: Connection, text: str) -> bytes:
     """The digest, or that of the newest model of the task of this name."""
     if re.fullmatch(r"[0-9a-f]{64}", text, re.ASCII):
         return showing.digest_of(text)
-    request = admin_service_pb2.ListModelsRequest(task_id=text)
+    request = admin_service_pb2.ListModelsRequest(task_id=showing.task_of(text))
     for model in server.ask(server.admin.ListModels, request).models:
         if model.head:
             return model.digest

@@ -13,7 +13,7 @@ from fedcore.v1 import admin_service_pb2
 from fedcore.v1.common_pb2 import FailureCode, RoundRef
 from fedserver.admin import rounds_text, showing
 from fedserver.admin.connection import Connection
-from fedserver.admin.running import DRAINS, ProfileFolder, console_of, server_of
+from fedserver.admin.running import DRAINS, ProfileFolder, TaskId, console_of, server_of
 from fedserver.commands.dispatch import dispatch, verbs
 
 __all__ = ["main"]
@@ -21,8 +21,6 @@ __all__ = ["main"]
 _FAILURE = "FAILURE_CODE_"
 
 app = verbs("How rounds went, and what an open one waits for.")
-
-TaskId = Annotated[str, typer.Argument(metavar="TASK", help="its id: `fed task list`")]
 
 
 def main(argv: Sequence[str]) -> int:

@@ -13,6 +13,7 @@ import typer
 from fedcore.console import Console
 from fedcore.errors import ArgumentError
 from fedserver.admin.connection import Connection, connected
+from fedserver.admin.showing import task_of
 from fedserver.admin.user import User
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Confirmed",
     "DryRun",
     "ProfileFolder",
+    "TaskId",
     "confirm",
     "console_of",
     "server_of",
@@ -34,6 +36,9 @@ ProfileFolder = Annotated[
         show_default=False,
         help="a folder of `fed ca issue`; by default FEDCORE_PROFILE, else ~/.config/fed",
     ),
+]
+TaskId = Annotated[
+    str, typer.Argument(metavar="TASK", help="its id: `fed task list`", callback=task_of)
 ]
 Confirmed = Annotated[bool, typer.Option("--yes", help="do it without asking")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would happen, and do nothing")]

@@ -11,7 +11,16 @@ from datetime import UTC, datetime
 from fedcore.console import plain
 from fedcore.errors import ArgumentError
 
-__all__ = ["digest_of", "hexadecimal", "identifier_of", "plain", "seconds", "size", "time"]
+__all__ = [
+    "digest_of",
+    "hexadecimal",
+    "identifier_of",
+    "plain",
+    "seconds",
+    "size",
+    "task_of",
+    "time",
+]
 
 _UNITS = ("kB", "MB", "GB", "TB")
 
@@ -62,6 +71,19 @@ def hexadecimal(value: bytes) -> str:
 def digest_of(text: str) -> bytes:
     """A SHA-256 in hexadecimal digits. Raises: ArgumentError."""
     return _bytes_of(text, 32, "digest of a model", "copy it from `fed model list`")
+
+
+def task_of(text: str) -> str:
+    """A task's id, as it is. Raises: ArgumentError if it is none, as an empty variable is."""
+    if re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,127}", text, re.ASCII) is None:
+        raise ArgumentError(
+            f"{plain(text)!r} is no id of a task",
+            why="that has 1 to 128 of a-z, 0-9, dot, dash and underscore"
+            if text
+            else "it is empty, as a variable or a file may be after a submission that failed",
+            fix="copy it from `fed task list`",
+        )
+    return text
 
 
 def identifier_of(text: str) -> bytes:

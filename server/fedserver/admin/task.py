@@ -20,6 +20,7 @@ from fedserver.admin.running import (
     Confirmed,
     DryRun,
     ProfileFolder,
+    TaskId,
     confirm,
     console_of,
     server_of,
@@ -30,8 +31,6 @@ from fedserver.commands.dispatch import dispatch, verbs
 __all__ = ["main"]
 
 app = verbs("Hand in a task, follow it, end it.")
-
-TaskId = Annotated[str, typer.Argument(metavar="TASK", help="its id: `fed task list`")]
 
 
 def main(argv: Sequence[str]) -> int:

@@ -38,10 +38,19 @@ def dispatch(app: typer.Typer, argv: Sequence[str], *, command: str) -> int:
             rest, prog_name=f"fed {command}", standalone_mode=False, obj=console
         )
     except TyperException as error:
-        message = error.format_message() if hasattr(error, "format_message") else str(error)
-        raise ArgumentError(
-            f"fed {command}: {message}",
-            why="the arguments cannot be understood",
-            fix=f"fed {command} --help says what it takes",
-        ) from None
+        raise _meaning(error, f"fed {command}") from None
     return int(code) if isinstance(code, int) else ExitCode.OK
+
+
+def _meaning(error: TyperException, command: str) -> ArgumentError:
+    """What typer complains of: of which verb, and what the option is for or how it is used."""
+    context = getattr(error, "ctx", None)
+    told = getattr(getattr(error, "param", None), "help", None)
+    if context is not None:
+        command = context.command_path
+        told = told or " ".join(context.get_usage().split())
+    return ArgumentError(
+        f"{command}: {error.format_message()}",
+        why=told or "the arguments cannot be understood",
+        fix=f"{command} --help says what it takes",
+    )

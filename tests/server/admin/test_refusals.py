@@ -130,6 +130,36 @@ async def test_wrong_arguments_end_with_4_and_a_remedy(fed: Any, words: list[str
     assert found.code == 4 and "Fix: " in found.err and found.out == ""
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["task", verb] for verb in ("show", "watch")),
+        ["task", "cancel", "--reason", "x", "--yes"],
+        *(["round", "list"], ["round", "show"], ["model", "list"]),
+        ["model", "export", "--out", "m.safetensors"],
+    ],
+    ids=" ".join,
+)
+async def test_an_empty_task_id_is_told_before_a_call_is_made(
+    fed: Any, canned: Any, words: list[str]
+) -> None:
+    found = await fed(*words[:2], "", *words[2:], profile=canned.profile())
+    assert found.code == 4 and "'' is no id of a task" in found.err, found.err
+    assert "Why: it is empty" in found.err and "fed task list" in found.err
+    assert canned.federation.calls == []
+
+
+async def test_an_option_that_is_missing_is_told_of_its_verb_and_with_what_it_is_for(
+    fed: Any,
+) -> None:
+    found = await fed("task", "cancel", "digits-1")
+    assert "fed task cancel: Missing option '--reason'" in found.err
+    assert "Why: for the log, and for those who take part" in found.err
+    assert "Fix: fed task cancel --help" in found.err
+    wrong = await fed("task", "show", "digits-1", "--colour")
+    assert "fed task show: " in wrong.err and "Why: Usage: fed task show [OPTIONS]" in wrong.err
+
+
 def test_the_commands_need_no_library_of_the_server() -> None:
     script = (
         "import sys\n"
