@@ -49,7 +49,10 @@ def list_(
 def export(
     context: typer.Context,
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="its digest, or a task for its newest model")
+        str,
+        typer.Argument(
+            metavar="MODEL", help="its digest, or a task for the newest model of its rounds"
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="the safetensors file to write")],
     profile: ProfileFolder = None,
@@ -125,12 +128,24 @@ def _named(server: Connection, text: str) -> bytes:
     request = admin_service_pb2.ListModelsRequest(task_id=showing.task_of(text))
     for model in server.ask(server.admin.ListModels, request).models:
         if model.head:
-            return model.digest
+            return _trained(text, model)
     raise NotFoundError(
         f"{showing.plain(text)} has no model",
         why="none was published yet",
         fix="`fed model list` shows those that there are",
     )
+
+
+def _trained(task_id: str, model: admin_service_pb2.ModelEntry) -> bytes:
+    """The digest of a model that a round made. Raises: NotFoundError for the one to begin with."""
+    if not model.parent:
+        raise NotFoundError(
+            f"no round of {task_id} has made a model yet",
+            why="its newest is the one to begin with, which no client has trained",
+            fix=f"`fed task watch {task_id}` follows its rounds; the first model is exported by"
+            f" its digest, {model.digest.hex()}",
+        )
+    return model.digest
 
 
 def _files(

@@ -245,6 +245,17 @@ async def test_a_download_goes_on_where_it_was(fed: Any, canned: Any, tmp_path: 
     assert list(Path.glob(tmp_path, ".*.part")) == []
 
 
+async def test_a_model_that_nobody_trained_is_exported_by_its_digest_alone(
+    fed: Any, canned: Any, tmp_path: Path
+) -> None:
+    out, profile = tmp_path / "m.safetensors", canned.profile("viewer")
+    refused = await fed("model", "export", "digits-1", "--out", out, profile=profile)
+    assert refused.code == 1 and not out.exists()
+    assert "no round of digits-1 has made a model yet" in refused.err and MODEL in refused.err
+    exported = await fed("model", "export", MODEL, "--out", out, profile=profile)
+    assert exported.code == 0 and out.exists()
+
+
 async def test_other_bytes_than_the_models_are_not_kept(
     fed: Any, canned: Any, tmp_path: Path
 ) -> None:
