@@ -99,6 +99,13 @@ def test_every_figure_is_within_a_tenth_of_the_one_that_was_measured(root: Path)
         assert rival.startswith(cells[6].split()[0])
 
 
+def test_systems_are_named_by_the_versions_that_were_measured(root: Path) -> None:
+    measured = set(
+        re.findall(r"Flower \d+\.\d+", (root / "benchmarks/README.md").read_text("utf-8"))
+    )
+    assert set(re.findall(r"Flower \d+\.\d+", (root / README).read_text("utf-8"))) == measured
+
+
 def test_every_file_and_link_it_names_exists(root: Path) -> None:
     readme = (root / README).read_text("utf-8")
     links = re.findall(r"\]\((?!https?:)([^)]+)\)", readme)
