@@ -13,6 +13,7 @@ import pytest
 
 from fedcore.checkpoint import load_checkpoint
 from fedcore.federated import Task
+from fedcore.privacy import Ledger, certificate
 from fedsim.scenario import Scenario
 from tests.docs.blocks import Block, blocks_of, typed
 from tests.docs.machine import Machine, served
@@ -66,6 +67,22 @@ def test_the_task_promises_what_is_said_and_is_the_one_that_is_simulated(tmp_pat
     assert Task.from_canonical(task.canonical) == task
     write_files(tmp_path, rounds=40)
     assert Scenario.from_toml(tmp_path / "scenario.toml").task.digest == task.digest
+
+
+def test_the_demo_s_certificate_states_what_is_said_and_against_whom(
+    root: Path, tmp_path: Path
+) -> None:
+    plan = Task.from_toml(root / "examples/federated_digits.toml").resolved().plan
+    assert plan is not None
+    with Ledger.create(tmp_path / "ledger", plan) as ledger:
+        for number in range(plan.rounds):
+            ledger.reserve(number)
+        stated = certificate(ledger)["adversaries"]
+    readme = (root / README).read_text("utf-8")
+    of_all, of_who_knows = map(float, re.findall(r"ε = ([\d.]+) against", readme))
+    assert [one["name"] for one in stated] == ["readers", "who knows participants", "the server"]
+    for one, said in zip(stated, (of_all, of_who_knows, of_all), strict=True):
+        assert said == pytest.approx(one["epsilon"], rel=2e-3)
 
 
 @pytest.mark.parametrize("kind", ["python", "toml"])
