@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
-from fedcore.errors import ParameterError, PlanError, TaskError
+from fedcore.errors import FedcoreError, ParameterError, PlanError, TaskError
 from fedcore.privacy import (
     Adaptive,
     Adjacency,
@@ -36,6 +40,9 @@ if TYPE_CHECKING:
     from fedcore.federated.task import Task
 
 __all__ = ["calibrated_plan", "expected_units", "plan_of", "require_plan", "session_parameters"]
+
+_WIDEST: Final = 64  # bits of a slot
+_LARGEST_EPSILON: Final = 1e6
 
 
 def session_parameters(terms: SecAggSpec, clients: int) -> Parameters:
@@ -83,8 +90,58 @@ def plan_of(task: Task, noise_multiplier: Fraction) -> PrivacyPlan:
 
 
 def calibrated_plan(task: Task) -> PrivacyPlan:
-    """The plan with the least noise that keeps the promise. Raises: PlanError, TaskError."""
-    return plan_of(task, Fraction(1)).calibrated()
+    """The plan with the least noise that keeps the promise.
+
+    Raises: TaskError; PlanError, with the nearest promise for whose noise there is room.
+    """
+    try:
+        return plan_of(task, Fraction(1)).calibrated()
+    except PlanError as error:
+        # No task names grid steps or bits of a compact slot: they follow from the noise.
+        if "grid_steps" in error.fix or "21 bits" in error.fix:
+            error.fix = " or ".join(_planned_by(task)) or "take another epsilon"
+        raise
+
+
+def _planned_by(task: Task) -> Iterator[str]:
+    """What to set, each alone, for the noise to find room. Every one was tried."""
+    promise = task.privacy
+    assert promise is not None
+    if promise.noise == "compact" and _is_planned(task, replace(promise, noise="shares")):
+        yield 'set privacy.noise = "shares"'
+    if promise.noise == "shares":
+        wide = replace(promise, slot_bits=_WIDEST)
+        epsilon = _nearest_epsilon(task, wide, promise.epsilon)
+        if epsilon is not None:
+            widths = range((promise.slot_bits or 32) + 1, _WIDEST + 1)
+            near = replace(promise, epsilon=epsilon)
+            fits = partial(_fits, task, near)
+            said = f" and privacy.epsilon = {epsilon:g}" if epsilon != promise.epsilon else ""
+            yield f"set privacy.slot_bits = {widths[bisect_left(widths, True, key=fits)]}{said}"
+    epsilon = _nearest_epsilon(task, promise, promise.epsilon)
+    if epsilon is not None:
+        yield f"set privacy.epsilon = {epsilon:g}"
+
+
+def _nearest_epsilon(task: Task, promise: PrivacySpec, wanted: float) -> float | None:
+    """That for whose noise there is room, within a factor of 1.25; more first, then less."""
+    tried = [wanted, *(wanted * 1.25**power for power in range(1, 200))]
+    tried += [wanted * 0.8**power for power in range(1, 50)]
+    for each in (float(f"{one:.3g}") for one in tried if one <= _LARGEST_EPSILON):
+        if _is_planned(task, replace(promise, epsilon=each)):
+            return each
+    return None
+
+
+def _fits(task: Task, promise: PrivacySpec, slot_bits: int) -> bool:
+    return _is_planned(task, replace(promise, slot_bits=slot_bits))
+
+
+def _is_planned(task: Task, promise: PrivacySpec) -> bool:
+    try:
+        return bool(plan_of(replace(task, privacy=promise), Fraction(1)).calibrated())
+    except FedcoreError:
+        return False
 
 
 def require_plan(task: Task, plan: PrivacyPlan) -> None:

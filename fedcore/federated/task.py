@@ -17,6 +17,7 @@ from fedcore.errors import TaskError
 from fedcore.federated.choices import AlgorithmSpec
 from fedcore.federated.models import sizes_of
 from fedcore.federated.privacy_terms import calibrated_plan, require_plan
+from fedcore.federated.refusal import refused
 from fedcore.federated.session import layout_of, policy_of, session_of
 from fedcore.federated.spec import (
     CohortSpec,
@@ -30,7 +31,7 @@ from fedcore.federated.spec import (
     TrainingSpec,
     UpdateSpec,
 )
-from fedcore.federated.task_checks import check, refused
+from fedcore.federated.task_checks import check
 from fedcore.federated.task_json import decode, encode, read_document
 from fedcore.privacy import PrivacyPlan
 from fedcore.rounds import RoundPolicy

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
-from fedcore.errors import TaskError
 from fedcore.federated.choices import LOSSES, METRICS, require_name
-from fedcore.federated.fields import LARGEST_COHORT, update_limit
+from fedcore.federated.cohort_checks import check_clients, check_cohort
+from fedcore.federated.fields import update_limit
 from fedcore.federated.layers import COUNTS
 from fedcore.federated.models import require_small
-from fedcore.federated.privacy_terms import session_parameters
-from fedcore.federated.spec import LARGEST_DIMENSION, ModelSpec, PrivacySpec, SecAggSpec, UpdateSpec
-from fedcore.privacy import Poisson, default_delta, rate_of
+from fedcore.federated.refusal import refused
+from fedcore.federated.spec import LARGEST_DIMENSION, ModelSpec, PrivacySpec, UpdateSpec
 from fedcore.settings import setting_error
 
 if TYPE_CHECKING:
     from fedcore.federated.task import Task
 
-__all__ = ["check", "refused"]
+__all__ = ["check"]
 
 _COARSEST = 2**10
 """Grid steps in an update's range that are too few to train with: a slot has room for more."""
@@ -27,10 +25,10 @@ _COARSEST = 2**10
 def check(task: Task) -> None:
     """Raises: TaskError for the first contradiction, with the dotted path as `where`."""
     _check_model(task)
+    if task.privacy is not None and task.privacy.unit == "record":
+        _check_gradients(task)
     _check_training(task)
-    _check_cohort(task)
-    if task.secure_aggregation is not None:
-        _check_session(task, task.secure_aggregation)
+    check_cohort(task)
     if task.privacy is not None:
         _check_privacy(task, task.privacy)
     elif task.plan is not None:
@@ -38,11 +36,6 @@ def check(task: Task) -> None:
     else:
         _check_update(task)
     _check_evaluation(task)
-
-
-def refused(path: str, what: str, why: str, fix: str) -> TaskError:
-    """The error of a task whose part `path` cannot be so."""
-    return TaskError(what, why=why, fix=fix, where=path)
 
 
 def _check_layers(model: ModelSpec) -> None:
@@ -94,6 +87,18 @@ def _check_model(task: Task) -> None:
         )
 
 
+def _check_gradients(task: Task) -> None:
+    """Before what else the algorithm would ask for."""
+    if task.algorithm.name != "fedsgd":
+        raise refused(
+            "algorithm.name",
+            f"{task.algorithm.name} with records as the unit",
+            "each record's gradient is clipped by itself, so a round is one noisy step, which the "
+            "server takes",
+            'take name = "fedsgd", or unit = "client"',
+        )
+
+
 def _check_training(task: Task) -> None:
     training, algorithm = task.training, task.algorithm.name
     local = training.program == "local"
@@ -141,15 +146,16 @@ def _check_training(task: Task) -> None:
 
 
 def _check_one_gradient(task: Task) -> None:
-    for name in ("epochs", "steps", "batch_size", "optimizer"):
-        if getattr(task.training, name) is not None:
-            raise refused(
-                f"training.{name}",
-                f"training.{name} under fedsgd",
-                "clients send one gradient, and the server takes the step, by algorithm.lr and "
-                "algorithm.momentum",
-                "leave it out, or take fedavg",
-            )
+    names = ("epochs", "steps", "batch_size", "optimizer")
+    given = [f"training.{name}" for name in names if getattr(task.training, name) is not None]
+    if given:
+        raise refused(
+            given[0],
+            f"{' and '.join(given)} under fedsgd",
+            "clients send one gradient, and the server takes the step, by algorithm.lr and "
+            "algorithm.momentum",
+            f"leave {'it' if len(given) == 1 else 'them'} out, or take fedavg",
+        )
 
 
 def _check_local_steps(task: Task) -> None:
@@ -162,49 +168,8 @@ def _check_local_steps(task: Task) -> None:
             "training",
             f"training without {', '.join(missing)}",
             f"{task.algorithm.name} trains on each device, for some epochs or steps",
-            f"set training.{missing[0]}",
+            f"set {' and '.join(f'training.{name}' for name in missing)}",
         )
-
-
-def _check_cohort(task: Task) -> None:
-    cohort = task.cohort
-    if cohort.minimum > cohort.goal:
-        raise refused(
-            "cohort.minimum",
-            f"minimum = {cohort.minimum} above goal = {cohort.goal}",
-            "a round ends once the goal is reached",
-            f"take minimum = {cohort.goal} or less",
-        )
-    if cohort.select > LARGEST_COHORT:
-        raise refused(
-            "cohort.overselection",
-            f"{cohort.select} clients in a round",
-            f"sums are exact up to {LARGEST_COHORT}",
-            f"take goal times overselection up to {LARGEST_COHORT}",
-        )
-
-
-def _check_session(task: Task, terms: SecAggSpec) -> None:
-    cohort = task.cohort
-    for name in ("gamma", "delta"):
-        if getattr(terms, name).denominator >= 2**32:
-            raise refused(
-                f"secure_aggregation.{name}",
-                f"{name} = {getattr(terms, name)}",
-                "a session's terms hold fractions of 32 bits",
-                "take fewer digits, like 0.15",
-            )
-    session_parameters(terms, cohort.minimum)
-    least = session_parameters(terms, cohort.select).minimum_survivors
-    for name in ("goal", "minimum"):
-        if getattr(cohort, name) < least:
-            raise refused(
-                f"cohort.{name}",
-                f"{name} = {getattr(cohort, name)} of {cohort.select} selected clients",
-                f"with delta = {terms.delta} secure aggregation opens no sum of fewer than {least}",
-                f"take {name} = {least} or more, a larger secure_aggregation.delta, or less "
-                f"overselection",
-            )
 
 
 def _check_privacy(task: Task, promise: PrivacySpec) -> None:
@@ -232,10 +197,8 @@ def _check_privacy(task: Task, promise: PrivacySpec) -> None:
     _check_options(promise)
     if promise.unit == "record":
         _check_records(task, promise)
-    elif promise.sampling_rate is not None:
-        _check_drawn_clients(task, promise)
     else:
-        _check_participations(task, promise)
+        check_clients(task, promise)
     if task.evaluation.every and task.evaluation.reported:
         raise refused(
             "evaluation.reported",
@@ -272,14 +235,6 @@ def _check_records(task: Task, promise: PrivacySpec) -> None:
             "devices draw their records by coins, and the ledger counts no single record",
             "set privacy.sampling_rate, like 0.1",
         )
-    if task.algorithm.name != "fedsgd":
-        raise refused(
-            "algorithm.name",
-            f"{task.algorithm.name} with records as the unit",
-            "each record's gradient is clipped by itself, so a round is one noisy step, which the "
-            "server takes",
-            'take name = "fedsgd", or unit = "client"',
-        )
     if promise.clipping != "flat":
         raise refused(
             "privacy.clipping",
@@ -300,62 +255,6 @@ def _check_records(task: Task, promise: PrivacySpec) -> None:
             "weights with records as the unit",
             "every record counts alike",
             "leave it out",
-        )
-
-
-def _check_drawn_clients(task: Task, promise: PrivacySpec) -> None:
-    """That nobody's place depends on another's coin: all who are drawn take part, or none know."""
-    assert promise.sampling_rate is not None
-    cohort, sampling = task.cohort, Poisson(rate_of(promise.sampling_rate))
-    if cohort.goal != cohort.select:
-        raise refused(
-            "cohort.overselection",
-            "overselection of clients that are drawn by coins",
-            "to drop those who come late lets one client decide about another, for which no "
-            "accountant knows the cost",
-            "take overselection = 1.0, and goal as the most that may be drawn",
-        )
-    delta = promise.delta or default_delta(promise.population)
-    chance = math.log(delta) - math.log(1024 * task.rounds.count) - promise.epsilon - 1
-    least, most = sampling.cohort(promise.population, chance)
-    if cohort.minimum >= least or cohort.goal <= most:
-        raise refused(
-            "cohort",
-            f"rounds of {cohort.minimum} … {cohort.goal} clients, drawn from {promise.population}",
-            f"but for a chance that is negligible beside delta, {least} … {most} are drawn; a "
-            f"round that fails or fills up tells of one client",
-            f"take minimum = {least - 1} or less and goal = {most + 1} or more"
-            if least > 1
-            else "take a larger sampling_rate or population, or leave sampling_rate out",
-        )
-
-
-def _check_participations(task: Task, promise: PrivacySpec) -> None:
-    """That so many clients may come often enough, were each of them there whenever it may be."""
-    count, minimum, people = task.rounds.count, task.cohort.minimum, promise.population
-    if people < minimum:
-        raise refused(
-            "privacy.population",
-            f"population = {people} for rounds of {minimum} clients or more",
-            "each client takes part once in a round",
-            f"set population = {minimum} or more, if there are so many, or a smaller minimum",
-        )
-    apart = promise.minimum_separation or 1
-    if min(apart, count) * minimum > people:
-        raise refused(
-            "privacy.minimum_separation",
-            f"minimum_separation = {apart} for {people} clients in rounds of {minimum} or more",
-            f"who took part comes again after {apart} rounds, and others are too few until then",
-            f"set minimum_separation = {people // minimum} or less",
-        )
-    most = promise.maximum_participations or count
-    if most * people < count * minimum:
-        raise refused(
-            "privacy.maximum_participations",
-            f"maximum_participations = {most} for {people} clients in {count} rounds",
-            f"each round needs {minimum} of them, and all together may come {most * people} times",
-            f"set maximum_participations = {math.ceil(count * minimum / people)} or more, better "
-            f"some more, or rounds.count = {most * people // minimum} or less",
         )
 
 

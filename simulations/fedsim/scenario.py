@@ -101,6 +101,12 @@ class Scenario:
         """How updates become a sum."""
         return Mode(self.head.mode)
 
+    @property
+    def draws_clients(self) -> bool:
+        """Whether privacy draws by coins who takes part in a round."""
+        promise = self.task.privacy
+        return promise is not None and promise.unit == "client" and bool(promise.sampling_rate)
+
     @cached_property
     def document(self) -> dict[str, Json]:
         """The tables beside the task's that results depend on, with every default.

@@ -15,8 +15,27 @@ __all__ = ["check"]
 
 def check(scenario: Scenario) -> None:
     """Raises: TaskError."""
-    for one in (_check_mode, _check_study, _check_clock, _check_model, _check_evaluation):
+    for one in (
+        _check_promise,
+        _check_mode,
+        _check_study,
+        _check_clock,
+        _check_model,
+        _check_evaluation,
+    ):
         one(scenario)
+
+
+def _check_promise(scenario: Scenario) -> None:
+    study = scenario.study.any or scenario.clock.schedule == "buffered"
+    if study and scenario.task.privacy is not None:
+        plain = "" if scenario.head.mode == "plain" else ', and set scenario.mode = "plain"'
+        raise _refused(
+            "privacy",
+            "a study of a task with privacy",
+            "what no server does is computed in floating sums, which keep no promise",
+            f"leave [privacy] out{plain}; or take an algorithm of tasks, without [study]",
+        )
 
 
 def _check_mode(scenario: Scenario) -> None:

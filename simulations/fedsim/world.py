@@ -62,6 +62,8 @@ class World:
 
     def _require_cohort(self, scenario: Scenario) -> None:
         select, clients = scenario.task.cohort.select, len(self.population)
+        if scenario.draws_clients:
+            return  # then it is the most that may be drawn, and not how many are
         if select > clients and scenario.clock.schedule == "synchronous":
             raise TaskError(
                 f"a round selects {select} of {clients} clients",

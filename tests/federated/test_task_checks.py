@@ -144,7 +144,7 @@ CONTRADICTIONS: list[tuple[str, dict[str, Any], str, str, str]] = [
         {"cohort": {"overselection": 2}},
         "cohort.goal",
         "goal = 14 of 28",
-        "goal = 24",
+        "overselection = 1",
     ),
     (
         "digits-plain",

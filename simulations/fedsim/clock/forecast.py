@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from math import ceil
 from typing import Final
 
@@ -19,6 +20,7 @@ from fedsim.devices import Devices, Profiles, Stage
 __all__ = ["Forecast", "forecast"]
 
 _SAMPLE: Final = 1000
+_LARGEST_FACTOR: Final = 10  # of overselection
 _OPEN: Final = (Stage.TRAINING, Stage.UPLOAD)
 _SECURE: Final = (Stage.KEYS, Stage.SHARES, *_OPEN)
 _ANSWERING: Final = (Stage.CONFIRMING, Stage.UNMASKING)
@@ -51,18 +53,19 @@ def forecast(terms: Terms, devices: Devices, work: Work) -> Forecast:
     fast = (trained <= terms.compute_ms) & (reported <= policy.durations[Phase.COLLECTING])
     kept = _kept(profiles, _SECURE if policy.secure else _OPEN)
     rate = float((fast * kept).mean())
-    needed = max(policy.minimum, _summed(terms))
+    needed = max(policy.minimum, _summed(terms, policy.select))
     found: list[str] = []
     if policy.select * rate < needed:
         found.append(
             f"{policy.select * rate:.1f} of {policy.select} clients are expected to report, and"
-            f" {needed} have to: most attempts will be given up; {_remedy(rate, needed, fast)}"
+            f" {needed} have to: most attempts will be given up; "
+            + _remedy(terms, len(devices), rate, fast)
         )
     elif policy.select * rate < policy.goal:
         found.append(
             f"{policy.select * rate:.1f} of {policy.select} clients are expected to report, and"
-            f" {policy.goal} are waited for: most rounds will last until their deadline; select"
-            f" {ceil(policy.goal / rate)}, or lower cohort.goal"
+            f" {policy.goal} are waited for: most rounds will last until their deadline;"
+            f" {_selecting(terms, len(devices), rate, policy.goal)}lower cohort.goal"
         )
     answers = float(_kept(profiles, _ANSWERING).mean()) if policy.secure else 1.0
     if policy.select * rate >= needed > policy.select * rate * answers:
@@ -94,19 +97,43 @@ def _kept(profiles: Profiles, stages: tuple[Stage, ...]) -> NDArray[np.float64]:
     return found
 
 
-def _summed(terms: Terms) -> int:
-    """The fewest reports of a whole cohort that its session sums; 0 without a session."""
+def _remedy(terms: Terms, clients: int, rate: float, fast: NDArray[np.bool_]) -> str:
+    """What would do, where such a share of those that are selected reports."""
+    easier = "lower dropout" if fast.all() else "lengthen deadlines.compute_s and upload_s"
+    minimum = terms.policy.minimum
+    return _selecting(terms, clients, rate, minimum) + _losing(terms, rate, minimum) + easier
+
+
+def _selecting(terms: Terms, clients: int, rate: float, wanted: int) -> str:
+    """How many to select for so many reports to be expected, and their sum to be opened."""
+    goal = terms.policy.goal
+    for select in range(terms.policy.select, _LARGEST_FACTOR * goal + 1):
+        if select * rate >= max(wanted, _summed(terms, select)):
+            more = f"simulate {select} clients and " if select > clients else ""
+            return f"{more}set cohort.overselection = {10**5 * select // goal / 10**5:g}, or "
+    return ""
+
+
+def _losing(terms: Terms, rate: float, wanted: int) -> str:
+    """Which delta opens the sum of as many reports as are expected."""
+    if terms.session is None:
+        return ""
+    select = terms.policy.select
+    for hundredths in range(ceil(100 * terms.session.delta) + 1, 50):
+        session = replace(terms.session, delta=Fraction(hundredths, 100))
+        if select * rate >= max(wanted, _summed(replace(terms, session=session), select)):
+            return f"set secure_aggregation.delta = {hundredths / 100:g}, or "
+    return ""
+
+
+def _summed(terms: Terms, select: int) -> int:
+    """The fewest reports of so many clients that their session sums; 0 without a session.
+
+    All and one more where there is no such session: the task's own checks tell of that.
+    """
     if terms.session is None:
         return 0
     try:
-        return terms.session.parameters(terms.policy.select).minimum_survivors
-    except FedcoreError:  # the task's own checks say so, with their remedy
-        return 0
-
-
-def _remedy(rate: float, needed: int, fast: NDArray[np.bool_]) -> str:
-    if not rate:
-        return "lengthen deadlines.compute_s and upload_s" if not fast.any() else "lower dropout"
-    slow = 1 - fast.mean()
-    longer = ", or lengthen the deadlines" if slow > 0 else ""
-    return f"select {ceil(needed / rate)}{longer}"
+        return terms.session.parameters(select).minimum_survivors
+    except FedcoreError:
+        return select + 1

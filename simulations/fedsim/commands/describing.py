@@ -8,8 +8,9 @@ from fedcore.console import Json
 from fedcore.errors import DatasetError
 from fedcore.privacy.commands.layout import rows
 from fedcore.privacy.statement import statement_of
-from fedsim.clock import Forecast, Terms, forecast
+from fedsim.clock import Forecast, forecast
 from fedsim.modes.foreseen import work_of
+from fedsim.modes.rounds import terms_of
 from fedsim.partition import Heterogeneity
 from fedsim.run.wording import size
 from fedsim.scenario import Scenario
@@ -180,4 +181,4 @@ def _forecast(scenario: Scenario, world: World) -> Forecast | None:
     """What to expect of a round; None where there are none."""
     if scenario.clock.schedule != "synchronous":
         return None
-    return forecast(Terms.of(scenario.task), world.devices, work_of(scenario, world))
+    return forecast(terms_of(scenario, world), world.devices, work_of(scenario, world))

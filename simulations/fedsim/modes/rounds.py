@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from fedcore.errors import RoundOverError
@@ -26,13 +27,23 @@ from fedsim.records import Mode
 from fedsim.scenario import Scenario
 from fedsim.world import World
 
-__all__ = ["TaskRounds", "all_failed", "given_up", "timelines_of"]
+__all__ = ["TaskRounds", "all_failed", "given_up", "terms_of", "timelines_of"]
+
+
+def terms_of(scenario: Scenario, world: World) -> Terms:
+    """What a round goes by; where privacy draws its clients, for as many as are expected."""
+    terms, promise = Terms.of(scenario.task), scenario.task.privacy
+    if promise is None or promise.sampling_rate is None or not scenario.draws_clients:
+        return terms
+    drawn = max(1, round(promise.sampling_rate * len(world.population)))
+    return replace(terms, policy=replace(terms.policy, select=drawn, goal=drawn, minimum=1))
 
 
 def timelines_of(scenario: Scenario, world: World) -> tuple[SynchronousClock, Work]:
     """The clock of a scenario's rounds, and what they ask of devices."""
-    terms = Terms.of(scenario.task)
-    clock = SynchronousClock(terms, world.devices, patience_ms=scenario.clock.patience_ms)
+    clock = SynchronousClock(
+        terms_of(scenario, world), world.devices, patience_ms=scenario.clock.patience_ms
+    )
     return clock, Work.of(scenario.task, world.population.sizes())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -41,7 +42,7 @@ def test_as_many_report_as_were_expected() -> None:
 @pytest.mark.parametrize(
     ("device", "says"),
     [
-        (Device(dropout={Stage.UPLOAD: 0.5}), "select 16"),
+        (Device(dropout={Stage.UPLOAD: 0.5}), "overselection = 1.6"),
         (Device(dropout={Stage.UPLOAD: 1.0}), "lower dropout"),
         (Device(compute=0.01), "lengthen deadlines.compute_s"),
         (Device(upload=1), "lengthen deadlines.compute_s"),
@@ -56,6 +57,15 @@ def test_a_minimum_beyond_what_is_expected_is_warned_of_with_what_would_do(
     assert "8 have to: most attempts will be given up" in warning and says in warning
 
 
+def test_who_would_be_selected_beyond_those_there_are_has_to_be_simulated() -> None:
+    rules, lossy = terms(goal=10, minimum=8), Device(dropout={Stage.TRAINING: 0.75})
+    (warning,) = forecast(rules, Hands([lossy] * 20), work(*[1] * 20)).warnings
+    assert "simulate 32 clients and set cohort.overselection = 3.2, or" in warning
+    wider = terms(goal=10, minimum=8, select=32)
+    found = forecast(wider, Hands([lossy] * 32), work(*[1] * 32))
+    assert found.reports >= found.needed
+
+
 def secure(device: Device) -> tuple[Terms, Hands]:
     rules = config(20, Profile.MALICIOUS, Fraction(1, 10))
     policy = terms(goal=20, minimum=2, secure=True, confirming=True, session=rules)
@@ -66,6 +76,16 @@ def test_what_a_session_needs_counts_as_well_as_the_tasks_minimum() -> None:
     found = forecast(*secure(Device(dropout={Stage.SHARES: 0.2})), work(*[1] * 20))
     assert found.needed == 18 and found.reports == pytest.approx(16)
     assert "18 have to" in found.warnings[0]
+
+
+def test_a_session_that_opens_what_is_expected_is_told_by_its_delta() -> None:
+    rules, devices = secure(Device(dropout={Stage.SHARES: 0.2}))
+    (warning,) = forecast(rules, devices, work(*[1] * 20)).warnings
+    assert "overselection" not in warning and "secure_aggregation.delta = 0.2, or" in warning
+    assert rules.session is not None
+    lossy = replace(rules, session=replace(rules.session, delta=Fraction(1, 5)))
+    assert not forecast(lossy, devices, work(*[1] * 20)).warnings[1:]
+    assert "most attempts" not in forecast(lossy, devices, work(*[1] * 20)).warnings[0]
 
 
 def test_those_who_are_lost_after_they_have_reported_are_warned_of() -> None:
