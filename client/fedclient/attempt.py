@@ -142,7 +142,7 @@ def _require_new(device: Device, assignment: OpenAssignment) -> None:
     """That this attempt was not worked on before: the owner's bounds count one update for each."""
     if device.state.charge(assignment).outcome:
         raise DevicePolicyError(
-            f"attempt {assignment.attempt} at round {assignment.round} is assigned again",
+            f"attempt {assignment.attempt} at round {assignment.round + 1} is assigned again",
             why="this device's part in it is over, and it gives no second update",
             fix="report it to the operator: a server assigns each attempt once",
         )
@@ -169,7 +169,10 @@ def _closed(device: Device, task: Task | None, ended: Ended) -> Summary:
     try:
         _report(device, assignment, ended, private=task is None or task.privacy is not None)
     except RefusedError as error:
-        device.tell(Progress(Stage.FINISHED, name, detail=f"the report was refused: {error.what}"))
+        detail = f"the report was refused: {error.what}"
+        device.tell(
+            Progress(Stage.FINISHED, name, assignment.round, assignment.attempt, detail=detail)
+        )
     device.aggregation.finish(assignment.sid, opened=ended.outcome is Outcome.COMPLETED)
     device.state.finish(assignment, ended.outcome, reason=ended.detail)
     summary = Summary(

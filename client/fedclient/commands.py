@@ -198,7 +198,7 @@ def _doctor(options: argparse.Namespace, console: Console) -> int:
 
 
 def _line_of(summary: Summary) -> str:
-    line = f"{summary.task} round {summary.round}: {summary.outcome}"
+    line = f"{summary.task} round {summary.round + 1}: {summary.outcome}"
     return f"{line}; {summary.warning}" if summary.warning else line
 
 

@@ -197,7 +197,7 @@ class Policy(Settings):
         limit = self.secure_aggregation.attempts
         attempts = sum(1 for other, _ in given if other == round)
         if attempts >= limit:
-            what = f"{attempts + 1} attempts at round {round}"
+            what = f"{attempts + 1} attempts at round {round + 1}"
             raise _refused("secure_aggregation.attempts", what, limit)
         if len({round, *(other for other, _ in given)}) > rounds:
             raise DevicePolicyError(

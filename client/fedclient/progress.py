@@ -47,9 +47,9 @@ class Energy:
 class Progress:
     """One step of a client's way; its text is one line, on which nothing acts that a server wrote.
 
-    `share`: of the stage that is done, 0 to 1.
+    `round` counts from 0, and in the text from 1. `share`: of the stage that is done, 0 to 1.
 
-    >>> print(Progress(Stage.TRAINING, task="digits", round=3, share=0.5))
+    >>> print(Progress(Stage.TRAINING, task="digits", round=2, share=0.5))
     digits round 3: training 50%
     """
 
@@ -61,7 +61,7 @@ class Progress:
     detail: str = ""
 
     def __str__(self) -> str:
-        place = f"{self.task} round {self.round}: " if self.task else ""
+        place = f"{self.task} round {self.round + 1}: " if self.task else ""
         attempt = f" (attempt {self.attempt})" if self.attempt > 1 else ""
         share = "" if self.share is None else f" {self.share:.0%}"
         detail = f": {self.detail}" if self.detail else ""
@@ -75,7 +75,7 @@ class Sparsely:
 
     >>> tell = Sparsely(print, now_s=lambda: 0.0)
     >>> for hundredth in range(21):
-    ...     tell(Progress(Stage.TRAINING, task="digits", round=3, share=hundredth / 100))
+    ...     tell(Progress(Stage.TRAINING, task="digits", round=2, share=hundredth / 100))
     digits round 3: training 0%
     digits round 3: training 10%
     digits round 3: training 20%

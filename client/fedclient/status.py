@@ -44,7 +44,7 @@ def status_of(folder: Path, *, policy: Policy | None = None) -> tuple[Json, str]
         f"{member['name']} of {member['server']}, certificate until {member['certificate_until']}"
     ]
     if working is not None:
-        attempt = f"{working.round}.{working.attempt}"
+        attempt = f"{working.round + 1}.{working.attempt}"
         lines.append(f"  works on {working.task_id} round {attempt}")
     lines += [_line_of(charge) for charge in charges]
     lines += _lines_of_privacy(costs, left)
@@ -94,7 +94,7 @@ def _line_of(charge: Charge) -> str:
     energy = "measured" if charge.energy.measured else "estimated"
     outcome = (charge.outcome or "open") + (f" ({charge.reason})" if charge.reason else "")
     line = (
-        f"  {charge.task} round {charge.round}.{charge.attempt}: {outcome}, "
+        f"  {charge.task} round {charge.round + 1}.{charge.attempt}: {outcome}, "
         f"up {charge.bytes_up:,} down {charge.bytes_down:,} bytes, {charge.seconds:.1f} s, "
         f"{charge.energy.joules:.0f} J {energy}"
     )

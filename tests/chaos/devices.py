@@ -135,7 +135,7 @@ def _uploaded(path: Path, name: str) -> list[Uploaded]:
         Uploaded(
             match["device"] or name,
             match["task"],
-            int(match["round"]),
+            int(match["round"]) - 1,  # people count from 1
             int(match["attempt"] or 1),
         )
         for match in _UPLOADED.finditer(path.read_text(errors="replace"))

@@ -95,7 +95,7 @@ class Link:
         self.deployment.admin.wait(task_id)
         check_models(self.deployment, task_id, task, self.data)
         said = self.device.log.with_suffix(".err")
-        until(lambda: f"{task.name} round 0: finished" in said.read_text(), "the device closes it")
+        until(lambda: f"{task.name} round 1: finished" in said.read_text(), "the device closes it")
 
     def charge(self, task_id: str) -> Charge:
         """What the one round of a task has cost the device, whose process is ended."""
@@ -155,7 +155,7 @@ def test_a_server_that_is_killed_while_it_sends_a_model_sends_little_again(link:
     task = large_task("server-killed-down")
     task_id = link.begin(task)
     program = link.run()
-    until(lambda: "server-killed-down round 0: downloading 3" in program.complaints, "it fetches")
+    until(lambda: "server-killed-down round 1: downloading 3" in program.complaints, "it fetches")
     link.deployment.start_again()
     link.finish(task_id, task)
     charge = link.charge(task_id)

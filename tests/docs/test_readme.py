@@ -42,7 +42,7 @@ def test_the_task_is_deployed_by_the_commands_as_they_stand(tmp_path: Path) -> N
     with Machine(tmp_path, variables) as machine:
         (block,) = consoles("fed ca init")
         shown = machine.run(typed(block).replace("7443", port))
-    assert "COMPLETED" in shown and "round 2/3" in shown, shown
+    assert "COMPLETED" in shown and "round 3/3" in shown, shown
     assert load_checkpoint(tmp_path / "model.safetensors", finite=True).arrays
     assert len(list(tmp_path.glob("writer-*"))) == 13
     accuracy = re.search(r"'accuracy': ([\d.]+)", shown)

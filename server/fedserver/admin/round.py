@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
 
 @app.command("list")
 def list_(context: typer.Context, task: TaskId, profile: ProfileFolder = None) -> None:
-    """Lists the attempts at a task's rounds, which count from 0."""
+    """Lists the attempts at a task's rounds, which count from 1, and from 0 in JSON."""
     with server_of(profile) as server:
         console_of(context).show_each(
             (
@@ -47,8 +47,8 @@ def list_(context: typer.Context, task: TaskId, profile: ProfileFolder = None) -
 def show(
     context: typer.Context,
     task: TaskId,
-    round: Annotated[int | None, typer.Argument(min=0, help="by default the newest")] = None,
-    attempt: Annotated[int | None, typer.Argument(min=0, help="by default the newest")] = None,
+    round: Annotated[int | None, typer.Argument(min=1, help="by default the newest")] = None,
+    attempt: Annotated[int | None, typer.Argument(min=1, help="by default the newest")] = None,
     profile: ProfileFolder = None,
 ) -> None:
     """Shows what a round waits for and from whom, its way so far, and who takes part."""
@@ -72,7 +72,8 @@ def _rounds(
         after = answer.last_event
 
 
-def _ref(server: Connection, task_id: str, round: int | None, attempt: int | None) -> RoundRef:
+def _ref(server: Connection, task_id: str, number: int | None, attempt: int | None) -> RoundRef:
+    round = None if number is None else number - 1
     if round is not None and attempt is not None:
         return RoundRef(task_id=task_id, round=round, attempt=attempt)
     found = [entry.round for _, entry in _rounds(server, task_id)]
@@ -80,7 +81,7 @@ def _ref(server: Connection, task_id: str, round: int | None, attempt: int | Non
     if not found:
         raise NotFoundError(
             f"{showing.plain(task_id)} has no such round",
-            why="none was begun yet" if round is None else f"round {round} was not begun yet",
+            why="none was begun yet" if round is None else f"round {number} was not begun yet",
             fix="`fed round list` shows those that there are",
         )
     return max(found, key=lambda ref: (ref.round, ref.attempt))
@@ -119,7 +120,7 @@ def _lines(found: admin_service_pb2.ShowRoundResponse) -> Iterator[str]:
     entry = found.round
     until = f", until {showing.time(entry.until_ms)}" if entry.until_ms else ""
     yield (
-        f"{entry.round.task_id} round {entry.round.round} attempt {entry.round.attempt}: "
+        f"{entry.round.task_id} round {entry.round.round + 1} attempt {entry.round.attempt}: "
         f"{entry.phase} since {showing.time(entry.since_ms)}{until}"
     )
     if entry.reason:

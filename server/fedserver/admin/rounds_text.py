@@ -33,17 +33,17 @@ _ACCURACY: Final = ("evaluation_accuracy", "accuracy")
 def line_of(
     entry: admin_service_pb2.RoundEntry, *, rounds: int, epsilon_budget: float = 0.0
 ) -> str:
-    """The line of a round, which counts from 0 as everywhere.
+    """The line of a round, which counts from 1 for people, and from 0 in `data_of`.
 
     >>> from fedcore.v1.common_pb2 import RoundRef
     >>> entry = admin_service_pb2.RoundEntry(
-    ...     round=RoundRef(task_id="digits", round=12, attempt=1), phase="SCRUBBED", selected=130,
+    ...     round=RoundRef(task_id="digits", round=11, attempt=1), phase="SCRUBBED", selected=130,
     ...     reported=118, lost={"COLLECTING": 11, "UNMASKING": 1}, metrics={"loss": 0.412},
     ...     epsilon=1.83, bytes_up=61_200_000, started_ms=1_000, since_ms=13_400)
     >>> print(line_of(entry, rounds=50, epsilon_budget=4))
     round 12/50  sel 130 ok 118 drop 12 (upload 11 unmask 1)  loss 0.412  eps 1.83/4.00  ...
     """
-    parts = [f"round {entry.round.round}/{rounds}"]
+    parts = [f"round {entry.round.round + 1}/{rounds}"]
     if entry.round.attempt > 1 or entry.phase not in _WITH_MODEL:
         parts.append(f"attempt {entry.round.attempt} {entry.phase}")
     lost = _lost(entry)

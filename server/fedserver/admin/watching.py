@@ -51,7 +51,7 @@ def follow(server: Connection, task_id: str, console: Console) -> admin_service_
                                 epsilon_budget=answer.task.epsilon_budget,
                             ),
                         )
-                    phase = f"round {which[0]} {entry.phase.lower()}"
+                    phase = f"round {which[0] + 1} {entry.phase.lower()}"
                     shown(answer.task, phase)
                 counts = dict(answer.refused)
                 if answer.waiting_for and counts != refused:

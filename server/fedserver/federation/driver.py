@@ -203,7 +203,7 @@ class TaskDriver:
         record = await self._resources.store.latest_attempt(self.hosted.task_id, round)
         assert record is not None
         count, account = record.ref.attempt, self.hosted.account
-        said = f"round {round} failed for good after {count} attempt{'s' if count > 1 else ''}"
+        said = f"round {round + 1} failed for good after {count} attempt{'s' if count > 1 else ''}"
         # What fails behind a release follows from what was released, and tells no more than that.
         hidden = (
             account is not None and account.draws_clients and account.ledger.receipt(round) is None

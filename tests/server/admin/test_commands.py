@@ -30,7 +30,7 @@ def orders(federation: Any, name: str) -> list[Any]:
     ("command", "arguments", "words", "key"),
     [
         ("task", ["list"], "digits-1  RUNNING    round 0/5  eps 1.50/3.00", "task_id"),
-        ("round", ["list", "digits-1"], "round 3/5  attempt 1 PENDING  sel 0 ok 0 drop 2", "round"),
+        ("round", ["list", "digits-1"], "round 4/5  attempt 1 PENDING  sel 0 ok 0 drop 2", "round"),
         ("model", ["list", "digits-1"], f"{MODEL}  round 0     5 B", "model"),
         ("token", ["clients"], "seen ", "client_id"),
     ],
@@ -53,12 +53,12 @@ async def test_a_round_tells_what_it_waits_for_and_from_whom(fed: Any, canned: A
     profile = canned.profile("viewer")
     text = await fed("round", "show", "digits-1", profile=profile)
     assert text.code == 0, text.err
-    assert "digits-1 round 3 attempt 1: PENDING since " in text.out
+    assert "digits-1 round 4 attempt 1: PENDING since " in text.out
     assert f"\nwaits for uploads\n  {(b'c' * 16).hex()}\n" in text.out
-    for place in ([], [3], [3, 1]):
+    for place in ([], [4], [4, 1]):
         shown = await fed("round", "show", "digits-1", *place, "--format", "json", profile=profile)
         assert shown.data["waiting_for"] == "waits for uploads" and shown.data["round"] == 3
-    for place in ([4], [3, 7]):
+    for place in ([5], [4, 7]):
         absent = await fed("round", "show", "digits-1", *place, profile=profile)
         assert absent.code == 1 and "FED-2106" in absent.err
 

@@ -29,7 +29,7 @@ async def test_a_task_is_handed_in_followed_and_its_models_exported(
     )
     assert ran.state.value == "COMPLETED" and watched.code == 0, watched.err
     lines = watched.out.splitlines()
-    assert [line[:9] for line in lines] == ["round 0/2", "round 1/2"]
+    assert [line[:9] for line in lines] == ["round 1/2", "round 2/2"]
     assert all("sel 5 ok 5 drop 0  loss " in line for line in lines), lines
     assert f"{task_id} COMPLETED" in watched.err
 
@@ -43,8 +43,8 @@ async def test_a_task_is_handed_in_followed_and_its_models_exported(
     newest = await fed("round", "show", task_id, "--format", "json", profile=profile)
     assert newest.data["round"] == 1 and len(newest.data["participants"]) == 5
     assert [step["to"] for step in newest.data["transitions"]][-2:] == ["COMPLETED", "SCRUBBED"]
-    first = await fed("round", "show", task_id, 0, profile=profile)
-    assert f"{task_id} round 0 attempt" in first.out and "RELEASING -> COMPLETED" in first.out
+    first = await fed("round", "show", task_id, 1, profile=profile)
+    assert f"{task_id} round 1 attempt" in first.out and "RELEASING -> COMPLETED" in first.out
 
     models = (await fed("model", "list", task_id, "--format", "json", profile=profile)).data
     assert len(models) == 3 and [one["newest"] for one in models] == [False, False, True]

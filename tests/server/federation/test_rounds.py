@@ -189,7 +189,7 @@ async def test_a_round_that_was_released_in_vain_says_why_and_what_it_has_cost(
         record = await world.run()
         assert record.state is TaskState.FAILED
         assert record.reason == (
-            "round 0 failed for good after 1 attempt: "
+            "round 1 failed for good after 1 attempt: "
             "FED-1301 the model is not finite after round 0"
         )
         assert world.federation is not None
@@ -206,7 +206,7 @@ async def test_what_failed_for_good_keeps_the_count_of_a_secret_sample(tmp_path:
         record = await world.run()
         assert record.state is TaskState.FAILED
         assert record.reason == (
-            "round 0 failed for good after 3 attempts: `fed round list` says how"
+            "round 1 failed for good after 3 attempts: `fed round list` says how"
         )
         found = (await world.store.rounds(record.task_id, after_event=0, limit=9)).rounds
         assert world.federation is not None
