@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from fedcore import nn, optim
 from fedcore.data import load_mnist
+from fedcore.errors import DataFormatError
 from fedcore.tensor import blas
 from fedcore.training import accuracy, evaluate, fit
 
@@ -46,4 +48,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="where train-images-idx3-ubyte.gz and so on lie")
     blas.prepare()
-    print(f"test accuracy {train(parser.parse_args().folder):.2%}")
+    try:
+        print(f"test accuracy {train(parser.parse_args().folder):.2%}")
+    except DataFormatError as error:
+        sys.exit(
+            f"{error}\n  Or: get the four files of MNIST, from Yann LeCun's site or a mirror of it"
+        )

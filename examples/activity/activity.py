@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcore.errors import FedcoreError
+from fedcore.errors import DataFormatError, FedcoreError
 from fedcore.federated.flat import FlatModel
 from fedcore.federated.reference import train_in_process
 from fedcore.training import accuracy, evaluate
@@ -64,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings["rounds.count"] = options.rounds
     try:
         table = compare(settings)
+    except DataFormatError as error:
+        print(f"{error}\n  Or: pass --data FOLDER, where they lie already", file=sys.stderr)
+        return 1
     except FedcoreError as error:
         print(error, file=sys.stderr)
         return 1

@@ -37,7 +37,11 @@ def found(data: Path | None, settings: Mapping[str, int]) -> tuple[Scenario, Wor
     except DataFormatError as error:
         if data is not None:
             raise
-        print(f"{error}\nGoes on with scikit-learn's digits\n", file=sys.stderr)
+        print(
+            f"{error}\n  Or: pass --data FOLDER, where they lie already\n"
+            "Goes on with scikit-learn's digits\n",
+            file=sys.stderr,
+        )
         scenario = scenario_with(DIGITS, settings)
         return scenario, World.of(scenario)
 
@@ -82,6 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = {} if options.rounds is None else {"rounds.count": options.rounds}
     try:
         table = compare(*found(options.data, settings))
+    except DataFormatError as error:
+        print(f"{error}\n  Or: pass --data FOLDER, where they lie already", file=sys.stderr)
+        return 1
     except FedcoreError as error:
         print(error, file=sys.stderr)
         return 1

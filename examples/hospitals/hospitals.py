@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcore import nn
-from fedcore.errors import FedcoreError
+from fedcore.errors import DataFormatError, FedcoreError
 from fedcore.federated.flat import FlatModel
 from fedcore.federated.reference import train_in_process
 from fedcore.training import accuracy, evaluate
@@ -92,6 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         table = compare(data=options.data, rounds=options.rounds, splits=options.splits)
+    except DataFormatError as error:
+        print(f"{error}\n  Or: pass --data FOLDER, where they lie already", file=sys.stderr)
+        return 1
     except FedcoreError as error:
         print(error, file=sys.stderr)
         return 1

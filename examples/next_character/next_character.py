@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcore.data import Dataset
-from fedcore.errors import FedcoreError
+from fedcore.errors import DataFormatError, FedcoreError
 from fedcore.federated.flat import FlatModel
 from fedcore.federated.reference import train_in_process
 from fedcore.training import accuracy, evaluate, predict
@@ -73,6 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             train_in_process(scenario.task, {one.name: one.dataset})[-1]
             for one in (world.population[place] for place in middling)
         ]
+    except DataFormatError as error:
+        print(f"{error}\n  Or: pass --data FOLDER, where they lie already", file=sys.stderr)
+        return 1
     except FedcoreError as error:
         print(error, file=sys.stderr)
         return 1

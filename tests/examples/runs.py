@@ -6,6 +6,7 @@ import importlib.util
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from typing import NamedTuple
 
 from tests.conftest import ROOT
 
-__all__ = ["EXAMPLES", "Command", "Ran", "commands", "labels", "module", "run", "table"]
+__all__ = ["EXAMPLES", "Command", "Ran", "commands", "labels", "lay_out", "module", "run", "table"]
 
 EXAMPLES = ROOT / "examples"
 _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -47,10 +48,13 @@ def commands(name: str) -> list[Command]:
     return found
 
 
-def run(words: Sequence[str], folder: Path) -> Ran:
-    """Runs what a README names, in a folder beside which the examples seem to lie."""
-    if not (folder / "examples").exists():
-        (folder / "examples").symlink_to(EXAMPLES)
+def run(words: Sequence[str], folder: Path, *, data: Path | None = None) -> Ran:
+    """Runs what a README names, in a folder beside which the examples seem to lie.
+
+    `data`: what the example that is named has as its folder `data`; without it there is none.
+    """
+    (named,) = {Path(word).parts[1] for word in words if word.startswith("examples/")}
+    lay_out(folder / "examples", named, data)
     fed = ["-c", "import sys; from fedcore.cli import main; sys.exit(main())"]
     typed = list(words[1:]) if words[0] == "python" else [*fed, *words[1:]]
     found = subprocess.run(
@@ -61,6 +65,15 @@ def run(words: Sequence[str], folder: Path) -> Ran:
         text=True,
     )
     return Ran(found.stdout, found.stderr, found.returncode)
+
+
+def lay_out(examples: Path, named: str, data: Path | None = None) -> None:
+    """A copy of one example, with these data."""
+    if not (examples / named).exists():
+        hidden = shutil.ignore_patterns("data", "__pycache__")
+        shutil.copytree(EXAMPLES / named, examples / named, ignore=hidden)
+        if data is not None:
+            (examples / named / "data").symlink_to(data)
 
 
 def table(text: str) -> list[tuple[str, list[float]]]:

@@ -15,7 +15,11 @@ def test_privacy_costs_a_few_points_and_spends_no_more_than_it_promised(
     tmp_path: Path, shared_data: Path
 ) -> None:
     compared, *_ = commands("census")
-    found = run([*compared.words, "--rounds", "20", "--epsilon", "1.0"], tmp_path)
+    found = run(
+        [*compared.words, "--rounds", "20", "--epsilon", "1.0"],
+        tmp_path,
+        data=shared_data / "adult",
+    )
     assert found.code == 0, found.err
     rows = table(found.out)
     private, public, alone, always = (numbers for _, numbers in rows)
@@ -30,5 +34,5 @@ def test_its_scenarios_are_simulated_by_the_commands(tmp_path: Path, shared_data
     _, *simulated = commands("census")
     assert len(simulated) == 2
     for command in simulated:
-        found = run([*command.words, "--rounds", "2"], tmp_path)
+        found = run([*command.words, "--rounds", "2"], tmp_path, data=shared_data / "adult")
         assert found.code == 0 and "accuracy" in found.out, found.err

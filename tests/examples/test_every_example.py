@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fedsim.scenario import Scenario
-from tests.examples.runs import EXAMPLES, commands, module
+from tests.examples.runs import EXAMPLES, commands, lay_out, module
 
 NAMES = sorted(path.parent.name for path in EXAMPLES.glob("*/README.md"))
 SIMULATED = [name for name in NAMES if (EXAMPLES / name / f"{name}.py").exists()]
@@ -54,3 +54,25 @@ def test_an_example_without_its_data_says_what_to_get(
     said = capsys.readouterr()
     assert said.out == "" and said.err.startswith("FED-1201") and str(tmp_path) in said.err
     assert "Fix: get " in said.err and "nothing is downloaded" in said.err
+
+
+@pytest.mark.parametrize("name", [name for name in SIMULATED if name != "handwriting"])
+def test_an_example_for_which_no_data_were_got_says_where_it_looks_for_them(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lay_out(tmp_path / "examples", name)
+    script = module(tmp_path / "examples" / name / f"{name}.py")
+    assert script.main([]) == 1
+    said = capsys.readouterr().err
+    assert str(tmp_path / "examples" / name / "data") in said and "--data FOLDER" in said
+    readme = (EXAMPLES / name / "README.md").read_text("utf-8")
+    assert f"`examples/{name}/data`" in readme and "--set population.source.path=FOLDER" in readme
+
+
+def test_the_index_says_which_examples_run_at_once() -> None:
+    """Those that do not fail in the test above; their own tests run them."""
+    rows = [
+        line for line in (EXAMPLES / "README.md").read_text("utf-8").splitlines() if "](" in line
+    ]
+    named = {line.split("](")[1].split(")")[0].split("/")[0] for line in rows if "at once" in line}
+    assert named == {"federated_digits.py", "handwriting", "pytorch"}

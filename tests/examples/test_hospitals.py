@@ -15,7 +15,7 @@ def test_the_hospital_that_averaging_serves_badly_gains_by_a_model_of_its_own(
     tmp_path: Path, shared_data: Path
 ) -> None:
     compared, *_ = commands("hospitals")
-    found = run([*compared.words, "--splits", "2"], tmp_path)
+    found = run([*compared.words, "--splits", "2"], tmp_path, data=shared_data / "heart_disease")
     assert found.code == 0, found.err
     assert labels(found.out) == labels(compared.shown)
     rows = table(found.out)
@@ -33,5 +33,5 @@ def test_the_hospital_that_averaging_serves_badly_gains_by_a_model_of_its_own(
 
 def test_its_scenario_is_simulated_by_the_command(tmp_path: Path, shared_data: Path) -> None:
     _, simulated = commands("hospitals")
-    found = run([*simulated.words, "--rounds", "2"], tmp_path)
+    found = run([*simulated.words, "--rounds", "2"], tmp_path, data=shared_data / "heart_disease")
     assert found.code == 0 and "accuracy" in found.out, found.err
