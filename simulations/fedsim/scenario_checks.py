@@ -107,6 +107,15 @@ def _check_clock(scenario: Scenario) -> None:
             "fedbuff takes updates as they come, and nothing else does",
             'set schedule = "buffered" and algorithm.name = "fedbuff", or neither',
         )
+    for name in ("robust", "compression"):
+        if buffered and getattr(scenario.study, name) is not None:
+            raise _refused(
+                f"study.{name}",
+                f"study.{name} with a buffered schedule",
+                "a step takes updates of several models as they come, each by its age, and neither"
+                " compares nor unpacks them as those of one round",
+                f'leave study.{name} out, or take another algorithm with schedule = "synchronous"',
+            )
     if buffered and algorithm is None:
         raise _refused(
             "clock.schedule",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from fedsim.clock import Terms, Work, require_reports
+from fedsim.clock import BufferedClock, Terms, Work, require_reports
 from fedsim.modes.participations import require_participations
 from fedsim.modes.rounds import timelines_of
-from fedsim.modes.studies import study_work
+from fedsim.modes.studies import rule_of, study_work
 from fedsim.scenario import Scenario
 from fedsim.world import World
 
@@ -20,7 +20,13 @@ def work_of(scenario: Scenario, world: World) -> Work:
 
 
 def require_possible(scenario: Scenario, world: World) -> None:
-    """Raises: TaskError where it is certain that no round of a scenario comes to its end."""
+    """Raises: TaskError where it is certain that no round of a scenario comes to its end.
+
+    All that a run would refuse before its first round is refused here.
+    """
+    if scenario.clock.schedule == "buffered":
+        BufferedClock(scenario.clock, Terms.of(scenario.task), world.devices)
+    rule_of(scenario.study, scenario.task.cohort.minimum)
     # Of those that a plan of privacy draws whoever comes is enough, and of a buffered schedule one
     # client may make all updates.
     one = scenario.task.plan is not None or scenario.clock.schedule == "buffered"

@@ -27,7 +27,7 @@ from fedsim.scenario import Scenario
 from fedsim.scenario_spec import StudySpec
 from fedsim.world import World
 
-__all__ = ["Server", "StudyRounds", "mean_of_rows", "study_plan", "study_work"]
+__all__ = ["Server", "StudyRounds", "mean_of_rows", "rule_of", "study_plan", "study_work"]
 
 _MEASURED: Final = 3  # examples that are measured while one is trained on
 
@@ -124,7 +124,7 @@ class StudyRounds:
         assert engine.plan.study is not None
         self._study = Study(engine.plan.study, scenario.task)
         self._server = Server(scenario, self._study, population=len(world.population))
-        self._rule = _rule_of(scenario.study, scenario.task.cohort.minimum)
+        self._rule = rule_of(scenario.study, scenario.task.cohort.minimum)
         clock, _ = timelines_of(scenario, world)
         self._ahead = Ahead(clock, study_work(scenario, world), engine)
 
@@ -187,8 +187,11 @@ def mean_of_rows(rows: Vector, weights: Sequence[float]) -> Vector:
     return total / np.float32(len(rows))
 
 
-def _rule_of(study: StudySpec, minimum: int) -> Rule | Grouped | None:
-    """The robust rule, which has to hold for the smallest round that there may be."""
+def rule_of(study: StudySpec, minimum: int) -> Rule | Grouped | None:
+    """The robust rule, which has to hold for the smallest round that there may be.
+
+    Raises: TaskError where it does not.
+    """
     if study.robust is None:
         return None
     rule = study.robust.make()

@@ -110,6 +110,13 @@ def test_a_dry_run_trains_and_writes_nothing(fed: Fed, file: Path) -> None:
     assert not Path("runs").exists()
 
 
+def test_what_a_run_refuses_a_dry_run_does_and_no_folder_is_made(fed: Fed, file: Path) -> None:
+    more = 'study = { robust = { name = "krum", f = 4 } }'
+    file.write_text(scenario_of(mode="plain", more=more).text)
+    assert fed("run", file, "--dry-run")[0] == fed("run", file, "--folder", "a")[0] == 4
+    assert not Path("a").exists()
+
+
 def test_a_mode_without_privacy_says_so_everywhere(fed: Fed, file: Path) -> None:
     file.write_text(scenario_of(mode="plain", rounds=1).text)
     _, out, err = fed("run", file)
