@@ -37,6 +37,7 @@ from fedcore.settings import (
 __all__ = [
     "LOSSES",
     "METRICS",
+    "NEEDS_EACH_UPDATE",
     "AlgorithmSpec",
     "Choice",
     "LayerSpec",
@@ -241,7 +242,15 @@ class _FedSGD(Settings):
     momentum: Annotated[float, Bounds(least=0, below=1)] = 0.0
 
 
-_NO_SUMS = ("bulyan", "geometric_median", "krum", "median", "multi_krum", "trimmed_mean")
+NEEDS_EACH_UPDATE: Final = (
+    "bulyan",
+    "geometric_median",
+    "krum",
+    "median",
+    "multi_krum",
+    "trimmed_mean",
+)
+"""Names of rules that are none of a task, since they have no sum."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,7 +272,7 @@ class AlgorithmSpec(Choice):
 
     @classmethod
     def _complete(cls, name: str, options: Mapping[str, Any], path: str) -> Options:
-        if name in _NO_SUMS:
+        if name in NEEDS_EACH_UPDATE:
             raise TaskError(
                 f"algorithm {name!r} has to see each client's update",
                 why="clients send integers of which nothing but the sum is learned",

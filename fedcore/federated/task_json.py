@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from fedcore.errors import FedcoreError, TaskError
-from fedcore.federated.choices import AlgorithmSpec
+from fedcore.federated.choices import AlgorithmSpec, require_name
 from fedcore.federated.spec import (
     CohortSpec,
     DataSpec,
@@ -62,6 +62,7 @@ _TABLES: Final[Mapping[str, type[Settings]]] = {
 }
 _NEEDED: Final = ("task", "model", "data", "training", "algorithm", "rounds", "cohort")
 _OFF: Final = {"profile": "off"}
+_PROFILES: Final = ("malicious", "semi_honest", "off")
 
 
 def read_document(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,11 +82,28 @@ def read_document(values: Mapping[str, Any]) -> dict[str, Any]:
     for key, schema in _TABLES.items():
         if key not in values:
             continue
-        if key == "secure_aggregation" and values[key] == _OFF:
+        if key == "secure_aggregation" and _is_off(values[key]):
             found[key] = None
         else:
             found[key] = _read_table(values, key, schema)
     return found
+
+
+def _is_off(table: object) -> bool:
+    """Whether [secure_aggregation] says that there is none. Raises: TaskError."""
+    profile = table.get("profile") if isinstance(table, Mapping) else None
+    if not isinstance(table, Mapping) or not isinstance(profile, str):
+        return False
+    require_name("secure_aggregation.profile", profile, dict.fromkeys(_PROFILES))
+    if table == _OFF or profile != "off":
+        return profile == "off"
+    beside = ", ".join(str(name) for name in table if name != "profile")
+    raise TaskError(
+        f'{beside} beside secure_aggregation.profile = "off"',
+        why="without secure aggregation they say nothing",
+        fix=f"leave {beside} out, or take another profile",
+        where="secure_aggregation",
+    )
 
 
 def encode(task: Task) -> bytes:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, Final, Self
 
 from fedcore.console import Json
 from fedcore.errors import TaskError
-from fedcore.federated.choices import AlgorithmSpec
+from fedcore.federated.choices import NEEDS_EACH_UPDATE, AlgorithmSpec, require_name
 from fedcore.federated.task import Task
 from fedcore.settings import Settings, read_settings, write_settings
 from fedcore.toml import located, parse, text_of
@@ -93,7 +94,10 @@ class Scenario:
             if algorithm is not None:
                 study = found.get("study", StudySpec())
                 found["study"] = replace(study, algorithm=algorithm)
-            task = _task_of(values, base, found["head"])
+            if values and "secure_aggregation" not in values and _is_study(found):
+                values["secure_aggregation"] = {"profile": "off"}
+            with _summed_in(found["head"]):
+                task = _task_of(values, base, found["head"])
             return cls(task=task.resolved(), base=base, text=text, **found)
 
     @property
@@ -139,10 +143,32 @@ def _without_study(
     """The task's tables with an algorithm that a server knows, and the study's if it is another."""
     table = values.get("algorithm")
     name = table.get("name") if isinstance(table, Mapping) else None
-    if not isinstance(name, str) or name in AlgorithmSpec.known or name not in ALGORITHMS:
+    if not isinstance(name, str) or name in AlgorithmSpec.known or name in NEEDS_EACH_UPDATE:
         return values, None
+    require_name("algorithm.name", name, dict.fromkeys(sorted({*AlgorithmSpec.known, *ALGORITHMS})))
     assert isinstance(table, Mapping)
     return {**values, "algorithm": {"name": "fedavg"}}, AlgorithmChoice.read(table, "algorithm")
+
+
+def _is_study(found: Mapping[str, Any]) -> bool:
+    """Whether tables ask for what no server does, whose task no server will hold."""
+    study, clock = found.get("study", StudySpec()), found.get("clock", ClockSpec())
+    return bool(found["head"].mode == "plain" and (study.any or clock.schedule == "buffered"))
+
+
+@contextmanager
+def _summed_in(head: ScenarioHead) -> Iterator[None]:
+    """Adds to what a task's terms of secure aggregation make impossible that they may go."""
+    try:
+        yield
+    except TaskError as error:
+        of_sums = error.where.startswith(("cohort.", "secure_aggregation"))
+        if of_sums and head.mode == "plain" and "secure" in f"{error.what} {error.why}":
+            error.fix += (
+                ', or let [secure_aggregation] hold profile = "off" alone: in the mode plain its'
+                " deadlines and thresholds are all there is of it"
+            )
+        raise
 
 
 def _task_of(values: Mapping[str, Any], base: Path, head: ScenarioHead) -> Task:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from fedcore.errors import TaskError
 from fedsim import simulate
 from fedsim.commands.describing import Description
+from fedsim.scenario import Scenario
 from fedsim.world import World
 from tests.sim.run.test_simulation import WHOEVER_COMES
 from tests.sim.scenarios import scenario_of
@@ -45,3 +48,45 @@ def test_as_many_reports_are_expected_as_coins_draw() -> None:
     scenario = scenario_of(privacy=DRAWN, goal=13, minimum=11)
     expected = Description(scenario, World.of(scenario)).data["forecast"]
     assert isinstance(expected, dict) and expected["reports"] == 12
+
+
+STUDIES = {
+    "algorithm": {"algorithm": 'name = "scaffold"'},
+    "robust": {"more": 'study = { robust = { name = "median" } }'},
+    "buffered": {"algorithm": 'name = "fedbuff"', "more": BUFFERED},
+}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_needs_no_terms_of_secure_aggregation(name: str) -> None:
+    """Which the default profile would refuse of so small a minimum; and which no server asks."""
+    text = scenario_of(**STUDIES[name], mode="plain").text
+    (line,) = re.findall(r"secure_aggregation = .*\n", text)
+    assert Scenario.from_toml(text.replace(line, "")).digest == Scenario.from_toml(text).digest
+
+
+def test_the_mode_plain_names_what_its_sums_do_not_need() -> None:
+    text = scenario_of(mode="plain").text
+    masked = text.replace('profile = "off"', 'profile = "malicious"')
+    with pytest.raises(TaskError) as caught:
+        Scenario.from_toml(masked)
+    assert 'profile = "off" alone' in caught.value.fix
+    with pytest.raises(TaskError) as caught:
+        Scenario.from_toml(masked.replace('"plain"', '"fast"'))
+    assert "off" not in caught.value.fix
+
+
+def test_no_profile_is_told_of_that_a_mode_does_not_use() -> None:
+    text = scenario_of(mode="plain", minimum=6).text
+    scenario = Scenario.from_toml(text.replace('profile = "off"', 'profile = "malicious"'))
+    words = " ".join(Description(scenario, World.of(scenario)).words.split())
+    assert "fedavg, no secure aggregation" in words and "malicious" not in words
+
+
+@pytest.mark.parametrize("misspelt", ["scafold", "fedporx", "fedbuf"])
+def test_algorithms_of_studies_are_known_by_their_near_names_too(misspelt: str) -> None:
+    with pytest.raises(TaskError) as caught:
+        scenario_of(algorithm=f'name = "{misspelt}"', mode="plain")
+    near = {"scafold": "scaffold", "fedporx": "fedprox", "fedbuf": "fedbuff"}[misspelt]
+    assert f"did you mean {near!r}?" in caught.value.fix
+    assert "fedsgd" in caught.value.why and "scaffold" in caught.value.why

@@ -12,6 +12,7 @@ from fedsim.clock import Forecast, forecast
 from fedsim.modes.foreseen import work_of
 from fedsim.modes.rounds import terms_of
 from fedsim.partition import Heterogeneity
+from fedsim.records import Mode
 from fedsim.run.wording import size
 from fedsim.scenario import Scenario
 from fedsim.world import World
@@ -94,7 +95,7 @@ class Description:
             said.append(f"robust rule {study.robust.name}")
         if study.compression is not None:
             said.append(f"compression {study.compression.name}")
-        secure = task.secure_aggregation
+        secure = None if self._scenario.mode is Mode.PLAIN else task.secure_aggregation
         said.append("no secure aggregation" if secure is None else f"{secure.profile} aggregation")
         return ", ".join(said)
 
