@@ -155,7 +155,7 @@ def test_every_command_runs_in_the_order_in_which_they_stand(
         line = world.words_of([own.get(word, word) for word in words[1:]])
         if name == "server start":
             world.machine.run(f"fed {shlex.join(line)} > server.log 2>&1 &\necho $! > server.pid")
-            world.machine.run("until fed server status --config server.toml; do sleep 0.2; done")
+            world.machine.run("fed server status --config server.toml --wait 60s")
         elif name == "client join":
             for folder in DEVICES:
                 world.machine.run(f"fed {shlex.join(line)} --directory {folder} < invitation")

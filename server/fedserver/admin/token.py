@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Final
@@ -23,10 +22,10 @@ from fedserver.admin.running import (
     server_of,
 )
 from fedserver.commands.dispatch import dispatch, verbs
+from fedserver.durations import seconds_of
 
-__all__ = ["lifetime_s", "main"]
+__all__ = ["main"]
 
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _PAGE: Final = 1000
 
 app = verbs("Let devices in, see who came, and send one away.")
@@ -49,7 +48,7 @@ def create(
     profile: ProfileFolder = None,
 ) -> None:
     """Makes a join string, for `fed client join`. It is shown once."""
-    life_s = lifetime_s(lifetime)
+    life_s = seconds_of(lifetime, "lifetime")
     attributes = dict(_pair(text) for text in attribute or [])
     with server_of(profile) as server:
         payload = admin_service_pb2.TokenGrant(
@@ -102,22 +101,6 @@ def revoke(
         )
         server.order(server.admin.RevokeClient, request)
     console.show({"revoked": client}, f"revoked {client}")
-
-
-def lifetime_s(text: str) -> int:
-    """A lifetime in seconds. Raises: ArgumentError.
-
-    >>> lifetime_s("24h")
-    86400
-    """
-    found = re.fullmatch(r"([1-9][0-9]{0,8})([smhd])", text, re.ASCII)
-    if found is None:
-        raise ArgumentError(
-            f"{showing.plain(text)!r} is no lifetime",
-            why="it is a whole number and a unit: s, m, h or d",
-            fix="write it like 24h",
-        )
-    return int(found[1]) * _UNITS[found[2]]
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -20,12 +21,14 @@ from fedcore.failpoints import arm
 from fedserver import logs
 from fedserver.commands.dispatch import dispatch, verbs
 from fedserver.config import Config, load
+from fedserver.durations import seconds_of
 from fedserver.freed import one_heap
 from fedserver.grpc_settings import set_grpc
 
 __all__ = ["main"]
 
 _ANSWER_S = 5.0
+_PAUSE_S = 0.2
 
 app = verbs("Start a server and look after it.")
 
@@ -61,18 +64,16 @@ def start(
 
 
 @app.command()
-def status(context: typer.Context, config: Settings = None) -> int:
+def status(
+    context: typer.Context,
+    config: Settings = None,
+    wait: Annotated[
+        str | None, typer.Option("--wait", help="until it takes work, for so long at most: 30s")
+    ] = None,
+) -> int:
     """Asks the server on this machine whether it is alive and takes work."""
-    settings = load(config)
-    url = _ops_url(settings)
-    try:
-        found = _asked(f"{url}/readyz")
-    except (OSError, HTTPException, ValueError) as error:
-        raise UnreachableError(
-            "no server answers on this machine",
-            why=f"{url}: {getattr(error, 'reason', error)}",
-            fix="start it with `fed server start`, or name its settings with --config",
-        ) from None
+    patience_s = 0 if wait is None else seconds_of(wait, "length of time")
+    found = _readiness(_ops_url(load(config)), patience_s=patience_s)
     reasons = [str(reason) for reason in cast("list[object]", found["reasons"])]
     text = "ready" if found["ready"] else f"not ready: {'; '.join(reasons)}"
     _console(context).show(
@@ -153,6 +154,29 @@ async def _serve(settings: Config, console: Console, *, accept_rollback: bool) -
                 f"serving on {found.service}, enrolment on {found.enrolment}, ops on {found.ops}",
             )
             await server.serve_until_stopped()
+
+
+def _readiness(url: str, *, patience_s: float) -> dict[str, object]:
+    """What the server says of itself, as soon as it is ready, or once patience is at its end.
+
+    Raises: UnreachableError if it does not answer then.
+    """
+    end_s = time.monotonic() + patience_s
+    while True:
+        last = time.monotonic() >= end_s
+        try:
+            found = _asked(f"{url}/readyz")
+            if last or found["ready"]:
+                return found
+        except (OSError, HTTPException, ValueError) as error:
+            if last:
+                waited = f", nor has one for {patience_s:g} s" if patience_s else ""
+                raise UnreachableError(
+                    f"no server answers on this machine{waited}",
+                    why=f"{url}: {getattr(error, 'reason', error)}",
+                    fix="start it with `fed server start`, or name its settings with --config",
+                ) from None
+        time.sleep(_PAUSE_S)
 
 
 def _asked(url: str) -> dict[str, object]:

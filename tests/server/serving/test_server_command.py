@@ -12,12 +12,15 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import repeat
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from fedcore.console import ExitCode, exit_code
-from fedcore.errors import KeyFileError, UnreachableError
+from fedcore.errors import ArgumentError, KeyFileError, UnreachableError
+from fedserver.commands import server as commands
 from fedserver.commands.ca import main as ca
 from fedserver.commands.server import main as server
 from fedserver.config import load
@@ -140,6 +143,33 @@ def test_where_no_server_answers_there_is_no_connection(
         with pytest.raises(UnreachableError, match="no server answers") as caught:
             server(["status"])
     assert exit_code(caught.value) == ExitCode.CONNECTION
+
+
+def test_who_waits_for_a_server_is_answered_as_soon_as_it_takes_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def answered(url: str) -> dict[str, object]:
+        if (step := next(steps)) == "away":
+            raise ConnectionRefusedError("nobody listens")
+        return {"ready": step == "ready", "reasons": ["it begins"], "version": "1"}
+
+    clock = SimpleNamespace(
+        monotonic=lambda: slept[0], sleep=lambda s: slept.append(slept.pop() + s)
+    )
+    monkeypatch.setattr(commands, "_asked", answered)
+    monkeypatch.setattr(commands, "time", clock)
+    steps, slept = iter(["away", "away", "begins", "ready"]), [0.0]
+    assert server(["status", "--wait", "2s"]) == 0
+    found = capsys.readouterr()
+    assert found.out == "ready\n" and found.err == "" and 0.5 < slept[0] < 0.7
+    steps, slept = repeat("away"), [0.0]
+    with pytest.raises(UnreachableError, match="nor has one for 2 s"):
+        server(["status", "--wait", "2s"])
+    assert 2.0 <= slept[0] < 2.5
+    steps, slept = repeat("begins"), [0.0]
+    assert server(["status", "--wait", "2s"]) == 1
+    with pytest.raises(ArgumentError, match="no length of time"):
+        server(["status", "--wait", "soon"])
 
 
 def test_a_server_starts_is_asked_drains_and_stops(
