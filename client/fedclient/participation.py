@@ -7,7 +7,7 @@ it was. The vector that leaves is on the disk before anything is bound to it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -196,6 +196,7 @@ class Participation:
             stop=self._work_stop,
             expenses=self._expenses(),
             tell=self._tell,
+            measured=self._tell_measured,
             failed=self._warn,
         )
         self._work = self._worker.begin(work)
@@ -312,6 +313,13 @@ class Participation:
 
     def _expenses(self) -> Expenses:
         return Expenses(self._device.state, self._assignment)
+
+    def _tell_measured(self, sums: Mapping[str, float]) -> None:
+        """Tells the owner how good the model is on the device's own data, whoever else is told."""
+        found = {name.removeprefix("evaluation_"): value for name, value in sums.items()}
+        examples = found.pop("examples", 0)
+        means = [f"{name} {value / max(1, examples):.4g}" for name, value in found.items()]
+        self._tell(Stage.MEASURED, None, ", ".join([*means, f"{examples} examples"]))
 
     def _warn(self, error: Exception) -> None:
         """Tells the owner of a failure, and keeps its sort, for a text may hold what data hold."""

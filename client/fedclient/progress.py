@@ -13,11 +13,12 @@ __all__ = ["Energy", "Outcome", "Progress", "Sparsely", "Stage", "Summary"]
 
 
 class Stage(enum.StrEnum):
-    """Where a client stands."""
+    """Where a client stands; MEASURED: the model that it was sent, on its own data."""
 
     WAITING = "waiting"
     ASSIGNED = "assigned"
     DOWNLOADING = "downloading"
+    MEASURED = "measured"
     TRAINING = "training"
     UPLOADING = "uploading"
     UPLOADED = "uploaded"

@@ -8,7 +8,7 @@ round, because a compiled step is bound to memory thread by thread.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from queue import SimpleQueue
@@ -43,7 +43,8 @@ class Work:
 
     `contributor`: of the task. `stream`: of the device's random numbers. `models`: the folder of
     models. `expenses`: to which all that it takes is charged, also if it fails. `tell`: of each
-    stage and its share. `failed`: told of an error of training that goes no further.
+    stage and its share. `measured`: told what the model that was sent comes to on the data, where
+    the round asks for it. `failed`: told of an error of training that goes no further.
     """
 
     def __init__(
@@ -60,12 +61,14 @@ class Work:
         stop: Stop,
         expenses: Expenses,
         tell: Tell,
+        measured: Callable[[Mapping[str, float]], None],
         failed: Callable[[Exception], None],
     ) -> None:
         self._task, self._train, self._round = task, train, round
         self._dataset, self._contributor, self._stream = dataset, contributor, stream
         self._connection, self._models, self._stop, self._tell = connection, models, stop, tell
-        self._expenses, self._failed, self._moved = expenses, failed, 0
+        self._measured, self._failed = measured, failed
+        self._expenses, self._moved = expenses, 0
 
     def run(self) -> list[NDArray[np.int64]]:
         """The blocks of the task's layout.
@@ -78,7 +81,7 @@ class Work:
             return self._blocks()
         finally:
             # They belong to who holds the vector: a cycle would outlive the round.
-            del self._tell, self._failed
+            del self._tell, self._measured, self._failed
             self._expenses.settle(seconds=time.monotonic() - begun_s, energy=meter.read())
 
     def _blocks(self) -> list[NDArray[np.int64]]:
@@ -109,6 +112,7 @@ class Work:
             evaluate=self._train.evaluate,
             clipping=self._train.clipping,
             progress=self._stepped,
+            measured=self._measured,
             failed=self._failed,
             cancelled=self._stop.is_set,
         )

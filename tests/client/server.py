@@ -86,6 +86,7 @@ class FakeServer(FakeRounds):
         self.held: clients.Held | None = None
         self.heartbeat_ms = 100
         self.chunk_bytes = 2**20
+        self.evaluate = False
         self.before: Callable[[str, bytes], None] = lambda method, client: None
         self.after: Callable[[str, bytes], None] = lambda method, client: None
 
@@ -208,6 +209,7 @@ class FakeServer(FakeRounds):
             model_digest=self.digest,
             model_bytes=len(self.models[self.digest]),
             update_bytes=self.task.layout.upload_bytes,
+            evaluate=self.evaluate,
         )
         if stage is Stage.PREKEYS:
             yield 1, {"advertise": rounds.Advertise()}

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
@@ -121,11 +122,15 @@ def test_work_that_was_done_does_not_hold_who_asked_for_it() -> None:
                 stop=Stop(),
                 expenses=Free(),
                 tell=self.tell,
+                measured=self.tell_measured,
                 failed=self.failed,
             )
 
         def tell(self, stage: Stage, share: float | None) -> None:
             raise CancelledError("stopped")
+
+        def tell_measured(self, sums: Mapping[str, float]) -> None:
+            raise AssertionError("nothing was measured")
 
         def failed(self, error: Exception) -> None:
             raise AssertionError("nothing was trained")
