@@ -20,6 +20,8 @@ __all__ = ["require_batch", "require_fit"]
 
 _USUAL_BATCH: Final = 4096
 _MOST_FILLED: Final = 16
+_OF_CLASSES: Final = ("cross_entropy", "nll")
+_OF_NUMBERS: Final = ("huber", "l1", "mse")
 
 
 def require_fit(task: Task, source: Source, *, tested: bool) -> None:
@@ -37,11 +39,10 @@ def require_fit(task: Task, source: Source, *, tested: bool) -> None:
         try:
             Measuring(task, flat, data).client(theta, _extremes(data))
         except Exception as error:
-            last = "" if source.classes is None else f", and ends with {source.classes} outputs"
             raise TaskError(
                 f"the model and its loss do not fit the rows of {data.name!r}",
                 why=described(error),
-                fix=f"take a model that begins with examples of shape {data.x.shape[1:]}{last}",
+                fix=_remedy(task, source, data),
                 where="model",
             ) from error
 
@@ -59,6 +60,27 @@ def require_batch(task: Task, largest: int) -> None:
             fix=f"set batch_size = {largest}: all rows of each client are in one batch then, too",
             where="training.batch_size",
         )
+
+
+def _remedy(task: Task, source: Source, data: Dataset) -> str:
+    """What would do: other kinds of rows than the task reads, or else another shape of model."""
+    layers, loss = task.model.layers, task.training.loss
+    embeds = bool(layers) and layers[0].name == "embedding"
+    if source.classes is None and loss in _OF_CLASSES:
+        outputs = data.y.shape[-1]
+        metrics = " and evaluation.metrics = []" if task.evaluation.metrics else ""
+        return (
+            f"save y as integers from 0, which are classes, or, for a regression, set "
+            f'training.loss = "mse"{metrics}, and take a model of {outputs} outputs'
+        )
+    if source.classes is not None and loss in _OF_NUMBERS:
+        return 'set training.loss = "cross_entropy", or save y as real numbers for a regression'
+    if data.x.dtype.kind in "iu" and layers and not embeds:
+        return "leave population.source.codes out, or take a model that begins with an embedding"
+    if data.x.dtype.kind == "f" and embeds:
+        return "set population.source.codes = true and save x as integers, or take no embedding"
+    last = "" if source.classes is None else f", and ends with {source.classes} outputs"
+    return f"take a model that begins with examples of shape {data.x.shape[1:]}{last}"
 
 
 def _extremes(data: Dataset) -> NDArray[np.int64]:

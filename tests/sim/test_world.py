@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,7 +59,6 @@ def of_rows(path: Path, x: np.ndarray, y: np.ndarray) -> Scenario:
         (np.zeros((60, 0)), np.arange(60) % 3),
         (np.zeros((60, 6)), np.arange(60) % 3 + (np.arange(60) == 59)),  # one row of a fourth class
         (np.zeros((60, 6)), np.where(np.arange(60) == 30, 2**40, 0)),
-        (np.zeros((60, 6)), np.linspace(0.0, 1.0, 60)),  # a regression under cross-entropy
     ],
 )
 def test_a_model_that_does_not_fit_its_data_is_refused_with_the_shape_that_does(
@@ -67,6 +67,43 @@ def test_a_model_that_does_not_fit_its_data_is_refused_with_the_shape_that_does(
     with pytest.raises(TaskError, match="do not fit the rows") as refused:
         World.of(of_rows(tmp_path / "rows.npz", x, y))
     assert f"shape {x.shape[1:]}" in refused.value.fix
+
+
+REGRESSION = {'"cross_entropy"': '"mse"', "outputs = 3": "outputs = 1"}
+CODES = {"path =": "codes = true, path ="}
+EMBEDDED = {
+    'kind = "linear"\ninputs = 6': 'kind = "embedding"\ncount = 9\nfeatures = 8\n'
+    '[[model.layers]]\nkind = "flatten"\n[[model.layers]]\nkind = "linear"\ninputs = 48'
+}
+
+
+def test_rows_of_another_kind_than_the_task_reads_are_told_by_their_kind(tmp_path: Path) -> None:
+    """And what is told does: the text of the scenario is changed as it says."""
+    numbers, classes = np.zeros((60, 6)), np.arange(60) % 3
+    cases = [
+        ((numbers, np.linspace(0.0, 1.0, 60)), {}, REGRESSION, "save y as integers"),
+        ((numbers, classes), {'"cross_entropy"': '"mse"'}, {'"mse"': '"cross_entropy"'}, "loss"),
+        ((numbers.astype(int), classes), CODES, {"codes = true, ": ""}, "codes out"),
+        ((numbers.astype(int), classes), CODES, EMBEDDED, "begins with an embedding"),
+        ((numbers.astype(int), classes), EMBEDDED, CODES, "source.codes = true"),
+    ]
+    for number, ((x, y), wrong, right, said) in enumerate(cases):
+        path = tmp_path / f"{number}.npz"
+        np.savez(path, x=x, y=y)
+        source = f'source = {{ name = "npz", path = "{path.name}" }}'
+        text = scenario_of(partition='name = "iid"').text
+        text = _changed(re.sub("source = .*", source, text), wrong)
+        with pytest.raises(TaskError, match="do not fit the rows") as refused:
+            World.of(Scenario.from_toml(text, base=tmp_path))
+        assert said in refused.value.fix and "shape" not in refused.value.fix
+        World.of(Scenario.from_toml(_changed(text, right), base=tmp_path))
+
+
+def _changed(text: str, changes: dict[str, str]) -> str:
+    for before, after in changes.items():
+        assert before in text
+        text = text.replace(before, after)
+    return text
 
 
 def with_batches(size: int) -> Scenario:
