@@ -11,10 +11,12 @@ import argparse
 import enum
 import json
 import math
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn, TypeAlias, get_args
+from difflib import get_close_matches
+from typing import Any, Final, Literal, NoReturn, TypeAlias, get_args
 
 from fedcore.errors import (
     ArgumentError,
@@ -54,6 +56,7 @@ Format: TypeAlias = Literal["text", "json", "jsonl"]
 
 ENVELOPE_VERSION = 1  # a field may be added to an envelope; what changes a field's meaning adds 1
 FORMATS: tuple[Format, ...] = get_args(Format)
+_CHOICE: Final = re.compile(r"invalid choice: '([^']+)' \(choose from (.*)\)")  # of argparse
 
 
 class ExitCode(enum.IntEnum):
@@ -126,10 +129,12 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raises: ArgumentError, where the base class prints and exits with 2."""
+        fix = f"{self.prog} --help says what it takes"
+        if (found := _CHOICE.search(message)) is not None:
+            near = get_close_matches(found[1], re.findall(r"'([^']+)'", found[2]), n=1)
+            fix = f"did you mean {near[0]!r}?" if near else fix
         raise ArgumentError(
-            f"{self.prog}: {message}",
-            why=" ".join(self.format_usage().split()),
-            fix=f"{self.prog} --help says what it takes",
+            f"{self.prog}: {message}", why=" ".join(self.format_usage().split()), fix=fix
         )
 
 

@@ -11,7 +11,7 @@ from fedcore.federated.task import Task
 from fedcore.privacy.commands.files import write_new
 from fedsim.scenario import TABLES, Scenario
 from fedsim.sources.device_files import write_device_files
-from fedsim.sweep.changes import tables_of
+from fedsim.sweep.changes import Change, scenario_with, tables_of
 from fedsim.toml_text import toml_text
 from fedsim.world import World
 
@@ -30,6 +30,13 @@ def add_export(verbs: argparse._SubParsersAction[Parser]) -> None:
     )
     parser.set_defaults(run=_run)
     parser.add_argument("scenario", type=Path, metavar="SCENARIO", help="a TOML file")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        help="a setting by its dotted path, as of fed sim run",
+    )
     parser.add_argument("--out", metavar="FILE", help="a file that is not there yet")
     parser.add_argument(
         "--data", type=Path, metavar="FOLDER", help="a new folder: an .npz for each client"
@@ -37,9 +44,12 @@ def add_export(verbs: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    scenario = Scenario.from_toml(options.scenario)
+    changes = [Change.parse(text) for text in options.set]
+    scenario = scenario_with(options.scenario, {change.path: change.value for change in changes})
     _require_deployable(scenario)
     tables = tables_of(options.scenario)
+    for change in changes:
+        change.make(tables)
     task = {key: value for key, value in tables.items() if key not in TABLES}
     note = f"# The task of the scenario {scenario.head.name}, digest {scenario.task.digest.hex()}"
     text = f"{note}\n\n{toml_text(task)}"

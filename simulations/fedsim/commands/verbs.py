@@ -31,5 +31,7 @@ def main(argv: Sequence[str]) -> int:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for add in (add_run, add_sweep, add_compare, add_list, add_show, add_export):
         add(verbs)
-    options = parser.parse_args(argv)
+    options, unknown = parser.parse_known_args(argv)
+    if unknown:  # of which the verb's own parser knows what it takes instead
+        verbs.choices[options.verb].error(f"unrecognized arguments: {' '.join(unknown)}")
     return int(options.run(options))

@@ -110,6 +110,22 @@ def test_an_exported_task_is_that_of_the_scenario(fed: Fed, file: Path, inside: 
     assert code == 4 and "there already" in err
 
 
+def test_what_was_simulated_with_another_setting_is_exported_with_it(fed: Fed, file: Path) -> None:
+    change = ("--set", "training.optimizer.lr=0.25", "--set", "rounds.count=2")
+    fed.done("run", file, "--folder", "a", *change, "-q")
+    fed.done("export", file, "--out", "task.toml", *change)
+    task = Task.from_toml(Path("task.toml")).resolved()
+    assert task.digest.hex() == read_run(Path("a")).record.task_digest
+    assert task.digest != Scenario.from_toml(file).task.digest
+
+
+def test_what_a_verb_does_not_take_is_told_with_what_it_takes(fed: Fed, file: Path) -> None:
+    code, _, err = fed("export", file, "--sets", "rounds.count=2")
+    assert code == 4 and "usage: fed sim export" in err and "--set PATH=VALUE" in err
+    code, _, err = fed("rn", file)
+    assert code == 4 and "did you mean 'run'?" in err
+
+
 def test_exported_examples_are_those_of_the_scenarios_clients(fed: Fed, file: Path) -> None:
     said = fed.done("export", file, "--out", "task.toml", "--data", "devices", "--format", "json")
     assert json.loads(said)["data"]["data"] == "devices"
