@@ -51,6 +51,7 @@ class Description:
             "mode": scenario.mode.value,
             "label": scenario.mode.words,
             "clients": len(self._world.population),
+            "devices": dict(self._world.devices.counts()),
             "heterogeneity": None if self._unlike is None else self._unlike.to_json(),
             "privacy": self._privacy,
             "forecast": self._expected,
@@ -61,7 +62,8 @@ class Description:
         """For people, a block of lines."""
         scenario, task = self._scenario, self._scenario.task
         cohort, count = task.cohort, task.rounds.count
-        who = f"{cohort.select} of {len(self._world.population)} clients a round"
+        who = f"{cohort.select} of {len(self._world.population)} clients a round, at least "
+        who += f"{cohort.minimum}"
         if scenario.clock.schedule == "buffered":
             who = f"{scenario.clock.concurrency} clients at a time, {scenario.clock.buffer} a step"
         return rows(
@@ -70,8 +72,8 @@ class Description:
                 ("task", f"{task.name}, digest {task.digest.hex()}"),
                 (
                     "",
-                    f"{task.dimension:,} parameters, {count} rounds, {who}, at least "
-                    f"{cohort.minimum}; each update {size(task.layout.upload_bytes)}",
+                    f"{task.dimension:,} parameters, {count} rounds, {who}; "
+                    f"each update {size(task.layout.upload_bytes)}",
                 ),
                 ("algorithm", self._methods),
                 ("clients", self._people),
@@ -85,7 +87,17 @@ class Description:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a researcher should know before the first round."""
-        return () if self._forecast is None else self._forecast.warnings
+        expected = () if self._forecast is None else self._forecast.warnings
+        return (*expected, *self._unused())
+
+    def _unused(self) -> Iterator[str]:
+        """Which devices are described, and are nobody's."""
+        counts = self._world.devices.counts()
+        if idle := [name for name, count in counts.items() if not count]:
+            yield (
+                f"no client has a device of the class {' or '.join(idle)}: raise its share in "
+                f"devices.classes, or simulate more than {len(self._world.population):,} clients"
+            )
 
     @property
     def _methods(self) -> str:
@@ -159,7 +171,8 @@ class Description:
     def _device_words(self) -> Iterator[str]:
         spec = self._scenario.devices
         if spec.classes:
-            yield f"classes {', '.join(each.name for each in spec.classes)}"
+            counts = self._world.devices.counts().items()
+            yield f"classes {', '.join(f'{name} {count:,}' for name, count in counts)}"
         elif spec == type(spec)(availability=spec.availability):
             yield "ideal: no time passes, none is lost"
         else:

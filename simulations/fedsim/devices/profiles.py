@@ -103,6 +103,13 @@ class Devices:
             dropout=tuple(found.dropout[0].tolist()),
         )
 
+    def counts(self) -> Mapping[str, int]:
+        """How many clients have a device of each class, by its name."""
+        kinds = self.spec.kinds
+        of = self.profiles(np.arange(len(self))).kinds if len(kinds) > 1 else np.zeros(len(self))
+        found = np.bincount(of.astype(np.int64), minlength=len(kinds))
+        return {kind.name: int(count) for kind, count in zip(kinds, found, strict=True)}
+
     def profiles(self, clients: Places) -> Profiles:
         """The devices of these clients."""
         kinds, key, streams = self.spec.kinds, Key(self.seed, "device"), self.streams[clients]

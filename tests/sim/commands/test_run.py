@@ -117,6 +117,28 @@ def test_what_a_run_refuses_a_dry_run_does_and_no_folder_is_made(fed: Fed, file:
     assert not Path("a").exists()
 
 
+def test_each_class_of_devices_is_counted_and_one_that_nobody_has_is_warned_of(
+    fed: Fed, file: Path
+) -> None:
+    classes = [("fast", 0.7), ("slow", 0.3), ("rare", 1e-6)]
+    tables = "".join(
+        f'[[devices.classes]]\nname = "{name}"\nshare = {share}\n' for name, share in classes
+    )
+    file.write_text(scenario_of(more=tables).text)
+    told = json.loads(fed.done("run", file, "--dry-run", "--format", "json"))["data"]["devices"]
+    assert sum(told.values()) == 12 and told["rare"] == 0 < told["slow"] < told["fast"]
+    said = " ".join(fed.done("run", file, "--dry-run").split())
+    assert f"fast {told['fast']}, slow {told['slow']}, rare 0" in said
+    assert "no client has a device of the class rare" in said
+
+
+def test_a_buffered_schedule_is_not_told_of_a_minimum_that_it_has_not(fed: Fed, file: Path) -> None:
+    more = '[clock]\nschedule = "buffered"\nconcurrency = 4\nbuffer = 2\n'
+    file.write_text(scenario_of(mode="plain", algorithm='name = "fedbuff"', more=more).text)
+    said = " ".join(fed.done("run", file, "--dry-run").split())
+    assert "4 clients at a time, 2 a step; each update" in said
+
+
 def test_a_mode_without_privacy_says_so_everywhere(fed: Fed, file: Path) -> None:
     file.write_text(scenario_of(mode="plain", rounds=1).text)
     _, out, err = fed("run", file)
