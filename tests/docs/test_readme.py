@@ -100,6 +100,10 @@ def test_every_figure_is_within_a_tenth_of_the_one_that_was_measured(root: Path)
         "clients trained a second by the bare training loop": "train-A",
         "the same loop, CNN of 1,690,046": "train-B",
         "the same loop, CNN of 49,918": "train-C",
+        "clients trained a second by `fed sim run`": "sim-A",
+        "the same, beside rounds of Flower's simulation": "sim-A.flower",
+        "the same, the CNN of 1,690,046": "sim-B.flower",
+        "the same, the CNN of 49,918": "sim-C.flower",
     }
     readme = (root / README).read_text("utf-8")
     rows = re.findall(r"^\| (.+?) \| ([\d.,]+) \| ([\d.]+) × (.+?) \|$", readme, re.MULTILINE)
