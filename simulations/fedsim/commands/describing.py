@@ -51,6 +51,7 @@ class Description:
             "mode": scenario.mode.value,
             "label": scenario.mode.words,
             "clients": len(self._world.population),
+            "filled": self._world.source.filled,
             "devices": dict(self._world.devices.counts()),
             "heterogeneity": None if self._unlike is None else self._unlike.to_json(),
             "privacy": self._privacy,
@@ -118,6 +119,8 @@ class Description:
         said = f"{len(sizes)} with {sizes.min()} to {sizes.max()} rows, {sizes.sum():,} together"
         if self._scenario.head.evaluate_clients_every:
             said += f"; {len(people.measured)} are measured on their {people.own_rows.words}"
+        if filled := self._world.source.filled:
+            said += f"; {filled:,} features were missing and are filled with their column's mean"
         if unlike is None:
             return said
         return (

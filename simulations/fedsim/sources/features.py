@@ -14,7 +14,13 @@ from fedcore.data import Dataset, standardize
 from fedcore.errors import DatasetError
 from fedsim.sources.source import Source
 
-__all__ = ["imputed", "standardized"]
+__all__ = ["imputed", "missing", "standardized"]
+
+
+def missing(source: Source) -> int:
+    """How many features are missing (NaN), of the rows to train and to test on."""
+    parts = [part.x for part in (source.train, source.test) if part is not None]
+    return sum(int(np.isnan(x).sum()) for x in parts if x.dtype.kind == "f")
 
 
 def imputed(source: Source) -> Source:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fedcore.errors import TaskError
 from fedcore.settings import Bounds
 from fedcore.tensor.random import Key
-from fedsim.sources.features import imputed, standardized
+from fedsim.sources.features import imputed, missing, standardized
 from fedsim.sources.source import Reader, Source
 
 __all__ = ["HeldOut", "Measured"]
@@ -124,7 +124,8 @@ class Measured(HeldOut):
 
     def completed(self, source: Source) -> Source:
         """A divided source with all features present, and standardised if asked."""
-        return standardized(source) if self.standardize else imputed(source)
+        complete = standardized(source) if self.standardize else imputed(source)
+        return replace(complete, filled=missing(source))
 
 
 def _numbers(values: NDArray[Any]) -> NDArray[np.int64]:

@@ -25,6 +25,7 @@ class Source:
     nothing of it. `test_ids`: the same of the test rows, for models of one's own.
     `classes`: y is int64 from 0 to `classes` - 1, (N,) or a class a step (N, length); None for a
     regression, whose y is float32 (N, 1), as a model of one output predicts it.
+    `filled`: how many features were missing and are filled in, of all rows.
     `feature_names`: of tables, one for each of x's columns. `class_names`: by class number.
     Raises: DatasetError if ids or labels are others.
 
@@ -40,6 +41,7 @@ class Source:
     classes: int | None = None
     feature_names: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
+    filled: int = 0
 
     def __post_init__(self) -> None:
         _check_ids(self.train, self.ids)

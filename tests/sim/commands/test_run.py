@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fedsim.commands import following
@@ -137,6 +139,22 @@ def test_a_buffered_schedule_is_not_told_of_a_minimum_that_it_has_not(fed: Fed, 
     file.write_text(scenario_of(mode="plain", algorithm='name = "fedbuff"', more=more).text)
     said = " ".join(fed.done("run", file, "--dry-run").split())
     assert "4 clients at a time, 2 a step; each update" in said
+
+
+def test_features_that_are_missing_are_counted_before_the_run_and_in_what_it_says(
+    fed: Fed, file: Path
+) -> None:
+    x = np.random.default_rng(0).normal(size=(120, 6))
+    x[:50, 2] = np.nan
+    np.savez("rows.npz", x=x, y=np.arange(120) % 3)
+    for standardize in ("true", "false"):
+        source = f'source = {{ name = "npz", path = "rows.npz", standardize = {standardize} }}'
+        file.write_text(re.sub("source = .*", source, scenario_of(rounds=1, minimum=3).text))
+        data = json.loads(fed.done("run", file, "--dry-run", "--format", "json"))["data"]
+        assert data["filled"] == 50
+        assert "50 features were missing" in " ".join(fed("run", file)[2].split())
+        ended = json.loads(fed.done("run", file, "--format", "json"))["data"]
+        assert ended["simulated"]["filled"] == 50
 
 
 def test_a_mode_without_privacy_says_so_everywhere(fed: Fed, file: Path) -> None:
