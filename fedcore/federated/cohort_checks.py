@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from fedcore.errors import TaskError
 from fedcore.federated.fields import LARGEST_COHORT
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from fedcore.federated.task import Task
 
 __all__ = ["check_clients", "check_cohort"]
+
+_FEWEST: Final = 3
+"""In a sum of two, each client knows the other's update by its own."""
 
 
 def check_cohort(task: Task) -> None:
@@ -72,6 +75,14 @@ def _check_session(cohort: CohortSpec, terms: SecAggSpec) -> None:
                 "a session's terms hold fractions of 32 bits",
                 "take fewer digits, like 0.15",
             )
+    if cohort.minimum == _FEWEST - 1:
+        raise refused(
+            "cohort.minimum",
+            "minimum = 2 under secure aggregation",
+            "in a sum of two, each client knows the other's update by its own",
+            f"take {f'goal = {_FEWEST} and ' * (cohort.goal < _FEWEST)}minimum = {_FEWEST}, or let "
+            'secure_aggregation have the profile "off", and trust the server',
+        )
     session_parameters(terms, cohort.minimum)
     least = session_parameters(terms, cohort.select).minimum_survivors
     for name in ("goal", "minimum"):
@@ -91,7 +102,7 @@ def _is_summed(cohort: CohortSpec, terms: SecAggSpec) -> bool:
         least = session_parameters(terms, cohort.select).minimum_survivors
     except TaskError:
         return False
-    return least <= min(cohort.goal, cohort.minimum)
+    return max(least, _FEWEST) <= min(cohort.goal, cohort.minimum)
 
 
 def _summed_by(cohort: CohortSpec, terms: SecAggSpec) -> Iterator[str]:

@@ -40,7 +40,7 @@ SMALLEST: Final[Mapping[str, str]] = {
     "training": 'loss = "mse"',
     "algorithm": 'name = "fedsgd", lr = 1.0',
     "rounds": "count = 1",
-    "cohort": "goal = 2, minimum = 2",
+    "cohort": "goal = 3, minimum = 3",
 }
 """The tables that a task has to have."""
 

@@ -21,6 +21,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "cohort": {"goal": 30, "minimum": 28, "overselection": 1.5},
         "secure_aggregation": MASKED,
     },
+    "two": {"cohort": {"goal": 2, "minimum": 2}, "secure_aggregation": {"delta": 0}},
     "drawn by coins": {"cohort": {"goal": 20, "minimum": 8}, "privacy": DRAWN},
     "drawn and masked": {
         "cohort": {"goal": 20, "minimum": 8},
