@@ -9,7 +9,7 @@ from fedcore.privacy.commands.layout import rows
 from fedsim.records import Mode, Totals
 from fedsim.records.durable import is_locked
 from fedsim.records.plain_json import to_plain
-from fedsim.run.reading import Run
+from fedsim.run.reading import Run, read_state
 from fedsim.run.wording import NONE, duration, number, share, size
 
 __all__ = ["data_of", "line_of", "state_of", "words_of"]
@@ -43,10 +43,16 @@ def words_of(run: Run) -> str:
     state = state_of(run)
     if run.result is not None:
         state = f"{state}: {run.result.ended}"
+    done = f"{len(run.rounds)} of {_planned(run)} rounds"
+    if state == "stopped" and (kept := _kept(run)) != len(run.rounds):
+        done += f", and a checkpoint of {kept}: it goes on after round {kept}"
+    model = NONE if last is None else last.model
+    if last is not None and not _there(run, "model.safetensors"):
+        model += f", of round {last.round + 1}; its file is written at the end"
     entries = [
         ("run", run.record.id),
-        ("state", f"{state}; {len(run.rounds)} of {_planned(run)} rounds"),
-        ("model", last.model if last else NONE),
+        ("state", f"{state}; {done}"),
+        ("model", model),
         ("test set", _tested(run)),
         *(("own rows", said) for said in _own(run)),
         ("privacy", _spent(run)),
@@ -85,6 +91,12 @@ def state_of(run: Run) -> str:
     if run.result is not None:
         return "ended"
     return "running" if is_locked(run.path) else "stopped"
+
+
+def _kept(run: Run) -> int:
+    """After how many rounds a run goes on."""
+    saved = read_state(run)
+    return 0 if saved is None else saved.rounds
 
 
 def _planned(run: Run) -> int:

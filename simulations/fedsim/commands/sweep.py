@@ -171,7 +171,8 @@ def _show(console: Console, folder: Path, found: Sequence[tuple[Point, Run | Non
     text = render_rows(rows)
     runs = [run for _, run in found if run is not None]
     if len(runs) > 1:
-        write_page(folder / _PAGE, render_comparison_page(runs, compare(runs)))
+        title = f"Sweep of {runs[0].record.name}: {len(runs)} runs"
+        write_page(folder / _PAGE, render_comparison_page(runs, compare(runs), title=title))
         data["page"] = str(folder / _PAGE)
         text = f"{text}\n\nThe page is {folder / _PAGE}."
     if runs:

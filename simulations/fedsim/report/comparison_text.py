@@ -18,6 +18,7 @@ from fedsim.run.wording import NONE, duration, number, share, size
 __all__ = ["render_comparison", "render_comparison_page", "text_table"]
 
 _WIDEST: Final = 40
+_MOST_NAMED: Final = 3
 
 Table = tuple[list[str], list[list[str]]]
 
@@ -36,8 +37,13 @@ def render_comparison(found: Comparison) -> str:
     return "\n\n".join(parts)
 
 
-def render_comparison_page(runs: Sequence[Run], found: Comparison) -> str:
-    """A comparison as one HTML page, as harmless as that of a run."""
+def render_comparison_page(
+    runs: Sequence[Run], found: Comparison, *, title: str | None = None
+) -> str:
+    """A comparison as one HTML page, as harmless as that of a run.
+
+    `title`: None for the names of a few runs, or how many there are.
+    """
     charts = "".join(draw(chart) for chart in comparison_charts(runs).values())
     head, rows = _outcome_table(found)
     parts = [render_table(head, rows, numbers=head[2:])]
@@ -51,7 +57,9 @@ def render_comparison_page(runs: Sequence[Run], found: Comparison) -> str:
     parts.append(f'<h2>Plots</h2><div class="plots">\n{charts}</div>\n')
     if found.differences:
         parts.append(f"<h2>Differences</h2>{render_table(*_difference_table(found))}\n")
-    return document(" · ".join(outcome.label for outcome in found.outcomes), "".join(parts))
+    labels = [outcome.label for outcome in found.outcomes]
+    few = " · ".join(labels) if len(labels) <= _MOST_NAMED else f"{len(labels)} runs compared"
+    return document(few if title is None else title, "".join(parts))
 
 
 def _outcome_table(found: Comparison) -> Table:

@@ -18,7 +18,7 @@ _OWED: Final[Mapping[str, str]] = MappingProxyType(
     {
         "KEYS": "keys",
         "SHARES": "shares",
-        "COLLECTING": "upload",
+        "COLLECTING": "update",
         "CONFIRMING": "confirm",
         "UNMASKING": "unmask",
     }
@@ -84,7 +84,7 @@ def drops(lost: Mapping[str, int]) -> str:
     """How many clients were lost in all, and in which phases.
 
     >>> drops({"train": 7, "collecting": 4, "unmask": 1}), drops({})
-    ('12 (train 7 upload 4 unmask 1)', '0')
+    ('12 (train 7 update 4 unmask 1)', '0')
     """
     parts = [f"{_OWED.get(phase.upper(), phase.lower())} {n}" for phase, n in lost.items() if n]
     return f"{sum(lost.values())}" + (f" ({' '.join(parts)})" if parts else "")

@@ -118,6 +118,12 @@ class Axis:
         path, equals, rest = text.partition("=")
         Change(path.strip(), 0)
         values = _values(rest) if equals else None
+        if not values and rest.strip(" ,"):
+            raise ArgumentError(
+                f"{rest.strip()!r:.80} is no value of TOML",
+                why="numbers begin and end with a digit, and texts stand in quotes",
+                fix=f"write it as {path.strip()}={_written(rest)}",
+            )
         if not values:
             raise ArgumentError(
                 f"{text!r:.80} sets nothing",
@@ -167,6 +173,14 @@ def tables_of(path: Path) -> dict[str, Any]:
         return tables  # which no scenario may have: it is left to say so
     del head["task"]
     return {**tables, **task}
+
+
+def _written(text: str) -> str:
+    """What was meant: numbers with a digit on both sides of the point, all else as a text."""
+    number = re.fullmatch(r"([+-]?)(\d*)\.(\d*)((?:[eE][+-]?\d+)?)", text.strip(), re.ASCII)
+    if number is None or not (number[2] or number[3]):
+        return toml_value(text.strip())
+    return f"{number[1]}{number[2] or 0}.{number[3] or 0}{number[4]}"
 
 
 def _values(text: str) -> list[Any] | None:

@@ -14,6 +14,7 @@ from fedsim.run.reading import read_run
 from fedsim.scenario import Scenario
 from fedsim.world import World
 from tests.sim.commands.conftest import Fed
+from tests.sim.commands.test_run import stop_after
 from tests.sim.scenarios import scenario_of
 
 STUDY = 'name = "scaffold"'
@@ -44,6 +45,20 @@ def test_a_run_is_shown_as_its_folder_has_it(fed: Fed, file: Path) -> None:
     assert data["rounds"] == {"done": 3, "planned": 3}
     text = fed.done("show", "a")
     assert result.model in text and result.ended in text and "a/report.html" in text
+
+
+def test_of_a_run_that_was_killed_it_is_said_after_which_round_it_goes_on(
+    fed: Fed, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = ("--set", "scenario.checkpoint_every=2", "--set", "rounds.count=5")
+    with monkeypatch.context() as once:
+        stop_after(once, 2)
+        fed("run", file, "--folder", "a", *more)
+    shown = " ".join(fed.done("show", "a").split())
+    assert "3 of 5 rounds, and a checkpoint of 2: it goes on after round 2" in shown
+    assert "of round 3; its file is written at the end" in shown
+    assert "goes on after round 2" in fed("run", "--resume", "a")[2]
+    assert "written at the end" not in fed.done("show", "a")
 
 
 @pytest.mark.parametrize(("held_out", "rows"), [(0.25, "held-out"), (0.0, "training")])

@@ -89,6 +89,9 @@ def test_a_setting_is_another_for_one_run_and_the_runs_scenario_says_so(
         (["small.toml", "--set", "cohort.goal=3,4"], "2 values"),
         (["small.toml", "--set", "cohort.goal"], "sets nothing"),
         (["small.toml", "--set", "cohort.gaol=3"], "goal"),
+        (["small.toml", "--set", "training.optimizer.lr=.2"], "training.optimizer.lr=0.2"),
+        (["small.toml", "--set", "training.optimizer.lr=-2.e-3"], "lr=-2.0e-3"),
+        (["small.toml", "--set", "task.name=8th run"], 'task.name="8th run"'),
         (["--resume", "a", "--set", "cohort.goal=3"], "beside --resume"),
     ],
 )

@@ -122,6 +122,13 @@ def test_hostile_names_act_neither_on_a_terminal_nor_on_a_page() -> None:
     assert set(page.tags) == set(Page(render_comparison_page([SLOW, QUICK], found)).tags)
 
 
+def test_a_page_of_many_runs_is_titled_by_how_many_they_are_or_as_it_is_told() -> None:
+    runs = [run_of(learning(0.5), id=str(number)) for number in range(5)]
+    page = render_comparison_page(runs, compare(runs))
+    assert "<title>5 runs compared</title>" in page
+    assert "<title>a sweep</title>" in render_comparison_page(runs, compare(runs), title="a sweep")
+
+
 def test_all_runs_are_in_one_chart_each_for_what_was_measured() -> None:
     charts = comparison_charts([SLOW, QUICK])
     assert set(charts) == {
