@@ -241,10 +241,15 @@ def test_a_directory_without_an_authority_is_named(tmp_path: Path, verb: str) ->
 
 
 def test_mistakes_end_as_those_of_every_command(capsys: Capture) -> None:
-    for arguments in ([], ["nonsense"], ["init"], ["issue", "--days", "x"]):
+    for arguments, where in (
+        ([], "fed ca"),
+        (["nonsense"], "fed ca"),
+        (["init"], "fed ca init"),
+        (["issue", "--days", "x"], "fed ca issue"),
+    ):
         assert cli.main(["ca", *arguments]) == 4
         shown = capsys.readouterr()
-        assert shown.out == "" and shown.err.startswith("FED-1109 fed ca:")
+        assert shown.out == "" and shown.err.startswith(f"FED-1109 {where}: ")
 
 
 def test_help_is_plain_text(capsys: Capture) -> None:
