@@ -19,6 +19,7 @@ __all__ = ["Axis", "Change", "scenario_with", "tables_of"]
 
 _PATH: Final = re.compile(r"[A-Za-z_][\w-]*(\[\d+\])*(\.[A-Za-z_][\w-]*(\[\d+\])*)*", re.ASCII)
 _STEP: Final = re.compile(r"([A-Za-z_][\w-]*)|\[(\d+)\]", re.ASCII)
+_MARKS: Final = frozenset(",[]{}\"'")  # of lists, tables and texts: nobody knows what was meant
 _WORD: Final = re.compile(r"([A-Za-z]|\.?\.?/)[\w./-]*", re.ASCII)
 
 
@@ -118,7 +119,7 @@ class Axis:
         path, equals, rest = text.partition("=")
         Change(path.strip(), 0)
         values = _values(rest) if equals else None
-        if not values and rest.strip(" ,"):
+        if not values and rest.strip() and not _MARKS.intersection(rest):
             raise ArgumentError(
                 f"{rest.strip()!r:.80} is no value of TOML",
                 why="numbers begin and end with a digit, and texts stand in quotes",
