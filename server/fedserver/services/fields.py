@@ -22,6 +22,7 @@ __all__ = [
     "ATTRIBUTES",
     "DIGEST_BYTES",
     "ID_BYTES",
+    "TERMS_BYTES",
     "attributes",
     "digest",
     "identifier",

@@ -33,8 +33,9 @@ __all__ = ["TaskRounds", "all_failed", "given_up", "terms_of", "timelines_of"]
 def terms_of(scenario: Scenario, world: World) -> Terms:
     """What a round goes by; where privacy draws its clients, for as many as are expected."""
     terms, promise = Terms.of(scenario.task), scenario.task.privacy
-    if promise is None or promise.sampling_rate is None or not scenario.draws_clients:
+    if not scenario.draws_clients:
         return terms
+    assert promise is not None and promise.sampling_rate is not None
     drawn = max(1, round(promise.sampling_rate * len(world.population)))
     return replace(terms, policy=replace(terms.policy, select=drawn, goal=drawn, minimum=1))
 
