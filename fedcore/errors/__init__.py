@@ -39,7 +39,8 @@ FedcoreError
 │   ├── ReservationError     FED-1507  a release was not reserved, was spent, or is another's
 │   ├── LedgerError          FED-1508  a ledger is not a ledger, or its chain is broken
 │   ├── RollbackError        FED-1509  a ledger is older than what was released from it
-│   └── LedgerBusyError      FED-1510  another process holds the ledger
+│   ├── LedgerBusyError      FED-1510  another process holds the ledger
+│   └── NoiseRoomError       FED-1511  noise cannot be drawn so, or does not fit its integers
 ├── TaskError        FED-1601  a task, or a file of settings, says what cannot be done
 ├── ProgramError     FED-1602  no program, model or data of that name are installed
 ├── UpdateError      FED-1603  an update does not fit the layout of its task
@@ -138,6 +139,7 @@ from fedcore.errors.privacy import (
     BudgetError,
     LedgerBusyError,
     LedgerError,
+    NoiseRoomError,
     NormError,
     ParticipationError,
     PlanError,
@@ -227,6 +229,7 @@ __all__ = [
     "LedgerError",
     "MessageError",
     "MutationError",
+    "NoiseRoomError",
     "NormError",
     "NotAuthorisedError",
     "NotFoundError",

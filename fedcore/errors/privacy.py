@@ -9,6 +9,7 @@ __all__ = [
     "BudgetError",
     "LedgerBusyError",
     "LedgerError",
+    "NoiseRoomError",
     "NormError",
     "ParticipationError",
     "PlanError",
@@ -29,6 +30,12 @@ class PlanError(PrivacyError, ValueError):
     """A privacy plan, or a step that is to follow it, would void its own guarantee."""
 
     code = "FED-1501"
+
+
+class NoiseRoomError(PlanError):
+    """The noise of a plan is too fine or too coarse to be drawn, or does not fit its integers."""
+
+    code = "FED-1511"
 
 
 class BudgetError(PrivacyError):

@@ -15,7 +15,7 @@ from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from fedcore.errors import FedcoreError, ParameterError, PlanError, TaskError
+from fedcore.errors import FedcoreError, NoiseRoomError, ParameterError, PlanError, TaskError
 from fedcore.privacy import (
     Adaptive,
     Adjacency,
@@ -92,14 +92,13 @@ def plan_of(task: Task, noise_multiplier: Fraction) -> PrivacyPlan:
 def calibrated_plan(task: Task) -> PrivacyPlan:
     """The plan with the least noise that keeps the promise.
 
-    Raises: TaskError; PlanError, with the nearest promise for whose noise there is room.
+    Raises: TaskError; PlanError; NoiseRoomError, with the nearest promise whose noise has room.
     """
     try:
         return plan_of(task, Fraction(1)).calibrated()
-    except PlanError as error:
+    except NoiseRoomError as error:
         # No task names grid steps or bits of a compact slot: they follow from the noise.
-        if "grid_steps" in error.fix or "21 bits" in error.fix:
-            error.fix = " or ".join(_planned_by(task)) or "take another epsilon"
+        error.fix = " or ".join(_planned_by(task)) or "take another epsilon"
         raise
 
 

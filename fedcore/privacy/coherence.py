@@ -85,13 +85,15 @@ def hides_cohort(plan: PrivacyPlan) -> bool:
     return shared and plan.unit is not Unit.RECORD and not isinstance(plan.sampling, Uncontrolled)
 
 
-def refused(name: str, value: object, why: str, fix: str) -> PlanError:
+def refused(
+    name: str, value: object, why: str, fix: str, *, error: type[PlanError] = PlanError
+) -> PlanError:
     """The error of a plan whose part `name` cannot be `value`."""
     try:
         shown = f"{value!r:.80}"
     except ValueError:  # of a long integer Python refuses to print the digits
         shown = "a number of many digits"
-    return PlanError(f"a privacy plan with {name} = {shown}", why=why, fix=fix)
+    return error(f"a privacy plan with {name} = {shown}", why=why, fix=fix)
 
 
 def _check_types(plan: PrivacyPlan) -> None:

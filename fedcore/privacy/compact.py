@@ -22,7 +22,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcore.errors import DtypeError, PlanError, ShapeError
+from fedcore.errors import DtypeError, NoiseRoomError, PlanError, ShapeError
 from fedcore.privacy.clipping import Clipping, exact_norm
 from fedcore.privacy.csprng import Stream
 from fedcore.privacy.events import SkellamEvent
@@ -94,6 +94,7 @@ class CompactTerms:
                 f"{self.slot_bits} bits leave so little room beside the noise that rounding would "
                 f"more than double it",
                 "take 21 bits, or shares of noise in 32 bits, which need no rotation",
+                error=NoiseRoomError,
             )
         if self.local_variance < SMALLEST_VARIANCE:
             raise _refused(
@@ -101,6 +102,7 @@ class CompactTerms:
                 self.noise_multiplier,
                 "a share of the noise would be less than half a grid step",
                 "take more noise, or fewer clients a sum",
+                error=NoiseRoomError,
             )
 
     @classmethod
@@ -286,5 +288,7 @@ def _check_rotation(rotation: Rotation, terms: CompactTerms) -> None:
         )
 
 
-def _refused(name: str, value: object, why: str, fix: str) -> PlanError:
-    return PlanError(f"compact terms with {name} = {value!r:.80}", why=why, fix=fix)
+def _refused(
+    name: str, value: object, why: str, fix: str, *, error: type[PlanError] = PlanError
+) -> PlanError:
+    return error(f"compact terms with {name} = {value!r:.80}", why=why, fix=fix)

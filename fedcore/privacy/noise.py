@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TypeAlias
 
-from fedcore.errors import PlanError
+from fedcore.errors import NoiseRoomError, PlanError
 from fedcore.privacy.banded import Strategy
 from fedcore.privacy.compact import SLOT_BITS, CompactTerms
 
@@ -92,18 +92,18 @@ class NoiseShares:
     def check(self, variance: Fraction, norm: int) -> None:
         """That the noise can be drawn, suits its accountant, and fits beside the signal.
 
-        Raises: PlanError.
+        Raises: NoiseRoomError.
         """
         local = self.local_variance(variance)
         if local < LEAST_LOCAL_VARIANCE:
-            raise PlanError(
+            raise NoiseRoomError(
                 f"a share of noise has a standard deviation of {float(local) ** 0.5:.3g} grid "
                 f"steps, less than 3",
                 why="sums of so coarse shares are not near enough to a Gaussian",
                 fix="take more grid_steps",
             )
         if local > LARGEST_VARIANCE:
-            raise PlanError(
+            raise NoiseRoomError(
                 f"a share of noise has a standard deviation of {float(local) ** 0.5:.3g} grid "
                 f"steps, more than 10^9",
                 why="the sampler draws no wider noise",
@@ -111,7 +111,7 @@ class NoiseShares:
             )
         room = 2 ** (self.slot_bits - 1) - self.clients * self.client_limit(norm)
         if room <= 0 or room * room <= _TAILS**2 * self.clients * local:
-            raise PlanError(
+            raise NoiseRoomError(
                 f"{self.clients} clients of up to {self.client_limit(norm)} grid steps and "
                 f"their noise do not fit into {self.slot_bits} bits",
                 why=f"signal and {_TAILS} standard deviations of noise have to fit",
@@ -163,7 +163,7 @@ class CompactShares:
     def terms(self, *, dimension: int, noise_multiplier: Fraction) -> CompactTerms:
         """What all clients of a round agree on, for updates of `dimension` coordinates.
 
-        Raises: PlanError if signal and noise find no room in the slots.
+        Raises: NoiseRoomError if signal and noise find no room in the slots.
         """
         if self.slot_bits is None:
             return CompactTerms.fitting(

@@ -16,7 +16,7 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any, TypeAlias
 
-from fedcore.errors import LedgerError, PlanError
+from fedcore.errors import LedgerError, NoiseRoomError, PlanError
 from fedcore.privacy.accounting import Accountant
 from fedcore.privacy.adaptive import Adaptive
 from fedcore.privacy.calibration import noise_multiplier
@@ -189,7 +189,7 @@ class PrivacyPlan:
         """This plan with the least noise with which its rounds stay within `epsilon`.
 
         `accountant`: the ledger's. "pld" needs less noise, the extra `dp`, and seconds.
-        Raises: AccountantError, InstallError; PlanError if so much noise does not fit the plan.
+        Raises: AccountantError, InstallError; NoiseRoomError if so much noise does not fit.
         """
         noise = _unfitted(self)
 
@@ -375,6 +375,7 @@ def _check_noise(plan: PrivacyPlan) -> None:
             f"on this grid the noise has a variance of {float(variance):.3g}, of which the sampler "
             f"draws 0.25 … 1e18",
             "take more grid_steps if it is too small, fewer if it is too large",
+            error=NoiseRoomError,
         )
     if plan.population * plan.contribution_norm > _largest_sum(plan):
         raise refused(
@@ -382,4 +383,5 @@ def _check_noise(plan: PrivacyPlan) -> None:
             plan.grid,
             f"the sum of {plan.population} contributions could leave the integers",
             "take fewer grid_steps",
+            error=NoiseRoomError,
         )

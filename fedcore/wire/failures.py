@@ -61,6 +61,7 @@ STATUS: Final[Mapping[type[FedcoreError], str]] = MappingProxyType(
         errors.CheckpointError: "INVALID_ARGUMENT",
         errors.AuthorityError: "INVALID_ARGUMENT",
         errors.PlanError: "INVALID_ARGUMENT",
+        errors.NoiseRoomError: "INVALID_ARGUMENT",
         errors.BudgetError: "FAILED_PRECONDITION",
         errors.ParticipationError: "FAILED_PRECONDITION",
         errors.SecAggError: "FAILED_PRECONDITION",

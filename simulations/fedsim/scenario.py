@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -96,8 +95,7 @@ class Scenario:
                 found["study"] = replace(study, algorithm=algorithm)
             if values and "secure_aggregation" not in values and _is_study(found):
                 values["secure_aggregation"] = {"profile": "off"}
-            with _summed_in(found["head"]):
-                task = _task_of(values, base, found["head"])
+            task = _task_of(values, base, found["head"])
             return cls(task=task.resolved(), base=base, text=text, **found)
 
     @property
@@ -156,25 +154,10 @@ def _is_study(found: Mapping[str, Any]) -> bool:
     return bool(found["head"].mode == "plain" and (study.any or clock.schedule == "buffered"))
 
 
-@contextmanager
-def _summed_in(head: ScenarioHead) -> Iterator[None]:
-    """Adds to what a task's terms of secure aggregation make impossible that they may go."""
-    try:
-        yield
-    except TaskError as error:
-        of_sums = error.where.startswith(("cohort.", "secure_aggregation"))
-        if of_sums and head.mode == "plain" and "secure" in f"{error.what} {error.why}":
-            error.fix += (
-                ', or let [secure_aggregation] hold profile = "off" alone: in the mode plain its'
-                " deadlines and thresholds are all there is of it"
-            )
-        raise
-
-
 def _task_of(values: Mapping[str, Any], base: Path, head: ScenarioHead) -> Task:
     """The task in the scenario's own tables, or in the file that it names."""
     if head.task is None:
-        return Task.from_tables(values)
+        return _inline_task(values, head)
     if values:
         raise TaskError(
             f"[{next(iter(values))}] stands beside scenario.task",
@@ -183,3 +166,23 @@ def _task_of(values: Mapping[str, Any], base: Path, head: ScenarioHead) -> Task:
             where=next(iter(values)),
         )
     return Task.from_toml(base / head.task)
+
+
+def _inline_task(values: Mapping[str, Any], head: ScenarioHead) -> Task:
+    """The task of tables; an error says whether to leave secure aggregation out would mend it."""
+    try:
+        return Task.from_tables(values)
+    except TaskError as error:
+        if head.mode == "plain" and _is_task({**values, "secure_aggregation": {"profile": "off"}}):
+            error.fix += (
+                ', or let [secure_aggregation] hold profile = "off" alone: in the mode plain its'
+                " deadlines and thresholds are all there is of it"
+            )
+        raise
+
+
+def _is_task(values: Mapping[str, Any]) -> bool:
+    try:
+        return bool(Task.from_tables(values))
+    except TaskError:
+        return False

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from fedcore.errors import PlanError
+from fedcore.errors import NoiseRoomError, PlanError
 from fedcore.privacy.banded import Strategy
 from fedcore.privacy.noise import (
     BandedNoise,
@@ -42,6 +42,8 @@ REFUSED: dict[str, Any] = {
     "a seed that is a word": lambda: SimulatedNoise("x"),  # type: ignore[arg-type]
     "a seed below zero": lambda: SimulatedNoise(-1),
     "a seed that no ledger keeps": lambda: SimulatedNoise(2**63),
+}
+WITHOUT_ROOM: dict[str, Any] = {
     "shares too coarse": lambda: NoiseShares(5, 4, 1).check(Fraction(26), 2),
     "shares too wide": lambda: NoiseShares(2, 1, 0, 64).check(Fraction(10**18 + 1), 2),
     "a signal that overflows": lambda: NoiseShares(4, 4, 0, 8).check(Fraction(36), 32),
@@ -54,6 +56,13 @@ def test_noise_that_does_not_add_up_is_refused(case: str) -> None:
     with pytest.raises(PlanError) as found:
         REFUSED[case]()
     assert found.value.code == "FED-1501" and found.value.why and found.value.fix
+
+
+@pytest.mark.parametrize("case", WITHOUT_ROOM)
+def test_noise_that_finds_no_room_has_a_code_of_its_own(case: str) -> None:
+    with pytest.raises(NoiseRoomError) as found:
+        WITHOUT_ROOM[case]()
+    assert found.value.code == "FED-1511" and found.value.why and found.value.fix
 
 
 def test_the_limits_of_what_is_refused_are_where_they_are_said_to_be() -> None:
