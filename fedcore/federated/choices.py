@@ -198,7 +198,7 @@ class ScheduleSpec(Choice):
             found = math.inf
         if not 0 <= found < math.inf:
             raise TaskError(
-                f"a learning rate of {found} in round {round}",
+                f"a learning rate of {found} in round {round + 1}",
                 why="a rate is finite and at least 0",
                 fix="let the schedule fall, or rise more slowly",
                 where="training.schedule",

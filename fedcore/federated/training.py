@@ -221,7 +221,7 @@ def require_wanted(request: TrainingRequest) -> None:
     """Raises: CancelledError once the request was cancelled."""
     if request.cancelled():
         raise CancelledError(
-            f"training for round {request.round} was cancelled",
+            f"training for round {request.round + 1} was cancelled",
             why="its owner or the server asked for it",
             fix="nothing is lost: the next round begins from the model that the server has",
         )
@@ -229,7 +229,7 @@ def require_wanted(request: TrainingRequest) -> None:
 
 def _diverged(what: str, request: TrainingRequest) -> DivergenceError:
     return DivergenceError(
-        f"round {request.round}: {what}",
+        f"round {request.round + 1}: {what}",
         why="the steps left the region where the loss is finite, or the data hold NaN or infinity",
         fix="lower the task's learning rate, and check the data with numpy.isfinite",
     )

@@ -320,7 +320,7 @@ def test_a_server_refuses_models_means_and_states_of_other_tasks(small_task):
             algorithm.apply(*given, round=0)
     infinite = Mean(np.full_like(theta, 3e38), 1.0, 1, {})
     plain = algorithm_of(small_task())
-    with pytest.raises(DivergenceError, match="round 7"):
+    with pytest.raises(DivergenceError, match="round 8"):
         plain.apply(np.full_like(theta, 3e38), infinite, {}, round=7)
 
 

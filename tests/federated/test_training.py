@@ -174,7 +174,8 @@ def test_fedprox_with_mu_0_is_fedavg_and_a_large_mu_stays_near(small_task, small
         return LocalTraining().train(request_of(task, small_data)).delta
 
     plain = moved(name="fedavg")
-    assert np.array_equal(moved(name="fedprox", mu=0.0), plain)
+    # To rounding: BLAS adds the product of a factored gradient in one, a pulled one takes two.
+    np.testing.assert_allclose(moved(name="fedprox", mu=0.0), plain, rtol=1e-5, atol=1e-6)
     assert np.linalg.norm(moved(name="fedprox", mu=5.0)) < np.linalg.norm(plain)
 
 
@@ -204,7 +205,7 @@ def test_data_that_are_not_finite_end_in_a_divergence_error(small_task, small_da
     task = small_task(algorithm=algorithm, training=terms)
     x = small_data.x.copy()
     x[3, 1] = np.inf
-    with pytest.raises(DivergenceError, match="round 2"):
+    with pytest.raises(DivergenceError, match="round 3"):
         LocalTraining().train(request_of(task, Dataset(x, small_data.y)))
 
 

@@ -89,7 +89,7 @@ class Algorithm:
             result[cut] = theta[cut] + sign * mean.vector[cut]
         if not np.isfinite(result).all():
             raise DivergenceError(
-                f"the model is not finite after round {round}",
+                f"the model is not finite after round {round + 1}",
                 why="the server's step left the region of numbers",
                 fix="lower the algorithm's lr, or the clients' learning rate",
             )

@@ -194,7 +194,7 @@ def data_of(entry: admin_service_pb2.TaskEntry) -> dict[str, Json]:
 def line_of(entry: admin_service_pb2.TaskEntry) -> str:
     """A task's entry in one line."""
     parts = [
-        f"{entry.task_id}  {entry.state:<9}  round {entry.rounds_completed}/{entry.rounds}",
+        f"{entry.task_id}  {entry.state:<9}  {entry.rounds_completed}/{entry.rounds} rounds",
         f"eps {entry.epsilon:.2f}/{entry.epsilon_budget:.2f}" if entry.epsilon_budget else "",
         showing.plain(entry.reason),
     ]

@@ -194,7 +194,7 @@ def peak_of(vector: Vector) -> float:
 def diverged(round: int) -> DivergenceError:
     """Of a client whose numbers are none."""
     return DivergenceError(
-        f"round {round}: what a client trained is not finite",
+        f"round {round + 1}: what a client trained is not finite",
         why="its steps left the region where the loss is finite, or its data hold NaN or infinity",
         fix="lower the task's learning rate, and check the data with numpy.isfinite",
     )

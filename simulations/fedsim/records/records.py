@@ -202,13 +202,13 @@ class RoundRecord:
         }
         if names := [name for name, there in unreleased.items() if there]:
             raise PlanError(
-                f"round {self.round}: {', '.join(names)} beside a promise of privacy",
+                f"round {self.round + 1}: {', '.join(names)} beside a promise of privacy",
                 why="it was measured on devices and not released, so no epsilon covers it",
                 fix="leave it out, and evaluate the released model on the test set",
             )
         if self.mode is Mode.PLAIN:
             raise PlanError(
-                f"round {self.round}: an epsilon in the mode plain",
+                f"round {self.round + 1}: an epsilon in the mode plain",
                 why="float sums without noise keep no promise of privacy",
                 fix='simulate the task in the mode "fast" or "exact"',
             )

@@ -207,13 +207,13 @@ class RunFolder:
     def _require_next(self, record: RoundRecord) -> None:
         if record.round != len(self._log.records) or record.mode is not self.run.mode:
             raise ArgumentError(
-                f"round {record.round} in the mode {record.mode.value} is not what follows",
+                f"round {record.round + 1} in the mode {record.mode.value} is not what follows",
                 why=f"the run has {len(self._log.records)} rounds, all {self.run.mode.value}",
                 fix="append the rounds of one run in their order",
             )
         if self.run.private and self.run.mode is not Mode.PLAIN and record.privacy is None:
             raise PlanError(
-                f"round {record.round} of a task with privacy tells of no epsilon",
+                f"round {record.round + 1} of a task with privacy tells of no epsilon",
                 why="whoever reads it has to know what was spent, and that nothing else is told",
                 fix="pass privacy=Privacy(...) from the round's receipt",
             )

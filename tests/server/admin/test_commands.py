@@ -29,7 +29,7 @@ def orders(federation: Any, name: str) -> list[Any]:
 @pytest.mark.parametrize(
     ("command", "arguments", "words", "key"),
     [
-        ("task", ["list"], "digits-1  RUNNING    round 0/5  eps 1.50/3.00", "task_id"),
+        ("task", ["list"], "digits-1  RUNNING    0/5 rounds  eps 1.50/3.00", "task_id"),
         ("round", ["list", "digits-1"], "round 4/5  attempt 1 PENDING  sel 0 ok 0 drop 2", "round"),
         ("model", ["list", "digits-1"], f"{MODEL}  round 0     5 B", "model"),
         ("token", ["clients"], "seen ", "client_id"),
