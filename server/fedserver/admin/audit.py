@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import IO, Annotated
 
 import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -58,7 +60,7 @@ def export(
         if out is None:
             console.show_each((_data(entry_of(line)), line.decode()) for line in log)
             return
-        head = verify(_written(log, out))
+        head = _written(log, out)
     console.show(
         {"file": str(out), "entries": head.sequence, "hash": head.hash.hex()},
         f"{out}: {head.sequence} entries, the last with hash {head.hash.hex()}",
@@ -135,22 +137,38 @@ class _Remembering:
             self.signed = read_head(self._log.head, self._server_id, self._key)
 
 
-def _written(lines: Iterable[bytes], out: Path) -> Iterator[AuditRecord]:
-    """The entries, once each is in the file. Raises: ArgumentError."""
+def _written(lines: Iterable[bytes], out: Path) -> AuditHead:
+    """The head of the lines, which are in the new file once all of them hold together.
+
+    Raises: ArgumentError; what verification does. Then there is no file.
+    """
+    part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
-        with out.open("xb") as file:
-            for line in lines:
-                file.write(line + b"\n")
-                yield entry_of(line)
+        if out.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        with part.open("xb") as file:
+            head = verify(_told(lines, file))
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(out)
     except FedcoreError:  # some of which are an OSError, too
         raise
     except OSError as error:
         raise ArgumentError(
             f"{out.name} cannot be written",
             why=(error.strerror or str(error)).lower(),
-            fix="name a file that is not there yet",
+            fix="name a file that is not there yet, in a folder with room",
             where=str(out),
         ) from None
+    finally:
+        part.unlink(missing_ok=True)
+    return head
+
+
+def _told(lines: Iterable[bytes], file: IO[bytes]) -> Iterator[AuditRecord]:
+    for line in lines:
+        file.write(line + b"\n")
+        yield entry_of(line)
 
 
 def _key_of(text: str) -> Ed25519PublicKey:

@@ -280,8 +280,8 @@ async def test_a_slow_server_is_a_timeout(
     assert late.code == 3 and DeviceTimeoutError.code in late.err
 
 
-async def test_a_log_of_which_a_page_was_cut_is_refused(
-    fed: Any, canned: Any, monkeypatch: pytest.MonkeyPatch
+async def test_a_log_of_which_a_page_was_cut_is_refused_and_leaves_no_half_of_an_export(
+    fed: Any, canned: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     profile = canned.profile("auditor")
     for _ in range(3):
@@ -296,6 +296,14 @@ async def test_a_log_of_which_a_page_was_cut_is_refused(
     monkeypatch.setattr(SqliteStore, "audit_entries", without_the_second)
     cut = await fed("audit", "verify", profile=profile)
     assert cut.code == 1 and "goes from entry 1 to 3" in cut.err
+
+    (folder := tmp_path / "exports").mkdir()
+    half = await fed("audit", "export", "--out", folder / "log.jsonl", profile=profile)
+    assert half.code == 1 and "goes from entry 1 to 3" in half.err and not [*folder.iterdir()]
+    monkeypatch.undo()
+    (taken := folder / "taken").write_text("mine")
+    beside = await fed("audit", "export", "--out", taken, profile=profile)
+    assert (beside.code, taken.read_text()) == (4, "mine"), beside.err
 
 
 async def test_following_a_task_that_failed_ends_with_1_and_its_reason(
