@@ -1,7 +1,7 @@
 """Whether clients may take part often enough for all rounds: told before the first of them.
 
-Who takes part depends on devices and seed alone, and on nothing that is trained. So all rounds can
-be gone through before, as they will be.
+Who takes part, and which attempts are paid for in vain, depends on devices and seed alone, and on
+nothing that is trained. So all rounds can be gone through before, as they will be.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import suppress
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from fedcore.errors import FedcoreError, TaskError
 from fedcore.federated.task import Task
-from fedcore.privacy import CentralNoise, Uncontrolled
+from fedcore.privacy import PrivacyPlan, Uncontrolled
 from fedcore.privacy.participation import ParticipationTable
+from fedcore.privacy.rdp import compose, epsilon
 from fedsim.clock import Attempt, ClockState, SynchronousClock, Work
 from fedsim.devices import DevicesSpec
 from fedsim.modes.payments import allowed_places, members_of
@@ -27,13 +28,19 @@ __all__ = ["require_participations"]
 
 _IDEAL: Final = DevicesSpec()
 
+# A round takes 2 ms, and of 10,000 clients 4 ms: all that is gone through takes some seconds.
+_MOST_LOOKS: Final = 3000
+_CLIENTS_A_LOOK: Final = 10_000
+
 
 def require_participations(
     scenario: Scenario, world: World, clock: SynchronousClock, work: Work
 ) -> None:
     """Raises: TaskError, with what would do, where privacy lets too few clients come so often.
 
-    A round that would end the run without such bounds, too, is left to itself.
+    And where attempts that are given up use up the whole budget before anything is released. A
+    round that would end the run without such bounds, too, is left to itself; so is one so late, or
+    of so many clients, that to look for it would take longer than some seconds.
     """
     task, plan = scenario.task, scenario.task.plan
     if plan is None or not isinstance(plan.sampling, Uncontrolled):
@@ -42,16 +49,26 @@ def require_participations(
     if _is_ample(scenario, bounds, clients=len(names)):
         return
     rounds = _Rounds(task, names, clock, work)
-    if (done := rounds.through(bounds)) == task.rounds.count:
-        return
-    if rounds.through(Uncontrolled(1, _unbounded(task))) <= done:
+    try:
+        payable = _payable(plan, rounds.attempts)
+        course = rounds.course(bounds, payable=payable)
+        if not course.starved:
+            if not course.released:
+                raise _unpaid(task, bounds, rounds, payable)
+            return
+        free = Uncontrolled(1, rounds.attempts)
+        if rounds.course(free, payable=rounds.attempts).released <= course.released:
+            return
+    except _LongError:
         return
     raise TaskError(
-        f"round {done + 1} of {task.rounds.count} finds too few clients that may still take part",
+        f"round {course.released + 1} of {task.rounds.count} finds too few clients that may still "
+        "take part",
         why=f"each of {len(names)} takes part {bounds.maximum_participations} times at most and "
         f"{bounds.minimum_separation} or more rounds apart; a round takes up to "
         f"{task.cohort.select} of them, and needs {task.cohort.minimum}",
-        fix=", or ".join(_remedies(task, bounds, rounds, done)) or "simulate more clients",
+        fix=", or ".join(_remedies(task, bounds, rounds, course.released))
+        or "simulate more clients, or lose fewer (devices)",
         where="privacy.maximum_participations",
     )
 
@@ -60,49 +77,78 @@ def _is_ample(scenario: Scenario, bounds: Uncontrolled, *, clients: int) -> bool
     """Whether enough may take part in the last round, whoever came in those before it."""
     task, apart = scenario.task, bounds.minimum_separation
     count, most = task.rounds.count, bounds.maximum_participations
-    if apart == 1 and most >= _unbounded(task):
-        return True
     if scenario.devices != _IDEAL:
         return False  # who is lost or away, and in how many attempts, is for the rounds to tell
     recent, earlier = min(apart, count) - 1, max(0, count - apart)
-    kept_away = (recent + earlier / most) * task.cohort.select
-    return clients - kept_away >= task.cohort.minimum
+    used_up = earlier / most if most < count else 0.0
+    return clients - (recent + used_up) * task.cohort.select >= task.cohort.minimum
 
 
-def _unbounded(task: Task) -> int:
-    """More often than this nobody can take part."""
-    return task.rounds.count * task.rounds.max_attempts
+def _payable(plan: PrivacyPlan, attempts: int) -> int:
+    """How many of so many attempts the budget pays for."""
+    low, high = 0, attempts + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        cost, _ = epsilon(compose(plan.spend(middle), plan.adjacency), plan.failure)
+        low, high = (middle, high) if cost <= plan.epsilon else (low, middle)
+    return low
+
+
+def _unpaid(task: Task, bounds: Uncontrolled, rounds: _Rounds, payable: int) -> TaskError:
+    payments, _ = rounds.payments(bounds, task.rounds.count)
+    remedies, through = [], "enough clients come through none"
+    if payments:
+        needed, through = payments[0], f"enough clients come through number {payments[0]} first"
+        with suppress(FedcoreError, _LongError):
+            changed = replace(task, rounds=replace(task.rounds, count=needed), plan=None)
+            course = rounds.course(bounds, count=needed)
+            if course.released and not course.starved and changed.resolved():
+                remedies.append(f"set rounds.count = {needed}, whose noise pays for them")
+    return TaskError(
+        "the privacy budget is used up before the first round comes to its end",
+        why=f"it pays for {payable} attempts, and {through}: what clients were asked for is paid "
+        "for, whatever comes of it",
+        fix=", or ".join([*remedies, "let cohort.minimum be less, or lose fewer (devices)"]),
+        where="rounds.count",
+    )
 
 
 def _remedies(task: Task, bounds: Uncontrolled, rounds: _Rounds, done: int) -> Iterator[str]:
     """What would do: each was gone through, and its noise can be planned."""
-    promise = task.privacy
-    assert promise is not None
-    unbounded = _unbounded(task)
-    apart = _nearest(
-        lambda apart: rounds.suffice(Uncontrolled(apart, unbounded)), bounds.minimum_separation, 1
-    )
-    if apart is not None:
-        most = _nearest(
-            lambda most: rounds.suffice(Uncontrolled(apart, most)),
-            bounds.maximum_participations,
-            unbounded,
-        )
-        assert most is not None
-        terms = {"maximum_participations": most, "minimum_separation": apart}
-        said = [
-            f"privacy.{name} = {value}"
-            for name, value in terms.items()
-            if value != getattr(bounds, name)
-        ]
-        changed = replace(promise, maximum_participations=most, minimum_separation=apart)
-        with suppress(FedcoreError):
-            replace(task, privacy=changed, plan=None).resolved()
-            yield f"set {' and '.join(said)}"
-    if done:
-        with suppress(FedcoreError):
+    with suppress(_LongError):
+        yield from _other_bounds(task, bounds, rounds)
+    with suppress(_LongError, FedcoreError):
+        while done and (less := rounds.course(bounds, count=done).released) < done:
+            done = less
+        if done:
             replace(task, rounds=replace(task.rounds, count=done), plan=None).resolved()
             yield f"set rounds.count = {done}"
+
+
+def _other_bounds(task: Task, bounds: Uncontrolled, rounds: _Rounds) -> Iterator[str]:
+    promise = task.privacy
+    assert promise is not None
+    # Who may come once a round may come always; more often than that, failed attempts are not paid.
+    most = max(bounds.maximum_participations, task.rounds.count)
+    apart = _nearest(
+        lambda apart: rounds.suffice(Uncontrolled(apart, most)), bounds.minimum_separation, 1
+    )
+    if apart is None:
+        return
+    found = _nearest(
+        lambda most: rounds.suffice(Uncontrolled(apart, most)), bounds.maximum_participations, most
+    )
+    assert found is not None
+    terms = {"maximum_participations": found, "minimum_separation": apart}
+    said = [
+        f"privacy.{name} = {value}"
+        for name, value in terms.items()
+        if value != getattr(bounds, name)
+    ]
+    changed = replace(promise, maximum_participations=found, minimum_separation=apart)
+    with suppress(FedcoreError):
+        replace(task, privacy=changed, plan=None).resolved()
+        yield f"set {' and '.join(said)}"
 
 
 def _nearest(holds: Callable[[int], bool], wanted: int, sure: int) -> int | None:
@@ -119,46 +165,83 @@ def _nearest(holds: Callable[[int], bool], wanted: int, sure: int) -> int | None
     return held
 
 
+class _LongError(Exception):
+    """To go on looking would take too long."""
+
+
+class _Course(NamedTuple):
+    """How many rounds are released; whether too few may take part in the one after them."""
+
+    released: int
+    starved: bool
+
+
 class _Rounds:
-    """The rounds of a task with privacy, gone through without any training."""
+    """The rounds of a task with privacy, gone through without any training.
+
+    `attempts`: how many there are at most.
+    """
 
     def __init__(
         self, task: Task, names: Sequence[str], clock: SynchronousClock, work: Work
     ) -> None:
         self._task, self._clock, self._work = task, clock, work
         self._names = tuple(name.encode() for name in names)
+        self._looks = _MOST_LOOKS / (1 + len(names) / _CLIENTS_A_LOOK)
+        self.attempts = task.rounds.count * task.rounds.max_attempts
 
     def suffice(self, bounds: Uncontrolled) -> bool:
-        """Whether enough may take part in each of them."""
-        return self.through(bounds) == self._task.rounds.count
+        """Whether all of them come to their ends. Raises: _LongError."""
+        return self.course(bounds).released == self._task.rounds.count
 
-    def through(self, bounds: Uncontrolled) -> int:
-        """How many come before one that too few take part in."""
-        count = self._task.rounds.count
-        visits = _Visits(self._task, self._names, bounds)
+    def course(
+        self, bounds: Uncontrolled, *, count: int | None = None, payable: int | None = None
+    ) -> _Course:
+        """What becomes of `count` rounds under these bounds. Raises: _LongError.
+
+        `payable`: how many attempts the budget pays for; by default as many as it surely does once
+        its noise is planned for these bounds and this count.
+        """
+        count = self._task.rounds.count if count is None else count
+        if payable is None:
+            payable = self.attempts if bounds.maximum_participations <= count else count
+        payments, paid = self.payments(bounds, count)
+        released = sum(paid <= payable for paid in payments)
+        return _Course(released, released == len(payments) < count and paid <= payable)
+
+    def payments(self, bounds: Uncontrolled, count: int) -> tuple[list[int], int]:
+        """For how many attempts was paid by the end of each round, up to one that has none.
+
+        And with the attempts at that one. Raises: _LongError.
+        """
+        visits, payments = _Visits(self._task, self._names, bounds), list[int]()
         before = ClockState()
         for number in range(count):
-            if visits.paid >= count:
-                return count  # what was paid for in vain has used up the budget
+            if self._looks < 1:
+                raise _LongError
+            self._looks -= 1
             try:
                 timeline = self._clock.round(number, before, self._work, among=visits.allowed)
             except FedcoreError:
-                return number
+                break
             visits.settle(timeline.attempts)
             if not timeline.completed:
-                return number
+                break
             visits.released()
             before = timeline.after
-        return count
+            payments.append(visits.paid)
+        return payments, visits.paid
 
 
 class _Visits:
-    """Who took part and was paid for, as a run's ledger keeps it. `paid`: for how many attempts."""
+    """Who took part and was paid for, as a run's ledger keeps it. `paid`: for how many attempts.
+
+    Once it is known who takes part in an attempt, no ledger takes its payment back.
+    """
 
     def __init__(self, task: Task, names: Sequence[bytes], bounds: Uncontrolled) -> None:
         assert task.plan is not None
         self._names, self._needed = names, task.cohort.minimum
-        self._takes_back = isinstance(task.plan.noise, CentralNoise)
         self._table = ParticipationTable(
             bounds.minimum_separation, bounds.maximum_participations, task.plan.population
         )
@@ -177,7 +260,7 @@ class _Visits:
             if members := members_of(attempt):
                 self._table.begin()
                 self._table.admit([self._names[place] for place in members])
-                self.paid += attempt.completed or not self._takes_back
+                self.paid += 1
         self._settled = len(attempts)
 
     def released(self) -> None:

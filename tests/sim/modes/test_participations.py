@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
+from hypothesis import given, settings, strategies as st
 
 from fedcore.errors import FedcoreError, TaskError
 from fedsim.modes.foreseen import require_possible
@@ -20,11 +22,14 @@ LOSSES = "[devices]\ndropout = { training = 0.2 }"
 CYCLES = '[devices]\navailability = { kind = "cycle", share = 0.6, period_s = 100.0 }'
 
 
-def bounded(*, most: int = 100, apart: int = 1, rounds: int = 8, more: str = "") -> Scenario:
+def bounded(
+    *, most: int = 100, apart: int = 1, rounds: int = 8, more: str = "", **changed: Any
+) -> Scenario:
     """12 clients, of whom 6 take part in a round and 3 have to."""
     return scenario_of(
         rounds=rounds,
         more=more,
+        **changed,
         privacy=(
             'unit = "client", epsilon = 30.0, delta = 1e-2, population = 24, clipping_norm = 1.0,'
             f' noise = "central", minimum_separation = {apart}, maximum_participations = {most}'
@@ -41,10 +46,17 @@ def refusal(scenario: Scenario) -> TaskError | None:
 
 
 def completed(scenario: Scenario, root: Path, name: str) -> int:
+    return ended(scenario, root, name)[0]
+
+
+def ended(scenario: Scenario, root: Path, name: str) -> tuple[int, str]:
+    """How many rounds came to their ends, and what ended it."""
     with RunFolder.create(root, plan_of(scenario), path=root / name) as folder:
-        with suppress(FedcoreError):  # what ended it, others test
-            simulate_in_folder(scenario, folder)
-        return len(folder.rounds)
+        try:
+            why = simulate_in_folder(scenario, folder).ended
+        except FedcoreError as error:
+            why = str(error)
+        return len(folder.rounds), why
 
 
 @pytest.mark.slow
@@ -114,3 +126,57 @@ def test_a_run_whose_clients_may_come_no_more_ends_with_what_it_has(
         result = simulate_in_folder(scenario, folder)
     assert 0 < result.totals.rounds < 8 and "may still take part" in result.ended
     assert (folder.path / "model.safetensors").exists()
+
+
+FEW: dict[str, Any] = {"partition": 'name = "iid"', "rows": 240, "more": LOSSES}
+
+
+def test_attempts_given_up_are_paid_for_and_who_pays_with_all_he_has_is_told_before() -> None:
+    spent = {**FEW, "clients": 8, "minimum": 6, "goal": 7, "most": 4}
+    refused = refusal(bounded(**spent, rounds=2))
+    assert refused is not None and "used up before the first round" in refused.what
+    found = re.search(r"set rounds\.count = (\d+)", refused.fix)
+    assert found is not None and refusal(bounded(**spent, rounds=int(found[1]))) is None
+
+
+def test_a_budget_that_failures_have_used_up_is_no_remedy_for_too_few_clients() -> None:
+    often = {**FEW, "clients": 3, "minimum": 3, "goal": 3, "rounds": 1}
+    refused = refusal(bounded(**often, most=2))
+    assert refused is not None and "maximum_participations =" not in refused.fix
+    assert refusal(bounded(**often, most=3)) is not None
+
+
+@pytest.mark.slow
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_whatever_is_accepted_releases_something_and_each_remedy_all(data: st.DataObject) -> None:
+    clients = data.draw(st.sampled_from([3, 5, 8, 12]), label="clients")
+    minimum = data.draw(st.integers(2, clients), label="minimum")
+    rounds = data.draw(st.integers(1, 6), label="rounds")
+    # A task by itself is refused if even all clients together may not come often enough.
+    far = [apart for apart in (1, 2, 3, 100) if minimum * min(apart, rounds) <= clients]
+    terms: dict[str, Any] = {
+        **FEW,
+        "clients": clients,
+        "minimum": minimum,
+        "rounds": rounds,
+        "goal": data.draw(st.integers(minimum, clients), label="goal"),
+        "most": data.draw(st.integers(-(-minimum * rounds // clients), 6), label="most"),
+        "apart": data.draw(st.sampled_from(far), label="apart"),
+        "more": data.draw(st.sampled_from(["", LOSSES, CYCLES]), label="devices"),
+    }
+    scenario = bounded(**terms)
+    refused = refusal(scenario)
+    with TemporaryDirectory() as root:
+        if refused is None:
+            done, why = ended(scenario, Path(root), "a")
+            assert done or "given up" in why or "may still take part" in why, why
+            return
+        for number, remedy in enumerate(re.split(r", or (?=set)", refused.fix)):
+            changed = dict(re.findall(r"(?:privacy|rounds)\.([a-z_]+) = (\d+)", remedy))
+            names = {"maximum_participations": "most", "minimum_separation": "apart"}
+            found = {names.get(name, "rounds"): int(value) for name, value in changed.items()}
+            if found:
+                done, why = ended(bounded(**terms | found), Path(root), str(number))
+                least = 1 if "used up" in refused.what else (terms | found)["rounds"]
+                assert done >= least, f"{remedy}: {why}"
