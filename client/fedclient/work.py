@@ -109,7 +109,8 @@ class Work:
             dataset=self._dataset,
             round=self._round,
             stream=self._stream,
-            evaluate=self._train.evaluate,
+            # The owner agreed to the task: a server may leave a measurement out, and add none.
+            evaluate=self._train.evaluate and self._task.evaluation.is_due(self._round),
             clipping=self._train.clipping,
             progress=self._stepped,
             measured=self._measured,

@@ -101,7 +101,7 @@ def train_in_process(
                     dataset=clients[name],
                     round=index,
                     stream=stream_of(name),
-                    evaluate=_evaluates(task, index),
+                    evaluate=task.evaluation.is_due(index),
                     clipping=opener.clipping,
                     failed=partial(on_failure, name),
                 )
@@ -111,10 +111,6 @@ def train_in_process(
             models.append(found)
             on_round(index, found, mean)
     return models
-
-
-def _evaluates(task: Task, index: int) -> bool:
-    return bool(task.evaluation.every) and (index + 1) % task.evaluation.every == 0
 
 
 def _add(accumulator: NDArray[np.uint64], layout: Layout, values: Blocks) -> None:

@@ -207,3 +207,7 @@ class EvaluationSpec(Settings):
     every: Annotated[int, Bounds(least=0, most=10**6)] = 0
     metrics: Annotated[tuple[str, ...], Bounds(length=(0, 16))] = ()
     reported: bool = True
+
+    def is_due(self, round: int) -> bool:
+        """Whether devices measure the model that they are sent in this round, counted from 0."""
+        return self.every > 0 and (round + 1) % self.every == 0

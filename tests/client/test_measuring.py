@@ -43,3 +43,18 @@ def test_the_owner_learns_how_good_the_model_is_before_it_is_trained(
     [found] = [progress.detail for progress in told if progress.stage is Stage.MEASURED]
     loss, accuracy = sums["evaluation_loss"] / 24, sums["evaluation_accuracy"] / 24
     assert found == f"loss {loss:.4g}, accuracy {accuracy:.4g}, 24 examples"
+
+
+def test_nothing_is_measured_in_a_round_in_which_the_task_says_nothing_of_it(
+    serve: Callable[..., FakeServer], folder: Path, flowers: Callable[[int], Dataset]
+) -> None:
+    kept = "[evaluation]\nevery = 2\nmetrics = ['accuracy']\n"
+    task = Task.from_toml(OPEN.replace("[rounds]", f"{kept}[rounds]")).resolved()
+    server = serve(task, goal=1)
+    server.evaluate = True
+    told: list[Progress] = []
+    with Client.join(server.join_string, directory=folder) as device:
+        data = {"flowers": flowers(0)}
+        device.run(datasets=data, policy=OPENLY, rounds=1, on_progress=told.append)
+    assert Stage.MEASURED not in {progress.stage for progress in told}
+    assert Stage.UPLOADING in {progress.stage for progress in told}

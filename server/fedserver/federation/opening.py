@@ -173,13 +173,12 @@ def _session(
 async def _train(
     hosted: HostedTask, resources: Resources, round: int, head: HeadRecord, results: Results
 ) -> Train:
-    every = hosted.task.evaluation.every
     return Train(
         model_digest=head.digest,
         model_bytes=await resources.blobs.size(head.digest),
         update_bytes=hosted.task.layout.upload_bytes,
         clipping=encode_clipping(await results.clipping()),
-        evaluate=bool(every) and (round + 1) % every == 0,
+        evaluate=hosted.task.evaluation.is_due(round),
     )
 
 

@@ -88,9 +88,8 @@ class TaskRounds:
     def round(self, number: int, before: State) -> Done:
         kept = dict(before.arrays)
         sent = self._algorithm.sent(before.theta, kept)
-        every = self._task.evaluation.every
         clipping = before.texts["clipping"]
-        facts = Facts(number, bool(every) and (number + 1) % every == 0, clipping)
+        facts = Facts(number, self._task.evaluation.is_due(number), clipping)
         if self._releases is None:
             timeline, mean, reports = self._open(number, before, sent, facts)
             theta, arrays = self._algorithm.apply(before.theta, mean, kept, round=number)
