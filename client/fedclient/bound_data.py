@@ -8,9 +8,10 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from fedcore.errors import ArgumentError, DatasetError, FedcoreError
+from fedcore.regular_file import open_regular
 
 if TYPE_CHECKING:
     from fedcore.data import Dataset
@@ -65,11 +66,7 @@ def _version(path: Path) -> tuple[int, int]:
 def _check(name: str, path: Path) -> None:
     """What can be told without reading all of a file."""
     if path.suffix == ".npz":
-        try:
-            with zipfile.ZipFile(path) as archive:
-                arrays = {entry.removesuffix(".npy") for entry in archive.namelist()}
-        except (OSError, zipfile.BadZipFile) as error:
-            raise _unreadable(name, f"{path.name}: {error}") from error
+        arrays = _array_names(name, path)
         if not {"x", "y"} <= arrays:
             raise ArgumentError(
                 f"--data {name}: the file has no arrays x and y",
@@ -82,12 +79,34 @@ def _check(name: str, path: Path) -> None:
             why="known are .npz and .csv",
             fix="bind the data by --setup module:function",
         )
-    elif not path.is_file():
-        raise _unreadable(name, f"there is no file {path}")
+    else:
+        _opened(name, path).close()
 
 
-def _unreadable(name: str, why: str) -> ArgumentError:
-    return ArgumentError(f"--data {name}: the file cannot be read", why=why, fix="check the path")
+def _opened(name: str, path: Path) -> BinaryIO:
+    try:
+        return open_regular(path)
+    except OSError as error:
+        raise ArgumentError(
+            f"--data {name}: the file cannot be read",
+            why=f"{path}: {error.strerror}",
+            fix="check the path",
+        ) from error
+
+
+def _array_names(name: str, path: Path) -> set[str]:
+    with _opened(name, path) as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                return {entry.removesuffix(".npy") for entry in archive.namelist()}
+        # zipfile raises what it meets in a directory that is damaged: UnicodeDecodeError,
+        # NotImplementedError and more; all of them mean the same to the owner.
+        except Exception as error:
+            raise ArgumentError(
+                f"--data {name}: the file is no archive of arrays",
+                why=f"{path}: {error}"[:300],
+                fix="pass a file written by numpy.savez, or fetch it again",
+            ) from error
 
 
 def _dataset(name: str, path: Path) -> Dataset:

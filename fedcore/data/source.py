@@ -10,11 +10,11 @@ from __future__ import annotations
 import gzip
 import io
 import os
-import stat
 import zlib
 from pathlib import Path
 
 from fedcore.errors import DataFormatError, TruncatedFileError
+from fedcore.regular_file import open_regular
 
 __all__ = ["MAX_BYTES", "most_inflated", "read_bytes", "read_lines", "too_inflated"]
 
@@ -35,19 +35,14 @@ def read_bytes(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> b
     if gzip data end early.
     """
     try:
-        with open(os.path.expanduser(os.fspath(path)), "rb", opener=_at_once) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise _unreadable(path, "it is not a regular file")
+        with open_regular(path) as file:
             content = bytearray()
             while piece := file.read(_PIECE_BYTES):
                 content += piece
                 if len(content) > max_bytes:
                     raise _too_large(path, max_bytes)
-    except (OSError, TypeError, ValueError) as error:
-        if isinstance(error, DataFormatError):
-            raise
-        reason = error.strerror if isinstance(error, OSError) else "the path is not valid"
-        raise _unreadable(path, str(reason)) from None
+    except OSError as error:
+        raise _unreadable(path, str(error.strerror)) from None
     return _inflate(content, path, max_bytes) if content.startswith(_GZIP_MAGIC) else content
 
 
@@ -73,11 +68,6 @@ def too_inflated(
         if bomb
         else "pass a larger max_bytes, or split the file",
     )
-
-
-def _at_once(path: str, flags: int) -> int:
-    """Opens a file, and does not wait for somebody to write to one that is a pipe."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def read_lines(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> list[str]:

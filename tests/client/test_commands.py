@@ -130,6 +130,26 @@ def test_a_file_that_holds_no_data_is_refused_at_once_and_a_damaged_one_when_it_
             bound["flowers"]
 
 
+def test_neither_a_pipe_nor_a_damaged_archive_nor_a_name_that_is_none_stops_a_device(
+    tmp_path: Path,
+) -> None:
+    paths = [tmp_path / name for name in ("pipe.npz", "pipe.csv", "a\0b.npz", "a\0b.csv")]
+    for pipe in paths[:2]:
+        os.mkfifo(pipe)
+    np.savez(tmp_path / "whole.npz", x=np.zeros((2, 2)), y=np.zeros(2))
+    whole = (tmp_path / "whole.npz").read_bytes()
+    entry = whole.index(b"PK\1\2")  # of the central directory: the version, and how names are coded
+    for number, (place, byte) in enumerate([(6, 99), (9, 8)]):
+        damaged = bytearray(whole)
+        damaged[entry + place] = byte
+        damaged[entry + 46] = 0xFF
+        paths.append(tmp_path / f"{number}.npz")
+        paths[-1].write_bytes(damaged)
+    for path in paths:
+        with pytest.raises(ArgumentError, match="--data flowers: the file"):
+            BoundData({"flowers": path}, {})
+
+
 @pytest.mark.parametrize("arguments", [["status"], ["doctor"], ["run", "--data"]])
 def test_without_a_membership_nothing_works(
     folder: Path, arguments: list[str], flowers: Callable[[int], Dataset], tmp_path: Path
