@@ -22,6 +22,7 @@ from fedsim.partition import (
 from fedsim.population import Population
 from fedsim.scenario import Scenario
 from fedsim.sources import Source
+from fedsim.sources.features import require_finite
 
 __all__ = ["World"]
 
@@ -41,10 +42,14 @@ class World:
     def of(cls, scenario: Scenario, *, source: Source | None = None) -> World:
         """The world of a scenario; `source`: its data, where they are not what it would load.
 
-        Raises: TaskError for one in which it cannot run.
+        Raises: TaskError for one in which it cannot run; DatasetError for rows with features that
+        are NaN or infinite; what loading the data raises.
         """
         spec, seed = scenario.population, scenario.task.seed
         source = spec.source.load(scenario.base) if source is None else source
+        for rows in (source.train, source.test):
+            if rows is not None:
+                require_finite(rows)
         source, population = _people(scenario, source)
         names = population.names
         devices = Devices(scenario.devices, seed=seed, names=names, folder=scenario.base)

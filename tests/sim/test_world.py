@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from fedcore.data import Dataset
-from fedcore.errors import TaskError
+from fedcore.errors import DatasetError, TaskError
 from fedsim.partition import PartitionSpec
 from fedsim.scenario import Scenario
-from fedsim.sources import SourceSpec
+from fedsim.sources import Source, SourceSpec
 from fedsim.world import World
 from tests.sim.scenarios import scenario_of
 
@@ -130,3 +130,19 @@ def test_rows_prepared_elsewhere_stand_in_for_those_that_a_scenario_would_load(
     assert world.population.data.x.shape == (60, 6) and len(world.population) == 12
     with pytest.raises(TaskError, match="do not fit the rows"):
         World.of(scenario, source=loaded)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_a_row_that_no_model_can_read_is_refused_before_anything_is_trained(
+    part: str, bad: float
+) -> None:
+    """Its client would fail in every round, or every loss would be NaN, and nobody would know."""
+    scenario = scenario_of(clients=12)
+    rows = Dataset(np.zeros((60_000, 6)), np.arange(60_000) % 3)
+    x = rows.x.copy()
+    x[51_234, 2] = bad
+    parts = {"train": rows, "test": rows, part: Dataset(x, rows.y, "mine")}
+    with pytest.raises(DatasetError, match="mine: some features are NaN or infinite") as refused:
+        World.of(scenario, source=Source(**parts, classes=3))
+    assert refused.value.where == "row 51234"

@@ -11,6 +11,7 @@ import numpy as np
 
 from fedcore.data import Dataset, concat, load_examples
 from fedcore.errors import ArgumentError, DataFormatError, DatasetError
+from fedsim.sources.features import require_finite
 from fedsim.sources.files import place_of
 from fedsim.sources.source import Reader, Source
 
@@ -50,7 +51,8 @@ class DeviceFiles(Reader):
                 " nothing is downloaded",
             )
         _require_alike(parts)
-        _require_finite(parts)
+        for part in parts:
+            require_finite(part)  # here, where its file has a name
         train, test = concat(parts, name=folder.name), _examples(tested) if self.test else None
         ids = np.repeat([part.name for part in parts], [len(part) for part in parts])
         return Source(train, test, ids=ids, classes=_classes(train, test))
@@ -113,16 +115,6 @@ def _examples(path: Path) -> Dataset:
     x = data.x.astype(np.float32, copy=False) if data.x.dtype.kind == "f" else data.x
     kind = np.float32 if data.y.dtype.kind == "f" else np.int64
     return Dataset(x, data.y.astype(kind, copy=False), data.name)
-
-
-def _require_finite(parts: list[Dataset]) -> None:
-    for part in parts:
-        if part.x.dtype.kind == "f" and not np.isfinite(part.x).all():
-            raise DatasetError(
-                f"{part.name}: some features are NaN or infinite",
-                why="a device trains on what is in its file, and no model can be trained on these",
-                fix="leave these rows out, or put numbers there",
-            )
 
 
 def _require_alike(parts: list[Dataset]) -> None:

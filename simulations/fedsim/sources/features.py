@@ -1,4 +1,4 @@
-"""Features that a model can read: none missing, and of one scale if asked.
+"""Features that a model can read: none missing or infinite, and of one scale if asked.
 
 What is measured for it is measured on the training rows alone, so that a test row says nothing of
 itself before it is tested.
@@ -7,6 +7,7 @@ itself before it is tested.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 
@@ -14,7 +15,9 @@ from fedcore.data import Dataset, standardize
 from fedcore.errors import DatasetError
 from fedsim.sources.source import Source
 
-__all__ = ["imputed", "missing", "standardized"]
+__all__ = ["imputed", "missing", "require_finite", "standardized"]
+
+_BLOCK: Final = 1 << 18  # numbers that stay in the cache: 30 ms for MNIST's 55 million
 
 
 def missing(source: Source) -> int:
@@ -56,3 +59,23 @@ def standardized(source: Source) -> Source:
     scale = standardize(source.train)
     test = None if source.test is None else scale(source.test)
     return replace(source, train=scale(source.train), test=test)
+
+
+def require_finite(data: Dataset) -> None:
+    """Raises: DatasetError for features that are NaN or infinite, or beyond float32."""
+    x = data.x
+    if x.dtype.kind != "f":
+        return
+    rows = max(1, _BLOCK * len(x) // max(1, x.size))
+    for start in range(0, len(x), rows):
+        with np.errstate(over="ignore"):  # a model reads float32
+            block = x[start : start + rows].astype(np.float32, copy=False)
+        finite = np.isfinite(block)
+        if not finite.all():
+            first = start + int(np.argmin(finite.reshape(len(block), -1).all(axis=1)))
+            raise DatasetError(
+                f"{data.name or 'data'}: some features are NaN or infinite, or beyond float32",
+                where=f"row {first}",
+                why="no model can be trained on such a row, nor measured on it",
+                fix="leave these rows out, or put numbers there",
+            )
