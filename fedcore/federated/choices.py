@@ -38,6 +38,7 @@ __all__ = [
     "LOSSES",
     "METRICS",
     "NEEDS_EACH_UPDATE",
+    "NEVER_NEGATIVE",
     "AlgorithmSpec",
     "Choice",
     "LayerSpec",
@@ -56,11 +57,14 @@ LOSSES: Final[Mapping[str, Any]] = {
 }
 """Losses by the name that a task gives."""
 
+NEVER_NEGATIVE: Final = frozenset({"cross_entropy", "huber", "l1", "mse"})
+"""Those of `LOSSES` that are 0 or more whatever is predicted, and whatever the targets."""
+
 METRICS: Final[Mapping[str, metrics.Metric]] = {
     "accuracy": metrics.accuracy,
     "binary_accuracy": metrics.binary_accuracy,
 }
-"""Metrics by the name that a task gives."""
+"""Metrics by the name that a task gives: of each example a share, from 0 to 1."""
 
 
 def require_name(path: str, name: str, known: Mapping[str, Any]) -> None:

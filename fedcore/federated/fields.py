@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Final
 
+from fedcore.federated.choices import METRICS, NEVER_NEGATIVE
+
 if TYPE_CHECKING:
     from fedcore.federated.task import Task
 
@@ -37,10 +39,24 @@ class StatisticField:
     """One number of the block "statistics": round(value · 2^`fraction_bits`), cut to the limit.
 
     Every value is a sum, over a client's examples or of a count, so that totals mean something.
+    `least` and `most`: of one example, or of a client's count; None for no bound but the limit's.
     """
 
     name: str
     fraction_bits: int
+    least: int | None = None
+    most: int | None = None
+
+    def possible(self, total: int, *, over: int, reports: int) -> bool:
+        """Whether so many honest reports can add up to `total`, of `over` examples or clients.
+
+        A step for each example is left to rounding.
+        """
+        limit, one = reports * STATISTIC_LIMIT, over << self.fraction_bits
+        slack = over + reports if self.fraction_bits else 0
+        least = -limit if self.least is None else self.least * one - slack
+        most = limit if self.most is None else self.most * one + slack
+        return max(least, -limit) <= total <= min(most, limit)
 
 
 def statistics_of(task: Task) -> tuple[StatisticField, ...]:
@@ -54,16 +70,21 @@ def statistics_of(task: Task) -> tuple[StatisticField, ...]:
     """
     if task.privacy is not None:
         return ()
+    # A program of one's own has the loss that it has, whatever the task calls it.
+    local, loss = task.training.program == "local", task.training.loss
+    lowest = 0 if local and loss in NEVER_NEGATIVE else None
     found = [
-        StatisticField("weight", 0),
-        StatisticField("examples", 0),
-        StatisticField("loss", 20),
-        StatisticField("saturated", 0),
+        StatisticField("weight", 0, least=1),
+        StatisticField("examples", 0, least=1),
+        StatisticField("loss", 20, least=lowest),
+        StatisticField("saturated", 0, least=0),
     ]
     if task.evaluation.every and task.evaluation.reported:
-        found.append(StatisticField("evaluation_examples", 0))
-        names = ("loss", *task.evaluation.metrics)
-        found += [StatisticField(f"evaluation_{name}", 20) for name in names]
+        found.append(StatisticField("evaluation_examples", 0, least=0))
+        found.append(StatisticField("evaluation_loss", 20, least=lowest))
+        for name in task.evaluation.metrics:
+            least, most = (0, 1) if name in METRICS else (None, None)
+            found.append(StatisticField(f"evaluation_{name}", 20, least=least, most=most))
     return tuple(found)
 
 

@@ -38,12 +38,15 @@ class Mean:
     `vector`: the weighted mean update, float32 (D,). `weight`: the sum of weights, of which one
     client has at most 1. `reports`: how many clients are in it. `statistics`: the counts, and by
     name the means over examples of what was measured; without the latter where nobody measured.
+    `impossible`: what sums say that no honest clients can have reported, such as an accuracy above
+    1; neither these nor what was measured with them is among the statistics.
     """
 
     vector: NDArray[np.float32]
     weight: float
     reports: int
     statistics: Mapping[str, float]
+    impossible: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,21 +145,42 @@ class UpdateLayout:
         vector = np.empty(self.dimension, np.float32)
         np.multiply(update, factor, out=vector, dtype=np.float64, casting="same_kind")
         weight = counted / self.largest_weight
-        return Mean(vector, weight, reports, MappingProxyType(self._means(sums)))
+        statistics, impossible = self._means(sums, reports)
+        return Mean(vector, weight, reports, MappingProxyType(statistics), impossible)
 
-    def _means(self, sums: Mapping[str, int]) -> dict[str, float]:
-        """Counts as they are, and what was summed over examples divided by their number."""
+    def _means(
+        self, sums: Mapping[str, int], reports: int
+    ) -> tuple[dict[str, float], tuple[str, ...]]:
+        """Counts as they are, and what was summed over examples divided by their number.
+
+        Of training and of the evaluation each all or nothing, and what no honest clients say.
+        """
         found: dict[str, float] = {}
-        for field in self.fields:
-            if field.name not in sums:
-                continue
-            if not field.fraction_bits:
-                found[field.name] = sums[field.name]
-                continue
-            over = "evaluation_" if field.name.startswith("evaluation_") else ""
-            if examples := sums[f"{over}examples"]:
-                found[field.name] = math.ldexp(sums[field.name], -field.fraction_bits) / examples
-        return found
+        impossible: list[str] = []
+        for prefix in ("", "evaluation_"):
+            part = [
+                field
+                for field in self.fields
+                if field.name in sums and field.name.startswith("evaluation_") == bool(prefix)
+            ]
+            examples = sums.get(f"{prefix}examples", 0)
+            wrong = [
+                field.name
+                for field in part
+                if not field.possible(
+                    sums[field.name],
+                    over=examples if field.fraction_bits else reports,
+                    reports=reports,
+                )
+            ]
+            impossible += wrong
+            for field in () if wrong else part:
+                if not field.fraction_bits:
+                    found[field.name] = sums[field.name]
+                elif examples:
+                    total = math.ldexp(sums[field.name], -field.fraction_bits)
+                    found[field.name] = total / examples
+        return found, tuple(impossible)
 
 
 def _require_update(vector: NDArray[Any], dimension: int) -> None:
@@ -170,7 +194,7 @@ def _require_update(vector: NDArray[Any], dimension: int) -> None:
 
 def _fixed(field: StatisticField, value: float) -> int:
     """The statistic as an integer, cut to the limit. Raises: UpdateError for NaN."""
-    if math.isnan(value):
+    if value != value:  # NaN, also of an integer that is beyond all floats
         raise UpdateError(
             f"the statistic {field.name!r} is NaN",
             why="added up, it would leave nothing of all others",

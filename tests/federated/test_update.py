@@ -125,6 +125,68 @@ def test_without_an_evaluation_there_is_no_mean_of_one(small_task):
     assert set(found.statistics) == {"examples", "loss", "saturated", "evaluation_examples"}
 
 
+MEASURED = {"evaluation_examples": 10, "evaluation_loss": 5.0, "evaluation_accuracy": 9.0}
+TRAINED = {"examples", "loss", "saturated"}
+
+
+def mean_with(layout, lie, *, honest=9):
+    """The mean of honest reports and of one that says something else beside its update."""
+    said = {"weight": 10, "examples": 10, "loss": 5.0, **MEASURED}
+    liar = layout.measured({**said, **lie})
+    return layout.mean(
+        [np.zeros(SIZE, np.int64), liar + honest * layout.measured(said)], honest + 1
+    )
+
+
+@pytest.mark.parametrize(
+    ("lie", "told"),
+    [
+        ({"evaluation_examples": -95}, "evaluation_examples"),
+        ({"evaluation_examples": -90}, "evaluation_accuracy"),
+        ({"evaluation_accuracy": 1e308}, "evaluation_accuracy"),
+        ({"evaluation_accuracy": -1e6}, "evaluation_accuracy"),
+        ({"evaluation_loss": -1e308}, "evaluation_loss"),
+        ({"loss": -1e9}, "loss"),
+        ({"examples": -1000}, "examples"),
+        ({"saturated": -1}, "saturated"),
+    ],
+)
+def test_sums_that_no_honest_clients_have_are_told_and_not_shown_as_measured(small_task, lie, told):
+    layout = UpdateLayout.of(small_task(evaluation={"every": 1, "metrics": ["accuracy"]}))
+    found = mean_with(layout, lie)
+    assert told in found.impossible
+    spoilt = set(MEASURED) if told in MEASURED else TRAINED
+    assert set(found.statistics) == {*TRAINED, *MEASURED} - spoilt
+
+
+def test_what_honest_clients_can_say_is_shown_whatever_it_is(small_task):
+    layout = UpdateLayout.of(small_task(evaluation={"every": 1, "metrics": ["accuracy"]}))
+    for said in (
+        {},
+        {"loss": 1e300},
+        {"evaluation_accuracy": 10 + 1e-6},
+        dict.fromkeys(MEASURED, 0),
+    ):
+        found = mean_with(layout, said)
+        assert not found.impossible and set(found.statistics) == {*TRAINED, *MEASURED}
+
+
+def test_a_loss_that_may_be_negative_is_shown_and_an_accuracy_in_percent_is_not(small_task):
+    training = {"program": "own", "loss": "mse"}
+    layout = UpdateLayout.of(
+        small_task(training=training, evaluation={"every": 1, "metrics": ["accuracy", "gain"]})
+    )
+    found = mean_with(layout, {"loss": -1e6, "evaluation_gain": -1e6})
+    assert not found.impossible and found.statistics["loss"] < 0
+    percent = mean_with(layout, {"evaluation_accuracy": 9e4})
+    assert percent.impossible == ("evaluation_accuracy",)
+
+
+def test_more_examples_than_any_float_counts_are_cut_like_others(layout):
+    zeros = np.zeros(SIZE, np.float32)
+    assert np.array_equal(layout.encode(zeros, 10**400, {})[1], layout.encode(zeros, 2**60, {})[1])
+
+
 def test_a_statistic_is_cut_to_its_limit(small_task):
     task = small_task()
     layout = UpdateLayout.of(task)

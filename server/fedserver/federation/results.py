@@ -14,6 +14,7 @@ from functools import partial
 from typing import Final
 
 import numpy as np
+import structlog
 
 from fedcore.autograd.ravel import Entry, Spec
 from fedcore.errors import ServerError
@@ -90,6 +91,7 @@ class Results:
     def __init__(self, hosted: HostedTask, resources: Resources, head: HeadRecord) -> None:
         self._hosted, self._resources, self._head = hosted, resources, head
         self._spec = parameters_of(hosted.task)
+        self._log = structlog.get_logger("fedserver.results").bind(task=hosted.task_id)
 
     async def clipping(self) -> QuantileState | None:
         """What this round's updates are clipped by; None where that does not adapt."""
@@ -138,7 +140,10 @@ class Results:
         account = self._hosted.account
         if account is None:
             layout = UpdateLayout.of(self._hosted.task)
-            return await asyncio.to_thread(mean_of, layout, reports.totals, reports.count)
+            mean = await asyncio.to_thread(mean_of, layout, reports.totals, reports.count)
+            if mean.impossible:  # under masks nobody can tell whose they are
+                self._log.warning("round.impossible", round=round, figures=list(mean.impossible))
+            return mean
         released = await asyncio.to_thread(account.released, round, clipping)
         if released is not None:
             return released

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import secrets
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from fedcore.errors import PhaseError
 from fedcore.federated.contribution import Contributor
 from fedcore.federated.programs import TrainingRequest
 from fedcore.federated.training import stream_of
+from fedcore.federated.update import UpdateLayout
 from fedcore.secagg import (
     Effect,
     Erase,
@@ -78,7 +79,7 @@ class Device:
     """One client: its data, its disk, and where it falls silent, if it does.
 
     `silent_at(round, place)`: whether it does so at this place: "train", "share", "upload",
-    "uploading", "commit", "confirm", "answer".
+    "uploading", "commit", "confirm", "answer". `lie`: what it adds to what it measured, by name.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Device:
     outcomes: list[tuple[int, int, Outcome]] = field(default_factory=list)
     contributions: int = 0
     terms: bytes = b""
+    lie: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.machine = SecAggClient(self.identity, self.policy)
@@ -203,7 +205,11 @@ class Device:
             stream=stream_of(self.name),
             clipping=train.clipping,
         )
-        self._kept[part.assignment_id] = await asyncio.to_thread(worker.contribute, request)
+        blocks = await asyncio.to_thread(worker.contribute, request)
+        if self.lie:
+            update, statistics = blocks
+            blocks = update, statistics + UpdateLayout.of(world.task).measured(self.lie)
+        self._kept[part.assignment_id] = blocks
         return self._kept[part.assignment_id]
 
     async def _give(self, world: World, part: Assigned, train: Train) -> None:

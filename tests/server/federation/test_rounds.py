@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+import structlog
 
 from fedcore.errors import DivergenceError
 from fedcore.federated.algorithms import Algorithm
@@ -15,7 +16,7 @@ from fedcore.federated.reference import train_in_process
 from fedcore.federated.task import Task
 from fedcore.rounds import Phase
 from fedserver.federation.interface import Outcome
-from fedserver.store.records import TaskState
+from fedserver.store.records import RoundRef, TaskState
 from tests.server.federation.device import data_of
 from tests.server.federation.world import World, task_of, world_in
 
@@ -74,6 +75,24 @@ async def test_a_task_ends_with_the_models_of_the_reference(tmp_path: Path, secu
         for device in world.devices:
             assert [outcome for _, _, outcome in device.outcomes] == [Outcome.COMPLETED] * 2
             assert device.contributions == 2
+
+
+async def test_figures_that_no_honest_clients_report_end_no_round_and_are_not_shown(
+    tmp_path: Path,
+) -> None:
+    task = task_of(extra='[evaluation]\nevery = 1\nmetrics = ["accuracy"]')
+    async with world_in(tmp_path, task) as world:
+        world.devices[2].lie = {"evaluation_accuracy": 1e6}
+        with structlog.testing.capture_logs() as logs:
+            record = await world.run()
+        assert record.state is TaskState.COMPLETED
+        assert await final_of(world) == models_of(task, world)[-1]
+        shown = await world.store.metrics(RoundRef(record.task_id, 1, 1))
+        assert "loss" in shown and not any(name.startswith("evaluation_") for name in shown)
+        told = [
+            (log["round"], log["figures"]) for log in logs if log["event"] == "round.impossible"
+        ]
+        assert told == [(round, ["evaluation_accuracy"]) for round in (0, 1)]
 
 
 PLACES = ["train", "share", "upload", "uploading", "commit", "confirm", "answer"]
