@@ -99,10 +99,12 @@ def _rows(
                 rows.append(trimmed)
                 numbers.append(reader.line_num)
     except csv.Error as error:
+        quotes = 'close each quote, and double a quote inside quotes: "say ""yes"""'
+        longest = f"leave out cells of more than {csv.field_size_limit()} characters, or "
         raise DataFormatError(
             f"{Path(path).name} has a line that is no CSV",
             where=f"{path}:{reader.line_num}",
             why=str(error),
-            fix='close each quote, and double a quote inside quotes: "say ""yes"""',
+            fix=(longest if "field limit" in str(error) else "") + quotes,
         ) from None
     return rows, numbers

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcore.data.dataset import Dataset
+from fedcore.data.source import MAX_BYTES
 from fedcore.errors import ArgumentError, DataFormatError, DatasetError
 
 __all__ = ["Column", "Table", "column_names", "parse_table"]
@@ -79,12 +80,15 @@ class Table:
         float32 for a number. `one_hot` gives a categorical feature one column a word, all 0 where
         it is missing.
         Raises: ArgumentError if a column does not exist or no feature is left; DatasetError if a
-        label is missing.
+        label is missing, or `one_hot` gives more than `fedcore.data.source.MAX_BYTES`.
         """
         names = list(self.columns)
         [target] = column_names(names, [label], where=self.name)
         left_out = {target, *column_names(names, exclude, where=self.name)}
-        features = [self._feature(name, encode) for name in names if name not in left_out]
+        chosen = [name for name in names if name not in left_out]
+        if encode == "one_hot":
+            self._require_room(chosen)
+        features = [self._feature(name, encode) for name in chosen]
         if not features or encode not in ("codes", "one_hot"):
             raise ArgumentError(
                 f"table {self.name!r}: {len(features)} features, encode={encode!r:.80}",
@@ -102,6 +106,21 @@ class Table:
             )
         y = y if target in self.vocabularies else y.astype(np.float32)
         return Dataset(np.concatenate(features, axis=1), y, self.name)
+
+    def _require_room(self, features: Sequence[str]) -> None:
+        """One number a word and row: a column of texts of one's own would fill a memory."""
+        words = {
+            name: len(self.vocabularies[name]) for name in features if name in self.vocabularies
+        }
+        size = len(self) * sum(words.values()) * np.dtype(np.float32).itemsize
+        if size > MAX_BYTES:
+            longest = max(words, key=words.__getitem__)
+            raise DatasetError(
+                f"table {self.name!r}: one_hot makes {size} bytes of {len(self)} rows",
+                where=f"column {longest!r:.80}, of {words[longest]} words",
+                why=f"each word is a column of numbers, and {MAX_BYTES} bytes are the most",
+                fix='exclude this column, or pass encode="codes"',
+            )
 
     def _feature(self, name: str, encode: str) -> NDArray[np.float32]:
         values = self.columns[name]

@@ -169,3 +169,23 @@ def test_a_table_prints_its_columns_and_no_data(tmp_path: Path) -> None:
     assert repr(table) == "Table('table.csv', 3 rows, age float64, ward 2 categories)"
     wide = load_csv(write(tmp_path, "1," * 29 + "1\n"), header=False)
     assert repr(wide).endswith("and 22 more)") and len(repr(wide)) < 200
+
+
+def test_a_cell_that_is_too_long_is_refused_with_how_long_it_may_be(tmp_path: Path) -> None:
+    path = write(tmp_path, f"a,b\n1,{'x' * 131_073}\n")
+    with pytest.raises(DataFormatError) as caught:
+        load_csv(path, categorical=["b"])
+    assert "131072 characters" in caught.value.fix
+    path = write(tmp_path, f"a,b\n1,{'x' * 131_072}\n")
+    assert len(load_csv(path, categorical=["b"])) == 1
+
+
+def test_a_column_of_words_of_its_own_does_not_fill_a_memory(tmp_path: Path) -> None:
+    rows = 20_000
+    path = write(tmp_path, "a,b,y\n" + "".join(f"w{i},{i % 3},{i % 2}\n" for i in range(rows)))
+    table = load_csv(path, categorical=["a", "b", "y"])
+    with pytest.raises(DatasetError, match="one_hot makes") as caught:
+        table.dataset(label="y", encode="one_hot")
+    assert caught.value.where == "column 'a', of 20000 words"
+    assert table.dataset(label="y", encode="one_hot", exclude=["a"]).x.shape == (rows, 3)
+    assert table.dataset(label="y").x.shape == (rows, 2)

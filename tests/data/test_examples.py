@@ -39,3 +39,22 @@ def test_an_archive_without_examples_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no arrays x and y") as refused:
         load_examples(tmp_path / "own.npz")
     assert "labels" in refused.value.why
+
+
+@pytest.mark.parametrize("target", ["1e30", "-1e30", "9007199254740994"])
+def test_a_class_that_no_integer_tells_apart_is_refused(tmp_path: Path, target: str) -> None:
+    (tmp_path / "own.csv").write_text(f"w,t\n1,0\n2,{target}\n")
+    with pytest.raises(DatasetError, match="no model reads"):
+        load_examples(tmp_path / "own.csv")
+
+
+@pytest.mark.parametrize("row", ["1e300,0.5", "1,1e300"])
+def test_numbers_beyond_float32_are_refused(tmp_path: Path, row: str) -> None:
+    (tmp_path / "own.csv").write_text(f"w,t\n1,0.5\n{row}\n")
+    with pytest.raises(DatasetError, match="no model reads"):
+        load_examples(tmp_path / "own.csv")
+
+
+def test_a_class_that_float32_would_round_stays_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text("w,t\n1,16777217\n2,9007199254740992\n")
+    assert load_examples(tmp_path / "own.csv").y.tolist() == [16777217, 2**53]

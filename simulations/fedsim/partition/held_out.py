@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,10 +63,15 @@ def hold_out(partition: Partition, *, share: float, seed: int) -> tuple[Partitio
     sizes = partition.sizes()
     held = np.minimum(np.floor(share * sizes + 0.5).astype(np.int64), sizes - 1)
     if not held.any():
+        most = int(sizes.max())
+        least = math.ceil(500 / most) / 1000  # the first share of so many rows that rounds to one
+        larger = f"hold out a share of {least:g} or more, or " if most > 1 else ""
         raise ArgumentError(
-            f"a share of {share:g} held out of clients with {sizes.max()} rows at most",
-            why="rounded, it is no row of any client, or there would be none to train on",
-            fix="hold out a larger share, or let fewer clients have the rows",
+            f"a share of {share:g} held out of clients with {most} rows at most",
+            why="rounded, it is no row of any client"
+            if most > 1
+            else "one row stays to train on, and nobody has another",
+            fix=f"{larger}let fewer clients have the rows, or hold none out",
         )
     owners = np.repeat(np.arange(len(partition)), sizes)
     order = np.lexsort((draws(seed, "held out").random(len(owners)), owners))

@@ -77,10 +77,11 @@ def _labelled(
         targets = [part.y.astype(np.int64) for part in parts]
         classes = 1 + max(int(y.max(initial=0)) for y in targets)
     elif kinds <= set("SU"):
-        names = tuple(np.unique(train.y.astype(str)).tolist())
-        targets = [np.searchsorted(names, part.y.astype(str)).astype(np.int64) for part in parts]
+        texts = [_texts(part.y, path) for part in parts]
+        names = tuple(np.unique(texts[0]).tolist())
+        targets = [np.searchsorted(names, words).astype(np.int64) for words in texts]
         classes = len(names)
-        if test is not None and not np.isin(test.y.astype(str), names).all():
+        if not np.isin(texts[-1], names).all():
             raise _unfit(path, "y_test", "it holds a class that is not in y")
     else:
         found = ", ".join(str(part.y.dtype) for part in parts)
@@ -88,6 +89,14 @@ def _labelled(
     made = [Dataset(part.x, y, part.name) for part, y in zip(parts, targets, strict=True)]
     source = Source(made[0], ids=ids, classes=classes, class_names=names)
     return source if test is None else replace(source, test=made[1], test_ids=test_ids)
+
+
+def _texts(y: NDArray[Any], path: Path) -> NDArray[np.str_]:
+    try:
+        return y.astype(np.str_)
+    except UnicodeDecodeError:
+        why = "it holds bytes beyond ASCII, and nobody says what letters they are: save y as text"
+        raise _unfit(path, "y", why) from None
 
 
 def _unfit(path: Path, array: str, why: str) -> DataFormatError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ __all__ = ["file_of", "place_of", "sole_file"]
 
 def place_of(base: Path, path: str) -> Path:
     """A path of a scenario: `~` is the home folder, and what is relative lies in `base`."""
-    return base / Path(path).expanduser()
+    return base / os.path.expanduser(path)  # which leaves a user that is not there as it is
 
 
 def sole_file(place: Path, name: str, *, official: str) -> Path:

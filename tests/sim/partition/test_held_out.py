@@ -67,3 +67,20 @@ def test_ids_that_are_numbers_name_clients_as_natural_does() -> None:
 def test_where_nobody_holds_anything_out_there_are_no_rows() -> None:
     none = HeldOutRows.none(3)
     assert len(none) == 3 and none.clients.size == 0 and none[2].size == 0
+
+
+@pytest.mark.parametrize("most", [2, 3, 7, 100, 499, 501, 5000])
+def test_the_share_that_is_said_to_do_does(most: int) -> None:
+    whole = partition_of([most, 1])
+    with pytest.raises(ArgumentError) as refused:
+        hold_out(whole, share=1e-9, seed=0)
+    share = float(refused.value.fix.split()[5])
+    assert len(hold_out(whole, share=share, seed=0)[1].rows) >= 1
+    assert share < 0.5 / most + 0.002
+
+
+def test_clients_of_one_row_are_told_of_no_share_for_none_would_do() -> None:
+    whole = partition_of([1, 1])
+    with pytest.raises(ArgumentError, match="one row stays") as refused:
+        hold_out(whole, share=0.99, seed=0)
+    assert "share" not in refused.value.fix and "fewer clients" in refused.value.fix

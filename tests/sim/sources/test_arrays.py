@@ -85,3 +85,21 @@ def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "own.npz").write_bytes(b"PK\x03\x04 no archive")
     with pytest.raises(DataFormatError):
         load("npz", {"path": "own.npz"}, tmp_path)
+
+
+def test_texts_of_bytes_are_classes_if_they_are_ascii(tmp_path: Path) -> None:
+    found = saved(tmp_path, x=X, y=np.array([b"no", b"yes", b"no", b"no"]))
+    assert found.class_names == ("no", "yes")
+    with pytest.raises(DataFormatError, match="'y' does not fit") as refused:
+        saved(tmp_path, x=X, y=np.array([b"no", b"\xff", b"no", b"no"]))
+    assert "beyond ASCII" in refused.value.why
+
+
+@pytest.mark.parametrize("name", ["npz", "csv", "arff"])
+def test_the_folder_of_a_user_that_is_not_there_is_a_folder_like_others(
+    name: str, tmp_path: Path
+) -> None:
+    options = {"path": "~nobody-of-that-name/own"} | ({} if name == "npz" else {"target": "y"})
+    with pytest.raises(DataFormatError, match="cannot read a data file") as refused:
+        load(name, options, tmp_path)
+    assert refused.value.where == str(tmp_path / options["path"])

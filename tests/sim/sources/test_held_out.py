@@ -85,7 +85,7 @@ def test_both_shares_at_once_and_shares_of_everything_are_refused() -> None:
 
 def test_a_source_of_ids_or_labels_that_do_not_fit_is_refused() -> None:
     data = Dataset(np.zeros((3, 1), np.float32), np.array([0, 1, 2]))
-    with pytest.raises(DatasetError, match="ids of shape"):
+    with pytest.raises(DatasetError, match="ids are float64 of shape"):
         Source(data, ids=np.zeros(2), classes=3)
     with pytest.raises(DatasetError, match="targets are int64"):
         Source(data, classes=2)
