@@ -11,12 +11,18 @@ from collections import OrderedDict, deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
-from fedcore.checkpoint import load_checkpoint, save_checkpoint
 from fedsim.algorithms import State
+from fedsim.records.saved_arrays import load_arrays, save_arrays
 
-__all__ = ["ClientStates", "States", "state_file"]
+__all__ = ["RESTORE", "ClientStates", "States", "state_file"]
+
+RESTORE: Final = (
+    "restore it from a copy, or remove checkpoint.safetensors and client-state from the run's "
+    "folder and resume the run: it begins with its first round"
+)
+"""What to do about a file of what clients keep that is lost or damaged."""
 
 _UNWRITTEN = 16  # states that wait for the disk: whoever trains faster than it writes waits, too
 
@@ -38,7 +44,10 @@ class States(Protocol):
         ...
 
     def get(self, client: int) -> State:
-        """What it kept, empty if that is nothing. Raises: DataFormatError for a lost file."""
+        """What it kept, empty if that is nothing.
+
+        Raises: DataFormatError for a file that is lost or damaged.
+        """
         ...
 
     def put(self, client: int, round: int, state: State) -> None:
@@ -87,7 +96,7 @@ class ClientStates:
         if key in self._cache:
             self._cache.move_to_end(key)
             return self._cache[key]
-        found = load_checkpoint(state_file(self._folder, *key)).arrays
+        found = load_arrays(state_file(self._folder, *key), fix=RESTORE).arrays
         self._hold(key, found)
         return found
 
@@ -121,7 +130,7 @@ class ClientStates:
 
 def _write(path: Path, state: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(path, state)
+    save_arrays(path, state)
 
 
 def _bytes(state: State) -> int:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fedcore.checkpoint import load_checkpoint, save_checkpoint
 from fedcore.errors import SimulationError
-from fedsim.engine.client_states import state_file
+from fedsim.engine.client_states import RESTORE, state_file
+from fedsim.records.saved_arrays import load_arrays, save_arrays
 
 __all__ = ["Commits"]
 
@@ -34,7 +34,8 @@ class Commits:
         self._rounds: dict[int, list[int]] = {}
         self._uncommitted: dict[int, set[int]] = defaultdict(set)
         for round in self._committed():
-            self._enter(round, load_checkpoint(self._file(round)).arrays["clients"].tolist())
+            found = load_arrays(self._file(round), fix=RESTORE)
+            self._enter(round, found.arrays["clients"].tolist())
 
     def versions(self, clients: Iterable[int]) -> tuple[int, ...]:
         """Of each client the round that its state is of, -1 for none."""
@@ -56,7 +57,7 @@ class Commits:
                 why="what enters a mean was trained in the same round, once",
                 fix="commit a round once, for those of its clients who did not fail",
             )
-        save_checkpoint(self._file(round), {"clients": np.array(sorted(members), np.int64)})
+        save_arrays(self._file(round), {"clients": np.array(sorted(members), np.int64)})
         self._enter(round, sorted(members))
         self._delete((client, round) for client in wrote - set(members))
 
@@ -90,7 +91,7 @@ class Commits:
             raise SimulationError(
                 f"the state {lost[0].name} of a client is lost",
                 why=f"who begins with round {round} needs it, and it was pruned or deleted",
-                fix="begin with the round that the run kept its model for, or anew",
+                fix=RESTORE,
             )
         for path in (there - kept).union(self._folder.glob("*/.*.tmp")):
             path.unlink(missing_ok=True)

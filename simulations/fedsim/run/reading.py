@@ -11,11 +11,11 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcore.checkpoint import load_checkpoint, save_checkpoint
 from fedcore.console import Json
 from fedcore.errors import DataFormatError, FedcoreError
 from fedsim.records import Result, RoundRecord, RunRecord, digest_of
 from fedsim.records.plain_json import from_plain, parse_json
+from fedsim.records.saved_arrays import load_arrays, remedied, save_arrays
 from fedsim.run.metrics_log import read_metrics
 
 __all__ = [
@@ -39,6 +39,8 @@ CHECKPOINT: Final = "checkpoint.safetensors"
 METRICS: Final = "metrics.jsonl"
 RESOLVED: Final = "resolved.json"
 RESULT: Final = "result.json"
+
+_WRITTEN_AGAIN: Final = f"remove {RESULT} and resume the run: it is written again"
 
 _THETA, _ROUNDS, _PREFIX = "theta", "rounds", "state."
 T = TypeVar("T")
@@ -89,14 +91,16 @@ def read_run(path: Path) -> Run:
         )
     record = from_plain(RunRecord, table["run"], place=f"{RESOLVED}: run")
     result = read_result(path)
-    rounds = _read(path, METRICS, read_metrics)
+    with remedied(f"restore {METRICS} from a copy, or begin a new run"):
+        rounds = _read(path, METRICS, read_metrics)
     if result is not None and (result.run != record or result.totals.rounds != len(rounds)):
+        short = result.run == record and len(rounds) < result.totals.rounds
         raise DataFormatError(
             f"{RESULT} in {path.name} is of another run",
             where=str(path),
             why=f"it tells of {result.totals.rounds} rounds of {result.run.id}, and the folder "
             f"holds {len(rounds)} of {record.id}",
-            fix=f"remove {RESULT} and resume the run",
+            fix=_restore(METRICS, record, ended=True) if short else _WRITTEN_AGAIN,
         )
     return Run(
         path=path,
@@ -113,7 +117,8 @@ def read_result(path: Path) -> Result | None:
     if not (path / RESULT).exists():
         return None
     data = _read(path, RESULT, Path.read_bytes)
-    return from_plain(Result, parse_json(data, place=RESULT), place=RESULT)
+    with remedied(_WRITTEN_AGAIN):
+        return from_plain(Result, parse_json(data, place=RESULT), place=RESULT)
 
 
 def read_state(run: Run) -> SavedState | None:
@@ -125,15 +130,19 @@ def read_state(run: Run) -> SavedState | None:
     path = run.path
     if not (path / CHECKPOINT).exists():
         return None
-    arrays, texts = load_checkpoint(path / CHECKPOINT)
+    ended = run.result is not None
+    fix = _restore(CHECKPOINT, run.record, ended=ended)
+    arrays, texts = load_arrays(path / CHECKPOINT, fix=fix)
     rounds, theta = texts.pop(_ROUNDS, ""), arrays.pop(_THETA, None)
     if not rounds.isdecimal() or theta is None or theta.dtype != np.float32 or theta.ndim != 1:
-        raise _contradiction(path, "it holds no model and number of rounds")
+        raise _contradiction(path, "it holds no model and number of rounds", fix)
     done = int(rounds)
     if not 1 <= done <= len(run.rounds):
-        raise _contradiction(path, f"it is of {done} rounds, and {METRICS} has {len(run.rounds)}")
+        why = f"it is of {done} rounds, and {METRICS} has {len(run.rounds)}"
+        both = f"{METRICS} and {CHECKPOINT}"
+        raise _contradiction(path, why, _restore(both, run.record, ended=ended))
     if run.rounds[done - 1].model != digest_of(theta):
-        raise _contradiction(path, f"its model is another than that after round {done - 1}")
+        raise _contradiction(path, f"its model is another than that after round {done}", fix)
     return SavedState(
         rounds=done,
         theta=theta,
@@ -143,33 +152,39 @@ def read_state(run: Run) -> SavedState | None:
 
 
 def write_state(path: Path, state: SavedState) -> None:
-    """Make `state` the checkpoint in a run's folder. Raises: as `save_checkpoint`."""
+    """Make `state` the checkpoint in a run's folder. Raises: as `save_arrays`."""
     arrays = {_PREFIX + name: array for name, array in state.arrays.items()}
     texts = {_PREFIX + name: text for name, text in state.texts.items()}
-    save_checkpoint(
-        path / CHECKPOINT,
-        {_THETA: state.theta} | arrays,
-        metadata={_ROUNDS: str(state.rounds)} | texts,
+    save_arrays(
+        path / CHECKPOINT, {_THETA: state.theta} | arrays, {_ROUNDS: str(state.rounds)} | texts
     )
 
 
 @contextmanager
-def whole_state(path: Path) -> Iterator[None]:
+def whole_state(path: Path, record: RunRecord) -> Iterator[None]:
     """What is read of a checkpoint's texts. Raises: DataFormatError where one is not as written."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, FedcoreError):
             raise
-        raise _contradiction(path, f"{type(error).__name__}: {error}"[:200]) from error
+        why = f"{type(error).__name__}: {error}"[:200]
+        raise _contradiction(path, why, _restore(CHECKPOINT, record, ended=False)) from error
 
 
-def _contradiction(path: Path, why: str) -> DataFormatError:
-    return DataFormatError(
-        f"{CHECKPOINT} does not belong to the run {path.name}",
-        where=str(path),
-        why=why,
-        fix=f"restore {CHECKPOINT}; without it a run without privacy begins with its first round",
+def _contradiction(path: Path, why: str, fix: str) -> DataFormatError:
+    what = f"{CHECKPOINT} does not belong to the run {path.name}"
+    return DataFormatError(what, where=str(path), why=why, fix=fix)
+
+
+def _restore(name: str, record: RunRecord, *, ended: bool) -> str:
+    """What to do where a run cannot go on from its files, one of which is lost or damaged."""
+    if record.private:  # its ledger keeps what was released, which is not released again
+        return f"restore {name} from a copy, or begin a new run"
+    removed = f"{RESULT} and {CHECKPOINT}" if ended else CHECKPOINT
+    return (
+        f"restore {name} from a copy, or remove {removed} and resume the run: "
+        "it begins with its first round"
     )
 
 

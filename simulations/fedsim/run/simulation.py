@@ -251,7 +251,7 @@ class _Run:
 
 def _restored(folder: RunFolder, saved: SavedState) -> State:
     texts = dict(saved.texts)
-    with whole_state(folder.path):
+    with whole_state(folder.path, folder.run):
         clock = ClockState.from_record(json.loads(texts.pop(_CLOCK)))
     texts.pop(_LEDGER, None)
     return State(saved.theta, saved.arrays, clock, texts)
@@ -329,7 +329,7 @@ def _account(
 def _checkpoint_head(folder: RunFolder) -> Head | None:
     if folder.state is None:
         return None
-    with whole_state(folder.path):
+    with whole_state(folder.path, folder.run):
         return Head.from_json(json.loads(folder.state.texts[_LEDGER]))
 
 
