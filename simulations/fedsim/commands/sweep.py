@@ -21,12 +21,14 @@ from fedsim.commands.following import Following
 from fedsim.commands.pages import write_page
 from fedsim.commands.results import data_of, line_of
 from fedsim.modes.foreseen import require_possible
+from fedsim.records.durable import disk
 from fedsim.records.plain_json import canonical_json
 from fedsim.report.compare import compare
 from fedsim.report.comparison_text import render_comparison_page
 from fedsim.report.page import write_report
+from fedsim.run.folder import ELSEWHERE
 from fedsim.run.outcome import begun
-from fedsim.run.reading import Run, read_run
+from fedsim.run.reading import RESOLVED, Run, read_run
 from fedsim.scenario import Scenario
 from fedsim.sweep.changes import Axis
 from fedsim.sweep.grid import Grid, Point
@@ -149,7 +151,8 @@ def _ended(
     programs: Mapping[str, str],
 ) -> Run | None:
     """A run that has ended, now or before; None after Ctrl-C. Raises: as `simulate_in_folder`."""
-    there = path.exists()
+    with disk(path, fix=ELSEWHERE):
+        there = (path / RESOLVED).exists()
     if there and (run := read_run(path)).result is not None:
         return run
     # Rounds are told if asked for: of a sweep there are too many.

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from fedcore.errors import ArgumentError, CheckpointError, InstallError
 
 __all__ = [
+    "LOCK",
     "FolderLock",
     "append_line",
     "disk",
@@ -20,7 +22,11 @@ __all__ = [
     "write_atomically",
 ]
 
-_TEMPORARY = ".tmp"
+LOCK: Final = "lock"
+"""The file in a run's folder that whoever writes there holds."""
+
+_TEMPORARY: Final = ".tmp"
+_GO_ON: Final = "make room or give access, and resume the run: it goes on from its checkpoint"
 
 
 def write_atomically(
@@ -69,9 +75,10 @@ def sweep(folder: Path) -> None:
 
 
 class FolderLock:
-    """One process at a time writes in a folder; held until `release`, or until the process ends.
+    """One at a time writes in a folder; held until `release`, or until the process ends.
 
-    Raises: ArgumentError while another holds it; InstallError on a system without such locks.
+    Raises: ArgumentError while another holds it, also one of this process; InstallError on a system
+    without such locks.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -83,7 +90,7 @@ class FolderLock:
                 why="two processes could write one run",
                 fix="run the simulator on Linux or macOS",
             ) from None
-        path = folder / "lock"
+        path = folder / LOCK
         self._descriptor: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -96,7 +103,7 @@ class FolderLock:
         if moved:
             self.release()
             raise ArgumentError(
-                f"the run {folder.name} is being written by another process",
+                f"the run {folder.name} is being written by another process or another call",
                 why="two writers would mix their rounds",
                 fix="wait for the other one to end, or begin a new run",
             )
@@ -113,7 +120,7 @@ def is_locked(folder: Path) -> bool:
     try:
         import fcntl
 
-        descriptor = os.open(folder / "lock", os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_CLOEXEC)
     except (ImportError, OSError):
         return False
     try:
@@ -129,14 +136,14 @@ def is_locked(folder: Path) -> bool:
 
 
 @contextmanager
-def disk(path: Path) -> Iterator[None]:
+def disk(path: Path, *, fix: str = _GO_ON) -> Iterator[None]:
     """What the disk of a run refuses. `path`: its folder. Raises: CheckpointError."""
     try:
         yield
     except OSError as error:
         raise CheckpointError(
-            f"the run in {path.name} cannot be written",
+            f"the run in {path.name:.80} cannot be written",
             where=str(path),
             why=error.strerror or str(error),
-            fix="make room or give access, and resume the run: it goes on from its checkpoint",
+            fix=fix,
         ) from error

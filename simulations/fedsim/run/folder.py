@@ -11,16 +11,19 @@
     report.html, plots/     for people
     lock                    held by who writes
 
-A folder gets its name when it is complete. A round's line is on the disk before its checkpoint is,
+A new folder gets its name when it is complete; one that was there, and empty, is a run as soon as
+it has resolved.json, which is written last. A round's line is on the disk before its checkpoint is,
 so that there may be lines beyond the checkpoint, never the other way round; resuming cuts them off,
 and the rounds are simulated again.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -35,7 +38,14 @@ from fedcore.console import Json
 from fedcore.errors import ArgumentError, DataFormatError, PlanError
 from fedcore.model_format import encode_model
 from fedsim.records import Mode, Privacy, Result, RoundRecord, RunRecord, Versions
-from fedsim.records.durable import FolderLock, disk, sweep, sync_folder, write_atomically
+from fedsim.records.durable import (
+    LOCK,
+    FolderLock,
+    disk,
+    sweep,
+    sync_folder,
+    write_atomically,
+)
 from fedsim.records.plain_json import canonical_json, to_plain
 from fedsim.run.metrics_log import MetricsLog
 from fedsim.run.reading import (
@@ -50,11 +60,15 @@ from fedsim.run.reading import (
     write_state,
 )
 
-__all__ = ["RunFolder", "RunPlan"]
+__all__ = ["ELSEWHERE", "RunFolder", "RunPlan", "named"]
+
+ELSEWHERE: Final = "name another folder, or make room and give access there"
+"""What to do where no run has begun yet."""
 
 _SCENARIO: Final = "scenario.toml"
 _MODEL: Final = "model.safetensors"
 _CLIENTS: Final = "client-state"
+_NOT_YET: Final = frozenset({LOCK, _CLIENTS, _SCENARIO, METRICS})  # of a folder that is no run yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,15 +110,16 @@ class RunFolder:
 
         Raises: ArgumentError if `path` holds something; CheckpointError if the disk takes nothing.
         """
-        if path is not None:
-            _require_free(path, plan)
-        with disk(path or root):
+        with disk(path or root, fix=ELSEWHERE):
+            if path is not None:
+                path = named(path)
+                _require_free(path, plan)
             (root if path is None else path.parent).mkdir(parents=True, exist_ok=True)
             for target in _names(root, plan) if path is None else (path,):
                 if (lock := _build(target, plan)) is not None:
                     return cls(read_run(target), state=None, lock=lock)
         raise ArgumentError(
-            f"the folder {target.name} is being made by another process",
+            f"the folder {target.name} is being made by another process or another call",
             why="two writers would mix their rounds",
             fix="name another folder, or leave it to the simulator to name one",
         )
@@ -229,6 +244,23 @@ class RunFolder:
             write_atomically(path, pieces)
 
 
+def named(path: Path) -> Path:
+    """The path of a run's folder, whose last part is what the run is called: not "." or "..".
+
+    Raises: ArgumentError for a name that is no text, which the run's files could not hold; OSError.
+    """
+    if "\0" not in str(path):
+        found = path if path.name not in ("", "..") else Path(os.path.realpath(path))
+        with suppress(UnicodeEncodeError):
+            found.name.encode()
+            return found
+    raise ArgumentError(
+        f"a run's folder is named {path.name!r:.80}",
+        why="its name stands in the run's files, which are texts in UTF-8",
+        fix="name another folder",
+    )
+
+
 def _names(root: Path, plan: RunPlan) -> Iterator[Path]:
     """The folders that a run may get: name, digest, and the first number that nobody has."""
     slug = re.sub(r"[^a-z0-9]+", "-", plan.name.lower())[:40].strip("-") or "run"
@@ -239,8 +271,13 @@ def _names(root: Path, plan: RunPlan) -> Iterator[Path]:
 
 
 def _build(target: Path, plan: RunPlan) -> FolderLock | None:
-    """Makes the folder aside and gives it its name; None if another process was faster."""
-    building = target.with_name(f".{target.name}.new")
+    """Makes the folder aside and gives it its name, or in its place if it is there and empty.
+
+    Such a one may be a mount point, a link's target, or where the caller stands: nothing may take
+    its place. None if somebody else was faster.
+    """
+    final = Path(os.path.realpath(target))
+    building = final if final.exists() else final.with_name(f".{final.name}.new")
     run = RunRecord(
         id=target.name,
         name=plan.name,
@@ -257,30 +294,34 @@ def _build(target: Path, plan: RunPlan) -> FolderLock | None:
         "scenario": plan.scenario,
         "task": plan.task,
     }
-    lock = None
     try:
         building.mkdir(exist_ok=True)
         lock = FolderLock(building)
+    except (ArgumentError, FileNotFoundError):  # it is being made, or has just got its name
+        return None
+    try:
+        if building is final and (final / RESOLVED).exists():
+            lock.release()
+            return None
+        sweep(building)
         (building / _CLIENTS).mkdir(exist_ok=True)
         write_atomically(building / _SCENARIO, [plan.text.encode()])
-        write_atomically(building / RESOLVED, [canonical_json(resolved) + b"\n"])
         write_atomically(building / METRICS, [])
-        os.rename(building, target)
+        write_atomically(building / RESOLVED, [canonical_json(resolved) + b"\n"])
+        if building is not final:
+            os.rename(building, final)
+            sync_folder(final.parent)
     except BaseException as error:
-        if lock is not None:
-            lock.release()
-        # Another process is making the folder, or has just given it its name.
-        if isinstance(error, ArgumentError) or (isinstance(error, OSError) and target.exists()):
+        lock.release()
+        if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             return None
         raise
-    sync_folder(target.parent)
     return lock
 
 
 def _require_free(path: Path, plan: RunPlan) -> None:
-    with disk(path):
-        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-            return
+    if not path.exists() or (path.is_dir() and _holds_nothing(path)):
+        return
     try:
         found = read_run(path).record
     except DataFormatError:
@@ -290,3 +331,10 @@ def _require_free(path: Path, plan: RunPlan) -> None:
         why = f"it holds a run of {'this' if same else 'another'} scenario, {found.id}"
         fix = "resume that run, or name another folder" if same else "name another folder"
     raise ArgumentError(f"the folder {path.name} is not free for a new run", why=why, fix=fix)
+
+
+def _holds_nothing(folder: Path) -> bool:
+    """Whether a folder is empty, but for what a kill has left that came before it was a run."""
+    names = {path.name for path in folder.iterdir()}
+    names -= {f".{name}.tmp" for name in (*_NOT_YET, RESOLVED)}
+    return not names or (LOCK in names and names <= _NOT_YET)

@@ -10,12 +10,13 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcore.errors import DataFormatError
+from fedcore.errors import ArgumentError, DataFormatError
 from fedcore.federated.flat import FlatModel
 from fedcore.federated.task import Task
 from fedcore.nn import Module
 from fedsim.records import Result, RoundRecord
-from fedsim.run.folder import RunFolder
+from fedsim.records.durable import disk
+from fedsim.run.folder import ELSEWHERE, RunFolder, named
 from fedsim.run.origin import write_base
 from fedsim.run.reading import RESOLVED, read_run, read_state
 from fedsim.run.simulation import plan_of, say_nothing, simulate_in_folder
@@ -42,10 +43,10 @@ class Outcome:
 def simulate(
     scenario: Scenario,
     *,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
     world: World | None = None,
     programs: Mapping[str, str] | None = None,
-    on_round: Callable[[RoundRecord], None] = say_nothing,
+    on_round: Callable[[RoundRecord], None] | None = None,
 ) -> Outcome:
     """Simulates a scenario to its end.
 
@@ -54,11 +55,12 @@ def simulate(
     kept. `world`: clients and data that are loaded, or are not the scenario's own. `programs`: by
     name, where in an installed module they are. `on_round` hears of each round that is over; what
     it raises ends the run.
-    Raises: as `World.of`; ArgumentError for a folder of anything else, and while another process
+    Raises: as `World.of`; ArgumentError for a folder of anything else, and while another call
     writes it; RoundOverError for a round that was given up; BudgetError if not even the first is
     paid for; DataFormatError for a folder that is damaged; CheckpointError if the disk takes
     nothing. What was finished stays in the folder.
     """
+    _require_kinds(scenario, folder, world, on_round)
     if folder is None:
         with TemporaryDirectory() as root:
             return simulate(
@@ -68,9 +70,9 @@ def simulate(
                 programs=programs,
                 on_round=on_round,
             )
-    with begun(scenario, folder) as opened:
+    with begun(scenario, Path(folder)) as opened:
         result = simulate_in_folder(
-            scenario, opened, world=world, programs=programs, on_round=on_round
+            scenario, opened, world=world, programs=programs, on_round=on_round or say_nothing
         )
         run = read_run(opened.path)
         state = read_state(run)
@@ -89,8 +91,28 @@ def begun(scenario: Scenario, path: Path) -> RunFolder:
 
     Raises: as `RunFolder.create` and `RunFolder.resume`.
     """
-    if (path / RESOLVED).exists():
+    with disk(path, fix=ELSEWHERE):
+        path = named(path)
+        there = (path / RESOLVED).exists()
+    if there:
         return RunFolder.resume(path, scenario_digest=scenario.digest.hex())
     folder = RunFolder.create(path.parent, plan_of(scenario), path=path)
     write_base(folder.path, scenario.base)
     return folder
+
+
+def _require_kinds(scenario: object, folder: object, world: object, on_round: object) -> None:
+    """Raises: ArgumentError for a value that is not what `simulate` takes there."""
+    paths = folder is None or isinstance(folder, str | Path)
+    for name, value, right, fix in (
+        ("scenario", scenario, isinstance(scenario, Scenario), "pass Scenario.from_toml(path)"),
+        ("folder", folder, paths, "pass a path, as a text or a pathlib.Path"),
+        ("world", world, world is None or isinstance(world, World), "pass World.of(scenario)"),
+        ("on_round", on_round, on_round is None or callable(on_round), "pass a function, or None"),
+    ):
+        if not right:
+            raise ArgumentError(
+                f"simulate: {name} is of the type {type(value).__name__}",
+                why="nothing could be simulated with it",
+                fix=fix,
+            )
