@@ -108,7 +108,8 @@ class _Replay:
                 raise LedgerError(
                     "the participation key is not the one that the ledger was created with",
                     why="who took part could neither be read nor be bounded",
-                    fix="pass the same participation_key, or none if there was none",
+                    fix="restore the key that it was created with, which simulated runs and "
+                    "servers keep in participation.key; pass none if there was none",
                 )
             self.take(record, seq, place=chain.digests[seq - 1] if seq else b"")
 

@@ -15,10 +15,10 @@ from typing import Final, NamedTuple
 
 from fedcore.console import Json
 from fedcore.entropy import Entropy, SystemEntropy
-from fedcore.errors import BudgetError
+from fedcore.errors import BudgetError, DataFormatError
 from fedcore.federated.parameters import parameters_of
 from fedcore.federated.payments import Account, Accounts
-from fedcore.privacy import Head
+from fedcore.privacy import Head, PrivacyPlan, Uncontrolled
 from fedsim.clock import ClockState
 from fedsim.engine import Engine, Plan, WayName
 from fedsim.modes import Done, Rounds, State, TaskRounds, Vector
@@ -48,7 +48,9 @@ __all__ = ["plan_of", "say_nothing", "simulate_in_folder"]
 
 _CLOCK: Final = "clock"
 _LEDGER: Final = "ledger-head"
+_LEDGERS: Final = "ledgers"
 _KEY_FILE: Final = "participation.key"
+_KEY_BYTES: Final = 32
 
 
 def say_nothing(record: RoundRecord) -> None:
@@ -315,8 +317,8 @@ def _account(
     plan = scenario.task.plan
     if plan is None:
         return None
-    key = _participation_key(folder.path / _KEY_FILE)
-    accounts = Accounts(folder.path / "ledgers", participation_key=key, entropy=entropy)
+    key = _participation_key(folder.path, plan)
+    accounts = Accounts(folder.path / _LEDGERS, participation_key=key, entropy=entropy)
     stack.callback(accounts.close)
     heads = [head for head in (_checkpoint_head(folder), announced_head(folder.path)) if head]
     if not heads and not folder.began:
@@ -333,9 +335,22 @@ def _checkpoint_head(folder: RunFolder) -> Head | None:
         return Head.from_json(json.loads(folder.state.texts[_LEDGER]))
 
 
-def _participation_key(path: Path) -> bytes:
-    """What names in the ledger are hidden under, made at the first start."""
-    with disk(path.parent):
-        if not path.exists():
-            write_atomically(path, [SystemEntropy().token(32)], mode=0o600)
-        return path.read_bytes()
+def _participation_key(folder: Path, plan: PrivacyPlan) -> bytes:
+    """What names in the ledger are hidden under, made at the first start.
+
+    Raises: DataFormatError where the ledger keeps names, and it is damaged or lost.
+    """
+    path = folder / _KEY_FILE
+    keeps_names = isinstance(plan.sampling, Uncontrolled)
+    with disk(folder):
+        if not path.exists() and not (keeps_names and (folder / _LEDGERS).exists()):
+            write_atomically(path, [SystemEntropy().token(_KEY_BYTES)], mode=0o600)
+        found = path.read_bytes() if path.exists() else b""
+    if len(found) == _KEY_BYTES or not keeps_names:
+        return found
+    raise DataFormatError(
+        f"{_KEY_FILE} of the run {folder.name} has {len(found)} bytes, and not {_KEY_BYTES}",
+        where=str(path),
+        why="under it the ledger keeps who took part, and no other key reads that",
+        fix=f"restore {_KEY_FILE} from a copy, or begin a new run",
+    )

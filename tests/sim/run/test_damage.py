@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from fedcore.checkpoint import load_checkpoint, save_checkpoint
-from fedcore.errors import DataFormatError, FedcoreError, SimulationError
+from fedcore.errors import DataFormatError, FedcoreError, LedgerError, SimulationError
 from fedsim import Outcome, RoundRecord, Scenario, simulate
 from fedsim.run.reading import read_run
-from tests.sim.run.test_simulation import RECORDS
+from tests.sim.run.test_simulation import RECORDS, WHOEVER_COMES
 from tests.sim.run.test_studies import study_of
 from tests.sim.scenarios import scenario_of
 
@@ -156,3 +156,30 @@ def test_a_private_run_is_not_told_to_begin_anew_in_its_folder(tmp_path: Path) -
     with pytest.raises(DataFormatError) as caught:
         simulate(scenario, folder=path)
     assert caught.value.fix == "restore checkpoint.safetensors from a copy, or begin a new run"
+
+
+@pytest.mark.parametrize("left", [None, 0, 16, 32])
+def test_a_participation_key_that_is_lost_or_damaged_is_named_and_nothing_takes_its_place(
+    tmp_path: Path, left: int | None
+) -> None:
+    """A key of 32 bytes can only be told to be wrong by the ledger."""
+    scenario = scenario_of(privacy=WHOEVER_COMES, goal=12)
+    path = stopped(scenario, tmp_path / "run")
+    key = path / "participation.key"
+    whole = key.read_bytes()
+    key.unlink()
+    if left is not None:
+        key.write_bytes(bytes(left))
+    with pytest.raises(LedgerError if left == 32 else DataFormatError) as caught:
+        simulate(scenario, folder=path)
+    assert "participation.key" in caught.value.fix and "restore" in caught.value.fix
+    assert (key.read_bytes() if key.exists() else None) == (left if left is None else bytes(left))
+    key.write_bytes(whole)
+    assert len(simulate(scenario, folder=path).rounds) == scenario.task.rounds.count
+
+
+def test_a_participation_key_under_which_no_names_are_kept_may_be_lost(tmp_path: Path) -> None:
+    scenario = scenario_of(privacy=RECORDS, algorithm='name = "fedsgd", lr = 0.5')
+    path = stopped(scenario, tmp_path / "run")
+    (path / "participation.key").unlink()
+    assert len(simulate(scenario, folder=path).rounds) == scenario.task.rounds.count
