@@ -1,12 +1,12 @@
 """Devices of which too few can ever report in time: told before the first round, where certain.
 
-All here is the least that a device may take, and the most that it may have: whoever is lost by
-chance, waits for others, or is drawn too late, does worse.
+All here is the least that a device may take, and the most that it may have: whoever waits for
+others, or is drawn too late, does worse. Of chances only those of 1 count: such a device is lost.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Final
 
@@ -18,30 +18,53 @@ from fedcore.rounds import Phase
 from fedsim.clock.course import milliseconds
 from fedsim.clock.terms import Terms
 from fedsim.clock.work import Work
-from fedsim.devices import Devices
+from fedsim.devices import Devices, Stage
 from fedsim.devices.availability import Places, Times
 
 __all__ = ["require_reports"]
 
 _SAMPLE: Final = 1000
 _LONGEST_S: Final = 30 * 86400  # of a deadline that a task may set
+_OPEN: Final[tuple[Stage, ...]] = (Stage.CHECKED_IN, Stage.TRAINING, Stage.UPLOAD)
 
 
 def require_reports(terms: Terms, devices: Devices, work: Work, *, needed: int) -> None:
     """Raises: TaskError, with what would do, unless `needed` of the devices can report in time.
 
-    Others than up to 1,000 of them are looked at only if these are too few.
+    Under secure aggregation one of them has to help to open the sum, too. Others than up to 1,000
+    of the devices are looked at only if these are too few.
     """
-    if _Reach.of(terms, devices, work, devices.order[:_SAMPLE]).able.sum() >= needed:
+    stages = _OPEN
+    if terms.policy.secure:
+        stages = (*_OPEN, Stage.KEYS, Stage.SHARES)
+    _require(terms, devices, work, stages, needed, "report in time")
+    if terms.policy.secure:
+        stages = (*stages, Stage.UNMASKING)
+        if terms.policy.confirming:
+            stages = (*stages, Stage.CONFIRMING)
+        _require(terms, devices, work, stages, 1, "help to open the sum")
+
+
+def _require(
+    terms: Terms,
+    devices: Devices,
+    work: Work,
+    stages: tuple[Stage, ...],
+    needed: int,
+    act: str,
+) -> None:
+    """Raises: TaskError unless so many devices can come through all of these stages."""
+    if _Reach.of(terms, devices, work, stages, devices.order[:_SAMPLE]).able.sum() >= needed:
         return
-    found = _Reach.of(terms, devices, work, devices.order)
+    found = _Reach.of(terms, devices, work, stages, devices.order)
     able = int(found.able.sum())
     if able >= needed:
         return
     nearest = found.nearest(needed)
-    said = [*nearest.late(), *nearest.away(devices)]
+    said = [*nearest.lost_for_certain(terms, devices), *nearest.late(), *nearest.away(devices)]
     raise TaskError(
-        f"{able or 'none'} of {len(devices)} devices can ever report in time, and {needed} have to",
+        f"{able or 'none'} of {len(devices)} devices can ever {act}, and {needed}"
+        f" {'has' if needed == 1 else 'have'} to",
         why="; ".join(why for why, _ in said),
         fix="; ".join(fix for _, fix in said),
         where="devices",
@@ -51,7 +74,8 @@ def require_reports(terms: Terms, devices: Devices, work: Work, *, needed: int) 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Reach:
     """Of devices (n,), in milliseconds: after which of COLLECTING each has trained, and reported;
-    for how long it has to be there, and is.
+    for how long it has to be there, and is. `lost` (n, stages): whether it is lost at each of these
+    `stages`, with a probability of 1.
 
     `compute`, `collecting`: until when it has to have trained and reported.
     """
@@ -60,11 +84,20 @@ class _Reach:
     reported: Times
     takes: Times
     there: Times
+    lost: NDArray[np.bool_]
+    stages: tuple[Stage, ...]
     compute: int
     collecting: int
 
     @classmethod
-    def of(cls, terms: Terms, devices: Devices, work: Work, clients: Places) -> _Reach:
+    def of(
+        cls,
+        terms: Terms,
+        devices: Devices,
+        work: Work,
+        stages: tuple[Stage, ...],
+        clients: Places,
+    ) -> _Reach:
         profiles, policy = devices.profiles(clients), terms.policy
         download = milliseconds(profiles.latency_s + work.model_bytes / profiles.download)
         trained = download + milliseconds(work.examples[clients] / profiles.compute)
@@ -78,6 +111,8 @@ class _Reach:
             reported=begun + upload,
             takes=trained + upload,
             there=devices.availability.longest(clients),
+            lost=np.stack([profiles.probability(stage) >= 1 for stage in stages], axis=1),
+            stages=stages,
             compute=terms.compute_ms,
             collecting=policy.durations[Phase.COLLECTING],
         )
@@ -86,19 +121,35 @@ class _Reach:
     def able(self) -> NDArray[np.bool_]:
         """Who may come through."""
         in_time = (self.trained <= self.compute) & (self.reported <= self.collecting)
-        return in_time & (self.takes < self.there)
+        return in_time & (self.takes < self.there) & ~self.lost.any(axis=1)
 
     def nearest(self, count: int) -> _Reach:
         """Those who come through, and so many others that are soonest done that `count` are."""
-        chosen = np.lexsort((self.reported, self.there == 0, ~self.able))[:count]
-        return _Reach(
+        keys = (self.reported, self.there == 0, self.lost.any(axis=1), ~self.able)
+        chosen = np.lexsort(keys)[:count]
+        return replace(
+            self,
             trained=self.trained[chosen],
             reported=self.reported[chosen],
             takes=self.takes[chosen],
             there=self.there[chosen],
-            compute=self.compute,
-            collecting=self.collecting,
+            lost=self.lost[chosen],
         )
+
+    def lost_for_certain(self, terms: Terms, devices: Devices) -> list[tuple[str, str]]:
+        """At which stages these are lost, and with which probability half as many as may be."""
+        at = [
+            stage.value for stage, lost in zip(self.stages, self.lost.T, strict=True) if any(lost)
+        ]
+        if not at:
+            return []
+        select = terms.policy.select
+        spare = select - max(terms.policy.minimum, terms.summed(select))
+        share = max(0, 50 * spare // (select * len(at))) / 100
+        table = "in [[devices.classes]] " if devices.spec.classes else "devices."
+        why = f"whoever is at {' or '.join(at)} is lost there with a probability of 1"
+        settings = [f"dropout.{name} = {share:g}" for name in at]
+        return [(why, f"set {table}{f' and {table}'.join(settings)}, or less")]
 
     def late(self) -> list[tuple[str, str]]:
         """What is so of the slowest of these, and which deadlines would do."""

@@ -10,7 +10,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcore.errors import FedcoreError
 from fedcore.rounds import Phase
 from fedsim.clock.course import milliseconds
 from fedsim.clock.terms import Terms
@@ -53,7 +52,7 @@ def forecast(terms: Terms, devices: Devices, work: Work) -> Forecast:
     fast = (trained <= terms.compute_ms) & (reported <= policy.durations[Phase.COLLECTING])
     kept = _kept(profiles, _SECURE if policy.secure else _OPEN)
     rate = float((fast * kept).mean())
-    needed = max(policy.minimum, _summed(terms, policy.select))
+    needed = max(policy.minimum, terms.summed(policy.select))
     found: list[str] = []
     if policy.select * rate < needed:
         found.append(
@@ -108,7 +107,7 @@ def _selecting(terms: Terms, clients: int, rate: float, wanted: int) -> str:
     """How many to select for so many reports to be expected, and their sum to be opened."""
     goal = terms.policy.goal
     for select in range(terms.policy.select, _LARGEST_FACTOR * goal + 1):
-        if select * rate >= max(wanted, _summed(terms, select)):
+        if select * rate >= max(wanted, terms.summed(select)):
             more = f"simulate {select} clients and " if select > clients else ""
             return f"{more}set cohort.overselection = {10**5 * select // goal / 10**5:g}, or "
     return ""
@@ -121,19 +120,6 @@ def _losing(terms: Terms, rate: float, wanted: int) -> str:
     select = terms.policy.select
     for hundredths in range(ceil(100 * terms.session.delta) + 1, 50):
         session = replace(terms.session, delta=Fraction(hundredths, 100))
-        if select * rate >= max(wanted, _summed(replace(terms, session=session), select)):
+        if select * rate >= max(wanted, replace(terms, session=session).summed(select)):
             return f"set secure_aggregation.delta = {hundredths / 100:g}, or "
     return ""
-
-
-def _summed(terms: Terms, select: int) -> int:
-    """The fewest reports of so many clients that their session sums; 0 without a session.
-
-    All and one more where there is no such session: the task's own checks tell of that.
-    """
-    if terms.session is None:
-        return 0
-    try:
-        return terms.session.parameters(select).minimum_survivors
-    except FedcoreError:
-        return select + 1

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from fedcore.errors import FedcoreError
 from fedcore.federated.session import selection_of
 from fedcore.federated.task import Task
 from fedcore.rounds import DropoutEstimate, Phase, RoundPolicy, Seen, overselection
@@ -45,6 +46,18 @@ class Terms:
             session=None if task.secure_aggregation is None else task.session_config(),
             task=task if learns else None,
         )
+
+    def summed(self, select: int) -> int:
+        """The fewest reports of so many clients that their session sums; 0 without a session.
+
+        All and one more where there is no such session: the task's own checks tell of that.
+        """
+        if self.session is None:
+            return 0
+        try:
+            return self.session.parameters(select).minimum_survivors
+        except FedcoreError:
+            return select + 1
 
     def after(self, seen: Sequence[Mapping[Phase, Seen]]) -> RoundPolicy:
         """The policy of the next attempt, where so many were lost in the attempts before."""

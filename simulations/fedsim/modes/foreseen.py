@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fedsim.clock import BufferedClock, Terms, Work, require_reports
 from fedsim.modes.participations import require_participations
 from fedsim.modes.rounds import timelines_of
@@ -24,14 +26,16 @@ def require_possible(scenario: Scenario, world: World) -> None:
 
     All that a run would refuse before its first round is refused here.
     """
+    terms, needed = Terms.of(scenario.task), scenario.task.cohort.minimum
     if scenario.clock.schedule == "buffered":
-        BufferedClock(scenario.clock, Terms.of(scenario.task), world.devices)
+        BufferedClock(scenario.clock, terms, world.devices)
+        # One client may make all updates, and each comes as it is, whatever sessions the task has.
+        needed = 1
+        open_ = replace(terms.policy, minimum=1, secure=False, confirming=False)
+        terms = replace(terms, policy=open_, session=None)
     rule_of(scenario.study, scenario.task.cohort.minimum)
-    # Of those that a plan of privacy draws whoever comes is enough, and of a buffered schedule one
-    # client may make all updates.
-    one = scenario.task.plan is not None or scenario.clock.schedule == "buffered"
-    needed = 1 if one else scenario.task.cohort.minimum
-    terms = Terms.of(scenario.task)
+    if scenario.task.plan is not None:
+        needed = 1  # of those that are drawn, whoever comes is enough
     work = work_of(scenario, world)
     require_reports(terms, world.devices, work, needed=needed)
     if scenario.task.plan is not None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings, strategies as st
 from fedcore.errors import TaskError
 from fedcore.rounds import Phase
 from fedsim.clock import ClockState, SynchronousClock, Terms, Work, require_reports
+from fedsim.devices import Stage
 from fedsim.run.folder import RunFolder
 from fedsim.run.simulation import plan_of, simulate_in_folder
 from fedsim.scenario import Scenario
@@ -95,6 +96,36 @@ def test_under_secure_aggregation_a_device_trains_while_keys_and_shares_are_exch
     secure = terms(goal=2, compute_s=50, seconds=lasts, secure=True)
     assert refusal(secure, [Device(compute=10)] * 2, what, needed=2) is None
     assert refusal(secure, [Device(compute=9)] * 2, what, needed=2) is not None
+
+
+OPEN = {Stage.CHECKED_IN, Stage.TRAINING, Stage.UPLOAD}
+SECURE = OPEN | {Stage.KEYS, Stage.SHARES, Stage.UNMASKING}
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_who_is_lost_for_certain_at_a_stage_that_there_is_does_not_count(stage: Stage) -> None:
+    lossy, most = Device(dropout={stage: 1.0}), Device(dropout={stage: 0.99})
+    what = work(*[1000] * 3)
+    for rules, stages in (
+        (terms(goal=2), OPEN),
+        (terms(goal=2, secure=True), SECURE),
+        (terms(goal=2, secure=True, confirming=True), set(Stage)),
+    ):
+        error = refusal(rules, [lossy] * 3, what, needed=2)
+        assert (error is not None) == (stage in stages)
+        assert error is None or f"dropout.{stage.value} = 0" in error.fix
+        assert refusal(rules, [most] * 3, what, needed=2) is None
+        # All report where some are lost only when they are to open the sum: one of them is enough.
+        later = stage in (Stage.CONFIRMING, Stage.UNMASKING)
+        enough = [lossy, lossy, Device()] if later else [lossy, Device(), Device()]
+        assert refusal(rules, enough, what, needed=2) is None
+
+
+def test_a_device_that_is_not_lost_but_slow_makes_up_for_no_fast_one_that_is() -> None:
+    lossy, slow = Device(dropout={Stage.UPLOAD: 1.0}), Device(compute=10)
+    error = refusal(RULES, [lossy, slow], work(1000, 1000), needed=2)
+    assert error is not None and error.what.startswith("none of 2 devices")
+    assert "compute_s = 100" in error.fix and "dropout.upload" in error.fix
 
 
 def test_a_few_in_a_large_population_are_enough() -> None:

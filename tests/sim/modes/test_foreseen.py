@@ -8,6 +8,7 @@ import pytest
 
 from fedcore.errors import TaskError
 from fedsim import simulate
+from fedsim.devices import Stage
 from fedsim.modes.foreseen import require_possible
 from fedsim.scenario import Scenario
 from fedsim.world import World
@@ -49,6 +50,46 @@ def test_it_is_foreseen_and_runs_by_the_number_that_is_said_to_do(make: object, 
     found = re.search(r"to (\d+)", caught.value.fix)
     assert found is not None and int(found[1]) < value
     assert len(simulate(make(int(found[1]))).rounds) == 1
+
+
+def lossy(schedule: str, dropout: str) -> Scenario:
+    if schedule == "classes":
+        device = 'name = "phone", share = 1.0, '
+        more = f"[devices]\nclasses = [{{ {device}dropout = {{ {dropout} }} }}]\n"
+        return scenario_of(rounds=2, more=more)
+    more = f"devices = {{ dropout = {{ {dropout} }} }}\n"
+    if schedule == "buffered":
+        more += BUFFERED.format(concurrency=6)
+        return scenario_of(mode="plain", rounds=2, algorithm='name = "fedbuff"', more=more)
+    secure = 'profile = "malicious", gamma = 0.0, delta = 0.3'
+    return scenario_of(secure=secure, rounds=2, goal=12, minimum=9, more=more)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "stages"),
+    [
+        *(("synchronous", [stage.value]) for stage in Stage),
+        ("synchronous", ["training", "upload"]),
+        *(("buffered", [stage]) for stage in ("checked_in", "training", "upload")),
+        ("classes", ["training"]),
+    ],
+)
+def test_that_all_are_lost_for_certain_is_foreseen_and_the_drop_out_that_is_said_to_do_does(
+    schedule: str, stages: list[str]
+) -> None:
+    scenario = lossy(schedule, ", ".join(f"{stage} = 1.0" for stage in stages))
+    with pytest.raises(TaskError, match="none of 12 devices") as caught:
+        require_possible(scenario, World.of(scenario))
+    found = re.findall(r"dropout\.(\w+) = (\S+?)[ ,]", caught.value.fix)
+    assert [stage for stage, _ in found] == stages
+    assert all(float(share) > 0 for _, share in found)
+    told = lossy(schedule, ", ".join(f"{stage} = {share}" for stage, share in found))
+    assert len(simulate(told).rounds) == 2
+
+
+@pytest.mark.parametrize("stage", ["keys", "shares", "confirming", "unmasking"])
+def test_of_a_stage_that_there_is_not_nobody_is_lost(stage: str) -> None:
+    assert len(simulate(lossy("buffered", f"{stage} = 1.0")).rounds) == 2
 
 
 @pytest.mark.parametrize(
