@@ -47,13 +47,14 @@ def text_of(path: Path) -> str:
         with path.open("rb") as file:
             data = file.read(LARGEST_TEXT + 1)
         return data.decode()
-    except OSError as error:
-        raise TaskError(
-            f"{path.name} cannot be read", why=error.strerror or "", fix="check the path"
-        ) from error
     except UnicodeDecodeError as error:
         raise TaskError(
             f"{path.name} is no TOML", why="TOML is text in UTF-8", fix="save it as UTF-8"
+        ) from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        why = error.strerror if isinstance(error, OSError) else "the path is not valid"
+        raise TaskError(
+            f"{path.name} cannot be read", why=why or "", fix="check the path"
         ) from error
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from fedcore.console import Json
-from fedcore.errors import TaskError
+from fedcore.errors import ArgumentError, TaskError
 from fedcore.federated.choices import NEEDS_EACH_UPDATE, AlgorithmSpec, require_name
 from fedcore.federated.task import Task
 from fedcore.settings import Settings, read_settings, write_settings
@@ -39,6 +40,7 @@ TABLES: Final[Mapping[str, type[Settings]]] = {
 }
 """The tables that stand beside those of the task, by name."""
 _DOMAIN: Final = b"fedcore scenario 1\0"
+_FILE_NAME: Final = re.compile(r"[^\n=\[]+\.toml")  # a text that is a scenario has tables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,16 +66,22 @@ class Scenario:
         check(self)
 
     @classmethod
-    def from_toml(cls, source: Path | str, *, base: Path | None = None) -> Self:
+    def from_toml(cls, source: Path | str, *, base: Path | str | None = None) -> Self:
         """The scenario of a file (a Path), or of a text (a str) whose paths begin at `base`.
 
-        Building the model and calibrating noise take up to seconds. Raises: TaskError, with file
-        and line; what `Task.resolved` raises.
+        Building the model and calibrating noise take up to seconds. Raises: ArgumentError for what
+        is neither; TaskError, with file and line; what `Task.resolved` raises.
         """
         if isinstance(source, Path):
-            text, name, base = text_of(source), source.name, base or source.parent
+            text, name, base = text_of(source), source.name, Path(base or source.parent)
+        elif isinstance(source, str) and not _FILE_NAME.fullmatch(source):
+            text, name, base = source, "scenario", Path(base or "")
         else:
-            text, name, base = source, "scenario", base or Path()
+            raise ArgumentError(
+                f"a scenario from {source!r:.80}",
+                why="a Path is of a file, and a str is the text of a scenario itself",
+                fix="pass pathlib.Path of its file, or its text",
+            )
         with located(text, name):
             values = parse(text, name)
             own = {key: values.pop(key) for key in TABLES if key in values}

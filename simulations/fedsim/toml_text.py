@@ -80,6 +80,8 @@ def _is_block(value: Any) -> bool:
 
 
 def _key(key: str) -> str:
+    if not isinstance(key, str):
+        raise TypeError(f"TOML has no keys that are {type(key).__name__}")
     return key if _BARE.fullmatch(key) else toml_value(key)
 
 

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from fedcore.data import Dataset, concat
-from fedcore.errors import TaskError
+from fedcore.errors import ArgumentError, TaskError
 from fedsim.devices import Devices
 from fedsim.fit import require_batch, require_fit
 from fedsim.partition import (
@@ -42,9 +42,16 @@ class World:
     def of(cls, scenario: Scenario, *, source: Source | None = None) -> World:
         """The world of a scenario; `source`: its data, where they are not what it would load.
 
-        Raises: TaskError for one in which it cannot run; DatasetError for rows with features that
-        are NaN or infinite; what loading the data raises.
+        Raises: ArgumentError for what is no scenario or no source; TaskError for one in which it
+        cannot run; DatasetError for rows with features that are NaN or infinite; what loading the
+        data raises.
         """
+        if not isinstance(scenario, Scenario) or not isinstance(source, Source | None):
+            raise ArgumentError(
+                f"a world of {type(scenario).__name__}, and as source {type(source).__name__}",
+                why="it is made from a Scenario, and from a Source where its rows come from Python",
+                fix="pass Scenario.from_toml(path), and source=Source(Dataset(x, y), classes=...)",
+            )
         spec, seed = scenario.population, scenario.task.seed
         source = spec.source.load(scenario.base) if source is None else source
         for rows in (source.train, source.test):

@@ -6,8 +6,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Final, Self
+
+import numpy as np
 
 from fedcore.console import Json
 from fedcore.errors import ArgumentError, TaskError
@@ -27,19 +29,30 @@ _WORD: Final = re.compile(r"([A-Za-z]|\.?\.?/)[\w./-]*", re.ASCII)
 class Change:
     """One setting by its dotted `path`, as "model.layers[1].outputs", and the TOML `value` it gets.
 
-    Raises: ArgumentError for a path that is none.
+    Numbers and arrays of NumPy become Python's, and a file's Path its text.
+    Raises: ArgumentError for a path that is none, or a value that TOML has no form for.
     """
 
     path: str
     value: Any
 
     def __post_init__(self) -> None:
-        if not _PATH.fullmatch(self.path):
+        if not (isinstance(self.path, str) and _PATH.fullmatch(self.path)):
             raise ArgumentError(
                 f"{self.path!r:.80} is no path of a setting",
                 why="it is names with points between them, of lists with a number in brackets",
                 fix="write it as training.optimizer.lr or model.layers[1].outputs",
             )
+        object.__setattr__(self, "value", _plain(self.value))
+        try:
+            toml_value(self.value)
+        except TypeError as error:
+            raise ArgumentError(
+                f"{self.path} = {self.value!r:.60}",
+                why=f"a scenario is a text, in which {error}",
+                fix="give a number, a text, a bool, or lists and mappings of these; a setting that"
+                " is to have its default is left out of the file",
+            ) from None
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -140,11 +153,18 @@ class Axis:
         return cls(path.strip(), tuple(values))
 
 
-def scenario_with(path: Path, settings: Mapping[str, Any]) -> Scenario:
+def scenario_with(path: Path | str, settings: Mapping[str, Any]) -> Scenario:
     """The scenario of a file, with other `settings` by their dotted paths; its text says which.
 
     Raises: as `Change` and `Scenario.from_toml`; a TaskError of what was changed says what was.
     """
+    path = Path(path)
+    if not isinstance(settings, Mapping):
+        raise ArgumentError(
+            f"settings are {settings!r:.80}",
+            why="each has a dotted path and a value",
+            fix='pass a dict, such as {"training.optimizer.lr": 0.1}',
+        )
     changes = [Change(name, value) for name, value in settings.items()]
     if not changes:
         return Scenario.from_toml(path)
@@ -198,6 +218,18 @@ def _values(text: str) -> list[Any] | None:
             found.append(waiting.strip())
         waiting = ""
     return None if waiting.strip() or text.rstrip().endswith(",") else found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
 
 
 def _json(value: Any) -> Json:
