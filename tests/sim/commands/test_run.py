@@ -320,7 +320,7 @@ def test_a_folder_of_another_scenario_and_one_in_use_are_refused(fed: Fed, file:
 def test_a_round_that_is_given_up_ends_with_1_and_keeps_what_was_finished(
     fed: Fed, file: Path
 ) -> None:
-    lost = "[devices]\ndropout = { training = 1.0 }"
+    lost = "[devices]\ndropout = { training = 0.99 }"
     file.write_text(scenario_of(more=lost).text)
     code, out, err = fed("run", file)
     assert (code, out) == (1, "") and "given up" in err
