@@ -36,6 +36,8 @@ __all__ = [
     "multipliable",
     "one_thread",
     "prepare",
+    "rows_are_alike",
+    "rows_together",
     "scalar",
     "set_threads",
     "use_avx512",
@@ -170,6 +172,23 @@ def one_thread() -> Iterator[None]:
 
 def _has_avx512_kernels() -> bool:
     return (kernels() or "").lower() in _AVX512_KERNELS
+
+
+def rows_are_alike() -> bool:
+    """Whether a row of a product has the same bits wherever it stands, among however many rows.
+
+    Not by OpenBLAS's kernels for processors before AVX-512: those sum rows by twelves, the first
+    six of them otherwise than the last, and what is left over by fours.
+    """
+    return _has_avx512_kernels()
+
+
+def rows_together() -> int:
+    """Among how many rows each has the same bits, in whichever place.
+
+    16 are as fast as all at once where OpenBLAS does not pack (784×200: 105 GFLOP/s).
+    """
+    return 16 if rows_are_alike() else 8
 
 
 def scalar(dtype: np.dtype[Any], value: float = 0.0) -> Scalar:

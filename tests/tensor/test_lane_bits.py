@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +12,7 @@ import numpy as np
 import pytest
 
 import fedcore as fc
+from fedcore.tensor import blas
 from fedcore.tensor.ops import (
     activations,
     attention,
@@ -151,3 +155,29 @@ def test_a_row_has_the_same_bits_among_any_number_of_rows_of_one_weight(
         for count in range(2, 41):
             part = product(tensor(rows[40 - count :]), w).numpy()
             np.testing.assert_array_equal(part, whole[40 - count :])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processor", ["Haswell", "Sandybridge", "Nehalem", "Prescott"])
+def test_lanes_have_bits_of_their_own_with_the_kernels_of_older_processors(processor: str) -> None:
+    """OpenBLAS picks kernels as it is loaded, so another process runs the tests of this file."""
+    if blas.kernels() is None:
+        pytest.skip("NumPy brings no OpenBLAS here")
+    found = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-m",
+            "not slow",
+            __file__,
+        ],
+        env={**os.environ, "OPENBLAS_CORETYPE": processor, "OPENBLAS_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stdout[-2000:]

@@ -131,8 +131,9 @@ def weight_gradient(x: Array, g: Array, out: Array, geometry: Geometry) -> list[
 
 
 def _share_a_kernel(x: Array, w: Array) -> bool:
-    """Whether the lanes of the last level hold one image each, and the same kernel."""
-    return bool(x.shape[-4] == 1 and x.shape[-5] > 1 and w.shape[-5] == 1)
+    """Whether the lanes of the last level, one image each and with one kernel, become a batch."""
+    alone = x.shape[-4] == 1 and x.shape[-5] > 1 and w.shape[-5] == 1
+    return bool(alone and blas.rows_are_alike())
 
 
 def _as_batch(size: Lanes, geometry: Geometry) -> tuple[Lanes, Geometry]:

@@ -22,10 +22,6 @@ from fedcore.tensor.tensor import Tensor
 
 __all__ = ["matmul", "matmul_primitive"]
 
-ROWS = (
-    16  # as fast as all at once from 16 rows on where OpenBLAS does not pack (784×200: 105 GFLOP/s)
-)
-
 
 def _matmul_shape(a: Shape, b: Shape) -> Shape:
     if a[-1] != b[-2]:
@@ -63,8 +59,8 @@ def matmul_primitive(xp: Any, a: Any, b: Any, *, out: Any = None) -> Any:
     """The product of the last two axes, stacked over the leading ones.
 
     Stacked products keep each lane's bits whatever the number of lanes. Single rows that meet one
-    shared right operand, as per-example gradients have them, are multiplied in blocks of `ROWS`:
-    one by one they would read the right operand as often. A row's bits do not depend on the block.
+    shared right operand, as per-example gradients have them, are multiplied in blocks of rows: one
+    by one they would read the right operand as often. A row's bits do not depend on the block.
     """
     if a.shape[-1] == 1 and b.shape[-2] == 1:
         return xp.multiply(a, b, out=out)  # inner size 1: 12.8 ms against 24.7 by matmul
@@ -74,13 +70,16 @@ def matmul_primitive(xp: Any, a: Any, b: Any, *, out: Any = None) -> Any:
     if out is None:
         lead = np.broadcast_shapes(rows.shape[:-2], right.shape[:-2])
         out = xp.empty((*lead, rows.shape[-2], 1, right.shape[-1]), dtype=a.dtype)
-    whole = rows.shape[-2] - rows.shape[-2] % ROWS
+    together = blas.rows_together()
+    whole = rows.shape[-2] - rows.shape[-2] % together
     result = out[..., 0, :]
     if whole:
-        product = _product(xp, _blocks(rows[..., :whole, :]), right[..., None, :, :], None)
+        product = _product(
+            xp, _blocks(rows[..., :whole, :], together), right[..., None, :, :], None
+        )
         result[..., :whole, :] = product.reshape(*product.shape[:-3], whole, -1)
     if whole < rows.shape[-2]:
-        padded = _padded(xp, rows[..., whole:, :])
+        padded = _padded(xp, rows[..., whole:, :], together)
         padded[..., : rows.shape[-2] - whole, :] = rows[..., whole:, :]
         result[..., whole:, :] = _product(xp, padded, right, None)[..., : rows.shape[-2] - whole, :]
     return out
@@ -98,13 +97,13 @@ def _rows_and_right(a: Any, b: Any) -> tuple[Any, Any]:
     return a[..., 0, :], b if b.ndim == 2 else b[..., 0, :, :]
 
 
-def _blocks(rows: Any) -> Any:
-    return rows.reshape(*rows.shape[:-2], -1, ROWS, rows.shape[-1])
+def _blocks(rows: Any, together: int) -> Any:
+    return rows.reshape(*rows.shape[:-2], -1, together, rows.shape[-1])
 
 
-def _padded(xp: Any, rows: Any) -> Any:
+def _padded(xp: Any, rows: Any, together: int) -> Any:
     """Zeros for the last block, in which `rows` come first."""
-    return xp.zeros((*rows.shape[:-2], ROWS, rows.shape[-1]), dtype=rows.dtype)
+    return xp.zeros((*rows.shape[:-2], together, rows.shape[-1]), dtype=rows.dtype)
 
 
 def _product(xp: Any, a: Any, b: Any, out: Any) -> Any:
@@ -150,20 +149,20 @@ def _prepare(xp: Any, a: Any, b: Any, *, out: Any) -> Callable[[], None] | None:
 
 def _prepare_rows(rows: Any, right: Any, out: Any) -> Callable[[], None] | None:
     """The products of blocks of rows, into `out` (..., P, m) where it lies row by row."""
-    count = rows.shape[-2]
-    whole = count - count % ROWS
+    count, together = rows.shape[-2], blas.rows_together()
+    whole = count - count % together
     dense = rows.flags.c_contiguous and out.flags.c_contiguous
     if not (dense and rows.dtype.kind == "f" and blas.is_multipliable(right)):
         return None
     steps: list[Callable[[], Any]] = []
     if whole:
-        a, to = _blocks(rows[..., :whole, :]), _blocks(out[..., :whole, :])
+        a, to = (_blocks(x[..., :whole, :], together) for x in (rows, out))
         if not np.may_share_memory(to, out) or not np.may_share_memory(a, rows):
             return None
         _bind(a, right[..., None, :, :], to, steps)
     if whole < count:
-        padded = _padded(np, rows)
-        last = np.empty((*out.shape[:-2], ROWS, out.shape[-1]), out.dtype)
+        padded = _padded(np, rows, together)
+        last = np.empty((*out.shape[:-2], together, out.shape[-1]), out.dtype)
         steps.append(partial(np.copyto, padded[..., : count - whole, :], rows[..., whole:, :]))
         _bind(padded, right, last, steps)
         steps.append(partial(np.copyto, out[..., whole:, :], last[..., : count - whole, :]))

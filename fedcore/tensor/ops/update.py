@@ -18,7 +18,7 @@ from fedcore.tensor.cotangent import Cotangent, Outer, Pieces, as_array
 from fedcore.tensor.ops.flat import leaf
 from fedcore.tensor.ops.linalg import matmul
 from fedcore.tensor.ops.reduce import sum as sum_
-from fedcore.tensor.primitive import Core, bind, primitive
+from fedcore.tensor.primitive import Core, Shape, bind, primitive
 from fedcore.tensor.tensor import Tensor, tensor
 
 __all__ = ["add_scaled"]
@@ -112,8 +112,12 @@ def add_scaled_primitive(
 def _prepare(
     xp: Any, theta: Any, scale: Any, *operands: Any, layout: Layout, out: Any
 ) -> Callable[[], Any] | None:
-    """The copies and accumulating products on fixed buffers; the scale is read at each call."""
-    if scale.size != 1 or not all(
+    """The copies and accumulating products on fixed buffers; the scales are read at each call.
+
+    Lanes with scales of their own are multiplied one by one, as one lane alone is: to scale a
+    product before it is added rounds once more than BLAS does.
+    """
+    if not all(
         blas.is_multipliable(x) and blas.is_multipliable(h)
         for _, x, h in _targets(out, operands, layout)
         if h is not None
@@ -122,19 +126,39 @@ def _prepare(
     steps: list[Callable[[], Any]] = []
     if out is not theta:
         steps.append(partial(np.copyto, out, theta))
-    alpha = blas.scalar(theta.dtype)
+    alphas = [blas.scalar(theta.dtype) for _ in range(scale.size)]
     for target, x, h in _targets(out, operands, layout):
+        core = target.ndim - out.ndim + 1
         if h is None:
-            scaled = np.empty(np.broadcast_shapes(x.shape, scale.shape), dtype=theta.dtype)
-            steps.append(partial(np.multiply, x, scale.reshape(()), scaled))
+            each = scale.reshape(scale.shape + (1,) * core)
+            scaled = np.empty(np.broadcast_shapes(x.shape, each.shape), dtype=theta.dtype)
+            steps.append(partial(np.multiply, x, each, scaled))
             steps.append(partial(np.add, target, scaled, target))
         else:
-            steps.append(blas.bind_gemm(x.swapaxes(-1, -2), h, target, alpha=alpha, beta=1.0))
-    return partial(_run, steps, alpha, scale)
+            sharing = _sharing(scale, x.swapaxes(-1, -2), h, target)
+            for matrices, alpha in zip(sharing, alphas, strict=True):
+                steps.append(blas.bind_gemm(*matrices, alpha=alpha, beta=1.0))
+    return partial(_run, steps, alphas, scale)
 
 
-def _run(steps: list[Callable[[], Any]], alpha: blas.Scalar, scale: Any) -> None:
-    alpha.value = scale.item()
+def _sharing(scale: Any, *matrices: Any) -> Iterator[list[Any]]:
+    """The lanes of matrices that share one scale, for each of the scales."""
+    lanes = max(a.ndim for a in matrices) - 2
+    shape = (1,) * (lanes - scale.ndim) + scale.shape
+    whole = [a.reshape((1,) * (lanes + 2 - a.ndim) + a.shape) for a in matrices]
+    for index in np.ndindex(shape):
+        yield [a[_meeting(index, shape, a.shape[:lanes])] for a in whole]
+
+
+def _meeting(index: Shape, shape: Shape, lanes: Shape) -> tuple[slice, ...]:
+    """Of an array with these `lanes`, those that meet one place in `shape`."""
+    sizes = zip(index, shape, lanes, strict=True)
+    return tuple(slice(i, i + 1) if n == m else slice(None) for i, n, m in sizes)
+
+
+def _run(steps: list[Callable[[], Any]], alphas: list[blas.Scalar], scale: Any) -> None:
+    for alpha, value in zip(alphas, scale.ravel().tolist(), strict=True):
+        alpha.value = value
     for step in steps:
         step()
 
