@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import math
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -26,7 +25,6 @@ from fedcore.errors import ArgumentError, DtypeError, ShapeError
 
 __all__ = [
     "add_scaled",
-    "bind_copy",
     "bind_gemm",
     "gemm",
     "get_threads",
@@ -346,60 +344,6 @@ def add_scaled(out: np.ndarray, x: np.ndarray, factor: float) -> None:
     one, length = ctypes.c_int64(1), ctypes.c_int64(out.size)
     at = (ctypes.c_void_p(x.ctypes.data), one, ctypes.c_void_p(out.ctypes.data), one)
     function(length, real(factor), *at)
-
-
-def bind_copy(source: np.ndarray, out: np.ndarray) -> Callable[[], Any]:
-    """A call that copies `source` into `out`, of the same shape; both may have any strides.
-
-    Where the order in memory changes as that of a matrix, or of a stack of matrices, that is
-    transposed, BLAS does it: (23,520, 8) takes 14 µs, `np.copyto` 49. The bits are the same.
-    """
-    blas = library()
-    found = _as_transpositions(source, out) if blas else None
-    if blas is None or found is None:
-        return functools.partial(np.copyto, out, source)
-    outer, rows, columns = found
-    letter, real = _REAL[out.dtype]
-    function = blas[f"scipy_cblas_{letter}omatcopy64_"]
-    function.restype = None
-    calls = tuple(
-        functools.partial(
-            function,
-            *(_ROW_MAJOR, _TRANS, ctypes.c_int64(rows), ctypes.c_int64(columns), real(1.0)),
-            *(ctypes.c_void_p(_address(source, outer, at)), ctypes.c_int64(columns)),
-            *(ctypes.c_void_p(_address(out, outer, at)), ctypes.c_int64(rows)),
-        )
-        for at in np.ndindex(*[out.shape[a] for a in outer])
-    )
-    return functools.partial(_run, calls, (source, out))
-
-
-def _address(x: np.ndarray, axes: list[int], index: tuple[int, ...]) -> int:
-    steps = zip(axes, index, strict=True)
-    return int(x.ctypes.data) + sum(i * x.strides[a] for a, i in steps)
-
-
-def _as_transpositions(source: np.ndarray, out: np.ndarray) -> tuple[list[int], int, int] | None:
-    """The outer axes, rows and columns of the matrices in `source` that `out` holds transposed."""
-    if source.dtype != out.dtype or out.dtype not in _REAL or 0 in out.shape:
-        return None
-    axes = [a for a, n in enumerate(out.shape) if n != 1]
-    before, after = (sorted(axes, key=lambda a: -x.strides[a]) for x in (source, out))
-    outer = []
-    while before and before[0] == after[0]:
-        outer.append(before.pop(0))
-        after.pop(0)
-    for x, order in ((source, before), (out, after)):
-        expected = x.itemsize
-        for a in reversed(order):
-            if x.strides[a] != expected:
-                return None
-            expected *= x.shape[a]
-    for cut in range(1, len(before)):
-        if before[cut:] + before[:cut] == after:
-            sizes = [source.shape[a] for a in before]
-            return outer, math.prod(sizes[:cut]), math.prod(sizes[cut:])
-    return None
 
 
 def _leading(x: np.ndarray, name: str) -> tuple[bool, int]:

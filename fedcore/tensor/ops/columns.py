@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from fedcore.tensor import blas
 from fedcore.tensor.ops.windows import Border, Pair, slid
+from fedcore.tensor.transposing import bind_copy
 
 __all__ = [
     "BLOCK_BYTES",
@@ -209,7 +209,7 @@ class Columns:
             if self.geometry.first:
                 source, core = np.moveaxis(apart, (-3, -2, -1), (-6, -5, -4)), apart.ndim - 6
                 dense = np.empty(source.shape, self.dtype)
-                steps.append(blas.bind_copy(source, dense))
+                steps.append(bind_copy(source, dense))
                 apart = np.moveaxis(dense, (core, core + 1, core + 2), (-3, -2, -1))
             arrays.append(apart)
         return steps, arrays
@@ -224,7 +224,7 @@ class Columns:
             return [], source
         steps: list[Step] = []
         if g.first and not runs:
-            steps.append(blas.bind_copy(source, self._dense))
+            steps.append(bind_copy(source, self._dense))
             source = self._dense
         (top, _), (left, _) = g.padding
         inside = self._padded[..., top : top + g.size[0], left : left + g.size[1], :, :]
@@ -310,7 +310,7 @@ class Columns:
             else:
                 steps.append(partial(np.add, part, source, part))
         if target is self.__dict__.get("_dense"):
-            steps.append(blas.bind_copy(target, pixels(out)))
+            steps.append(bind_copy(target, pixels(out)))
         return steps
 
     def _taps(self, slab: Slab, array: Array) -> Iterator[tuple[Array, tuple[slice, slice]]]:

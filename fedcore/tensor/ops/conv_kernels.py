@@ -17,6 +17,7 @@ import numpy as np
 
 from fedcore.tensor import blas
 from fedcore.tensor.ops.columns import BLOCK_BYTES, Columns, Geometry, Product, Step, matrix, pixels
+from fedcore.tensor.transposing import bind_copy
 
 __all__ = ["convolve", "input_gradient", "weight_gradient"]
 
@@ -58,7 +59,7 @@ def convolve(x: Array, w: Array, out: Array, geometry: Geometry) -> list[Step]:
                 to, last = _writable(target)
             else:
                 dense = scratch[..., :count, :, :, :]
-                to, last = _matrix(dense), [blas.bind_copy(dense, target)]
+                to, last = _matrix(dense), [bind_copy(dense, target)]
             beta = 0.0
             for product, part in columns.products(columns.arrays, rows=count):
                 taps = _of(kernel, block, lanes)[..., _taps(product, geometry), :]
@@ -87,7 +88,7 @@ def input_gradient(g: Array, w: Array, out: Array, geometry: Geometry) -> list[S
         own = pixels(_turned(_of(g, block, lanes), shared))
         if by_columns:
             dense = _by_columns(own) if dense is None else dense
-            steps.append(blas.bind_copy(own, dense))
+            steps.append(bind_copy(own, dense))
             a = _matrix(dense)
         else:
             a = _readable(own, steps)
@@ -177,7 +178,7 @@ def _readable(a: Array, steps: list[Step]) -> Array:
     if found is not None:
         return found
     dense = np.empty(a.shape, a.dtype)
-    steps.append(blas.bind_copy(a, dense))
+    steps.append(bind_copy(a, dense))
     return _matrix(dense)
 
 
@@ -187,7 +188,7 @@ def _writable(out: Array) -> tuple[Array, list[Step]]:
     if found is not None:
         return found, []
     dense = np.empty(out.shape, out.dtype)
-    return _matrix(dense), [blas.bind_copy(dense, out)]
+    return _matrix(dense), [bind_copy(dense, out)]
 
 
 def _by_columns(a: Array) -> Array:

@@ -19,6 +19,7 @@ from fedcore.tensor.ops.shape import reshape, swapaxes
 from fedcore.tensor.primitive import Core, Shape, broadcast_shape, primitive
 from fedcore.tensor.registry import operations
 from fedcore.tensor.tensor import Tensor
+from fedcore.tensor.transposing import bind_copy
 
 __all__ = ["matmul", "matmul_primitive"]
 
@@ -173,7 +174,7 @@ def _bind(a: Any, b: Any, out: Any, steps: list[Callable[[], Any]]) -> None:
     """Append what `_product` does to `steps`."""
     if _turns(a, b):
         turned = np.empty(b.shape, b.dtype)
-        steps.append(blas.bind_copy(b, turned))
+        steps.append(bind_copy(b, turned))
         b = turned
     if _pays(a, b) and blas.is_multipliable(a) and blas.is_multipliable(b):
         steps.append(blas.bind_gemm(a, b, out))
