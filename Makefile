@@ -42,7 +42,7 @@ test-all: $(VENV)/.installed-dev ## every test, with many more random examples (
 	@$(BIN)/python -c 'import ray' 2>/dev/null || \
 	  $(PIP) install -c $(VENV)/constraints.txt --no-build-isolation -e '.[ray]' || \
 	  echo "Ray was not found: what needs it is skipped"
-	@$(PYTEST) -n auto --dist worksteal --hypothesis-profile=thorough
+	@$(PYTEST) -n auto --dist worksteal --hypothesis-profile=thorough --timeout=600
 
 KILLS ?= 1000
 .PHONY: chaos

@@ -69,7 +69,6 @@ def masked(world: World, i: int) -> npt.NDArray[np.uint64]:
 # --- Flower ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(600)  # a million keystreams, beside other tests
 @pytest.mark.parametrize(
     "count", [2**16, pytest.param(2**20, marks=pytest.mark.slow)], ids=["2^16", "2^20"]
 )

@@ -152,7 +152,6 @@ def told_at_random(seed: int, *, forget: str = "") -> RandomServer:
     return server
 
 
-@pytest.mark.timeout(600)  # hundreds of whole sessions, beside other tests
 @pytest.mark.parametrize(
     "seeds",
     [range(12), pytest.param(range(12, 300), marks=pytest.mark.slow)],
