@@ -13,7 +13,7 @@ from fedcore.tensor import blas
 
 ROOT = Path(__file__).resolve().parent.parent
 
-settings.register_profile("quick", derandomize=True, deadline=None, max_examples=30)
+settings.register_profile("quick", derandomize=True, deadline=None, max_examples=15)
 settings.register_profile("thorough", deadline=None, max_examples=500, print_blob=True)
 settings.load_profile("quick")
 

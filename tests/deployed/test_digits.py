@@ -32,7 +32,7 @@ from tests.deployed.secrets_of import found_in, secrets_of
 pytest.importorskip("sklearn", reason="the images come with scikit-learn")
 
 # Of processes that have to share their cores with other tests.
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 ROUNDS, WRITERS = 10, 14
 POLICY = """

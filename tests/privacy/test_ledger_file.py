@@ -115,6 +115,7 @@ def test_nothing_but_a_file_is_read_as_one(tmp_path: Path, name: str, kind: str)
             attempt()
 
 
+@pytest.mark.slow
 def test_zeros_without_an_end_are_refused_before_they_are_read(tmp_path: Path) -> None:
     Ledger.create(tmp_path, plan_of()).close()
     os.truncate(tmp_path / FILE, 40 * 2**30)
