@@ -47,6 +47,9 @@ class Metrics:
         self.check_ins = counter("check_ins", "answered check-ins", "answer")
         self.assignments = counter("assignments", "parts in rounds, given and completed", "state")
         self.rounds = counter("rounds", "attempts at rounds by how they ended", "outcome")
+        self.tasks_not_taken_up = gauge(
+            "tasks_not_taken_up", "running tasks that this start could not go on with"
+        )
         self.phase_seconds = histogram("phase_seconds", "duration of phases", _SLOW_S, "phase")
         self.dropouts = counter("dropouts", "clients lost, by the phase they were in", "phase")
         self.upload_bytes = counter("upload_bytes", "bytes of updates that were taken")

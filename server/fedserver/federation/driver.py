@@ -21,9 +21,16 @@ from fedserver.federation.cohort import Cohort
 from fedserver.federation.journal import SCRUB, Journal
 from fedserver.federation.lease import LeaseHolder, held
 from fedserver.federation.left_out import LeftOut
-from fedserver.federation.opening import open_attempt, take_up
+from fedserver.federation.opening import open_attempt, open_released, take_up
 from fedserver.federation.resources import HostedTask, Resources
-from fedserver.store.records import AuditEntry, HeadRecord, RoundRecord, RoundRef, TaskState
+from fedserver.store.records import (
+    RESTORED,
+    AuditEntry,
+    HeadRecord,
+    RoundRecord,
+    RoundRef,
+    TaskState,
+)
 
 __all__ = ["TaskDriver"]
 
@@ -190,13 +197,16 @@ class TaskDriver:
             return attempt
         if record is not None and record.phase in (Phase.FAILED.value, Phase.CANCELLED.value):
             return None
+        number = 1 if record is None else record.ref.attempt + 1
+        ref, open_next = RoundRef(task_id, head.round, number), open_attempt
         if (account := self.hosted.account) is not None:
             if account.ledger.receipt(head.round) is not None:
-                return None  # what was released makes no model, and is not released again
-            await asyncio.to_thread(account.require_funds)
-        number = 1 if record is None else record.ref.attempt + 1
-        ref = RoundRef(task_id, head.round, number)
-        return await open_attempt(self.hosted, self._resources, ref, head=head, lease=lease)
+                if record is not None and record.reason != RESTORED:
+                    return None  # what was released makes no model, and is not released again
+                open_next = open_released
+            else:
+                await asyncio.to_thread(account.require_funds)
+        return await open_next(self.hosted, self._resources, ref, head=head, lease=lease)
 
     async def _why_for_good(self, round: int) -> str:
         """What a failed task says; nothing that tells how many took part in a secret sample."""

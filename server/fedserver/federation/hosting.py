@@ -18,6 +18,7 @@ from fedcore.errors import (
     InvalidRequestError,
     NotFoundError,
     OverloadedError,
+    PrivacyError,
 )
 from fedcore.federated.algorithms import algorithm_of
 from fedcore.federated.payments import Account, Accounts
@@ -78,16 +79,24 @@ class Tasks:
         from going on; it stays as it is until the next start.
         """
         await discard_uploads(self._store, self._spool)
+        left = 0
         for record in await self._store.tasks(state=TaskState.RUNNING):
             head = await self._store.head(record.task_id)
             try:
                 hosted = await asyncio.to_thread(self._hosted, record, head)
             except FedcoreError as error:
+                left += 1
                 _LOG.error(
-                    "task.not_taken_up", task=record.task_id, code=error.code, what=error.what
+                    "task.not_taken_up",
+                    task=record.task_id,
+                    code=error.code,
+                    what=error.what,
+                    why=error.why,
+                    fix=error.fix,
                 )
             else:
                 self._drive(hosted)
+        self._resources.metrics.tasks_not_taken_up.set(left)
 
     async def collect(self) -> None:
         """Deletes what is on the disk and of no use to anybody any more."""
@@ -191,7 +200,15 @@ class Tasks:
 
     async def spent(self, caller: Caller, task_id: str, /) -> Spent:
         """What a task has spent of its privacy budget."""
-        account = await self._account(await self._visible(caller, task_id))
+        record = await self._visible(caller, task_id)
+        try:
+            account = await self._account(record)
+        except PrivacyError as error:  # what is amiss with one ledger keeps no other from view
+            # Nor is it known whether its sample was secret.
+            return Spent(
+                secret_sample=True,
+                trouble=f"{error.code} {error.what}: {error.why}. Fix: {error.fix}",
+            )
         return Spent() if account is None else await asyncio.to_thread(_spent, account)
 
     async def certificate(self, caller: Caller, task_id: str, /) -> bytes:

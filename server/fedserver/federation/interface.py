@@ -272,12 +272,14 @@ class Spent:
 
     `by_round`: the epsilon after the release of each round. `secret_sample`: these figures hold
     only against who does not learn which clients took part in which round, nor how many.
+    `trouble`: why nobody can say, and what to do; the task is not carried out then.
     """
 
     epsilon: float = 0.0
     budget: float = 0.0
     by_round: Mapping[int, float] = field(default_factory=dict)
     secret_sample: bool = False
+    trouble: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from fedcore.federated.clipping import announced, encode_clipping
 from fedcore.federated.payments import Payment
@@ -34,7 +35,7 @@ from fedserver.store.records import (
     RoundRef,
 )
 
-__all__ = ["open_attempt", "take_up"]
+__all__ = ["open_attempt", "open_released", "take_up"]
 
 _SECOND = 1000
 
@@ -58,6 +59,29 @@ async def open_attempt(
     attempt = await _assembled(hosted, resources, state, head=head, journal=journal, kept={})
     if hosted.account is not None and hosted.account.draws_clients:
         await _draw(attempt, resources)
+    return attempt
+
+
+async def open_released(
+    hosted: HostedTask,
+    resources: Resources,
+    ref: RoundRef,
+    *,
+    head: HeadRecord,
+    lease: Callable[[], Lease],
+) -> Attempt:
+    """A new attempt at a round whose sum the ledger has released: nobody is asked for anything.
+
+    After an older database was restored, which does not know of it. What was released is in the
+    ledger, to the bit, and is served again for nothing.
+    """
+    now = resources.clock()
+    opened = RoundState.opened(ref.task_id, round=ref.round, attempt=ref.attempt, at=now)
+    state = replace(opened, phase=Phase.AGGREGATING)
+    journal = _journal(resources, ref, head, lease)
+    await journal.open(state)
+    attempt = await _assembled(hosted, resources, state, head=head, journal=journal, kept={})
+    attempt.post(Recovered(now))
     return attempt
 
 

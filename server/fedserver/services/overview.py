@@ -244,7 +244,7 @@ class Overview:
             model_digest=head.digest if head is not None else b"",
             epsilon=spent.epsilon,
             epsilon_budget=spent.budget,
-            reason=task.reason,
+            reason=task.reason or spent.trouble,
         )
 
     async def _round_entry(

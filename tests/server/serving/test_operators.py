@@ -17,6 +17,7 @@ from fedcore.v1 import (
 from fedcore.wire.envelope import Place
 from fedcore.wire.joining import JoinString
 from fedserver.federation import interface
+from fedserver.federation.interface import Spent
 from fedserver.serving import SERVICES
 from fedserver.store.records import ClientState, RoundRef
 
@@ -117,6 +118,19 @@ async def test_what_is_shown_is_what_the_store_holds(world: Any) -> None:
     assert shown.spec == b"{}" and shown.task == entry
     models = await read(world, viewer, "ListModels", admin.ListModelsRequest(task_id="digits-1"))
     assert [(one.digest, one.head) for one in models.models] == [(world.model, True)]
+
+
+async def test_what_is_amiss_with_a_ledger_is_the_reason_of_its_task(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def spent(*_: Any) -> Spent:
+        return Spent(secret_sample=True, trouble="FED-1509 the ledger is older")
+
+    monkeypatch.setattr(world.federation, "spent", spent)
+    tasks = await read(world, world.user("viewer"), "ListTasks", admin.ListTasksRequest())
+    assert [(one.state, one.reason) for one in tasks.tasks] == [
+        ("RUNNING", "FED-1509 the ledger is older")
+    ]
 
 
 async def test_a_round_is_shown_with_whom_it_lost_and_what_it_waits_for(world: Any) -> None:

@@ -33,6 +33,7 @@ from fedserver.store.records.results import (
     OutboxMessage,
 )
 from fedserver.store.records.rounds import (
+    RESTORED,
     AssignmentRecord,
     AssignmentReport,
     AssignmentState,
@@ -50,6 +51,7 @@ from fedserver.store.records.rounds import (
 )
 
 __all__ = [
+    "RESTORED",
     "AssignmentRecord",
     "AssignmentReport",
     "AssignmentState",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 __all__ = [
+    "RESTORED",
     "AssignmentRecord",
     "AssignmentReport",
     "AssignmentState",
@@ -22,6 +23,9 @@ __all__ = [
     "UploadRecord",
     "UploadState",
 ]
+
+RESTORED = "the database was restored from a backup"
+"""Why the attempts ended that were open in a backup."""
 
 
 class TaskState(enum.StrEnum):

@@ -7,7 +7,13 @@ nobody. So every open attempt ends, its secrets go, and no driver holds a lease 
 from __future__ import annotations
 
 from fedcore.rounds import Phase
-from fedserver.store.records import AssignmentState, RoundRef, Transition, UploadState
+from fedserver.store.records import (
+    RESTORED,
+    AssignmentState,
+    RoundRef,
+    Transition,
+    UploadState,
+)
 from fedserver.store.sqlite.participation import end_assignments
 from fedserver.store.sqlite.rounds import note_event
 from fedserver.store.sqlite.rows import Row, ref_of
@@ -15,8 +21,6 @@ from fedserver.store.sqlite.sessions import ENDED, forget_secrets
 from fedserver.store.sqlite.transaction import Transaction, of_round
 
 __all__ = ["begin_epoch"]
-
-_REASON = "the database was restored from a backup"
 
 
 def begin_epoch(db: Transaction) -> int:
@@ -38,7 +42,7 @@ def begin_epoch(db: Transaction) -> int:
 
 def _abandon(db: Transaction, row: Row) -> None:
     ref: RoundRef = ref_of(row)
-    step = Transition(row["phase"], Phase.ABANDONED.value, row["sequence"] + 1, _REASON)
+    step = Transition(row["phase"], Phase.ABANDONED.value, row["sequence"] + 1, RESTORED)
     db.update(
         "round",
         of_round(ref),
