@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from fedcore.errors import AuditError
 from fedserver.key_files import write_public
 from fedserver.store.audit import check_head, read_head, sign_head
 from fedserver.store.protocol import SystemStore
 
-__all__ = ["AUDIT_HEAD", "AuditHeads"]
+__all__ = ["AUDIT_HEAD", "AuditHeads", "public_keys"]
 
 AUDIT_HEAD = "audit-head.bin"
 _ENTRIES: Final = 100
@@ -30,7 +30,8 @@ _AGE_S: Final = 300.0
 class AuditHeads:
     """The newest signed head, in a file. `signer`: 32 private bytes of an Ed25519 key.
 
-    `now_s`: of a clock that never goes back.
+    `earlier`: keys that signed before, whose last head still counts. `now_s`: of a clock that never
+    goes back.
     """
 
     def __init__(
@@ -39,11 +40,13 @@ class AuditHeads:
         path: Path,
         *,
         signer: bytes,
+        earlier: Sequence[bytes] = (),
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store, self._path, self._now_s = store, path, now_s
         self._sequence, self._signed_s = -1, 0.0  # of what this process has signed: nothing yet
         self._signer = Ed25519PrivateKey.from_private_bytes(signer)
+        self._signers = public_keys([signer, *earlier])
         self.newest = b""
 
     async def check(self, *, accept_rollback: bool = False) -> None:
@@ -56,7 +59,7 @@ class AuditHeads:
         self.newest = await asyncio.to_thread(self._path.read_bytes)
         identity = await self._store.server_identity()
         try:
-            signed = read_head(self.newest, identity.server_id, self._signer.public_key())
+            signed = read_head(self.newest, identity.server_id, *self._signers)
             rows = (
                 await self._store.audit_entries(signed.sequence - 1, 1) if signed.sequence else ()
             )
@@ -79,3 +82,8 @@ class AuditHeads:
         signed = sign_head(head, identity.server_id, self._signer)
         await asyncio.to_thread(write_public, self._path, signed, replace=True)
         self.newest, self._sequence, self._signed_s = signed, head.sequence, now_s
+
+
+def public_keys(private: Iterable[bytes]) -> tuple[Ed25519PublicKey, ...]:
+    """By which heads are verified that these keys signed."""
+    return tuple(Ed25519PrivateKey.from_private_bytes(key).public_key() for key in private)

@@ -9,6 +9,7 @@ cert-manager can take this place later.
 |---|---|
 | root.pem, root.key.pem | the authority that join strings name; its key is needed by nobody daily |
 | issuing.pem, issuing.key.pem | signs all else |
+| issuing-previous.pem | of issuing keys that were exchanged: what they signed still counts |
 | server.pem, server.key.pem | the server's TLS certificate with its chain |
 | registrar.key | certifies the identity keys of secure aggregation |
 | issued.jsonl, revoked.jsonl | see fedserver/certificate_lists.py |
@@ -24,12 +25,22 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedcore.entropy import Entropy, SystemEntropy
-from fedcore.errors import AuthorityError, KeyFileError, UnauthenticatedError
+from fedcore.errors import AuthorityError, UnauthenticatedError
 from fedcore.secagg.identity import KEY_BYTES, CertificateAuthority
+from fedserver.authority_files import (
+    ISSUING,
+    KEY_OF,
+    PREVIOUS,
+    ROOT,
+    SERVER,
+    certificate_at,
+    pem_of,
+    previous_in,
+    private_key_at,
+)
 from fedserver.certificate_lists import CertificateLists, Listed
 from fedserver.certificates import (
     CLIENT_USE,
@@ -63,17 +74,12 @@ from fedserver.peers import (
     user_names,
 )
 
-__all__ = ["ISSUING", "ROOT", "SERVER", "Authority", "ServerCertificate", "due"]
+__all__ = ["Authority", "ServerCertificate", "due"]
 
 ROOT_DAYS: Final = 3650
 ISSUING_DAYS: Final = 1825
 SERVER_S: Final = 7 * 86_400
 CLIENT_S: Final = 86_400
-
-ROOT: Final = "root.pem"
-ISSUING: Final = "issuing.pem"
-SERVER: Final = "server.pem"
-_KEY_OF: Final = {ROOT: "root.key.pem", ISSUING: "issuing.key.pem", SERVER: "server.key.pem"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,16 +116,17 @@ class Authority:
         issuing_key: ec.EllipticCurvePrivateKey,
         registrar: CertificateAuthority,
         entropy: Entropy,
+        previous: Sequence[x509.Certificate] = (),
     ) -> None:
         self.directory: Final = directory
         self.registrar: Final = registrar
         self.root: Final = der_of(root)
-        self.root_pem: Final = _pem(root)
+        self.root_pem: Final = pem_of(root)
         self.root_digest: Final = hashlib.sha256(self.root).digest()
         self.trust_domain: Final = trust_domain_of(root)
         self.issuing_not_after: Final = int(issuing.not_valid_after_utc.timestamp())
         self._issuing, self._signer = der_of(issuing), (issuing, issuing_key)
-        self._peers = PeerReader(issuing, trust_domain=self.trust_domain)
+        self._peers = PeerReader(issuing, *previous, trust_domain=self.trust_domain)
         self._entropy = entropy
         self.lists: Final = CertificateLists(directory)
 
@@ -164,11 +171,11 @@ class Authority:
             signer=(root, root_key),
         )
         private_directory(directory)
-        write_secret(directory / _KEY_OF[ROOT], pem_of_key(root_key, root_passphrase))
-        write_secret(directory / _KEY_OF[ISSUING], pem_of_key(issuing_key, passphrase))
+        write_secret(directory / KEY_OF[ROOT], pem_of_key(root_key, root_passphrase))
+        write_secret(directory / KEY_OF[ISSUING], pem_of_key(issuing_key, passphrase))
         registrar = create_key(directory / REGISTRAR_KEY, entropy=source)
-        write_public(directory / ISSUING, _pem(issuing))
-        write_public(directory / ROOT, _pem(root))
+        write_public(directory / ISSUING, pem_of(issuing))
+        write_public(directory / ROOT, pem_of(root))
         return cls(
             directory,
             root=root,
@@ -185,8 +192,8 @@ class Authority:
         Raises: KeyFileError for a missing or readable file or a wrong passphrase; AuthorityError if
         the files do not belong together.
         """
-        root, issuing = _certificate(directory / ROOT), _certificate(directory / ISSUING)
-        key = _private_key(directory / _KEY_OF[ISSUING], passphrase)
+        root, issuing = certificate_at(directory / ROOT), certificate_at(directory / ISSUING)
+        key = private_key_at(directory / KEY_OF[ISSUING], passphrase)
         try:
             issuing.verify_directly_issued_by(root)
             fits = issuing.public_key() == key.public_key()
@@ -195,7 +202,7 @@ class Authority:
         if not fits:
             raise AuthorityError(
                 "the files of the authority do not belong together",
-                why=f"{ROOT}, {ISSUING} and {_KEY_OF[ISSUING]} are not of one chain",
+                why=f"{ROOT}, {ISSUING} and {KEY_OF[ISSUING]} are not of one chain",
                 fix="restore the whole directory from one backup",
                 where=str(directory),
             )
@@ -207,6 +214,7 @@ class Authority:
             issuing_key=key,
             registrar=registrar,
             entropy=SystemEntropy(),
+            previous=previous_in(directory),
         )
 
     def renew_issuing(self, *, root_passphrase: bytes | None, now: int) -> int:
@@ -216,11 +224,36 @@ class Authority:
         goes on. Raises: KeyFileError for a root key that is not here, or its passphrase;
         AuthorityError for a root that ends before that.
         """
+        renewed = self._by_root(self._signer[1], root_passphrase=root_passphrase, now=now)
+        write_public(self.directory / ISSUING, pem_of(renewed), replace=True)
+        return int(renewed.not_valid_after_utc.timestamp())
+
+    def rotate_issuing(
+        self, *, root_passphrase: bytes | None, passphrase: bytes | None, now: int
+    ) -> int:
+        """Puts another issuing key in this one's place, and gives until when it is good.
+
+        What the old one signed counts until `forget_previous`. `passphrase`: of the new key.
+        Raises: as `renew_issuing`.
+        """
+        key = new_key()
+        issuing = self._by_root(key, root_passphrase=root_passphrase, now=now)
+        before = (self._signer[0], *previous_in(self.directory))
+        pem = b"".join(map(pem_of, before))
+        write_public(self.directory / PREVIOUS, pem, replace=True)
+        write_secret(self.directory / KEY_OF[ISSUING], pem_of_key(key, passphrase), replace=True)
+        write_public(self.directory / ISSUING, pem_of(issuing), replace=True)
+        return int(issuing.not_valid_after_utc.timestamp())
+
+    def _by_root(
+        self, key: ec.EllipticCurvePrivateKey, *, root_passphrase: bytes | None, now: int
+    ) -> x509.Certificate:
+        """A certificate by which `key` may issue others."""
         root = x509.load_der_x509_certificate(self.root)
-        root_key = _private_key(self.directory / _KEY_OF[ROOT], root_passphrase)
+        root_key = private_key_at(self.directory / KEY_OF[ROOT], root_passphrase)
         if root_key.public_key() != root.public_key():
             raise AuthorityError(
-                f"{_KEY_OF[ROOT]} is not the key of this authority",
+                f"{KEY_OF[ROOT]} is not the key of this authority",
                 why=f"{ROOT} is of another key",
                 fix="put back the root key that was made with it",
                 where=str(self.directory),
@@ -231,8 +264,8 @@ class Authority:
                 why=f"it ends at {root.not_valid_after_utc:%Y-%m-%d}, before the certificate would",
                 fix="make a new authority with `fed ca init`, and let clients join it",
             )
-        renewed = issue_authority(
-            self._signer[1],
+        return issue_authority(
+            key,
             name=f"{self.trust_domain} issuing"[-64:],
             trust_domain=self.trust_domain,
             now=now,
@@ -240,8 +273,6 @@ class Authority:
             entropy=self._entropy,
             signer=(root, root_key),
         )
-        write_public(self.directory / ISSUING, _pem(renewed), replace=True)
-        return int(renewed.not_valid_after_utc.timestamp())
 
     def issue_client(
         self, key: ec.EllipticCurvePublicKey, *, client_id: bytes, tenant: str, now: int
@@ -303,8 +334,8 @@ class Authority:
         leaf = self._leaf(key.public_key(), hosts[0][:64], names, SERVER_USE, now, SERVER_S)
         # The key first: a certificate without its key would be found, and could not be served.
         (self.directory / SERVER).unlink(missing_ok=True)
-        write_secret(self.directory / _KEY_OF[SERVER], pem_of_key(key), replace=True)
-        chain = _pem(leaf) + _pem(self._signer[0])
+        write_secret(self.directory / KEY_OF[SERVER], pem_of_key(key), replace=True)
+        chain = pem_of(leaf) + pem_of(self._signer[0])
         write_public(self.directory / SERVER, chain, replace=True)
         return _served(pem_of_key(key), chain, leaf)
 
@@ -371,7 +402,7 @@ class Authority:
             chain = (self.directory / SERVER).read_bytes()
             leaf = x509.load_pem_x509_certificate(chain)
             leaf.verify_directly_issued_by(self._signer[0])
-            key = read_secret(self.directory / _KEY_OF[SERVER])
+            key = read_secret(self.directory / KEY_OF[SERVER])
         except (FileNotFoundError, ValueError, TypeError, InvalidSignature):
             return None
         found = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -397,37 +428,3 @@ def _served(key: bytes, chain: bytes, leaf: x509.Certificate) -> ServerCertifica
         not_before=int(leaf.not_valid_before_utc.timestamp()),
         not_after=int(leaf.not_valid_after_utc.timestamp()),
     )
-
-
-def _pem(certificate: x509.Certificate) -> bytes:
-    return certificate.public_bytes(serialization.Encoding.PEM)
-
-
-def _certificate(path: Path) -> x509.Certificate:
-    try:
-        return x509.load_pem_x509_certificate(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise KeyFileError(
-            f"{path.name} cannot be read",
-            why=error.strerror.lower()
-            if isinstance(error, OSError) and error.strerror
-            else "it is no certificate in PEM",
-            fix="name the directory that `fed ca init` made, or restore it from its backup",
-            where=str(path),
-        ) from None
-
-
-def _private_key(path: Path, passphrase: bytes | None) -> ec.EllipticCurvePrivateKey:
-    pem = read_secret(path)
-    try:
-        key = serialization.load_pem_private_key(pem, passphrase or None)
-    except (ValueError, TypeError):
-        key = None  # which of the two it was would tell about the passphrase
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise KeyFileError(
-            f"{path.name} cannot be opened",
-            why="it is no key of a curve, or the passphrase is wrong or missing",
-            fix="give the passphrase that `fed ca init` was given, or none if there was none",
-            where=str(path),
-        )
-    return key

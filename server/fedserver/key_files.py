@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import stat
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,7 @@ __all__ = [
     "PARTICIPATION_KEY",
     "REGISTRAR_KEY",
     "create_key",
+    "keep_first_key",
     "load_key",
     "load_keys",
     "prepend_key",
@@ -45,6 +47,12 @@ REGISTRAR_KEY: Final = "registrar.key"  # Ed25519, says which identity key is wh
 _LARGEST: Final = 64 * 1024
 _READ: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 _KEY: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+# An access control list as Linux keeps it, posix_acl_xattr(5): a version, then entries.
+_ACL: Final = "system.posix_acl_access"
+_ACL_VERSION_BYTES: Final = 4
+_ACL_ENTRY: Final = struct.Struct("<HHI")  # whom it is for, what they may do, and their number
+_ACL_OWNER, _ACL_USER, _ACL_MASK = 0x01, 0x02, 0x10
 
 
 def private_directory(path: Path) -> Path:
@@ -86,7 +94,7 @@ def read_secret(path: Path) -> bytes:
     with _explained(path, "read"), os.fdopen(os.open(path, _READ), "rb") as file:
         # Of what was opened, so that nothing can be exchanged between the look and the reading.
         found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o077:
+        if not stat.S_ISREG(found.st_mode) or _others_may_read(file.fileno(), found):
             raise _open_to_others(path, found.st_mode)
         data = file.read(_LARGEST + 1)
     if len(data) > _LARGEST:
@@ -147,6 +155,32 @@ def prepend_key(path: Path, *, entropy: Entropy | None = None) -> tuple[bytes, .
     keys = ((entropy or SystemEntropy()).token(KEY_BYTES), *load_keys(path))
     write_secret(path, b"".join(key.hex().encode("ascii") + b"\n" for key in keys), replace=True)
     return keys
+
+
+def keep_first_key(path: Path) -> int:
+    """Forgets all keys in a file but the one in use; gives how many. Raises: KeyFileError."""
+    first, *others = load_keys(path)
+    if others:
+        write_secret(path, first.hex().encode("ascii") + b"\n", replace=True)
+    return len(others)
+
+
+def _others_may_read(descriptor: int, found: os.stat_result) -> bool:
+    """Whether anybody but the owner and this process may.
+
+    A credential of systemd belongs to root and has an access control list for the one user that it
+    is for; the group's bits of its mode are then no group's, but the mask of that list.
+    """
+    if not found.st_mode & 0o077:
+        return False
+    try:
+        listed = os.getxattr(descriptor, _ACL)[_ACL_VERSION_BYTES:]
+    except (AttributeError, OSError):  # a system or a disk without such lists
+        return True
+    return any(
+        may and not (who in (_ACL_OWNER, _ACL_MASK) or (who == _ACL_USER and user == os.geteuid()))
+        for who, may, user in _ACL_ENTRY.iter_unpack(listed)
+    )
 
 
 def _write(path: Path, data: bytes, *, mode: int, replace: bool) -> None:

@@ -50,7 +50,8 @@ async def opened(config: Config, *, accept_rollback: bool = False) -> AsyncItera
     metrics, trust = Metrics(), Trust((authority.registrar.public_key,))
     store = await SqliteStore.open(config.database, keys=load_keys(keys / DATASTORE_KEYS))
     try:
-        heads = AuditHeads(store, state / AUDIT_HEAD, signer=load_key(keys / AUDIT_SIGNER))
+        signer, *earlier = load_keys(keys / AUDIT_SIGNER)
+        heads = AuditHeads(store, state / AUDIT_HEAD, signer=signer, earlier=earlier)
         await heads.check(accept_rollback=accept_rollback)
         await trust.load(store)
         spool = Spool(state / _SPOOL, in_flight_bytes=config.limits.upload_bytes)

@@ -7,6 +7,7 @@ escape or another domain never meets code that would pick the wrong one.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from dataclasses import dataclass, field
@@ -127,13 +128,13 @@ def trust_domain_of(root: x509.Certificate) -> str:
 
 
 class PeerReader:
-    """Reads the certificates that one authority signs. `issuer`: its certificate.
+    """Reads the certificates that one authority signs. `issuers`: the certificates of its keys.
 
     What it read once it knows again by the exact bytes, 16,384 certificates at most.
     """
 
-    def __init__(self, issuer: x509.Certificate, *, trust_domain: str) -> None:
-        self._issuer = issuer
+    def __init__(self, *issuers: x509.Certificate, trust_domain: str) -> None:
+        self._issuers = issuers
         domain, name = re.escape(trust_domain), _NAME.pattern
         self._client = re.compile(f"spiffe://{domain}/t/({name})/c/([0-9a-f]{{32}})", re.ASCII)
         self._user = re.compile(f"spiffe://{domain}/t/({name})/u/({name})", re.ASCII)
@@ -154,7 +155,7 @@ class PeerReader:
     def _read_anew(self, pem: bytes) -> PeerIdentity:
         try:
             certificate = x509.load_pem_x509_certificate(pem)
-            certificate.verify_directly_issued_by(self._issuer)
+            self._require_issued(certificate)
             _require_whole(certificate)
             found = self._identity_in(certificate)
         except _UNREADABLE:
@@ -165,6 +166,14 @@ class PeerReader:
             self._known.clear()  # one step, so that threads need no lock
         self._known[pem] = found
         return found
+
+    def _require_issued(self, certificate: x509.Certificate) -> None:
+        """Raises: InvalidSignature and the like, unless one of the issuers signed it."""
+        *others, last = self._issuers
+        for issuer in others:
+            with contextlib.suppress(*_UNREADABLE):
+                return certificate.verify_directly_issued_by(issuer)
+        certificate.verify_directly_issued_by(last)
 
     def _identity_in(self, certificate: x509.Certificate) -> PeerIdentity:
         extensions = certificate.extensions

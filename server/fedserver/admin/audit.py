@@ -19,7 +19,7 @@ from fedserver.admin import showing
 from fedserver.admin.audit_entries import Log, entry_of, lines_of
 from fedserver.admin.running import ProfileFolder, console_of, server_of
 from fedserver.commands.dispatch import dispatch, verbs
-from fedserver.key_files import load_key
+from fedserver.key_files import load_keys
 from fedserver.store.audit import check_head, read_head, verify
 from fedserver.store.records import AuditHead, AuditRecord
 
@@ -111,7 +111,8 @@ def signer(
     key: Annotated[Path, typer.Argument(metavar="FILE", help="audit-signer.key of `fed ca init`")],
 ) -> None:
     """Shows the public key of the server's signer, on the operator's machine."""
-    found = Ed25519PrivateKey.from_private_bytes(load_key(key)).public_key().public_bytes_raw()
+    # The first of a list is the one in use.
+    found = Ed25519PrivateKey.from_private_bytes(load_keys(key)[0]).public_key().public_bytes_raw()
     console_of(context).show({"signer": found.hex()}, found.hex())
 
 

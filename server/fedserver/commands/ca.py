@@ -17,6 +17,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -28,7 +29,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fedcore.console import Console, Json
 from fedcore.errors import ArgumentError, AuthorityError, KeyFileError
 from fedcore.wire.joining import split_address
-from fedserver.authority import ISSUING, ROOT, SERVER, Authority
+from fedserver.authority import Authority
+from fedserver.authority_files import ISSUING, ROOT, SERVER, forget_previous
 from fedserver.certificate_lists import CertificateLists, Listed
 from fedserver.certificates import der_of, new_key, pem_of_key
 from fedserver.commands.dispatch import dispatch, verbs
@@ -37,6 +39,8 @@ from fedserver.key_files import (
     DATASTORE_KEYS,
     PARTICIPATION_KEY,
     create_key,
+    keep_first_key,
+    prepend_key,
     secret_from,
     write_public,
     write_secret,
@@ -135,6 +139,74 @@ def renew(
         {"directory": str(directory), "issuing_certificate_until": _date(until)},
         f"the issuing certificate is good until {_date(until)}; start the server again",
     )
+
+
+class Key(StrEnum):
+    """What is exchanged while the federation goes on."""
+
+    AUDIT_SIGNER = "audit-signer"
+    DATASTORE = "datastore"
+    ISSUING = "issuing"
+    SERVER = "server"
+
+
+_KEYS_IN: Final = {Key.AUDIT_SIGNER: AUDIT_SIGNER, Key.DATASTORE: DATASTORE_KEYS}
+
+
+@app.command()
+def rotate(
+    context: typer.Context,
+    key: Annotated[Key, typer.Argument(help="which one")],
+    directory: Directory = Path("ca"),
+    root_passphrase: RootPassphrase = "",
+    passphrase: Passphrase = "",
+) -> None:
+    """Puts a new key in the place of one; what the old one did still counts, until `retire`."""
+    _check_directory(directory)
+    if key is Key.SERVER:
+        # Without its certificate the key is of no use: the server makes both anew.
+        (directory / SERVER).unlink(missing_ok=True)
+        text = "the server makes another certificate when it starts, or within the hour"
+    elif key is Key.ISSUING:
+        secret = secret_from(passphrase) if passphrase else None
+        until = Authority.open(directory, passphrase=secret).rotate_issuing(
+            root_passphrase=secret_from(root_passphrase) if root_passphrase else None,
+            passphrase=secret,
+            now=int(time.time()),
+        )
+        text = f"a new key issues until {_date(until)}; start the server again"
+    else:
+        prepend_key(directory / _KEYS_IN[key])
+        text = "a new key is in use from the next start of the server on"
+    _console(context).show({"directory": str(directory), "rotated": key.value}, text)
+
+
+@app.command()
+def retire(
+    context: typer.Context,
+    key: Annotated[Key, typer.Argument(help="which one; the server's has none")],
+    directory: Directory = Path("ca"),
+    yes: Confirmed = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Forgets the keys that `rotate` replaced, once the server was started with the new one."""
+    _check_directory(directory)
+    console = _console(context)
+    if dry_run:
+        console.show({"would_retire": key.value}, f"would forget all {key.value} keys but the one")
+        return
+    if not yes:
+        _ask(f"Forget all {key.value} keys but the one in use?")
+    if key in _KEYS_IN:
+        number = keep_first_key(directory / _KEYS_IN[key])
+    elif key is Key.ISSUING:
+        number = forget_previous(directory)
+    else:
+        number = 0
+    text = (
+        f"{number} keys are forgotten; start the server again" if number else "there is one alone"
+    )
+    console.show({"retired": key.value, "keys": number}, text)
 
 
 @app.command()

@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedcore.console import Console, ExitCode, Json
 from fedcore.errors import ArgumentError, AuditError, SchemaError, StoreError
-from fedserver.audit_heads import AUDIT_HEAD
+from fedserver.audit_heads import AUDIT_HEAD, public_keys
 from fedserver.commands.dispatch import dispatch, verbs
 from fedserver.config import load
-from fedserver.key_files import AUDIT_SIGNER, load_key
+from fedserver.key_files import AUDIT_SIGNER, load_keys
 from fedserver.store import migrating
 from fedserver.store.audit import read_head
 from fedserver.store.backup import back_up, check_history, read_manifest, restore
@@ -249,8 +248,7 @@ def _signed(files: _Files, server_id: bytes) -> AuditHead | None:
     """The newest signed head, or None where none was ever written. Raises: AuditError."""
     if not files.head.exists():
         return None
-    public = Ed25519PrivateKey.from_private_bytes(load_key(files.signer)).public_key()
-    return read_head(files.head.read_bytes(), server_id, public)
+    return read_head(files.head.read_bytes(), server_id, *public_keys(load_keys(files.signer)))
 
 
 def _console(context: typer.Context) -> Console:

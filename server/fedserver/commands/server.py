@@ -70,6 +70,9 @@ def status(
     wait: Annotated[
         str | None, typer.Option("--wait", help="until it takes work, for so long at most: 30s")
     ] = None,
+    alive: Annotated[
+        bool, typer.Option("--alive", help="ends with 0 also if it is alive and takes no work now")
+    ] = False,
 ) -> int:
     """Asks the server on this machine whether it is alive and takes work."""
     patience_s = 0 if wait is None else seconds_of(wait, "length of time")
@@ -79,7 +82,7 @@ def status(
     _console(context).show(
         {"ready": bool(found["ready"]), "reasons": reasons, "version": str(found["version"])}, text
     )
-    return ExitCode.OK if found["ready"] else ExitCode.FAILED
+    return ExitCode.OK if found["ready"] or alive else ExitCode.FAILED
 
 
 @app.command()

@@ -84,19 +84,28 @@ def sign_head(head: AuditHead, server_id: bytes, signer: Ed25519PrivateKey) -> b
     return body + signer.sign(_HEAD + body)
 
 
-def read_head(signed: bytes, server_id: bytes, key: Ed25519PublicKey) -> AuditHead:
-    """The head that was signed. Raises: AuditError: another server's, or signed by another key."""
+def read_head(signed: bytes, server_id: bytes, *keys: Ed25519PublicKey) -> AuditHead:
+    """The head that one of the keys signed.
+
+    Raises: AuditError for another server's, and for one that was signed by another key.
+    """
     if len(signed) != _SIGNED.size + _SIGNATURE_BYTES:
         raise _not_a_head(f"it has {len(signed)} bytes")
     body = signed[: _SIGNED.size]
-    try:
-        key.verify(signed[_SIGNED.size :], _HEAD + body)
-    except InvalidSignature:
-        raise _not_a_head("its signature is not by the audit signer") from None
+    if not any(_has_signed(key, signed[_SIGNED.size :], _HEAD + body) for key in keys):
+        raise _not_a_head("its signature is not by the audit signer")
     owner, sequence, digest = _SIGNED.unpack(body)
     if not hmac.compare_digest(owner, server_id):
         raise _not_a_head("it was signed for another server")
     return AuditHead(sequence, digest)
+
+
+def _has_signed(key: Ed25519PublicKey, signature: bytes, data: bytes) -> bool:
+    try:
+        key.verify(signature, data)
+    except InvalidSignature:
+        return False
+    return True
 
 
 def check_head(signed: AuditHead, found: AuditHead, at_signed: AuditRecord | None) -> None:

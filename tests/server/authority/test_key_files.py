@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 from pathlib import Path
 
 import pytest
@@ -147,3 +148,35 @@ def test_a_passphrase_comes_from_a_file_or_the_environment(
     assert secret_from("env:FEDCORE_TEST_PASSPHRASE") == b"from the environment"
     with pytest.raises(KeyFileError, match="missing"):
         secret_from("env:FEDCORE_TEST_NOTHING")
+
+
+def acl(*entries: tuple[int, int, int]) -> bytes:
+    """A list as Linux keeps it: of each entry whom it is for, and what they may."""
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+_NO_ID = 2**32 - 1
+_OWNER, _MASK, _OTHER = (0x01, 4, _NO_ID), (0x10, 4, _NO_ID), (0x20, 0, _NO_ID)
+
+
+@pytest.mark.parametrize(
+    ("user", "group", "refused"),
+    [(os.geteuid(), 0, False), (os.geteuid() + 1, 0, True), (os.geteuid(), 4, True)],
+    ids=["the user of this process", "another user", "a group beside it"],
+)
+def test_a_credential_that_a_list_opens_to_this_user_alone_is_a_secret(
+    tmp_path: Path, user: int, group: int, refused: bool
+) -> None:
+    file = tmp_path / "passphrase"
+    file.write_bytes(b"as systemd hands it over")
+    entries = [_OWNER, (0x02, 4, user), (0x04, group, _NO_ID), _MASK, _OTHER]
+    try:
+        os.setxattr(file, "system.posix_acl_access", acl(*entries))
+    except (AttributeError, OSError) as error:
+        pytest.skip(f"no access control lists here: {error}")
+    assert file.stat().st_mode & 0o077 == 0o040  # the mask, which looks like a group's bits
+    if refused:
+        with pytest.raises(KeyFileError, match="open to others"):
+            read_secret(file)
+    else:
+        assert read_secret(file) == b"as systemd hands it over"

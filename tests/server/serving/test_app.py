@@ -8,6 +8,8 @@ import signal
 import socket
 import ssl
 import tempfile
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +114,32 @@ async def test_a_call_that_was_begun_is_answered_before_the_end(world: Any) -> N
     assert world.federation.stopped
     code, _, _ = await world.call(holder, BEAT, A_BEAT)
     assert code is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_stop_is_told_to_probes_and_balancers_before_anybody_is_sent_away(
+    world: Any,
+) -> None:
+    holder = await world.client(client_id=b"c" * 16)
+    reached, held = asyncio.Event(), asyncio.Event()
+
+    async def hold() -> None:
+        reached.set()
+        await held.wait()
+
+    world.federation.drain = hold
+    stopping = asyncio.create_task(world.server.stop())
+    await asyncio.wait_for(reached.wait(), 10)
+    url = f"http://127.0.0.1:{world.addresses.ops}"
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        await asyncio.to_thread(urllib.request.urlopen, f"{url}/readyz", timeout=10)
+    with refused.value as answer:
+        assert answer.code == 503 and b"the server is stopping" in answer.read()
+    with await asyncio.to_thread(urllib.request.urlopen, f"{url}/livez", timeout=10) as answer:
+        assert answer.status == 200
+    assert await health_of(world, holder) == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert (await world.call(holder, BEAT, A_BEAT))[0] is OK  # who is here is served all the same
+    held.set()
+    await stopping
 
 
 async def test_a_call_that_never_ends_is_cut_off(make_world: Any) -> None:

@@ -189,12 +189,15 @@ def test_a_server_starts_is_asked_drains_and_stops(
         assert server(status) == 1
         reasons = json.loads(capsys.readouterr().out)["data"]["reasons"]
         assert reasons == ["the server is draining"]
+        assert server([*status, "--alive"]) == 0
+        capsys.readouterr()
         code, errors = running.end()
         assert code == 0
         events = [json.loads(line)["event"] for line in errors.splitlines()]
         assert events == ["serving", "draining", "stopping", "stopped"]
-        with pytest.raises(UnreachableError, match="no server answers"):
-            server(status)
+        for gone in (status, [*status, "--alive"]):
+            with pytest.raises(UnreachableError, match="no server answers"):
+                server(gone)
     finally:
         running.kill()
     assert (place / "state" / "audit-head.bin").stat().st_size > 64

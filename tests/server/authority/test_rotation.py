@@ -1,0 +1,231 @@
+"""Every kind of key that a server holds is exchanged, or said to be one that cannot be.
+
+What the old key did counts until it is retired, so that nobody is shut out by an exchange. Devices'
+and users' own certificates are renewed in tests/client/test_certificates.py and by `fed ca issue`.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.x509.verification import PolicyBuilder, Store
+
+from fedcore.cli import main as fed
+from fedcore.errors import (
+    ArgumentError,
+    AuditError,
+    AuthorityError,
+    LedgerError,
+    StoreError,
+    UnauthenticatedError,
+)
+from fedcore.federated.payments import Accounts
+from fedserver.audit_heads import AuditHeads
+from fedserver.authority import Authority
+from fedserver.certificates import new_key
+from fedserver.commands.ca import main
+from fedserver.key_files import (
+    AUDIT_SIGNER,
+    DATASTORE_KEYS,
+    create_key,
+    load_keys,
+)
+from fedserver.store.sealing import Sealer
+from fedserver.store.sqlite.store import SqliteStore
+from tests.server.federation.world import task_of
+
+HOSTS = ("localhost",)
+PLACE = ("session_record", "task/1/1", "value")
+NOW = int(time.time())
+
+
+@pytest.fixture
+def ca(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """The directory of an authority."""
+    domain = ["--trust-domain", "fl.test", "--host", HOSTS[0]]
+    assert main(["init", "--directory", f"{tmp_path}/ca", *domain]) == 0
+    return tmp_path / "ca"
+
+
+def rotate(ca: Path, key: str) -> None:
+    assert main(["rotate", key, "--directory", str(ca)]) == 0
+
+
+def retire(ca: Path, key: str) -> None:
+    assert main(["retire", key, "--directory", str(ca), "--yes"]) == 0
+
+
+def test_datastore_keys_are_exchanged_and_the_old_ones_open_until_they_are_retired(
+    ca: Path,
+) -> None:
+    def sealer() -> Sealer:
+        return Sealer(load_keys(ca / DATASTORE_KEYS))
+
+    before = sealer().seal(b"before", *PLACE)
+    rotate(ca, "datastore")
+    after = sealer().seal(b"after", *PLACE)
+    assert (sealer().open(before, *PLACE), sealer().open(after, *PLACE)) == (b"before", b"after")
+    retire(ca, "datastore")
+    assert sealer().open(after, *PLACE) == b"after"
+    with pytest.raises(StoreError, match="cannot be opened"):
+        sealer().open(before, *PLACE)
+
+
+async def test_the_audit_signer_is_exchanged_and_no_rollback_is_let_through_meanwhile(
+    ca: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = await SqliteStore.open(tmp_path / "fed.db", keys=[bytes(32)])
+
+    def heads() -> AuditHeads:
+        signer, *earlier = load_keys(ca / AUDIT_SIGNER)
+        return AuditHeads(store, tmp_path / "head", signer=signer, earlier=earlier)
+
+    try:
+        await heads().sign()
+        first = public_of(ca, capsys)
+        rotate(ca, "audit-signer")
+        assert public_of(ca, capsys) != first
+        started = heads()
+        await started.check()  # by the key that signed it
+        await started.refresh()  # which every start does: now by the new one
+        retire(ca, "audit-signer")
+        await heads().check()
+        # Retired before a start: nobody can say whether the log was rolled back.
+        rotate(ca, "audit-signer")
+        retire(ca, "audit-signer")
+        with pytest.raises(AuditError, match="no signed head"):
+            await heads().check()
+        await heads().check(accept_rollback=True)
+    finally:
+        await store.close()
+
+
+def public_of(ca: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """What auditors are told, by the command of the operator."""
+    capsys.readouterr()
+    assert fed(["audit", "signer", str(ca / AUDIT_SIGNER)]) == 0
+    return capsys.readouterr().out
+
+
+def test_the_issuing_key_is_exchanged_and_what_it_signed_counts_until_it_is_retired(
+    ca: Path,
+) -> None:
+    first = Authority.open(ca)
+    old, served = client_of(first), first.server_certificate(HOSTS, now=NOW)
+    rotate(ca, "issuing")
+    second = Authority.open(ca)
+    assert second.root == first.root and second._issuing != first._issuing
+    new = client_of(second)
+    for pem in (old, new):
+        assert second.parse_peer(pem, now=NOW).id == b"c" * 16
+    with pytest.raises(UnauthenticatedError):
+        first.parse_peer(new, now=NOW)
+    # The server's certificate is of the new key, and both chains end in the root that all know.
+    renewed = second.server_certificate(HOSTS, now=NOW)
+    assert renewed.chain != served.chain
+    for chain in (served.chain, renewed.chain):
+        assert handshakes(chain, ca)
+    rotate(ca, "issuing")
+    third = Authority.open(ca)
+    for pem in (old, new):
+        assert third.parse_peer(pem, now=NOW).id == b"c" * 16
+    retire(ca, "issuing")
+    fourth = Authority.open(ca)
+    for pem in (old, new):
+        with pytest.raises(UnauthenticatedError, match="does not say who"):
+            fourth.parse_peer(pem, now=NOW)
+    assert fourth.parse_peer(client_of(fourth), now=NOW).id == b"c" * 16
+
+
+def client_of(authority: Authority) -> bytes:
+    issued = authority.issue_client(
+        new_key().public_key(), client_id=b"c" * 16, tenant="default", now=NOW
+    )
+    leaf = x509.load_der_x509_certificate(issued.chain[0])
+    return leaf.public_bytes(serialization.Encoding.PEM)
+
+
+def handshakes(chain: bytes, ca: Path) -> bool:
+    """Whether somebody who knows the root alone would take this chain of a server."""
+    root = x509.load_pem_x509_certificate((ca / "root.pem").read_bytes())
+    leaf, *others = x509.load_pem_x509_certificates(chain)
+    verifier = PolicyBuilder().store(Store([root])).build_server_verifier(x509.DNSName(HOSTS[0]))
+    return verifier.verify(leaf, others)[-1] == root
+
+
+def test_the_issuing_key_is_not_exchanged_without_the_root_key(ca: Path) -> None:
+    (ca / "root.key.pem").rename(ca.parent / "in-the-vault")
+    before = (ca / "issuing.pem").read_bytes()
+    with pytest.raises(Exception, match=r"root\.key\.pem"):
+        rotate(ca, "issuing")
+    assert (ca / "issuing.pem").read_bytes() == before and not (
+        ca / "issuing-previous.pem"
+    ).exists()
+    Authority.open(ca)
+
+
+def test_the_servers_certificate_and_key_are_made_anew_when_they_are_exchanged(ca: Path) -> None:
+    authority = Authority.open(ca)
+    first = authority.server_certificate(HOSTS, now=NOW)
+    assert authority.server_certificate(HOSTS, now=NOW) == first
+    rotate(ca, "server")
+    # The same call that a running server makes every hour, and at its start.
+    second = authority.server_certificate(HOSTS, now=NOW)
+    assert second.key != first.key and second.chain != first.chain
+
+
+def test_a_participation_key_is_not_exchanged_and_the_right_one_goes_on(tmp_path: Path) -> None:
+    task = task_of(secure="", privacy=PARTICIPATION)
+    assert task.plan is not None
+    keys = [create_key(tmp_path / "keys" / name) for name in ("first", "second")]
+    accounts = [Accounts(tmp_path / "ledgers", participation_key=key) for key in keys]
+    accounts[0].create("task", task.plan)
+    accounts[0].close()
+    with pytest.raises(LedgerError, match="participation key"):
+        accounts[1].open("task", task.plan, checkpoint=None)
+    accounts[0].open("task", task.plan, checkpoint=None)
+    accounts[0].close()
+
+
+PARTICIPATION = """
+[privacy]
+unit = "client"
+epsilon = 50.0
+delta = 1e-2
+population = 5
+clipping_norm = 1.0
+noise = "central"
+minimum_separation = 1
+maximum_participations = 4
+"""
+
+
+@pytest.mark.parametrize("key", ["participation", "registrar", "root", "nonsense"])
+def test_what_cannot_be_exchanged_is_not_among_the_kinds(ca: Path, key: str) -> None:
+    before = {path: path.read_bytes() for path in ca.iterdir()}
+    for verb in ("rotate", "retire"):
+        with pytest.raises(ArgumentError, match=re.escape(key)):
+            main([verb, key, "--directory", str(ca)])
+    assert {path: path.read_bytes() for path in ca.iterdir()} == before
+
+
+def test_nothing_is_forgotten_unless_somebody_says_so(
+    ca: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rotate(ca, "datastore")
+    with pytest.raises(ArgumentError, match="--yes"):
+        main(["retire", "datastore", "--directory", str(ca)])
+    assert main(["retire", "datastore", "--directory", str(ca), "--dry-run"]) == 0
+    assert len(load_keys(ca / DATASTORE_KEYS)) == 2
+    for number in (1, 0):
+        capsys.readouterr()
+        assert main(["retire", "datastore", "--directory", str(ca), "--yes", "--format=json"]) == 0
+        assert f'"keys": {number}' in capsys.readouterr().out
+    assert fed(["ca", "retire", "server", "--directory", str(ca), "--yes"]) == 0
+    with pytest.raises(AuthorityError, match="no authority"):
+        main(["rotate", "server", "--directory", str(ca.parent)])
