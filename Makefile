@@ -88,11 +88,21 @@ protos: $(VENV)-protos/.installed ## generate fedcore/v1 from protos/ again
 	  --python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. protos/fedcore/v1/*.proto
 	@rm -f fedcore/v1/common_pb2_grpc.py fedcore/v1/common_pb2_grpc.pyi
 
+# Of all versions, what an image of the server is built with and what it holds.
+COMPILE := uv pip compile --quiet --universal --generate-hashes --no-annotate --custom-compile-command "make lock"
 .PHONY: lock
-lock: ## resolve pyproject.toml again into requirements.lock (needs uv)
-	@uv pip compile --quiet --universal --generate-hashes --upgrade --no-annotate \
-	  --custom-compile-command "make lock" $(addprefix --extra ,$(LOCKED)) \
-	  pyproject.toml -o requirements.lock
+lock: ## resolve pyproject.toml again into requirements*.lock (needs uv)
+	@$(COMPILE) --upgrade $(addprefix --extra ,$(LOCKED)) pyproject.toml -o requirements.lock
+	@$(COMPILE) -c requirements.lock --extra server pyproject.toml -o requirements-server.lock
+	@sed -n 's/^requires = \["\(.*\)"\]/\1/p' pyproject.toml | \
+	  $(COMPILE) -c requirements.lock - -o requirements-build.lock
+
+.PHONY: sbom
+sbom: $(VENV)/.installed-dev ## what a server consists of, as CycloneDX: dist/fedcore-server.cdx.json
+	@mkdir -p dist
+	@$(BIN)/python -W ignore::UserWarning -m cyclonedx_py requirements --pyproject pyproject.toml \
+	  --output-reproducible --spec-version 1.6 --output-format JSON --validate \
+	  -o dist/fedcore-server.cdx.json requirements-server.lock
 
 .PHONY: clean
 clean: ## remove the environment, builds and caches
