@@ -26,6 +26,8 @@ MAKE = "tests/docs/test_make.py::test_every_make_command_that_a_page_names_does_
 INSTALL = "tests/docs/test_install.py::test_the_commands_of_an_install_give_the_commands"
 DEPLOYED = "tests/docs/test_readme.py::test_the_task_is_deployed_by_the_commands_as_they_stand"
 SIMULATED = "tests/docs/test_readme.py::test_the_task_is_simulated_by_the_commands_as_they_stand"
+RUNBOOK = "tests/docs/test_operations.py::test_every_command_of_the_runbook_runs_in_its_order"
+ELSEWHERE = "tests/docs/test_operations.py::test_what_another_machine_runs_names_what_is_there"
 
 WHOLE_PAGES = {
     **{(page, "python"): PYTHON for page in PAGES if page.startswith("docs/")},
@@ -53,6 +55,8 @@ WHOLE_PAGES = {
     ("docs/simulation.md", "toml"): (
         "tests/docs/test_simulation.py::test_the_tutorial_runs_in_the_order_in_which_it_stands"
     ),
+    ("docs/operations.md", "sh"): RUNBOOK,
+    ("docs/operations.md", "toml"): RUNBOOK,
     ("README.md", "python"): DEPLOYED,
     ("README.md", "toml"): SIMULATED,
 }
@@ -69,6 +73,12 @@ BY_FIRST_LINE = {
     ),
     ("CONTRIBUTING.md", "$ .venv/bin/python -m pytest tests/tensor -q"): MAKE,
     ("docs/first-federation.md", "$ python3 -m venv .venv"): INSTALL,
+    ("docs/operations.md", "$ python3 -m venv /opt/fedcore"): (
+        "tests/docs/test_operations.py::test_an_install_is_by_hashes_with_options_that_pip_has"
+    ),
+    ("docs/operations.md", "$ cp deploy/systemd"): ELSEWHERE,
+    ("docs/operations.md", "$ docker build"): ELSEWHERE,
+    ("docs/operations.md", "$ kubectl apply"): ELSEWHERE,
 }
 """The test that runs a block which begins so."""
 
