@@ -74,7 +74,7 @@ from fedserver.peers import (
     user_names,
 )
 
-__all__ = ["Authority", "ServerCertificate", "due"]
+__all__ = ["Authority", "ServerCertificate", "due", "rotate_issuing"]
 
 ROOT_DAYS: Final = 3650
 ISSUING_DAYS: Final = 1825
@@ -224,55 +224,11 @@ class Authority:
         goes on. Raises: KeyFileError for a root key that is not here, or its passphrase;
         AuthorityError for a root that ends before that.
         """
-        renewed = self._by_root(self._signer[1], root_passphrase=root_passphrase, now=now)
+        renewed = _by_root(
+            self.directory, self._signer[1], root_passphrase=root_passphrase, now=now
+        )
         write_public(self.directory / ISSUING, pem_of(renewed), replace=True)
         return int(renewed.not_valid_after_utc.timestamp())
-
-    def rotate_issuing(
-        self, *, root_passphrase: bytes | None, passphrase: bytes | None, now: int
-    ) -> int:
-        """Puts another issuing key in this one's place, and gives until when it is good.
-
-        What the old one signed counts until `forget_previous`. `passphrase`: of the new key.
-        Raises: as `renew_issuing`.
-        """
-        key = new_key()
-        issuing = self._by_root(key, root_passphrase=root_passphrase, now=now)
-        before = (self._signer[0], *previous_in(self.directory))
-        pem = b"".join(map(pem_of, before))
-        write_public(self.directory / PREVIOUS, pem, replace=True)
-        write_secret(self.directory / KEY_OF[ISSUING], pem_of_key(key, passphrase), replace=True)
-        write_public(self.directory / ISSUING, pem_of(issuing), replace=True)
-        return int(issuing.not_valid_after_utc.timestamp())
-
-    def _by_root(
-        self, key: ec.EllipticCurvePrivateKey, *, root_passphrase: bytes | None, now: int
-    ) -> x509.Certificate:
-        """A certificate by which `key` may issue others."""
-        root = x509.load_der_x509_certificate(self.root)
-        root_key = private_key_at(self.directory / KEY_OF[ROOT], root_passphrase)
-        if root_key.public_key() != root.public_key():
-            raise AuthorityError(
-                f"{KEY_OF[ROOT]} is not the key of this authority",
-                why=f"{ROOT} is of another key",
-                fix="put back the root key that was made with it",
-                where=str(self.directory),
-            )
-        if now + ISSUING_DAYS * 86_400 > int(root.not_valid_after_utc.timestamp()):
-            raise AuthorityError(
-                "the authority's root expires too soon",
-                why=f"it ends at {root.not_valid_after_utc:%Y-%m-%d}, before the certificate would",
-                fix="make a new authority with `fed ca init`, and let clients join it",
-            )
-        return issue_authority(
-            key,
-            name=f"{self.trust_domain} issuing"[-64:],
-            trust_domain=self.trust_domain,
-            now=now,
-            days=ISSUING_DAYS,
-            entropy=self._entropy,
-            signer=(root, root_key),
-        )
 
     def issue_client(
         self, key: ec.EllipticCurvePublicKey, *, client_id: bytes, tenant: str, now: int
@@ -427,4 +383,52 @@ def _served(key: bytes, chain: bytes, leaf: x509.Certificate) -> ServerCertifica
         chain,
         not_before=int(leaf.not_valid_before_utc.timestamp()),
         not_after=int(leaf.not_valid_after_utc.timestamp()),
+    )
+
+
+def rotate_issuing(
+    directory: Path, *, root_passphrase: bytes | None, passphrase: bytes | None, now: int
+) -> int:
+    """Puts another issuing key in the place of one, which may be lost; gives until when it is good.
+
+    What the old one signed counts until `forget_previous`. `passphrase`: of the new key.
+    Raises: as `Authority.renew_issuing`.
+    """
+    key = new_key()
+    issuing = _by_root(directory, key, root_passphrase=root_passphrase, now=now)
+    before = (certificate_at(directory / ISSUING), *previous_in(directory))
+    write_public(directory / PREVIOUS, b"".join(map(pem_of, before)), replace=True)
+    write_secret(directory / KEY_OF[ISSUING], pem_of_key(key, passphrase), replace=True)
+    write_public(directory / ISSUING, pem_of(issuing), replace=True)
+    return int(issuing.not_valid_after_utc.timestamp())
+
+
+def _by_root(
+    directory: Path, key: ec.EllipticCurvePrivateKey, *, root_passphrase: bytes | None, now: int
+) -> x509.Certificate:
+    """A certificate by which `key` may issue others."""
+    root = certificate_at(directory / ROOT)
+    root_key = private_key_at(directory / KEY_OF[ROOT], root_passphrase)
+    if root_key.public_key() != root.public_key():
+        raise AuthorityError(
+            f"{KEY_OF[ROOT]} is not the key of this authority",
+            why=f"{ROOT} is of another key",
+            fix="put back the root key that was made with it",
+            where=str(directory),
+        )
+    if now + ISSUING_DAYS * 86_400 > int(root.not_valid_after_utc.timestamp()):
+        raise AuthorityError(
+            "the authority's root expires too soon",
+            why=f"it ends at {root.not_valid_after_utc:%Y-%m-%d}, before the certificate would",
+            fix="make a new authority with `fed ca init`, and let clients join it",
+        )
+    domain = trust_domain_of(root)
+    return issue_authority(
+        key,
+        name=f"{domain} issuing"[-64:],
+        trust_domain=domain,
+        now=now,
+        days=ISSUING_DAYS,
+        entropy=SystemEntropy(),
+        signer=(root, root_key),
     )

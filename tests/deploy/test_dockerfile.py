@@ -82,12 +82,17 @@ def test_everything_is_installed_by_its_hash_or_is_this_project(lines: list[Line
     assert not any(re.search(r"curl|wget|apt|https?:", line.text) for line in lines)
 
 
-def test_only_what_is_there_is_copied_and_no_secret_or_folder_of_tests(lines: list[Line]) -> None:
+def test_only_what_is_there_is_copied_and_nothing_else_is_given_to_the_engine(
+    lines: list[Line],
+) -> None:
+    ignore = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
+    assert "*" in ignore
+    sent = {line[1:] for line in ignore if line.startswith("!")}
     for line in lines:
         if line.name == "COPY" and not any("--from" in option for option in line.options):
             *sources, _ = line.text.split()
             assert all((ROOT / source).exists() for source in sources), line
-            assert "." not in sources and "tests" not in sources
+            assert set(sources) <= sent, "the engine is not given it: .dockerignore"
 
 
 def test_the_image_runs_as_nobody_without_a_shell(final: list[Line]) -> None:

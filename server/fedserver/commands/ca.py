@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fedcore.console import Console, Json
 from fedcore.errors import ArgumentError, AuthorityError, KeyFileError
 from fedcore.wire.joining import split_address
-from fedserver.authority import Authority
+from fedserver.authority import Authority, rotate_issuing
 from fedserver.authority_files import ISSUING, ROOT, SERVER, forget_previous
 from fedserver.certificate_lists import CertificateLists, Listed
 from fedserver.certificates import der_of, new_key, pem_of_key
@@ -168,10 +168,10 @@ def rotate(
         (directory / SERVER).unlink(missing_ok=True)
         text = "the server makes another certificate when it starts, or within the hour"
     elif key is Key.ISSUING:
-        secret = secret_from(passphrase) if passphrase else None
-        until = Authority.open(directory, passphrase=secret).rotate_issuing(
+        until = rotate_issuing(
+            directory,
             root_passphrase=secret_from(root_passphrase) if root_passphrase else None,
-            passphrase=secret,
+            passphrase=secret_from(passphrase) if passphrase else None,
             now=int(time.time()),
         )
         text = f"a new key issues until {_date(until)}; start the server again"

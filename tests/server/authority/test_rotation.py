@@ -158,6 +158,17 @@ def handshakes(chain: bytes, ca: Path) -> bool:
     return verifier.verify(leaf, others)[-1] == root
 
 
+def test_an_issuing_key_that_was_lost_is_exchanged_and_its_passphrase_with_it(
+    ca: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = client_of(Authority.open(ca))
+    (ca / "issuing.key.pem").unlink()
+    monkeypatch.setenv("ISSUING", "another passphrase")
+    assert main(["rotate", "issuing", "--directory", str(ca), "--passphrase", "env:ISSUING"]) == 0
+    authority = Authority.open(ca, passphrase=b"another passphrase")
+    assert authority.parse_peer(old, now=NOW).id == b"c" * 16
+
+
 def test_the_issuing_key_is_not_exchanged_without_the_root_key(ca: Path) -> None:
     (ca / "root.key.pem").rename(ca.parent / "in-the-vault")
     before = (ca / "issuing.pem").read_bytes()
