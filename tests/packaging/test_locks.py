@@ -167,6 +167,7 @@ def test_everything_that_a_server_is_made_of_may_be_passed_on() -> None:
     assert refused == {} and looked_at > 30
 
 
+@pytest.mark.slow
 def test_the_bill_of_materials_has_every_package_of_the_server_with_its_hashes(
     tmp_path: Path,
 ) -> None:

@@ -110,7 +110,7 @@ async def test_nothing_is_released_from_a_ledger_that_was_rolled_back(
         assert verify(ledger_of(world)).released == ROUNDS
 
 
-@pytest.mark.parametrize("secure", ["", MASKED], ids=["plain", "masked"])
+@pytest.mark.parametrize("secure", ["", pytest.param(MASKED, marks=pytest.mark.slow)])
 async def test_an_older_database_beside_the_newest_ledger_releases_each_round_once(
     tmp_path: Path, secure: str
 ) -> None:
