@@ -26,8 +26,8 @@ from fedserver.store.connection import reading, writing
 from fedserver.store.locking import FileLock
 from fedserver.store.migrating import prepare
 from fedserver.store.records import AuditEntry, AuditHead, AuditRecord
+from fedserver.store.sql.rows import audit_of
 from fedserver.store.sqlite import SqliteStore
-from fedserver.store.sqlite.rows import audit_of
 
 __all__ = [
     "Manifest",

@@ -1,4 +1,4 @@
-"""Uploads in SQLite: one for each assignment, acknowledged once and for good."""
+"""Uploads: one for each assignment, acknowledged once and for good."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from fedserver.store.records import (
     UploadRecord,
     UploadState,
 )
-from fedserver.store.sqlite.reads import all_rows, is_round, one_row
-from fedserver.store.sqlite.rows import Row, ref_of, upload_of
-from fedserver.store.sqlite.sessions import SqliteSessions, change_session, require_open
-from fedserver.store.sqlite.transaction import Transaction, missing, of_round
-from fedserver.store.sqlite.writer import AuditedRefusal
+from fedserver.store.sql.reads import all_rows, is_round, one_row
+from fedserver.store.sql.rows import Row, ref_of, upload_of
+from fedserver.store.sql.sessions import SqlSessions, change_session, require_open
+from fedserver.store.sql.transaction import Transaction, missing, of_round
+from fedserver.store.sql.writer import AuditedRefusal
 
-__all__ = ["SqliteUploads"]
+__all__ = ["SqlUploads"]
 
 
-class SqliteUploads(SqliteSessions):
+class SqlUploads(SqlSessions):
     """The part of `RoundStore` that is about updates, and the session to which they belong."""
 
     async def begin_upload(
