@@ -83,6 +83,7 @@ class SqlUploads(SqlSessions):
         *,
         session: Mapping[str, bytes] | None = None,
         erase: Iterable[str] = (),
+        lease_token: int | None = None,
         audit: AuditEntry | None = None,
     ) -> UploadRecord:
         erased = tuple(erase)
@@ -90,6 +91,8 @@ class SqlUploads(SqlSessions):
         def act(db: Transaction) -> UploadRecord:
             row = _upload(db, upload_id)
             ref = ref_of(row)
+            if lease_token is not None:
+                db.check_lease(ref.task_id, lease_token)
             if row["sha256"]:
                 if hmac.compare_digest(row["sha256"], sha256):
                     return upload_of(row)
