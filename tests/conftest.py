@@ -48,6 +48,17 @@ def postgres() -> Iterator[Postgres]:
     made.close()
 
 
+@pytest.fixture(scope="session")
+def migrated(postgres: Postgres) -> str:
+    """The name of an empty database of the newest schema."""
+    from fedserver.store import migrating
+    from fedserver.store.postgres.address import PostgresAddress
+
+    name = postgres.database()
+    migrating.upgrade(PostgresAddress(postgres.url(name)))
+    return name
+
+
 @functools.cache
 def _reason_for_no_gpu() -> str:
     try:

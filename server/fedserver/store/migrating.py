@@ -17,15 +17,15 @@ from sqlalchemy.exc import DBAPIError
 
 from fedcore.errors import SchemaError, StoreError
 from fedserver.store.connection import engine_of, reading, writing
-from fedserver.store.postgres.address import PostgresAddress
+from fedserver.store.postgres.address import Database
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
 __all__ = [
     "HEAD",
-    "Database",
     "check",
+    "connected",
     "downgrade",
     "known",
     "prepare",
@@ -33,8 +33,6 @@ __all__ = [
     "version_at",
     "version_of",
 ]
-
-Database = Path | PostgresAddress  # a file is SQLite's
 
 HEAD = "0004"  # the newest step under migrations/versions
 SUPPORTED = frozenset({HEAD})
@@ -52,7 +50,7 @@ def version_of(connection: Connection) -> str | None:
 
 def version_at(database: Database) -> str | None:
     """The schema of a database. Raises: StoreError."""
-    with _connected(database) as connection:
+    with connected(database) as connection:
         return version_of(connection)
 
 
@@ -72,7 +70,7 @@ def prepare(database: Database) -> None:
     if isinstance(database, Path) and not database.exists():
         upgrade(database)
         return
-    with _connected(database) as connection:
+    with connected(database) as connection:
         found, empty = version_of(connection), not inspect(connection).get_table_names()
     if empty:  # or killed before its first migration was durable
         upgrade(database)
@@ -115,7 +113,7 @@ def _run(database: Database, act: Callable[[Config], None], *, writes: bool = Tr
     config = Config(stdout=io.StringIO())
     config.set_main_option("script_location", str(_MIGRATIONS))
     try:
-        with _connected(database, writes=writes) as connection:
+        with connected(database, writes=writes) as connection:
             config.attributes["connection"] = connection
             act(config)
     except CommandError as error:
@@ -127,7 +125,8 @@ def _run(database: Database, act: Callable[[Config], None], *, writes: bool = Tr
 
 
 @contextlib.contextmanager
-def _connected(database: Database, *, writes: bool = False) -> Iterator[Connection]:
+def connected(database: Database, *, writes: bool = False) -> Iterator[Connection]:
+    """A connection to a database, by default one that cannot change it. Raises: StoreError."""
     engine = _engine(database, writes=writes)
     try:
         with engine.connect() as connection:

@@ -209,6 +209,9 @@ class PostgresGround:
     def execute(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         return self._server.execute(statement.replace("?", "%s"), *values, database=self._name)
 
+    def drop(self) -> None:
+        self._server.drop(self._name)
+
     def tables(self) -> set[str]:
         found = self.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
         return {name for (name,) in found}
@@ -237,14 +240,6 @@ IMPLEMENTATIONS = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres
 sqlite_only = pytest.mark.parametrize("ground", ["sqlite"], indirect=True)
 
 
-@pytest.fixture(scope="session")
-def migrated(postgres: Postgres) -> str:
-    """The name of an empty database of the newest schema."""
-    name = postgres.database()
-    migrating.upgrade(PostgresAddress(postgres.url(name)))
-    return name
-
-
 @pytest.fixture(params=IMPLEMENTATIONS)
 def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ground]:
     """An empty database, which nobody has opened."""
@@ -252,9 +247,9 @@ def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ground]:
         yield SqliteGround(tmp_path)
         return
     server = request.getfixturevalue("postgres")
-    name = server.database(template=request.getfixturevalue("migrated"))
-    yield PostgresGround(server, name)
-    server.drop(name)
+    made = PostgresGround(server, server.database(template=request.getfixturevalue("migrated")))
+    yield made
+    made.drop()
 
 
 @pytest.fixture

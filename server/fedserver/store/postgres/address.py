@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-__all__ = ["PostgresAddress"]
+__all__ = ["Database", "PostgresAddress"]
 
 _SCHEMES = ("postgresql", "postgres")
 
@@ -42,3 +43,6 @@ class PostgresAddress:
         host = parts.hostname or options.get("host", ["this machine"])[0]
         database = parts.path.lstrip("/") or options.get("dbname", ["the default database"])[0]
         return f"{database} on {host}"
+
+
+Database = Path | PostgresAddress  # a path is that of a SQLite file

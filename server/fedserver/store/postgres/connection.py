@@ -26,7 +26,7 @@ from fedserver.key_files import secret_from
 from fedserver.store.postgres.address import PostgresAddress
 from fedserver.store.sql.driver import Cursor
 
-__all__ = ["LOCKED", "NOW_MS", "Writing", "migrating", "reading", "unreachable"]
+__all__ = ["LOCKED", "NOW_MS", "Writing", "connected", "migrating", "reading", "unreachable"]
 
 NOW_MS: Final = "floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 LOCKED: Final = f"SELECT pg_advisory_xact_lock({0x666564636F7265})"  # "fedcore" in ASCII
@@ -58,7 +58,7 @@ def reading(address: PostgresAddress) -> psycopg.Connection[Any]:
 
     Raises: psycopg.Error, KeyFileError.
     """
-    connection = _connected(address)
+    connection = connected(address)
     connection.read_only = True
     connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
     return connection
@@ -66,7 +66,7 @@ def reading(address: PostgresAddress) -> psycopg.Connection[Any]:
 
 def migrating(address: PostgresAddress) -> psycopg.Connection[Any]:
     """A connection for a migration, which is durable at its commit. Raises: psycopg.Error."""
-    connection = _connected(address)
+    connection = connected(address)
     connection.execute(_DURABLE)
     connection.commit()
     return connection
@@ -147,7 +147,7 @@ class Writing:
             time.sleep(_PAUSE_S)  # it starts again, or has not noticed that it was left
 
     def _opened(self) -> psycopg.Connection[Any]:
-        connection = _connected(self._address)
+        connection = connected(self._address)
         connection.autocommit = True  # transactions begin and end where we say so
         connection.row_factory = dict_row
         connection.execute(_DURABLE)
@@ -163,7 +163,11 @@ def unreachable(address: PostgresAddress, error: psycopg.Error) -> StoreError:
     )
 
 
-def _connected(address: PostgresAddress) -> psycopg.Connection[Any]:
+def connected(address: PostgresAddress) -> psycopg.Connection[Any]:
+    """A connection that soon tells when its other end is gone.
+
+    Raises: psycopg.Error, KeyFileError.
+    """
     password = secret_from(address.password).decode() if address.password else None
     connection = psycopg.connect(
         address.url,
