@@ -50,7 +50,7 @@ test-postgres: $(VENV)/.installed-dev ## what runs on PostgreSQL (as root, insta
 	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || \
 	  { test "$$(id -u)" = 0 && apt-get install -qq -y postgresql >/dev/null; } || \
 	  { echo "PostgreSQL's server was not found. Install it: apt-get install postgresql"; exit 1; }
-	@$(PYTEST) -m postgres tests/server tests/chaos tests/docs
+	@$(PYTEST) -m postgres tests/server tests/chaos tests/deployed tests/docs
 
 KILLS ?= 1000
 .PHONY: chaos

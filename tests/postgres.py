@@ -13,7 +13,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Postgres", "binaries"]
+import pytest
+
+__all__ = ["DATABASES", "Postgres", "binaries"]
+
+DATABASES = ("sqlite", pytest.param("postgres", marks=pytest.mark.postgres))
 
 _USER = "fed"
 _UNPRIVILEGED = ("postgres", "nobody")

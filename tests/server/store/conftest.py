@@ -30,7 +30,7 @@ from fedserver.store.records import (
     Transition,
 )
 from fedserver.store.sqlite import SqliteStore
-from tests.postgres import Postgres
+from tests.postgres import DATABASES, Postgres
 
 KEY = bytes(range(32))
 
@@ -234,13 +234,11 @@ UNION ALL SELECT proname, prosrc FROM pg_proc WHERE pronamespace = 'public'::reg
 
 Ground = SqliteGround | PostgresGround
 
-IMPLEMENTATIONS = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
-
 # Of tests that look into the files of a database.
 sqlite_only = pytest.mark.parametrize("ground", ["sqlite"], indirect=True)
 
 
-@pytest.fixture(params=IMPLEMENTATIONS)
+@pytest.fixture(params=DATABASES)
 def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ground]:
     """An empty database, which nobody has opened."""
     if request.param == "sqlite":
