@@ -31,7 +31,7 @@ $(VENV)/.installed-%: pyproject.toml requirements.lock | $(BIN)/python
 
 .PHONY: help
 help: ## list these commands
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "make %-13s %s\n", $$1, $$2}'
 
 .PHONY: test
 test: $(VENV)/.installed-dev ## quick tests and doctests, in parallel

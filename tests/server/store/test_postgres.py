@@ -209,7 +209,7 @@ async def a_round_on(postgres: Postgres, migrated: str, broken: Breaking, at: in
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("answered", [False, True])
-@pytest.mark.parametrize("every", [17, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [17, pytest.param(3, marks=pytest.mark.slow)])
 async def test_wherever_a_connection_ends_who_asks_again_ends_up_the_same(
     postgres: Postgres, migrated: str, monkeypatch: pytest.MonkeyPatch, answered: bool, every: int
 ) -> None:

@@ -2,9 +2,9 @@
 
 SQLite has one writer, and so every act may read what it is about to change. The same holds here
 because a transaction that writes begins by taking one advisory lock of the database, whichever
-server it is of, and lets go of it with its commit. What that costs is little: the audit log is one
-chain of hashes, so that two acts that are audited could never be written side by side anyway, and
-those that wait in one server share its next commit.
+server it is of, and lets go of it with its commit. It takes no parallel work away: the audit log is
+one chain of hashes, so that two acts that are audited could never be written side by side anyway,
+and those that wait in one server share its next commit.
 
 The lock is taken under READ COMMITTED, where each statement sees what was committed before it:
 the first one after the lock sees all that its former holders have written.
@@ -135,7 +135,8 @@ class Writing:
         end = time.monotonic() + _TRIES_S
         while True:
             try:
-                self._connection = self._opened()
+                if self._connection.closed:
+                    self._connection = self._opened()
                 row = self._connection.execute(_OUTCOME, (self._xid,)).fetchone()
                 found = "" if row is None else str(row["found"])
             except psycopg.OperationalError:
@@ -176,9 +177,13 @@ def connected(address: PostgresAddress) -> psycopg.Connection[Any]:
         application_name="fedcore",
         autocommit=True,
     )
-    for setting in _SESSION:
-        connection.execute(setting)
-    connection.autocommit = False
+    try:
+        for setting in _SESSION:
+            connection.execute(setting)
+        connection.autocommit = False
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 

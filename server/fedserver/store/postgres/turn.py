@@ -21,7 +21,7 @@ from fedserver.store.postgres.connection import connected, unreachable
 __all__ = ["Turn"]
 
 _TRY: Final = f"SELECT pg_try_advisory_lock({0x666564636F7266})"  # beside that of who writes
-_STILL: Final = "SET idle_session_timeout = '15s'"
+_STILL: Final = "SET idle_session_timeout = '30s'"
 _PAUSE_S: Final = 0.5
 _LOOK_S: Final = 2.0
 
