@@ -4,7 +4,9 @@ SQLite has one writer, and so every act may read what it is about to change. The
 because a transaction that writes begins by taking one advisory lock of the database, whichever
 server it is of, and lets go of it with its commit. It takes no parallel work away: the audit log is
 one chain of hashes, so that two acts that are audited could never be written side by side anyway,
-and those that wait in one server share its next commit.
+and those that wait in one server share its next commit. With 64 callers on two busy cores one
+process did 747 audited acts a second, and two processes 619 together; on SQLite one did 2,571,
+which are no exchanges with another process.
 
 The lock is taken under READ COMMITTED, where each statement sees what was committed before it:
 the first one after the lock sees all that its former holders have written.
