@@ -107,14 +107,17 @@ def back_up(database: Path, target: Path) -> Manifest:
 
 def history_of(database: Database) -> Iterator[AuditRecord]:
     """The audit log of a database, in order. Raises: StoreError."""
-    log, after = schema.audit_log, 0
+    after = 0
+    while records := _page_of(database, after):
+        yield from records
+        after = records[-1].sequence
+
+
+def _page_of(database: Database, after: int) -> tuple[AuditRecord, ...]:
+    log = schema.audit_log
+    page = select(log).where(log.c.sequence > after).order_by(log.c.sequence).limit(_PAGE)
     with _explained(f"{database.name} cannot be read"), connected(database) as connection:
-        while True:
-            page = select(log).where(log.c.sequence > after).order_by(log.c.sequence).limit(_PAGE)
-            if not (rows := all_rows(connection, page)):
-                return
-            yield from map(audit_of, rows)
-            after = rows[-1]["sequence"]
+        return tuple(map(audit_of, all_rows(connection, page)))
 
 
 def check_history(database: Database, signed: AuditHead | None) -> AuditHead:
