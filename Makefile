@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 # Tests start hundreds of processes, each of which would compile all of our sources anew.
 PYTEST := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q
 PIP    := $(PY) -m pip -qq --disable-pip-version-check --python $(BIN)/python
-LOCKED := cli demo dp gpu server sim viz bench dev
+LOCKED := cli demo dp gpu postgres server sim viz bench dev
 UV     := $(shell command -v uv 2>/dev/null)
 
 ifeq ($(UV),)
@@ -31,11 +31,11 @@ $(VENV)/.installed-%: pyproject.toml requirements.lock | $(BIN)/python
 
 .PHONY: help
 help: ## list these commands
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "make %-13s %s\n", $$1, $$2}'
 
 .PHONY: test
 test: $(VENV)/.installed-dev ## quick tests and doctests, in parallel
-	@$(PYTEST) -n auto --dist worksteal -m "not slow and not oracle"
+	@$(PYTEST) -n auto --dist worksteal -m "not slow and not oracle and not postgres"
 
 .PHONY: test-all
 test-all: $(VENV)/.installed-dev ## every test, with many more random examples (installs Ray)
@@ -43,6 +43,14 @@ test-all: $(VENV)/.installed-dev ## every test, with many more random examples (
 	  $(PIP) install -c $(VENV)/constraints.txt --no-build-isolation -e '.[ray]' || \
 	  echo "Ray was not found: what needs it is skipped"
 	@$(PYTEST) -n auto --dist worksteal --hypothesis-profile=thorough --timeout=600
+
+# Root may install the server; anybody else is told what is missing.
+.PHONY: test-postgres
+test-postgres: $(VENV)/.installed-dev ## what runs on PostgreSQL (as root, installs Debian's)
+	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || \
+	  { test "$$(id -u)" = 0 && apt-get install -qq -y postgresql >/dev/null; } || \
+	  { echo "PostgreSQL's server was not found. Install it: apt-get install postgresql"; exit 1; }
+	@$(PYTEST) -m postgres tests/server tests/chaos tests/deployed tests/docs
 
 KILLS ?= 1000
 .PHONY: chaos

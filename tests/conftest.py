@@ -1,15 +1,18 @@
-"""What all tests share: reproducible random examples, real data when it is there, and GPU skips."""
+"""What all tests share: reproducible random examples, and what may not be there on a machine."""
 
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from fedcore.tensor import blas
+from tests.postgres import Postgres, binaries
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,6 +40,25 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server that runs as long as the tests of this process."""
+    made = Postgres()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def migrated(postgres: Postgres) -> str:
+    """The name of an empty database of the newest schema."""
+    from fedserver.store import migrating
+    from fedserver.store.postgres.address import PostgresAddress
+
+    name = postgres.database()
+    migrating.upgrade(PostgresAddress(postgres.url(name)))
+    return name
+
+
 @functools.cache
 def _reason_for_no_gpu() -> str:
     try:
@@ -50,6 +72,12 @@ def _reason_for_no_gpu() -> str:
     return ""
 
 
+def _reason_for_no_postgres() -> str:
+    if importlib.util.find_spec("psycopg") is None:
+        return "psycopg is not installed (the extra 'postgres')"
+    return "" if binaries() else "PostgreSQL's server is not installed"
+
+
 def pytest_xdist_auto_num_workers() -> int:
     """One worker more than cores: who waits for a process or a disk leaves a core to another.
 
@@ -60,4 +88,6 @@ def pytest_xdist_auto_num_workers() -> int:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and (reason := _reason_for_no_gpu()):
+        pytest.skip(reason)
+    if item.get_closest_marker("postgres") and (reason := _reason_for_no_postgres()):
         pytest.skip(reason)

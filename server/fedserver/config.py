@@ -29,6 +29,7 @@ from pydantic_settings import (
 
 from fedcore.toml import located, parse, text_of
 from fedserver.config_mistakes import explained, read_texts, setting_mistake, unknown_setting
+from fedserver.store.postgres.address import Database, PostgresAddress
 
 __all__ = [
     "AuthoritySettings",
@@ -63,6 +64,12 @@ def _secret(source: str) -> str:
     return source
 
 
+def _postgres(url: str) -> str:
+    if url:
+        PostgresAddress(url)
+    return url
+
+
 class ServerSettings(_Section):
     """Where the server listens, what it is called, and where its data are.
 
@@ -70,7 +77,8 @@ class ServerSettings(_Section):
     `hosts`: names and addresses by which clients reach it, which its certificate names.
     `address`, `enrolment_address`: host:port that clients are told, where it is not the first of
     `hosts` with the port. After the order to stop check-ins are sent away for `notice_s`, and calls
-    may go on for `drain_s`.
+    may go on for `drain_s`. `database_url`: of PostgreSQL; empty: a SQLite file in the state
+    directory. Its password stands in `database_password_file`, or where libpq looks for one.
     """
 
     host: str = "127.0.0.1"
@@ -85,6 +93,8 @@ class ServerSettings(_Section):
     address: str = ""
     enrolment_address: str = ""
     state_directory: _Directory = Path("fed-state")
+    database_url: Annotated[str, AfterValidator(_postgres)] = ""
+    database_password_file: Annotated[str, AfterValidator(_secret)] = ""
     notice_s: Annotated[float, Field(ge=0, le=60)] = 1.0
     drain_s: Annotated[float, Field(ge=0, le=600)] = 30.0
     reflection: bool = False
@@ -207,9 +217,12 @@ class Config(BaseSettings):
         return found
 
     @property
-    def database(self) -> Path:
-        """The file of the database."""
-        return self.server.state_directory / "fed.db"
+    def database(self) -> Database:
+        """Where the database is: a file is SQLite's."""
+        server = self.server
+        if server.database_url:
+            return PostgresAddress(server.database_url, server.database_password_file)
+        return server.state_directory / "fed.db"
 
     @property
     def authority_directory(self) -> Path:

@@ -31,6 +31,11 @@ _KINDS: Final[Mapping[Any, str]] = {
     Path: "a path, written as a text",
 }
 _READ_FROM_TEXT: Final = (int, float, bool)
+# Against a secret that was written where none belongs.
+_HIDDEN: Final = {
+    "file": "name the file that holds it, or env:NAME",
+    "url": "write postgresql://user@host/database, and its password in database_password_file",
+}
 _BOUNDS: Final = ((Ge, "ge", "from"), (Gt, "gt", "above"), (Le, "le", "to"), (Lt, "lt", "below"))
 
 
@@ -45,13 +50,13 @@ def explained(error: ErrorDetails, schema: type[BaseModel]) -> TaskError:
     else:
         reason = f"it has to be {_allowed(field, item=location[-1].isdigit())}"
     # A secret that was written where its file should be named must not be shown.
-    shown = not location[-1].endswith("_file")
+    shown = not location[-1].endswith(("_file", "_url"))
     return setting_mistake(
         location,
         schema,
         error["input"] if shown else None,
         reason,
-        _fix(error["input"], field) if shown else "name the file that holds it, or env:NAME",
+        _fix(error["input"], field) if shown else _HIDDEN[location[-1].rpartition("_")[2]],
     )
 
 

@@ -209,7 +209,20 @@ def _certificates(config: Config, now_s: float) -> Iterator[Finding]:
 def _database(config: Config, now_s: float) -> Finding:
     from fedserver.store.migrating import check
 
-    path: Path = config.database
+    path = config.database
+    if not isinstance(path, Path):
+        from fedserver.store.opening import require_driver
+
+        try:
+            require_driver(path)
+            from fedserver.store.postgres.examination import complaints
+
+            found = complaints(path, now_s=now_s)
+        except FedcoreError as error:
+            return Finding("database", "error", f"{error.what}: {error.why}", error.fix)
+        if found:
+            return Finding("database", *found[0])
+        return Finding("database", "ok", f"{path.name} answers, and its schema is the program's")
     if not path.exists():
         return Finding("database", "ok", "it is made at the first start")
     if path.stat().st_mtime > now_s + _SKEW_S:

@@ -27,7 +27,7 @@ from fedserver.metrics import Metrics
 from fedserver.parts import Parts
 from fedserver.spool import Spool
 from fedserver.staging import Staging
-from fedserver.store.sqlite.store import SqliteStore
+from fedserver.store.opening import kind_of, open_store
 from fedserver.trust import Trust
 
 __all__ = ["opened", "private_state"]
@@ -48,7 +48,7 @@ async def opened(config: Config, *, accept_rollback: bool = False) -> AsyncItera
     source = config.authority.passphrase_file
     authority = Authority.open(keys, passphrase=secret_from(source) if source else None)
     metrics, trust = Metrics(), Trust((authority.registrar.public_key,))
-    store = await SqliteStore.open(config.database, keys=load_keys(keys / DATASTORE_KEYS))
+    store = await open_store(config.database, keys=load_keys(keys / DATASTORE_KEYS))
     try:
         signer, *earlier = load_keys(keys / AUDIT_SIGNER)
         heads = AuditHeads(store, state / AUDIT_HEAD, signer=signer, earlier=earlier)
@@ -75,7 +75,8 @@ async def opened(config: Config, *, accept_rollback: bool = False) -> AsyncItera
         # The same after a restart, so that leases need not run out before they are taken up.
         federation = LocalFederation(resources, accounts, owner=identity.server_id.hex())
         await federation.start()
-        yield Parts(store, authority, federation, metrics, heads, trust.revoke)
+        kind = kind_of(config.database)
+        yield Parts(store, authority, federation, metrics, heads, trust.revoke, kind)
         with contextlib.suppress(AuditError, KeyFileError):  # the next start signs it
             await heads.sign()
     finally:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.chaos.scene import Scene
+from tests.postgres import DATABASES
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -18,9 +19,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item.get_closest_marker("chaos") is None]
 
 
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    """A server that serves, and five members that do not run yet."""
-    made = Scene(tmp_path_factory.mktemp("scene"))
+@pytest.fixture(scope="module", params=DATABASES)
+def scene(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Scene]:
+    """A server that serves, on either database, and five members that do not run yet."""
+    url = ""
+    if request.param == "postgres":
+        server = request.getfixturevalue("postgres")
+        url = server.url(server.database())
+    made = Scene(tmp_path_factory.mktemp("scene"), database_url=url)
     yield made
     made.close()

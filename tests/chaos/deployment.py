@@ -6,6 +6,7 @@ After a kill the server is started again on the same ports, as an operator's wou
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import time
 import tomllib
@@ -61,6 +62,7 @@ class Deployment:
         self._settings = settings
         self._server: Program | None = None
         self._programs = ExitStack()
+        self._stand_ins = 0
         self.starts_s: list[float] = []
         self._fed("ca", "init", "--trust-domain", _TRUST_DOMAIN, "--host", "localhost",
                   "--directory", str(self.authority))  # fmt: skip
@@ -84,7 +86,7 @@ class Deployment:
     def start(self, *, failpoints: str = "") -> Self:
         """Starts the server; returns when it is ready, or was killed by a failpoint before."""
         begun_s = time.monotonic()
-        self._write_settings()
+        self._write_settings(self._config, self._ports)
         until(lambda: self._started(failpoints), "the server starts")
         until(
             lambda: self.server.was_killed or self.is_ready(),
@@ -100,13 +102,34 @@ class Deployment:
         self.server.end()
         return self.start(failpoints=failpoints)
 
+    def stand_by(self) -> None:
+        """Starts another server with the same settings, which waits for its turn."""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            ports = {**self._ports, "ops_port": free.getsockname()[1]}
+        self._stand_ins += 1
+        config = self.folder / f"stand-in-{self._stand_ins}.toml"
+        self._write_settings(config, ports)
+        program = self._program(config, log=config.with_suffix(""))
+        self._programs.callback(program.end)
+        self._standing_by = ports, program
+        until(
+            lambda: "stands by" in _body_of(_url(ports, "readyz")),
+            "another server stands by",
+            timeout_s=_READY_S,
+        )
+
+    def fail_over(self) -> None:
+        """Kills the server; returns when the one that stands by has taken its turn."""
+        self.server.end()
+        begun_s = time.monotonic()
+        self._ports, self._server = self._standing_by
+        until(self.is_ready, "the other server serves", timeout_s=_READY_S)
+        self.starts_s.append(time.monotonic() - begun_s)
+
     def is_ready(self) -> bool:
         """What /readyz says."""
-        try:
-            with urllib.request.urlopen(self._ops("readyz"), timeout=5):
-                return True
-        except (urllib.error.URLError, OSError):
-            return False
+        said = _body_of(self._ops("readyz"))
+        return bool(said) and bool(json.loads(said)["ready"])
 
     def figures(self) -> Figures:
         """What /metrics says."""
@@ -151,8 +174,7 @@ class Deployment:
     def _started(self, failpoints: str) -> bool:
         """One try: false where a port was taken meanwhile, as by a client's own connection."""
         log = self.folder / "server"
-        command = [FED, "server", "--format", "jsonl", "start", "--config", str(self._config)]
-        self._server = server = Program([*command, "--test-mode"], log=log, failpoints=failpoints)
+        self._server = server = self._program(self._config, log=log, failpoints=failpoints)
         until(
             lambda: server.said or server.code is not None,
             "the server says where it serves",
@@ -172,14 +194,18 @@ class Deployment:
             self._ports[name] = int(str(data[key]).rpartition(":")[2])
         return True
 
+    def _program(self, config: Path, *, log: Path, failpoints: str = "") -> Program:
+        command = [FED, "server", "--format", "jsonl", "start", "--config", str(config)]
+        return Program([*command, "--test-mode"], log=log, failpoints=failpoints)
+
     @property
     def _config(self) -> Path:
         return self.folder / "server.toml"
 
-    def _write_settings(self) -> None:
+    def _write_settings(self, config: Path, ports: Mapping[str, int]) -> None:
         sections: dict[str, dict[str, Any]] = {
             "server": {
-                **self._ports,
+                **ports,
                 "hosts": ["localhost"],
                 "state_directory": str(self.state),
                 "notice_s": 0.0,
@@ -194,13 +220,28 @@ class Deployment:
             for name, values in sections.items()
         )
         tomllib.loads(text)
-        self._config.write_text(text)
+        config.write_text(text)
 
     def _ops(self, path: str) -> str:
-        return f"http://127.0.0.1:{self._ports['ops_port']}/{path}"
+        return _url(self._ports, path)
 
     def _fed(self, *arguments: str) -> None:
         done = subprocess.run(
             [FED, *arguments], capture_output=True, text=True, env=environment(), timeout=_READY_S
         )
         assert done.returncode == 0, done.stderr
+
+
+def _url(ports: Mapping[str, int], path: str) -> str:
+    return f"http://127.0.0.1:{ports['ops_port']}/{path}"
+
+
+def _body_of(url: str) -> str:
+    """What an ops port answers, also where it is not ready; nothing where none does."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return str(answer.read().decode())
+    except urllib.error.HTTPError as error:
+        return error.read().decode()
+    except (urllib.error.URLError, OSError):
+        return ""

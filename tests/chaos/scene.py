@@ -24,10 +24,12 @@ class Scene:
     """A server, one device in a process of its own, and a crowd of the other four.
 
     Every task has its own name; devices come anew to each, without the pause after the last one.
+    `database_url`: of PostgreSQL; empty: SQLite.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.deployment = Deployment(folder, limits=_UNLIMITED).start()
+    def __init__(self, folder: Path, *, database_url: str = "") -> None:
+        database = {"database_url": database_url}
+        self.deployment = Deployment(folder, limits=_UNLIMITED, server=database).start()
         names = [f"device-{i}" for i in range(CLIENTS)]
         self.data = {name: data_of(name) for name in names}
         first, *others = self.deployment.join(*names)

@@ -9,6 +9,9 @@ from tests.chaos.scene import Scene, points_of
 from tests.chaos.supervisor import Supervisor
 from tests.chaos.tasks import RECORDS
 
+# What happens in a device does not depend on the server's database.
+sqlite_only = pytest.mark.parametrize("scene", ["sqlite"], indirect=True)
+
 # Of processes that have to share their cores with other tests.
 pytestmark = pytest.mark.timeout(400)
 
@@ -62,6 +65,7 @@ def test_a_server_that_is_killed_twice_on_the_way_ends_with_the_same_bits(
     killed_server(scene, points)
 
 
+@sqlite_only
 def test_a_device_that_is_killed_on_the_way_is_in_the_sum_once(scene: Scene) -> None:
     killed_client(scene, points_of("client.after_upload", [1]))
 
@@ -73,6 +77,7 @@ def test_a_server_that_is_killed_loses_nothing(scene: Scene, name: str) -> None:
 
 
 @pytest.mark.slow
+@sqlite_only
 @pytest.mark.parametrize("name", CLIENT)
 def test_a_device_that_is_killed_gives_its_update_once(scene: Scene, name: str) -> None:
     killed_client(scene, points_of(name, [1, later(name)]))

@@ -28,6 +28,7 @@ from tests.chaos.programs import FED, environment, until
 from tests.chaos.tasks import written
 from tests.deployed.evidence import audited, transitions_of
 from tests.deployed.secrets_of import found_in, secrets_of
+from tests.postgres import DATABASES
 
 pytest.importorskip("sklearn", reason="the images come with scikit-learn")
 
@@ -80,8 +81,17 @@ def joined(deployment: Deployment, names: list[str], join_string: str) -> list[D
     return [*devices, deployment.keep(last)]
 
 
+@pytest.fixture(params=DATABASES)
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Of a new database; nothing, where it is SQLite's."""
+    if request.param == "sqlite":
+        return ""
+    server = request.getfixturevalue("postgres")
+    return str(server.url(server.database()))
+
+
 def test_fourteen_devices_train_a_private_model_and_the_evidence_agrees(
-    root: Path, tmp_path: Path, writers: tuple[dict[str, Dataset], Dataset]
+    root: Path, tmp_path: Path, writers: tuple[dict[str, Dataset], Dataset], database_url: str
 ) -> None:
     own, test = writers
     task = task_of(root)
@@ -89,7 +99,8 @@ def test_fourteen_devices_train_a_private_model_and_the_evidence_agrees(
     (tmp_path / "policy.toml").write_text(POLICY)
     # A device needs a dozen calls for a round, and the rounds of so small a task take a second.
     limits = {"calls_per_second": 100.0, "calls_at_once": 100}
-    with Deployment(tmp_path / "server", limits=limits) as deployment:
+    server = {"database_url": database_url}
+    with Deployment(tmp_path / "server", limits=limits, server=server) as deployment:
         deployment.start()
         admin = deployment.admin
         join_string = admin.token(uses=WRITERS)

@@ -22,6 +22,7 @@ PYTHON = "tests/docs/test_pages.py::test_every_block_of_python_runs_as_pasted"
 GUIDE = (
     "tests/docs/test_first_federation.py::test_every_command_of_the_guide_runs_on_three_machines"
 )
+POSTGRES = "tests/docs/test_postgresql.py::test_the_commands_run_in_the_order_in_which_they_stand"
 MAKE = "tests/docs/test_make.py::test_every_make_command_that_a_page_names_does_what_it_says"
 INSTALL = "tests/docs/test_install.py::test_the_commands_of_an_install_give_the_commands"
 DEPLOYED = "tests/docs/test_readme.py::test_the_task_is_deployed_by_the_commands_as_they_stand"
@@ -57,6 +58,8 @@ WHOLE_PAGES = {
     ),
     ("docs/operations.md", "sh"): RUNBOOK,
     ("docs/operations.md", "toml"): RUNBOOK,
+    ("docs/postgresql.md", "toml"): POSTGRES,
+    ("docs/postgresql.md", "console"): POSTGRES,
     ("README.md", "python"): DEPLOYED,
     ("README.md", "toml"): SIMULATED,
 }

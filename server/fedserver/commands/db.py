@@ -1,13 +1,15 @@
 """`fed db`: the operator migrates, checks, copies and restores the server's database.
 
-It works on files, on the server's own machine. Only `backup` and `check` may run beside a server;
-the other verbs refuse while one holds the database.
+It works on a SQLite file, on the server's own machine, or on the PostgreSQL database that the
+settings name. Only `backup` and `check` may run beside a server; the other verbs refuse while one
+holds the database. PostgreSQL has its own tools for copies, which are named where they are needed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from sqlalchemy import select
 
 from fedcore.console import Console, ExitCode, Json
 from fedcore.errors import ArgumentError, AuditError, SchemaError, StoreError
@@ -25,9 +28,13 @@ from fedserver.key_files import AUDIT_SIGNER, load_keys
 from fedserver.store import migrating
 from fedserver.store.audit import read_head
 from fedserver.store.backup import back_up, check_history, read_manifest, restore
+from fedserver.store.claim import claimed
 from fedserver.store.connection import reading
-from fedserver.store.locking import FileLock, require_free
-from fedserver.store.records import AuditHead
+from fedserver.store.locking import require_free
+from fedserver.store.opening import open_store, require_driver
+from fedserver.store.postgres.address import Database, PostgresAddress
+from fedserver.store.records import AuditEntry, AuditHead
+from fedserver.store.schema import server_identity
 
 __all__ = ["main"]
 
@@ -37,7 +44,9 @@ Settings = Annotated[
     Path | None,
     typer.Option("--config", help="the server's settings, which say where everything lies"),
 ]
-Database = Annotated[Path | None, typer.Option("--database", help="the file, if it lies elsewhere")]
+File = Annotated[
+    Path | None, typer.Option("--database", help="a SQLite file, if it lies elsewhere")
+]
 Head = Annotated[
     Path | None,
     typer.Option("--signed-head", help=f"of the audit log; by default {AUDIT_HEAD} beside it"),
@@ -58,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
 class _Files:
     """The database, the newest signed head of its audit log, and the key that signs heads."""
 
-    database: Path
+    database: Database
     head: Path
     signer: Path
 
@@ -67,11 +76,11 @@ class _Files:
 def upgrade(
     context: typer.Context,
     config: Settings = None,
-    database: Database = None,
+    file: File = None,
     dry_run: DryRun = False,
 ) -> None:
     """Migrates the database to the schema of this program, all or nothing."""
-    database = _files(config, database).database
+    database = _files(config, file).database
     before = _version(database)
     if before is not None and before not in migrating.known():
         raise SchemaError(
@@ -80,11 +89,8 @@ def upgrade(
             fix="run the version of the program that wrote it, or a newer one",
         )
     if not dry_run:
-        lock = FileLock(database)
-        try:
+        with claimed(database):
             migrating.upgrade(database)
-        finally:
-            lock.release()
     did = "would go" if dry_run else "went"
     text = f"the schema {did} from {before or 'none'} to {migrating.HEAD}"
     _console(context).show(
@@ -97,12 +103,12 @@ def upgrade(
 def check(
     context: typer.Context,
     config: Settings = None,
-    database: Database = None,
+    file: File = None,
     signed_head: Head = None,
     signer: Signer = None,
 ) -> int:
-    """Checks the file, its schema and the chain of its audit log; ends with 1 if one fails."""
-    files = _files(config, database, signed_head, signer)
+    """Checks the data, the schema and the chain of the audit log; ends with 1 if one fails."""
+    files = _files(config, file, signed_head, signer)
     database = files.database
     version = _version(database)
     problems = _damage(database)
@@ -139,10 +145,15 @@ def backup(
     context: typer.Context,
     output: Annotated[Path, typer.Option("--output", help="the file of the backup, a new one")],
     config: Settings = None,
-    database: Database = None,
+    file: File = None,
 ) -> None:
     """Copies the database, with a manifest beside the copy; a server may go on meanwhile."""
-    made = back_up(_files(config, database).database, output)
+    database = _files(config, file).database
+    if isinstance(database, PostgresAddress):
+        # Without the keys of attempts, as in a copy of ours: a backup must not outlive a scrub.
+        command = f"pg_dump --format=custom --exclude-table-data=attempt_key --file={output}"
+        raise _not_for_postgresql("backed up", f"{command} '{database.url}'")
+    made = back_up(database, output)
     _console(context).show(
         {"backup": str(output), **asdict(made)},
         f"backup   {output}, {made.bytes} bytes\n"
@@ -156,7 +167,7 @@ def restore_(
     context: typer.Context,
     backup: Annotated[Path, typer.Argument(help="the file that `fed db backup` wrote")],
     config: Settings = None,
-    database: Database = None,
+    file: File = None,
     signed_head: Head = None,
     signer: Signer = None,
     accept_rollback: Annotated[
@@ -166,8 +177,11 @@ def restore_(
     dry_run: DryRun = False,
 ) -> None:
     """Puts a backup in the database's place: open attempts are abandoned, a new epoch begins."""
-    files = _files(config, database, signed_head, signer)
+    files = _files(config, file, signed_head, signer)
     database = files.database
+    if isinstance(database, PostgresAddress):
+        tool = f"pg_restore --clean --if-exists --dbname='{database.url}' {backup}"
+        raise _not_for_postgresql("restored", f"{tool}, then: fed db epoch")
     manifest = read_manifest(backup)
     signed = None
     if not accept_rollback:
@@ -197,6 +211,37 @@ def restore_(
     )
 
 
+@app.command()
+def epoch(
+    context: typer.Context,
+    config: Settings = None,
+    file: File = None,
+    signed_head: Head = None,
+    signer: Signer = None,
+    accept_rollback: Annotated[
+        bool, typer.Option(help="also if it is older than what was signed: acts are forgotten")
+    ] = False,
+) -> None:
+    """After another tool restored the database: abandons open attempts, begins a new epoch."""
+    files = _files(config, file, signed_head, signer)
+    _version(files.database)
+    signed = None if accept_rollback else _signed(files, _server_id(files.database))
+    check_history(files.database, signed)
+    begun = asyncio.run(_begin_epoch(files.database))
+    _console(context).show({"epoch": begun}, f"epoch {begun} has begun: no attempt is open")
+
+
+async def _begin_epoch(database: Database) -> int:
+    # The store of a file claims it by itself.
+    with contextlib.nullcontext() if isinstance(database, Path) else claimed(database):
+        # Nothing that is sealed is opened here, so that any key will do.
+        store = await open_store(database, keys=[os.urandom(32)])
+        try:
+            return await store.bump_epoch(audit=AuditEntry("operator", "db.epoch", "database"))
+        finally:
+            await store.close()
+
+
 def _files(
     config: Path | None,
     database: Path | None,
@@ -211,16 +256,18 @@ def _files(
             why=f"nothing lies at {head}",
             fix="name the file that the server writes",
         )
-    file = database or settings.database
+    where = database or settings.database
+    require_driver(where)
     authority = settings.authority_directory
     if config is None and database is not None:
         authority = database.parent / "authority"
-    return _Files(file, head or file.with_name(AUDIT_HEAD), signer or authority / AUDIT_SIGNER)
+    state = where.parent if isinstance(where, Path) else settings.server.state_directory
+    return _Files(where, head or state / AUDIT_HEAD, signer or authority / AUDIT_SIGNER)
 
 
-def _version(database: Path) -> str | None:
+def _version(database: Database) -> str | None:
     """Raises: StoreError if there is no such file."""
-    if not database.is_file():
+    if isinstance(database, Path) and not database.is_file():
         raise StoreError(
             f"there is no database {database.name}",
             why=f"nothing lies at {database}",
@@ -229,7 +276,12 @@ def _version(database: Path) -> str | None:
     return migrating.version_at(database)
 
 
-def _damage(database: Path) -> list[str]:
+def _damage(database: Database) -> list[str]:
+    if isinstance(database, PostgresAddress):
+        from fedserver.store.postgres.integrity import problems
+
+        with migrating.connected(database) as looked_at:
+            return list(problems(looked_at))
     with contextlib.closing(reading(database)) as connection:
         found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check")]
         broken = connection.execute("PRAGMA foreign_key_check").fetchall()
@@ -238,10 +290,10 @@ def _damage(database: Path) -> list[str]:
     ]
 
 
-def _server_id(database: Path) -> bytes:
-    with contextlib.closing(reading(database)) as connection:
-        row = connection.execute("SELECT server_id FROM server_identity").fetchone()
-    return bytes(row["server_id"]) if row else b""
+def _server_id(database: Database) -> bytes:
+    with migrating.connected(database) as connection:
+        found = connection.scalar(select(server_identity.c.server_id))
+    return b"" if found is None else bytes(found)
 
 
 def _signed(files: _Files, server_id: bytes) -> AuditHead | None:
@@ -249,6 +301,14 @@ def _signed(files: _Files, server_id: bytes) -> AuditHead | None:
     if not files.head.exists():
         return None
     return read_head(files.head.read_bytes(), server_id, *public_keys(load_keys(files.signer)))
+
+
+def _not_for_postgresql(done: str, command: str) -> ArgumentError:
+    return ArgumentError(
+        f"fed db: a PostgreSQL database is not {done} as a file",
+        why="PostgreSQL's own tools do that, also while servers run on it",
+        fix=f"run: {command}",
+    )
 
 
 def _console(context: typer.Context) -> Console:

@@ -140,8 +140,12 @@ def _check_protobuf() -> None:
 async def _serve(settings: Config, console: Console, *, accept_rollback: bool) -> None:
     from fedserver.app import Server
     from fedserver.opening import opened
+    from fedserver.standby import its_turn
 
-    async with opened(settings, accept_rollback=accept_rollback) as parts:
+    async with (
+        its_turn(settings, exit_now=os._exit),
+        opened(settings, accept_rollback=accept_rollback) as parts,
+    ):
         server = Server(settings, parts)
         with server.heeding_signals():
             found = await server.start()

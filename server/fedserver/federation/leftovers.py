@@ -11,12 +11,13 @@ __all__ = ["collect_blobs", "discard_uploads"]
 
 async def discard_uploads(store: Store, spool: Spool) -> int:
     """Forgets uploads of no open round; how many there were. Before any round is taken up."""
+    stored = await spool.stored()  # before, for what is begun meanwhile is of an open round
     known = {
         upload.upload_id
         for record in await store.open_rounds()
         for upload in await store.uploads(record.ref)
     }
-    strays = sorted(await spool.stored() - known)
+    strays = sorted(stored - known)
     for upload_id in strays:
         await spool.discard(upload_id)
     return len(strays)

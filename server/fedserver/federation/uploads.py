@@ -111,7 +111,9 @@ class Uploads(Parts):
         records = None
         if attempt.masked is not None:
             records = attempt.masked.finish(client, sha256=sha256, size=size)
-        await self._store.seal_upload(upload_id, sha256, session=records)
+        # A driver that took the lease meanwhile has read without this one what is in the sum.
+        token = attempt.journal.lease().token
+        await self._store.seal_upload(upload_id, sha256, session=records, lease_token=token)
         if client not in attempt.reports.clients:
             attempt.reports.seal(client, upload_id)
         attempt.post(Arrived(self._resources.clock(), Phase.COLLECTING, client))

@@ -20,14 +20,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from sqlalchemy import select
+
 from fedcore.errors import ArgumentError, FedcoreError, StoreError
+from fedserver.store import schema
 from fedserver.store.audit import EMPTY, check_head, verify
 from fedserver.store.connection import reading, writing
 from fedserver.store.locking import FileLock
-from fedserver.store.migrating import prepare
+from fedserver.store.migrating import connected, prepare
+from fedserver.store.postgres.address import Database
 from fedserver.store.records import AuditEntry, AuditHead, AuditRecord
+from fedserver.store.sql.reads import all_rows
+from fedserver.store.sql.rows import audit_of
 from fedserver.store.sqlite import SqliteStore
-from fedserver.store.sqlite.rows import audit_of
 
 __all__ = [
     "Manifest",
@@ -100,20 +105,22 @@ def back_up(database: Path, target: Path) -> Manifest:
     return manifest
 
 
-def history_of(database: Path) -> Iterator[AuditRecord]:
-    """The audit log of a database file, in order. Raises: StoreError."""
-    page = "SELECT * FROM audit_log WHERE sequence > ? ORDER BY sequence LIMIT ?"
-    with (
-        _explained(f"{database.name} cannot be read"),
-        contextlib.closing(reading(database)) as connection,
-    ):
-        after = 0
-        while rows := connection.execute(page, (after, _PAGE)).fetchall():
-            yield from map(audit_of, rows)
-            after = rows[-1]["sequence"]
+def history_of(database: Database) -> Iterator[AuditRecord]:
+    """The audit log of a database, in order. Raises: StoreError."""
+    after = 0
+    while records := _page_of(database, after):
+        yield from records
+        after = records[-1].sequence
 
 
-def check_history(database: Path, signed: AuditHead | None) -> AuditHead:
+def _page_of(database: Database, after: int) -> tuple[AuditRecord, ...]:
+    log = schema.audit_log
+    page = select(log).where(log.c.sequence > after).order_by(log.c.sequence).limit(_PAGE)
+    with _explained(f"{database.name} cannot be read"), connected(database) as connection:
+        return tuple(map(audit_of, all_rows(connection, page)))
+
+
+def check_history(database: Database, signed: AuditHead | None) -> AuditHead:
     """The head of a log whose chain holds, and which reaches the signed head, if one is given.
 
     Raises: AuditError, StoreError.

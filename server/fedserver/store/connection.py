@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.pool import NullPool
 
 from fedcore.errors import StoreError
 
-__all__ = ["reading", "writing"]
+__all__ = ["engine_of", "reading", "writing"]
 
 # FULL syncs the log at every commit: NORMAL loses acknowledged commits in a power cut, which
 # tests/server/store/test_power_cut.py shows. Mapped memory makes a known corruption of SQLite
@@ -48,6 +52,18 @@ def writing(path: Path) -> sqlite3.Connection:
 def reading(path: Path) -> sqlite3.Connection:
     """A connection that cannot change anything. Raises: sqlite3.Error."""
     return _opened(path, _READER, _READER_WAITS_S)
+
+
+def engine_of(connect: Callable[[], sqlite3.Connection]) -> Engine:
+    """SQLAlchemy without a pool, on connections that `connect` opens and that begin nothing."""
+    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
+    event.listen(engine, "begin", _begin)
+    return engine
+
+
+def _begin(connection: Connection) -> None:
+    # Without it each statement of a query would see another state, and a CREATE TABLE be final.
+    connection.exec_driver_sql("BEGIN")
 
 
 def _opened(path: Path, pragmas: tuple[str, ...], timeout_s: float) -> sqlite3.Connection:

@@ -8,22 +8,31 @@ from __future__ import annotations
 
 import contextlib
 import io
-import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, create_engine, event, inspect, text
+from sqlalchemy import Connection, Engine, inspect, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import NullPool
 
 from fedcore.errors import SchemaError, StoreError
-from fedserver.store.connection import reading, writing
+from fedserver.store.connection import engine_of, reading, writing
+from fedserver.store.postgres.address import Database
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
-__all__ = ["HEAD", "check", "downgrade", "known", "prepare", "upgrade", "version_at", "version_of"]
+__all__ = [
+    "HEAD",
+    "check",
+    "connected",
+    "downgrade",
+    "known",
+    "prepare",
+    "upgrade",
+    "version_at",
+    "version_of",
+]
 
 HEAD = "0004"  # the newest step under migrations/versions
 SUPPORTED = frozenset({HEAD})
@@ -39,9 +48,9 @@ def version_of(connection: Connection) -> str | None:
     return None if found is None else str(found)
 
 
-def version_at(path: Path) -> str | None:
-    """The schema of a database file. Raises: StoreError."""
-    with _connected(path, reading) as connection:
+def version_at(database: Database) -> str | None:
+    """The schema of a database. Raises: StoreError."""
+    with connected(database) as connection:
         return version_of(connection)
 
 
@@ -53,86 +62,92 @@ def known() -> tuple[str, ...]:
     return tuple(step.revision for step in steps)[::-1]
 
 
-def prepare(path: Path) -> None:
-    """Makes a database where there is none. Raises: SchemaError for one of another schema."""
-    if not path.exists():
-        upgrade(path)
+def prepare(database: Database) -> None:
+    """Makes the tables where there are none. Raises: SchemaError for a database of another schema.
+
+    Of several servers that begin on an empty database, one makes them.
+    """
+    if isinstance(database, Path) and not database.exists():
+        upgrade(database)
         return
-    with _connected(path, reading) as connection:
+    with connected(database) as connection:
         found, empty = version_of(connection), not inspect(connection).get_table_names()
-    if empty:  # killed before its first migration was durable
-        upgrade(path)
+    if empty:  # or killed before its first migration was durable
+        upgrade(database)
     elif found not in SUPPORTED:
+        where = f"--database {database}" if isinstance(database, Path) else "--config SETTINGS"
         raise SchemaError(
-            f"the database {path.name} has the schema {found or 'of no version'}",
+            f"the database {database.name} has the schema {found or 'of no version'}",
             why=f"this program knows {', '.join(sorted(SUPPORTED))}",
-            fix=f"make a backup, then run: fed db upgrade --database {path}"
+            fix=f"make a backup, then run: fed db upgrade {where}"
             if found in known()
             else "run the version of the program that wrote it, or a newer one",
         )
 
 
-def upgrade(path: Path, revision: str = "head") -> None:
+def upgrade(database: Database, revision: str = "head") -> None:
     """Migrates forward, all or nothing. Raises: SchemaError for an unknown revision."""
     from alembic import command
 
-    _run(path, lambda config: command.upgrade(config, revision))
+    _run(database, lambda config: command.upgrade(config, revision))
 
 
-def downgrade(path: Path, revision: str) -> None:
+def downgrade(database: Database, revision: str) -> None:
     """Migrates back, all or nothing. Raises: SchemaError for an unknown revision."""
     from alembic import command
 
-    _run(path, lambda config: command.downgrade(config, revision))
+    _run(database, lambda config: command.downgrade(config, revision))
 
 
-def check(path: Path) -> None:
+def check(database: Database) -> None:
     """Compares the tables with what this program expects. Raises: SchemaError where they differ."""
     from alembic import command
 
-    _run(path, lambda config: command.check(config), connect=reading)
+    _run(database, lambda config: command.check(config), writes=False)
 
 
-def _run(
-    path: Path,
-    act: Callable[[Config], None],
-    *,
-    connect: Callable[[Path], sqlite3.Connection] = writing,
-) -> None:
+def _run(database: Database, act: Callable[[Config], None], *, writes: bool = True) -> None:
     from alembic.config import Config
     from alembic.util import CommandError
 
     config = Config(stdout=io.StringIO())
     config.set_main_option("script_location", str(_MIGRATIONS))
     try:
-        with _connected(path, connect) as connection:
+        with connected(database, writes=writes) as connection:
             config.attributes["connection"] = connection
             act(config)
     except CommandError as error:
         raise SchemaError(
-            f"the database {path.name} cannot be migrated",
+            f"the database {database.name} cannot be migrated",
             why=str(error),
             fix="run the version of the program that wrote it, or restore a backup",
         ) from None
 
 
 @contextlib.contextmanager
-def _connected(path: Path, connect: Callable[[Path], sqlite3.Connection]) -> Iterator[Connection]:
-    """A connection whose transactions begin when they should, also before a CREATE TABLE."""
-    engine = create_engine("sqlite://", creator=lambda: connect(path), poolclass=NullPool)
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN")
-
+def connected(database: Database, *, writes: bool = False) -> Iterator[Connection]:
+    """A connection to a database, by default one that cannot change it. Raises: StoreError."""
+    engine = _engine(database, writes=writes)
     try:
         with engine.connect() as connection:
             yield connection
     except DBAPIError as error:
         raise StoreError(
-            f"the database {path.name} cannot be read",
-            why=str(error.orig),
-            fix="is this the file? If it is, look at the disk, or restore a backup",
+            f"the database {database.name} cannot be read",
+            why=str(error.orig).strip(),
+            fix="is this the file? If it is, look at the disk, or restore a backup"
+            if isinstance(database, Path)
+            else "look at server.database_url, the password that libpq finds, and whether it runs",
         ) from None
     finally:
         engine.dispose()
+
+
+def _engine(database: Database, *, writes: bool) -> Engine:
+    """Of connections that write beside nobody, or cannot write at all."""
+    if isinstance(database, Path):
+        return engine_of(lambda: (writing if writes else reading)(database))
+    # Imported here: psycopg is there only where the extra `postgres` is.
+    from fedserver.store.postgres.engine import migrating_engine, reading_engine
+
+    return (migrating_engine if writes else reading_engine)(database)

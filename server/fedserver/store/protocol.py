@@ -404,6 +404,7 @@ class RoundStore(Protocol):
         *,
         session: Mapping[str, bytes] | None = None,
         erase: Iterable[str] = (),
+        lease_token: int | None = None,
         audit: AuditEntry | None = None,
     ) -> UploadRecord:
         """Acknowledges an update, once, with the session's records that go with it (W7).

@@ -11,6 +11,7 @@ from sqlalchemy import (
     REAL,
     BigInteger,
     Column,
+    Double,
     ForeignKeyConstraint,
     Index,
     Integer,
@@ -68,7 +69,8 @@ def _number(name: str, *, key: bool = False, null: bool = False) -> Column[int]:
 
 
 def _real(name: str, *, null: bool = False) -> Column[float]:
-    return Column(name, REAL, nullable=null)
+    # PostgreSQL's REAL has 32 bits, SQLite's 64.
+    return Column(name, REAL().with_variant(Double(), "postgresql"), nullable=null)
 
 
 def _text(name: str, *, key: bool = False) -> Column[str]:

@@ -67,3 +67,18 @@ async def test_a_task_that_cannot_be_taken_up_does_not_keep_the_server_down(
         await world.stop()
         await world.start()
         assert (await world.run()).state is TaskState.COMPLETED
+
+
+async def test_every_update_is_acknowledged_under_the_lease_that_its_sum_is_made_under(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world_in(tmp_path, task_of(rounds=1)) as world:
+        seal, tokens = world.store.seal_upload, []
+
+        async def watched(*arguments, lease_token=None, **options):  # type: ignore[no-untyped-def]
+            tokens.append(lease_token)
+            return await seal(*arguments, lease_token=lease_token, **options)
+
+        monkeypatch.setattr(world.store, "seal_upload", watched)
+        await world.run()
+        assert set(tokens) == {1}

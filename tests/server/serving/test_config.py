@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from fedcore.errors import TaskError
 from fedserver.config import Config, load
+from fedserver.store.postgres.address import PostgresAddress
 
 
 @pytest.fixture
@@ -56,6 +57,29 @@ def test_a_file_says_what_it_says(settings: Path) -> None:
     found = load(settings)
     assert (found.server.port, found.server.hosts) == (1, ("a", "b"))
     assert (found.authority_directory, found.limits.disk_free) == (Path("ca"), 0.25)
+
+
+def test_a_database_is_a_file_or_is_named_without_its_password(settings: Path) -> None:
+    assert load().database == Path("fed-state/fed.db")
+    settings.write_text(
+        '[server]\ndatabase_url = "postgresql://fed@db/fed"\ndatabase_password_file = "env:PW"\n'
+    )
+    assert load(settings).database == PostgresAddress("postgresql://fed@db/fed", "env:PW")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("postgresql://fed:secret@db/fed", "postgresql://db/fed?user=fed&password=secret"),
+        *("mysql://fed@db/secret", "secret"),
+    ],
+)
+def test_a_url_that_is_none_or_shows_a_password_is_refused_and_not_shown(
+    settings: Path, url: str
+) -> None:
+    text = refusal(settings, f'[server]\ndatabase_url = "{url}"\n')
+    assert "server.database_url" in text and "secret" not in text
+    assert "database_password_file" in text
 
 
 @pytest.mark.parametrize(("section", "key"), sections())
@@ -134,7 +158,7 @@ def test_every_setting_says_what_it_may_be_whatever_it_is_not(
     assert "Input" not in told
     if value[0] not in "{[":
         shown = {"true": "True"}.get(value, value).replace('"', "'")
-        assert key.endswith("_file") or f"{key} = {shown}" in told
+        assert key.endswith(("_file", "_url")) or f"{key} = {shown}" in told
 
 
 @pytest.mark.parametrize("other", ["enrolment_port", "ops_port"])

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import sqlite3
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fedserver.store import migrating
+from fedserver.store.postgres.address import PostgresAddress
 from fedserver.store.protocol import Store
 from fedserver.store.records import (
     AssignmentRecord,
@@ -26,6 +30,7 @@ from fedserver.store.records import (
     Transition,
 )
 from fedserver.store.sqlite import SqliteStore
+from tests.postgres import DATABASES, Postgres
 
 KEY = bytes(range(32))
 
@@ -59,12 +64,18 @@ class World:
 
     store: Store
     clock: FakeClock
-    reopen: Callable[[], Awaitable[Store]]
+    ground: Ground
     lease: Lease | None = None
 
     digest = staticmethod(digest)
     client_id = staticmethod(client_id)
     assignment = staticmethod(assignment)
+
+    async def reopen(self) -> Store:
+        """The store after a restart."""
+        await self.store.close()
+        self.store = await self.ground.open(keys=[KEY], clock=self.clock)
+        return self.store
 
     async def token(self, name: str = "token", *, uses: int = 1000, ttl_ms: int = 60_000) -> bytes:
         token = TokenRecord(digest(name), "acme", uses, self.clock.now + ttl_ms, {"site": "a"})
@@ -158,26 +169,90 @@ def empty_database() -> bytes:
         return path.read_bytes()
 
 
-async def open_sqlite(folder: Path, clock: FakeClock) -> Store:
-    path = folder / "server.db"
-    if not path.exists():
-        path.write_bytes(empty_database())
-    return await SqliteStore.open(path, keys=[KEY], clock=clock)
+class SqliteGround:
+    """SQLite, in a file of the test's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.database = folder / "server.db"
+
+    async def open(self, *, keys: Sequence[bytes], clock: Callable[[], int] | None) -> Store:
+        if not self.database.exists():
+            self.database.write_bytes(empty_database())
+        return await SqliteStore.open(self.database, keys=keys, clock=clock)
+
+    def execute(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        with contextlib.closing(sqlite3.connect(self.database)) as connection, connection:
+            return connection.execute(statement, values).fetchall()
+
+    def tables(self) -> set[str]:
+        found = self.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        return {name for (name,) in found}
+
+    def objects(self) -> dict[str, str]:
+        """Every table, index and trigger, by name."""
+        found = self.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")
+        return dict(found)  # type: ignore[arg-type]
 
 
-IMPLEMENTATIONS = {"sqlite": open_sqlite}
+class PostgresGround:
+    """PostgreSQL, in a database of the test's own."""
+
+    def __init__(self, server: Postgres, name: str) -> None:
+        self._server, self._name = server, name
+        self.database = PostgresAddress(server.url(name))
+
+    async def open(self, *, keys: Sequence[bytes], clock: Callable[[], int] | None) -> Store:
+        from fedserver.store.postgres.store import PostgresStore
+
+        return await PostgresStore.open(self.database, keys=keys, clock=clock)
+
+    def execute(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        return self._server.execute(statement.replace("?", "%s"), *values, database=self._name)
+
+    def drop(self) -> None:
+        self._server.drop(self._name)
+
+    def tables(self) -> set[str]:
+        found = self.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        return {name for (name,) in found}
+
+    def objects(self) -> dict[str, str]:
+        """Every table with its columns, index, constraint, trigger and function, by name."""
+        return dict(self.execute(_OBJECTS))
 
 
-@pytest.fixture(params=sorted(IMPLEMENTATIONS))
-async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
-    clock, opener = FakeClock(), IMPLEMENTATIONS[request.param]
-    store = await opener(tmp_path, clock)
+_OBJECTS = """
+SELECT table_name || '.' || column_name, concat_ws(' ', data_type, is_nullable, ordinal_position)
+FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> 'alembic_version'
+UNION ALL SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'
+AND tablename <> 'alembic_version'
+UNION ALL SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint
+WHERE connamespace = 'public'::regnamespace AND contype = 'f'
+UNION ALL SELECT tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal
+UNION ALL SELECT proname, prosrc FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+"""
 
-    async def reopen() -> Store:
-        await made.store.close()
-        made.store = await opener(tmp_path, clock)
-        return made.store
+Ground = SqliteGround | PostgresGround
 
-    made = World(store, clock, reopen)
+# Of tests that look into the files of a database.
+sqlite_only = pytest.mark.parametrize("ground", ["sqlite"], indirect=True)
+
+
+@pytest.fixture(params=DATABASES)
+def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ground]:
+    """An empty database, which nobody has opened."""
+    if request.param == "sqlite":
+        yield SqliteGround(tmp_path)
+        return
+    server = request.getfixturevalue("postgres")
+    made = PostgresGround(server, server.database(template=request.getfixturevalue("migrated")))
+    yield made
+    made.drop()
+
+
+@pytest.fixture
+async def world(ground: Ground) -> AsyncIterator[World]:
+    clock = FakeClock()
+    made = World(await ground.open(keys=[KEY], clock=clock), clock, ground)
     yield made
     await made.store.close()

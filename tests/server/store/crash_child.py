@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 
 from fedcore.failpoints import arm
+from fedserver.store.opening import open_store
+from fedserver.store.postgres.address import Database, PostgresAddress
 from fedserver.store.records import AuditEntry, Idempotency, TokenRecord
-from fedserver.store.sqlite import SqliteStore
 
 
-async def main(database: Path, first: int, lanes: int, failpoints: str) -> None:
-    store = await SqliteStore.open(database, keys=[bytes(32)])
+async def main(database: Database, first: int, lanes: int, failpoints: str) -> None:
+    store = await open_store(database, keys=[bytes(32)])
     if failpoints:
         arm(failpoints, test_mode=True)
 
@@ -34,4 +35,6 @@ async def main(database: Path, first: int, lanes: int, failpoints: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]))
+    name = sys.argv[1]
+    database = PostgresAddress(name) if name.startswith("postgresql:") else Path(name)
+    asyncio.run(main(database, int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]))

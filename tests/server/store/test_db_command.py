@@ -21,8 +21,15 @@ from fedserver.store.audit import sign_head
 from fedserver.store.backup import manifest_path
 from fedserver.store.records import AssignmentState, AuditEntry, RoundRef, UploadState
 from fedserver.store.sqlite.store import SqliteStore
+from tests.server.store.conftest import SqliteGround
 
 ABANDONED = "ABANDONED"
+
+
+@pytest.fixture
+def ground(tmp_path: Path) -> SqliteGround:
+    """These commands are about files; others are in test_postgres_command.py."""
+    return SqliteGround(tmp_path)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from fedcore.errors import ConflictError, NotFoundError, PhaseError
+from fedcore.errors import ConflictError, LeaseLostError, NotFoundError, PhaseError
 from fedserver.store.records import (
     AssignmentReport,
     AssignmentState,
@@ -167,6 +167,19 @@ async def test_of_two_digests_that_come_at_once_one_is_sealed(world, ref) -> Non
     assert {result.sha256 for result in results if not isinstance(result, Exception)} == {
         (await world.store.upload(b"u")).sha256
     }
+
+
+async def test_under_a_lease_that_was_lost_nothing_is_acknowledged(world, ref) -> None:
+    part = await world.part(ref, world.client_id(1))
+    await world.store.begin_upload(part, b"u", size=100)
+    stale = world.held
+    world.lease = await world.store.acquire_lease("task-1", "driver", 60_000)
+    with pytest.raises(LeaseLostError):
+        await world.store.seal_upload(b"u", world.digest("a"), lease_token=stale)
+    assert (await world.store.upload(b"u")).state == UploadState.OPEN
+    await world.store.seal_upload(b"u", world.digest("a"), lease_token=world.held)
+    with pytest.raises(LeaseLostError):  # also of what is acknowledged: it is in no memory of his
+        await world.store.seal_upload(b"u", world.digest("a"), lease_token=stale)
 
 
 async def test_nothing_is_acknowledged_once_the_round_has_gone_on(world, ref) -> None:

@@ -14,7 +14,10 @@ from fedserver.store.connection import writing
 from fedserver.store.protocol import Store
 from fedserver.store.records import AssignmentState, AuditEntry, ModelRecord, Transition
 from fedserver.store.sqlite import SqliteStore
+from tests.server.store.conftest import sqlite_only
 from tests.server.store.power import replay
+
+pytestmark = sqlite_only
 
 KEYS = [bytes(range(32))]
 

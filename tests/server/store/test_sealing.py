@@ -15,8 +15,8 @@ from fedserver.store import backup
 from fedserver.store.backup import back_up
 from fedserver.store.records import RoundRef
 from fedserver.store.sealing import Sealer, derived_key
-from fedserver.store.sqlite import SqliteStore, sessions
-from tests.server.store.conftest import KEY
+from fedserver.store.sqlite import store as sqlite_store
+from tests.server.store.conftest import KEY, sqlite_only
 
 PLACE = ("session_record", "task/1/1/share/3", "value")
 OLD, NEW = bytes(32), bytes([1]) * 32
@@ -70,6 +70,7 @@ def test_keys_must_be_keys() -> None:
             Sealer(keys)
 
 
+@sqlite_only
 async def test_the_database_shows_nothing_of_a_session_or_of_an_answer(world, tmp_path) -> None:
     ref = await world.round(await world.task())
     secret = b"a share that nobody may read"
@@ -81,30 +82,25 @@ async def test_the_database_shows_nothing_of_a_session_or_of_an_answer(world, tm
     assert await world.store.session(ref) == {"share/1": secret}
 
 
-async def test_without_its_key_a_session_is_unreadable_and_the_rest_is_there(
-    world, tmp_path
-) -> None:
+async def test_without_its_key_a_session_is_unreadable_and_the_rest_is_there(world) -> None:
     ref = await world.round(await world.task())
     await world.store.put_session(ref, {"share/1": b"secret"})
     await world.store.close()
-    stranger = await SqliteStore.open(tmp_path / "server.db", keys=[NEW])
+    stranger = await world.ground.open(keys=[NEW], clock=None)
     assert (await stranger.round(ref)).phase == "SELECTING"
     with pytest.raises(StoreError, match="not in the list"):
         await stranger.session(ref)
     await stranger.close()
 
 
-async def test_records_of_two_rounds_cannot_be_exchanged(world, tmp_path) -> None:
+async def test_records_of_two_rounds_cannot_be_exchanged(world) -> None:
     ref = await world.round(await world.task())
     await world.store.put_session(ref, {"a": b"1", "b": b"2"})
     await world.store.close()
-    connection = sqlite3.connect(tmp_path / "server.db")
-    with connection:
-        connection.execute(
-            "UPDATE session_record SET value ="
-            " (SELECT value FROM session_record WHERE name = 'b') WHERE name = 'a'"
-        )
-    connection.close()
+    world.ground.execute(
+        "UPDATE session_record SET value ="
+        " (SELECT value FROM session_record WHERE name = 'b') WHERE name = 'a'"
+    )
     with pytest.raises(StoreError, match="moved"):
         await (await world.reopen()).session(ref)
 
@@ -120,13 +116,11 @@ def holds(folder: Path, wanted: bytes) -> bool:
     return any(wanted in path.read_bytes() for path in folder.iterdir() if path.is_file())
 
 
-async def test_an_attempt_is_sealed_under_a_key_of_its_own_which_a_restart_finds(
-    world, tmp_path
-) -> None:
+async def test_an_attempt_is_sealed_under_a_key_of_its_own_which_a_restart_finds(world) -> None:
     ref = await world.round(await world.task())
     await world.store.put_session(ref, {"share/1": b"secret"})
     uploads = await world.store.upload_key(ref)
-    (record,) = column(tmp_path / "server.db", "session_record")
+    ((record,),) = world.ground.execute("SELECT value FROM session_record")
     with pytest.raises(StoreError, match="not in the list"):
         Sealer([KEY]).open(record, "session_record", f"{ref}/share/1", "value")
     await world.reopen()
@@ -137,6 +131,17 @@ async def test_an_attempt_is_sealed_under_a_key_of_its_own_which_a_restart_finds
     assert await world.store.upload_key(other) not in (uploads, None)
 
 
+async def test_what_is_scrubbed_is_in_no_row_any_more(world) -> None:
+    ref = await world.round(await world.task())
+    await world.store.put_session(ref, {"share/1": b"secret"})
+    await world.go(ref, "ABANDONED")
+    await world.store.scrub_round(ref)
+    for table in ("session_record", "attempt_key"):
+        assert world.ground.execute(f"SELECT * FROM {table}") == []
+    assert await world.store.upload_key(ref) is None
+
+
+@sqlite_only
 async def test_what_was_kept_aside_opens_until_its_attempt_is_scrubbed(world, tmp_path) -> None:
     ref = await world.round(await world.task())
     await world.store.put_session(ref, {"share/1": b"secret"})
@@ -158,10 +163,11 @@ async def test_what_was_kept_aside_opens_until_its_attempt_is_scrubbed(world, tm
     assert not holds(tmp_path, key) and not holds(tmp_path, record)
 
 
+@sqlite_only
 async def test_a_scrub_waits_for_whoever_reads_the_log_and_is_repeated(
     world, tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(sessions, "_BUSY_S", 0.0)
+    monkeypatch.setattr(sqlite_store, "_BUSY_S", 0.0)
     ref = await world.round(await world.task())
     (key,) = column(tmp_path / "server.db", "attempt_key")
     await world.go(ref, "ABANDONED")
@@ -175,6 +181,7 @@ async def test_a_scrub_waits_for_whoever_reads_the_log_and_is_repeated(
     assert not holds(tmp_path, key)
 
 
+@sqlite_only
 async def test_nothing_of_a_key_is_left_whatever_else_comes_and_goes(world, tmp_path) -> None:
     chance, base = random.Random(1), await world.task()
     for number in range(2, 31):
@@ -208,6 +215,7 @@ async def test_nothing_of_a_key_is_left_whatever_else_comes_and_goes(world, tmp_
     assert len(forgotten) > 20
 
 
+@sqlite_only
 async def test_a_backup_never_holds_the_key_of_an_attempt(world, tmp_path) -> None:
     ref = await world.round(await world.task())
     await world.store.put_session(ref, {"share/1": b"secret"})
@@ -228,6 +236,7 @@ class Full(sqlite3.Connection):
         return super().execute(sql, *values)
 
 
+@sqlite_only
 async def test_a_backup_that_fails_leaves_no_copy_with_keys(world, tmp_path, monkeypatch) -> None:
     await world.round(await world.task())
     (tmp_path / "elsewhere").mkdir()
@@ -241,6 +250,7 @@ async def test_a_backup_that_fails_leaves_no_copy_with_keys(world, tmp_path, mon
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
+@sqlite_only
 async def test_what_is_scrubbed_is_overwritten_in_the_file(world, tmp_path) -> None:
     ref = await world.round(await world.task())
     await world.store.put_session(ref, {"share/very-recognisable": b"secret" * 100})

@@ -13,7 +13,9 @@ import pytest
 from fedcore.errors import ConflictError, StoreError
 from fedcore.failpoints import arm, disarm
 from fedserver.store.connection import reading, writing
-from fedserver.store.sqlite.writer import BATCH, AuditedRefusal, Writer
+from fedserver.store.sql.clock import Clock
+from fedserver.store.sql.writer import BATCH, AuditedRefusal, Writer
+from fedserver.store.sqlite.driver import SqliteDriver
 
 
 class Counting(sqlite3.Connection):
@@ -39,7 +41,7 @@ class Bench:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("CREATE TABLE line (number INTEGER UNIQUE)")
         connection.close()
-        self.writer = Writer(self._connect)
+        self.writer = Writer(SqliteDriver(self._connect, Clock(lambda: 0)))
 
     def _connect(self) -> sqlite3.Connection:
         self.connection = sqlite3.connect(
@@ -172,7 +174,7 @@ async def test_an_operation_of_its_own_runs_outside_of_transactions(bench) -> No
 
 async def test_a_writer_that_cannot_open_its_database_says_so(tmp_path) -> None:
     with pytest.raises(StoreError, match="cannot be opened"):
-        Writer(lambda: writing(tmp_path / "no folder" / "x.db"))
+        Writer(SqliteDriver(lambda: writing(tmp_path / "no folder" / "x.db"), Clock(lambda: 0)))
 
 
 async def test_an_injected_failure_before_the_commit_keeps_nothing(bench) -> None:

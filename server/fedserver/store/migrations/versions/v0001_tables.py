@@ -41,6 +41,10 @@ def _number() -> TypeEngine[int]:
     return sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
+def _real() -> TypeEngine[float]:
+    return sa.REAL().with_variant(sa.Double(), "postgresql")
+
+
 def upgrade() -> None:
     """Makes them, those first to which others point."""
     op.create_table(
@@ -250,7 +254,7 @@ def upgrade() -> None:
         sa.Column("started_ms", _number(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("result_digest", sa.LargeBinary(), nullable=False),
-        sa.Column("epsilon", sa.REAL(), nullable=False),
+        sa.Column("epsilon", _real(), nullable=False),
         sa.Column("last_event", _number(), nullable=False),
         sa.Column("row_version", _number(), nullable=False),
         sa.Column("updated_by", sa.Text(), nullable=False),
@@ -289,7 +293,7 @@ def upgrade() -> None:
         sa.Column("report", sa.Text(), nullable=True),
         sa.Column("bytes_up", _number(), nullable=False),
         sa.Column("bytes_down", _number(), nullable=False),
-        sa.Column("energy_j", sa.REAL(), nullable=False),
+        sa.Column("energy_j", _real(), nullable=False),
         sa.Column("row_version", _number(), nullable=False),
         sa.Column("updated_by", sa.Text(), nullable=False),
         sa.ForeignKeyConstraint(["client_id"], ["client.client_id"], name="fk_assignment_client"),
@@ -314,8 +318,8 @@ def upgrade() -> None:
         sa.Column("round", _number(), nullable=False),
         sa.Column("attempt", _number(), nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("value", sa.REAL(), nullable=True),
-        sa.Column("count", sa.REAL(), nullable=False),
+        sa.Column("value", _real(), nullable=True),
+        sa.Column("count", _real(), nullable=False),
         sa.Column("released_via", sa.Text(), nullable=False),
         sa.ForeignKeyConstraint(
             ["task_id", "round", "attempt"],

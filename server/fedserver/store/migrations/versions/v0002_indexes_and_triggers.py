@@ -18,12 +18,25 @@ _INDEXES = {
     "ix_round_task_id_last_event": ("round", ["task_id", "last_event"]),
 }
 _APPEND_ONLY = ("audit_log", "round_event")
+_REFUSE = """
+    CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS
+    $$BEGIN RAISE EXCEPTION '% is append-only', TG_TABLE_NAME; END$$
+"""
 
 
 def upgrade() -> None:
     """Adds them."""
     for name, (table, columns) in _INDEXES.items():
         op.create_index(name, table, columns)
+    if _is_postgresql():
+        op.execute(_REFUSE)
+        for table in _APPEND_ONLY:
+            # Before the statement, so that also one which finds no row is refused.
+            op.execute(
+                f"CREATE TRIGGER {table}_only_grows BEFORE UPDATE OR DELETE OR TRUNCATE"
+                f" ON {table} FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()"
+            )
+        return
     for table in _APPEND_ONLY:
         for verb in ("UPDATE", "DELETE"):
             op.execute(
@@ -34,8 +47,17 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Takes them away; no row changes."""
-    for table in _APPEND_ONLY:
-        for verb in ("update", "delete"):
-            op.execute(f"DROP TRIGGER {table}_no_{verb}")
+    if _is_postgresql():
+        for table in _APPEND_ONLY:
+            op.execute(f"DROP TRIGGER {table}_only_grows ON {table}")
+        op.execute("DROP FUNCTION refuse_change")
+    else:
+        for table in _APPEND_ONLY:
+            for verb in ("update", "delete"):
+                op.execute(f"DROP TRIGGER {table}_no_{verb}")
     for name, (table, _) in _INDEXES.items():
         op.drop_index(name, table)
+
+
+def _is_postgresql() -> bool:
+    return op.get_bind().dialect.name == "postgresql"

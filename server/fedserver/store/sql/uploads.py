@@ -1,4 +1,4 @@
-"""Uploads in SQLite: one for each assignment, acknowledged once and for good."""
+"""Uploads: one for each assignment, acknowledged once and for good."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from fedserver.store.records import (
     UploadRecord,
     UploadState,
 )
-from fedserver.store.sqlite.reads import all_rows, is_round, one_row
-from fedserver.store.sqlite.rows import Row, ref_of, upload_of
-from fedserver.store.sqlite.sessions import SqliteSessions, change_session, require_open
-from fedserver.store.sqlite.transaction import Transaction, missing, of_round
-from fedserver.store.sqlite.writer import AuditedRefusal
+from fedserver.store.sql.reads import all_rows, is_round, one_row
+from fedserver.store.sql.rows import Row, ref_of, upload_of
+from fedserver.store.sql.sessions import SqlSessions, change_session, require_open
+from fedserver.store.sql.transaction import Transaction, missing, of_round
+from fedserver.store.sql.writer import AuditedRefusal
 
-__all__ = ["SqliteUploads"]
+__all__ = ["SqlUploads"]
 
 
-class SqliteUploads(SqliteSessions):
+class SqlUploads(SqlSessions):
     """The part of `RoundStore` that is about updates, and the session to which they belong."""
 
     async def begin_upload(
@@ -83,6 +83,7 @@ class SqliteUploads(SqliteSessions):
         *,
         session: Mapping[str, bytes] | None = None,
         erase: Iterable[str] = (),
+        lease_token: int | None = None,
         audit: AuditEntry | None = None,
     ) -> UploadRecord:
         erased = tuple(erase)
@@ -90,6 +91,8 @@ class SqliteUploads(SqliteSessions):
         def act(db: Transaction) -> UploadRecord:
             row = _upload(db, upload_id)
             ref = ref_of(row)
+            if lease_token is not None:
+                db.check_lease(ref.task_id, lease_token)
             if row["sha256"]:
                 if hmac.compare_digest(row["sha256"], sha256):
                     return upload_of(row)

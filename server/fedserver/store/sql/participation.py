@@ -1,4 +1,4 @@
-"""Clients' parts in SQLite: their requests for work, and the assignments that answer them."""
+"""Clients' parts in rounds: their requests for work, and the assignments that answer them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from fedserver.store.records import (
     CheckInRecord,
     RoundRef,
 )
-from fedserver.store.sqlite.base import SqliteBase
-from fedserver.store.sqlite.reads import all_rows, is_round, one_row
-from fedserver.store.sqlite.rows import Row, assignment_of, check_in_of, report_text
-from fedserver.store.sqlite.transaction import Transaction, as_json, missing, of_round
+from fedserver.store.sql.base import SqlBase
+from fedserver.store.sql.reads import all_rows, is_round, one_row
+from fedserver.store.sql.rows import Row, as_json, assignment_of, check_in_of, report_text
+from fedserver.store.sql.transaction import Transaction, missing, of_round
 
-__all__ = ["SqliteParticipation", "add_assignment", "end_assignments"]
+__all__ = ["SqlParticipation", "add_assignment", "end_assignments"]
 
 
-class SqliteParticipation(SqliteBase):
+class SqlParticipation(SqlBase):
     """The part of `RoundStore` that is about check-ins and assignments."""
 
     async def check_in(

@@ -1,4 +1,4 @@
-"""Rounds in SQLite: every transition by compare-and-swap, with all that belongs to it."""
+"""Rounds: every transition by compare-and-swap, with all that belongs to it."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from fedserver.store.records import (
     Transition,
     UploadState,
 )
-from fedserver.store.sqlite.base import SqliteBase
-from fedserver.store.sqlite.participation import add_assignment, end_assignments
-from fedserver.store.sqlite.reads import all_rows, is_round, one_row
-from fedserver.store.sqlite.rows import Row, event_of, metric_of, round_of
-from fedserver.store.sqlite.sessions import ENDED, change_session, make_key
-from fedserver.store.sqlite.tasks import add_model
-from fedserver.store.sqlite.transaction import Transaction, as_json, missing, of_round
+from fedserver.store.sql.base import SqlBase
+from fedserver.store.sql.participation import add_assignment, end_assignments
+from fedserver.store.sql.reads import all_rows, is_round, one_row
+from fedserver.store.sql.rows import Row, as_json, event_of, metric_of, round_of
+from fedserver.store.sql.sessions import ENDED, change_session, make_key
+from fedserver.store.sql.tasks import add_model
+from fedserver.store.sql.transaction import Transaction, missing, of_round
 
-__all__ = ["SqliteRounds", "note_event"]
+__all__ = ["SqlRounds", "note_event"]
 
 
-class SqliteRounds(SqliteBase):
+class SqlRounds(SqlBase):
     """The part of `RoundStore` that is about rounds themselves."""
 
     async def open_round(
@@ -263,7 +263,7 @@ def _step(
         end_assignments(db, ref, ending, reason=transition.reason)
     for message in outbox:
         content = {"topic": message.topic, "payload": message.payload}
-        db.insert("outbox", **content, at_ms=db.now_ms, done_ms=0)
+        db.insert_next("outbox", "entry_id", **content, at_ms=db.now_ms, done_ms=0)
     db.audit(audit or _entry(owner, ref, transition))
 
 
@@ -288,17 +288,19 @@ def _move_head(
     )
     if moved != 1:
         raise _conflict(f"the head of task {ref.task_id} is not the model {ref} began with")
-    db.connection.execute(
+    db.execute(
         "UPDATE task SET rounds_completed = rounds_completed + 1, row_version = row_version + 1,"
         " updated_by = ? WHERE task_id = ?",
-        (db.name, ref.task_id),
+        db.name,
+        ref.task_id,
     )
 
 
 def note_event(db: Transaction, ref: RoundRef, transition: Transition, *, actor: str) -> None:
     """Writes down what happened, for those who watch."""
-    event = db.insert(
+    event = db.insert_next(
         "round_event",
+        "event",
         **of_round(ref),
         sequence=transition.sequence,
         from_phase=transition.from_phase,

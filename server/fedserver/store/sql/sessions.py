@@ -1,31 +1,29 @@
-"""Secrets of attempts in SQLite: sealed under a key of the attempt, and lost with it once scrubbed.
+"""Secrets of attempts: sealed under a key of the attempt, and lost with it once scrubbed.
 
 The key is made with the attempt. An attempt without one is older than the keys, or over.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
-import sqlite3
 from collections.abc import Iterable, Mapping
 
 from sqlalchemy import Connection, select
 
-from fedcore.errors import PhaseError, StoreError
+from fedcore.errors import PhaseError
 from fedcore.failpoints import failpoint
 from fedcore.rounds import ENDS, Phase
 from fedserver.store import schema
 from fedserver.store.records import AuditEntry, RoundRef, UploadState
 from fedserver.store.sealing import KEY_BYTES, Sealer, derived_key
-from fedserver.store.sqlite.base import SqliteBase
-from fedserver.store.sqlite.reads import all_rows, is_round, one_row
-from fedserver.store.sqlite.rows import Row
-from fedserver.store.sqlite.transaction import Transaction, missing, of_round
+from fedserver.store.sql.base import SqlBase
+from fedserver.store.sql.reads import all_rows, is_round, one_row
+from fedserver.store.sql.rows import Row
+from fedserver.store.sql.transaction import Transaction, missing, of_round
 
 __all__ = [
     "ENDED",
-    "SqliteSessions",
+    "SqlSessions",
     "change_session",
     "forget_secrets",
     "make_key",
@@ -35,10 +33,9 @@ __all__ = [
 ENDED = frozenset(phase.value for phase in ENDS | {Phase.COMPLETED})
 
 _TABLE, _KEYS = "session_record", "attempt_key"
-_BUSY_S, _PAUSE_S = 15.0, 0.05
 
 
-class SqliteSessions(SqliteBase):
+class SqlSessions(SqlBase):
     """The part of `RoundStore` that holds the secrets of an attempt, and forgets them."""
 
     async def put_session(
@@ -113,26 +110,8 @@ class SqliteSessions(SqliteBase):
 
         uploads = await self._write("scrub_round", act)
         failpoint("scrub.after_key")
-        await self._empty_log()
+        await self._overwrite()
         return uploads
-
-    async def _empty_log(self) -> None:
-        """Takes what was erased out of the write-ahead log too. Raises: StoreError.
-
-        Pages are erased in the database file, but the log keeps them as they were until it is
-        written anew. It cannot be emptied while a transaction reads it, as that of a backup.
-        """
-        # 1.3 ms an attempt beside 0.8 for the transaction, with a log of 20 records of 2 kB.
-        loop = asyncio.get_running_loop()
-        end = loop.time() + _BUSY_S
-        while not await self._writer.run(_emptied, alone=True):
-            if loop.time() > end:
-                raise StoreError(
-                    "what a round has erased is still in the database's log",
-                    why=f"something has been reading the database for {_BUSY_S:g} s",
-                    fix="end what reads it, as a shell of SQLite; the server tries again",
-                )
-            await asyncio.sleep(_PAUSE_S)
 
 
 def change_session(
@@ -181,17 +160,6 @@ def _sealer_of(key: Row | None, ref: RoundRef, sealer: Sealer) -> Sealer:
 
 def _opened(key: Row, ref: RoundRef, sealer: Sealer) -> bytes:
     return sealer.open(key["value"], _KEYS, str(ref), "value")
-
-
-def _emptied(connection: sqlite3.Connection) -> bool:
-    """Whether nothing is left in the log; the writer does not wait for those who read."""
-    (waits_ms,) = connection.execute("PRAGMA busy_timeout").fetchone()
-    connection.execute("PRAGMA busy_timeout = 0")
-    try:
-        busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-    finally:
-        connection.execute(f"PRAGMA busy_timeout = {waits_ms}")
-    return not busy
 
 
 def _place(ref: RoundRef, name: str) -> str:

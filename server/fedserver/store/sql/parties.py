@@ -1,4 +1,4 @@
-"""Who may speak, in SQLite: tokens, clients, certificates."""
+"""Who may speak: tokens, clients, certificates."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from fedserver.store.records import (
     Stored,
     TokenRecord,
 )
-from fedserver.store.sqlite.base import SqliteBase
-from fedserver.store.sqlite.reads import all_rows, one_row
-from fedserver.store.sqlite.rows import Row, certificate_of, client_of, token_of
-from fedserver.store.sqlite.transaction import Transaction, as_json, missing
+from fedserver.store.sql.base import SqlBase
+from fedserver.store.sql.reads import all_rows, one_row
+from fedserver.store.sql.rows import Row, as_json, certificate_of, client_of, token_of
+from fedserver.store.sql.transaction import Transaction, missing
 
-__all__ = ["SqliteParties"]
+__all__ = ["SqlParties"]
 
 T = TypeVar("T")
 
 
-class SqliteParties(SqliteBase):
-    """`PartyStore` on SQLite."""
+class SqlParties(SqlBase):
+    """`PartyStore` in SQL."""
 
     async def create_token(
         self,
@@ -202,7 +202,7 @@ class SqliteParties(SqliteBase):
     async def revoked_fingerprints(self) -> frozenset[bytes]:
         table = schema.certificate
         wanted = select(table.c.fingerprint).where(
-            table.c.revoked_ms > 0, table.c.not_after_ms > self._clock()
+            table.c.revoked_ms > 0, table.c.not_after_ms > await self.now_ms()
         )
         return await self._read(lambda c: frozenset(c.scalars(wanted)))
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy import (
@@ -17,14 +15,10 @@ from sqlalchemy import (
     RowMapping,
     Select,
     Table,
-    create_engine,
-    event,
 )
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.pool import NullPool
 
 from fedcore.errors import StoreError
-from fedserver.store.connection import reading
 from fedserver.store.records import RoundRef
 
 __all__ = ["Reads", "all_rows", "is_round", "one_row"]
@@ -50,25 +44,18 @@ def is_round(table: Table, ref: RoundRef) -> tuple[ColumnElement[bool], ...]:
     return (c.task_id == ref.task_id, c.round == ref.round, c.attempt == ref.attempt)
 
 
-def _begin(connection: Connection) -> None:
-    # The driver begins nothing by itself, and without a transaction each statement of a query
-    # would see another state.
-    connection.exec_driver_sql("BEGIN")
-
-
 class Reads:
-    """Runs queries, each on one snapshot of what was committed before it began."""
+    """Runs queries, each on one snapshot of what was committed before it began.
 
-    def __init__(self, path: Path) -> None:
+    `engine`: of connections that cannot write, whose transactions see one state; it pools none, for
+    each thread keeps one. `errors`: what its driver raises; `remedy`: against those.
+    """
+
+    def __init__(self, engine: Engine, *, errors: type[Exception], remedy: str) -> None:
+        self._engine, self._errors, self._remedy = engine, errors, remedy
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
-        self._engine: Engine = create_engine(
-            "sqlite://",
-            creator=lambda: reading(path),
-            poolclass=NullPool,  # each thread keeps its connection below
-        )
-        event.listen(self._engine, "begin", _begin)
         self._mine = threading.local()
-        self._open: list[Connection] = []
+        self._open: set[Connection] = set()
 
     async def run(self, query: Callable[[Connection], T]) -> T:
         """What the query returns. Raises: what it raises; StoreError where the database fails."""
@@ -92,16 +79,25 @@ class Reads:
             connection = self._connection()
             with connection.begin():
                 return query(connection)
-        except (SQLAlchemyError, sqlite3.Error) as error:
+        except (SQLAlchemyError, self._errors) as error:
+            self._forget_lost()
             raise StoreError(
                 "the database cannot be read",
                 why=f"{type(error).__name__}: {getattr(error, 'orig', error)}",
-                fix="look at the disk, and run `fed db check`",
+                fix=self._remedy,
             ) from None
 
     def _connection(self) -> Connection:
         connection: Connection | None = getattr(self._mine, "connection", None)
         if connection is None:
             connection = self._mine.connection = self._engine.connect()
-            self._open.append(connection)
+            self._open.add(connection)
         return connection
+
+    def _forget_lost(self) -> None:
+        """Lets the next query of this thread open another connection where this one was lost."""
+        connection: Connection | None = getattr(self._mine, "connection", None)
+        if connection is not None and connection.invalidated:
+            self._mine.connection = None
+            self._open.discard(connection)
+            connection.close()

@@ -1,6 +1,6 @@
 """One transaction of the writer: statements that name their columns once, and what every act needs.
 
-Statements are built from the names of our own tables and columns, never from a value; SQLite keeps
+Statements are built from the names of our own tables and columns, never from a value; drivers keep
 them prepared by their text.
 """
 
@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import functools
 import hmac
-import json
-import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fedcore.errors import ConflictError, LeaseLostError, NotFoundError
@@ -18,19 +16,12 @@ from fedserver.store.audit import EMPTY, chained
 from fedserver.store.records import AuditEntry, AuditHead, Idempotency, RoundRef, Stored
 from fedserver.store.schema import versioned
 from fedserver.store.sealing import Sealer
+from fedserver.store.sql.driver import Connection
+from fedserver.store.sql.rows import Row
 
-__all__ = ["Transaction", "as_json", "missing", "of_round"]
+__all__ = ["Transaction", "missing", "of_round"]
 
 _DONE = Stored(b"", repeated=False)
-
-
-def as_json(value: Mapping[str, object]) -> str:
-    """The one text of a JSON object, as it stands in a column.
-
-    >>> as_json({"b": 1, "a": [True, None]})
-    '{"a":[true,null],"b":1}'
-    """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def of_round(ref: RoundRef) -> dict[str, object]:
@@ -51,42 +42,51 @@ def missing(what: str) -> NotFoundError:
 class Transaction:
     """`name`: whose transaction it is, for the column `updated_by`; `now_ms`: its one moment."""
 
-    connection: sqlite3.Connection
+    connection: Connection
     name: str
     now_ms: int
     sealer: Sealer
 
-    def one(self, query: str, *values: object) -> sqlite3.Row | None:
+    def one(self, query: str, *values: object) -> Row | None:
         """The first row of a query, or None."""
-        row: sqlite3.Row | None = self.connection.execute(query, values).fetchone()
-        return row
+        return self.connection.execute(query, values).fetchone()
 
-    def rows(self, query: str, *values: object) -> list[sqlite3.Row]:
+    def rows(self, query: str, *values: object) -> Sequence[Row]:
         """All rows of a query."""
         return self.connection.execute(query, values).fetchall()
 
-    def find(self, table: str, **where: object) -> sqlite3.Row | None:
+    def execute(self, statement: str, *values: object) -> int:
+        """Changes rows, and tells how many there are."""
+        return self.connection.execute(statement, values).rowcount
+
+    def find(self, table: str, **where: object) -> Row | None:
         """The row with these values, or None."""
         return self.one(_select(table, tuple(where)), *where.values())
 
-    def insert(self, table: str, **columns: object) -> int:
-        """Adds a row, and gives its number."""
+    def insert(self, table: str, **columns: object) -> None:
+        """Adds a row."""
         if versioned(table):
             columns |= {"row_version": 1, "updated_by": self.name}
         statement = _insert(table, tuple(columns))
-        number = self.connection.execute(statement, tuple(columns.values())).lastrowid
-        assert number is not None
-        return number
+        self.connection.execute(statement, tuple(columns.values()))
+
+    def insert_next(self, table: str, number: str, **columns: object) -> int:
+        """Adds a row with the next number in that column, and gives it."""
+        # Whoever writes is alone, so that numbers follow the order of commits, without a gap.
+        found = self.one(_next(table, number))
+        assert found is not None
+        self.insert(table, **{number: found["next"]}, **columns)
+        return int(found["next"])
 
     def update(self, table: str, where: Mapping[str, object], **columns: object) -> int:
         """Changes the rows with the values of `where`, and tells how many there are."""
         statement = _update(table, tuple(columns), tuple(where))
         values = (*columns.values(), self.name, *where.values())
-        return self.connection.execute(statement, values).rowcount
+        return self.execute(statement, *values)
 
     def delete(self, table: str, **where: object) -> int:
         """Deletes the rows with these values, and tells how many there were."""
-        return self.connection.execute(_delete(table, tuple(where)), tuple(where.values())).rowcount
+        return self.execute(_delete(table, tuple(where)), *where.values())
 
     def audit(self, entry: AuditEntry | None) -> AuditHead | None:
         """Writes an entry behind the last one, if there is one to write."""
@@ -162,6 +162,11 @@ def _place(key: Idempotency) -> str:
 @functools.cache
 def _select(table: str, where: tuple[str, ...]) -> str:
     return f"SELECT * FROM {table} WHERE {_equal(where)}"  # noqa: S608 - our own names
+
+
+@functools.cache
+def _next(table: str, number: str) -> str:
+    return f"SELECT coalesce(max({number}), 0) + 1 AS next FROM {table}"  # noqa: S608
 
 
 @functools.cache

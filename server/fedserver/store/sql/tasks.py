@@ -1,4 +1,4 @@
-"""Tasks in SQLite, with the models in their lines and the leases of their drivers."""
+"""Tasks, with the models in their lines and the leases of their drivers."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from fedserver.store.records import (
     TaskRecord,
     TaskState,
 )
-from fedserver.store.sqlite.base import SqliteBase
-from fedserver.store.sqlite.reads import all_rows, one_row
-from fedserver.store.sqlite.rows import head_of, lease_of, model_of, task_of
-from fedserver.store.sqlite.transaction import Transaction, missing
+from fedserver.store.sql.base import SqlBase
+from fedserver.store.sql.reads import all_rows, one_row
+from fedserver.store.sql.rows import head_of, lease_of, model_of, task_of
+from fedserver.store.sql.transaction import Transaction, missing
 
-__all__ = ["SqliteTasks", "add_model"]
+__all__ = ["SqlTasks", "add_model"]
 
 _ENDED = frozenset({TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELLED})
 
 
-class SqliteTasks(SqliteBase):
-    """`TaskStore` on SQLite."""
+class SqlTasks(SqlBase):
+    """`TaskStore` in SQL."""
 
     async def add_task(
         self,

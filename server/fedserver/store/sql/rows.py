@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -30,10 +31,10 @@ from fedserver.store.records import (
     UploadRecord,
     UploadState,
 )
-from fedserver.store.sqlite.transaction import as_json
 
 __all__ = [
     "Row",
+    "as_json",
     "assignment_of",
     "audit_of",
     "certificate_of",
@@ -54,9 +55,18 @@ __all__ = [
 
 
 class Row(Protocol):
-    """What both SQLite and SQLAlchemy give for a row."""
+    """What drivers and SQLAlchemy give for a row."""
 
     def __getitem__(self, name: str, /) -> Any: ...
+
+
+def as_json(value: Mapping[str, object]) -> str:
+    """The one text of a JSON object, as it stands in a column.
+
+    >>> as_json({"b": 1, "a": [True, None]})
+    '{"a":[true,null],"b":1}'
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def ref_of(row: Row) -> RoundRef:
@@ -147,7 +157,7 @@ def round_of(row: Row) -> RoundRecord:
         last_event=row["last_event"],
         assigned=row["assigned"],
         uploaded=row["uploaded"],
-        bytes_up=row["bytes_up"],
+        bytes_up=int(row["bytes_up"]),  # PostgreSQL sums whole numbers as decimal ones
     )
 
 

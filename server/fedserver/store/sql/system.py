@@ -1,11 +1,8 @@
-"""The server's own affairs in SQLite: identity, audit log, outbox, counts, housekeeping."""
+"""The server's own affairs: identity, audit log, outbox, counts, housekeeping."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-
-from sqlalchemy import Connection, func, select, text, union
+from sqlalchemy import Connection, func, select, union
 
 from fedserver.store import schema
 from fedserver.store.audit import EMPTY
@@ -21,25 +18,21 @@ from fedserver.store.records import (
     ServerIdentity,
     Statistics,
     Stored,
-    StoreSize,
     TaskState,
     UploadState,
 )
-from fedserver.store.sqlite.base import SqliteBase
-from fedserver.store.sqlite.epochs import begin_epoch
-from fedserver.store.sqlite.reads import all_rows, one_row
-from fedserver.store.sqlite.rows import audit_of
-from fedserver.store.sqlite.sessions import ENDED
-from fedserver.store.sqlite.transaction import Transaction, missing
+from fedserver.store.sql.base import SqlBase
+from fedserver.store.sql.epochs import begin_epoch
+from fedserver.store.sql.reads import all_rows, one_row
+from fedserver.store.sql.rows import audit_of
+from fedserver.store.sql.sessions import ENDED
+from fedserver.store.sql.transaction import Transaction, missing
 
-__all__ = ["SqliteSystem"]
+__all__ = ["SqlSystem"]
 
 
-class SqliteSystem(SqliteBase):
-    """`SystemStore` on SQLite."""
-
-    async def now_ms(self) -> int:
-        return self._clock()
+class SqlSystem(SqlBase):
+    """`SystemStore` in SQL, without what only the database itself can say."""
 
     async def server_identity(self) -> ServerIdentity:
         def query(connection: Connection) -> ServerIdentity:
@@ -151,7 +144,7 @@ class SqliteSystem(SqliteBase):
     async def prune(self, before_ms: int) -> int:
         def act(db: Transaction) -> int:
             return sum(
-                db.connection.execute(statement, (before_ms,)).rowcount
+                db.execute(statement, before_ms)
                 for statement in (
                     "DELETE FROM check_in WHERE waiting = 0 AND at_ms < ?",
                     "DELETE FROM idempotency WHERE at_ms < ?",
@@ -160,23 +153,3 @@ class SqliteSystem(SqliteBase):
             )
 
         return await self._write("prune", act)
-
-    async def size(self) -> StoreSize:
-        def measure() -> StoreSize:
-            log, log_bytes = self._path.with_name(self._path.name + "-wal"), 0
-            with contextlib.suppress(FileNotFoundError):
-                log_bytes = log.stat().st_size
-            return StoreSize(self._path.stat().st_size, log_bytes)
-
-        return await asyncio.to_thread(measure)
-
-    async def integrity(self) -> tuple[str, ...]:
-        def query(connection: Connection) -> tuple[str, ...]:
-            found = [str(row[0]) for row in connection.execute(text("PRAGMA integrity_check"))]
-            broken = connection.execute(text("PRAGMA foreign_key_check")).all()
-            found += [
-                f"a row of {row[0]} points to a row of {row[2]} that is gone" for row in broken
-            ]
-            return tuple(line for line in found if line != "ok")
-
-        return await self._read(query)

@@ -14,11 +14,11 @@ from fedserver.store.records import (
     Transition,
     UploadState,
 )
-from fedserver.store.sqlite.participation import end_assignments
-from fedserver.store.sqlite.rounds import note_event
-from fedserver.store.sqlite.rows import Row, ref_of
-from fedserver.store.sqlite.sessions import ENDED, forget_secrets
-from fedserver.store.sqlite.transaction import Transaction, of_round
+from fedserver.store.sql.participation import end_assignments
+from fedserver.store.sql.rounds import note_event
+from fedserver.store.sql.rows import Row, ref_of
+from fedserver.store.sql.sessions import ENDED, forget_secrets
+from fedserver.store.sql.transaction import Transaction, of_round
 
 __all__ = ["begin_epoch"]
 
@@ -28,10 +28,10 @@ def begin_epoch(db: Transaction) -> int:
     for row in db.rows("SELECT * FROM round"):
         if row["phase"] not in ENDED:
             _abandon(db, row)
-    db.connection.execute(
+    db.execute(
         "UPDATE task_lease SET owner = '', expires_ms = 0, attempts = 0,"
         " row_version = row_version + 1, updated_by = ?",
-        (db.name,),
+        db.name,
     )
     found = db.one("SELECT server_id, epoch FROM server_identity")
     assert found is not None, "opening the store makes the identity"

@@ -1,0 +1,1 @@
+"""The store on PostgreSQL, which several servers may share; it needs the extra `postgres`."""
