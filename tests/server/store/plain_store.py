@@ -189,11 +189,12 @@ class PlainStore:
     ) -> None:
         self._compare(ref, step, lease_token)
         found = self.rounds[ref]
+        taken = {client for client, _ in found.parts.values()}
         for part in assignments:
             asked = self.asked.get((part.client_id, part.request_id), ["", None])
-            taken = any(client == part.client_id for client, _ in found.parts.values())
-            if taken or asked[1] != b"":
+            if part.client_id in taken or asked[1] != b"":
                 raise ConflictError("it has a part, or does not wait")
+            taken.add(part.client_id)
         self._step(ref, step, end_assignments, outbox, audit)
         for part in assignments:
             found.parts[part.assignment_id] = [part.client_id, AssignmentState.ACTIVE]
