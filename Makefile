@@ -38,10 +38,11 @@ test: $(VENV)/.installed-dev ## quick tests and doctests, in parallel
 	@$(PYTEST) -n auto --dist worksteal -m "not slow and not oracle and not postgres"
 
 .PHONY: test-all
-test-all: $(VENV)/.installed-dev ## every test, with many more random examples (installs Ray)
+test-all: $(VENV)/.installed-dev ## every test, with many more random examples (installs Ray, atheris)
 	@$(BIN)/python -c 'import ray' 2>/dev/null || \
 	  $(PIP) install -c $(VENV)/constraints.txt --no-build-isolation -e '.[ray]' || \
 	  echo "Ray was not found: what needs it is skipped"
+	@$(ATHERIS) || echo "atheris was not found: the campaigns of fuzzing are skipped"
 	@$(PYTEST) -n auto --dist worksteal --hypothesis-profile=thorough --timeout=600
 
 # Root may install the server; anybody else is told what is missing.
@@ -51,6 +52,15 @@ test-postgres: $(VENV)/.installed-dev ## what runs on PostgreSQL (as root, insta
 	  { test "$$(id -u)" = 0 && apt-get install -qq -y postgresql >/dev/null; } || \
 	  { echo "PostgreSQL's server was not found. Install it: apt-get install postgresql"; exit 1; }
 	@$(PYTEST) -m postgres tests/server tests/chaos tests/deployed tests/docs
+
+# It has wheels for Linux; built from its sources it needs a Clang of its own.
+ATHERIS = $(BIN)/python -c 'import atheris' 2>/dev/null || $(PIP) install -c $(VENV)/constraints.txt \
+  --no-build-isolation --only-binary atheris -e '.[fuzz]'
+FUZZ_RUNS ?= 1000000
+.PHONY: fuzz
+fuzz: $(VENV)/.installed-dev ## give parsers and services 10^6 inputs (FUZZ_RUNS=1000000; installs atheris)
+	@$(ATHERIS)
+	@FUZZ_RUNS=$(FUZZ_RUNS) $(PYTEST) -n auto --dist worksteal tests/fuzz
 
 KILLS ?= 1000
 .PHONY: chaos

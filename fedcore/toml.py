@@ -24,6 +24,11 @@ LARGEST_TEXT: Final = 2**20
 
 T = TypeVar("T")
 
+_DEEPEST: Final = 64
+# The parser takes time in the square of a key's parts: 45 minutes for one that fills a whole text.
+_DEEP = re.compile(
+    rf"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{_DEEPEST}}}""", re.ASCII
+)
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _SPACE = re.compile(r"(?:[ \t\n]|#[^\n]*)*")
 _BLANK = re.compile(r"[ \t]*")
@@ -74,6 +79,12 @@ def parse(text: str, source: str) -> dict[str, Any]:
             f"{source} has {len(text)} characters",
             why=f"settings have at most {LARGEST_TEXT}",
             fix="keep data in files of their own",
+        )
+    if found := _DEEP.search(text):
+        raise TaskError(
+            f"{source} has a key of more than {_DEEPEST} parts",
+            why="no setting lies that deep",
+            where=f"{source}:{text.count(chr(10), 0, found.start()) + 1}",
         )
     try:
         return tomllib.loads(text, parse_float=Decimal)

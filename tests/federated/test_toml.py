@@ -129,6 +129,15 @@ def test_no_text_keeps_the_scanner_from_ending(text: str) -> None:
     assert found is None or 1 <= found <= text.count("\n") + 1
 
 
+@pytest.mark.parametrize("part", ["a", '"b c"', "'.'"])
+@pytest.mark.parametrize("form", ["{} = 1", "[{}]", "[[{}]]", "x = {{ {} = 1 }}"])
+def test_a_key_of_many_parts_is_refused_before_it_takes_long(part: str, form: str) -> None:
+    with pytest.raises(TaskError, match="a key of more than 64 parts") as refused:
+        parse("# ....\n" + form.format(" . ".join([part] * 100_000)), "task.toml")
+    assert refused.value.where == "task.toml:2"
+    assert parse(form.format(".".join([part] * 64)), "task.toml")
+
+
 def test_what_stands_nowhere_is_placed_at_the_nearest_table_around_it() -> None:
     assert locate("\n[a.b]\nc = 1", "a.b.missing[3].x") == 2
     assert locate("a = 1", "b.c") is None

@@ -193,7 +193,10 @@ class Network:
                 self.offer(client_id)
         self.settle()
         while self.machine.stage not in (until, Stage.OPENED, Stage.ABORTED):
+            refused = len(self.refused)
             self.perform(SERVER, self.close)
+            if any(who == SERVER for who, _ in self.refused[refused:]):
+                return None  # too few have come for a session
             self.settle()
         if self.machine.stage is not Stage.OPENED:
             return None

@@ -99,6 +99,15 @@ class Monitor:
         """How many points of a client's "b" or "sk" the server knows, dealt in one session."""
         return len(self._dealings[client_id, sid].points[kind])
 
+    def kinds(self) -> dict[tuple[bytes, bytes], set[str]]:
+        """Of which secrets of a client the server has seen anything at all, by (client, sid)."""
+        seen = {}
+        for key, dealing in self._dealings.items():
+            seen[key] = {kind for kind, points in dealing.points.items() if points}
+            if dealing.pid in self._b:
+                seen[key].add("b")
+        return seen
+
     def check(self) -> None:
         """Raises: Leak if both secrets of an honest client can be had, or more than one sum.
 
