@@ -36,7 +36,7 @@ from fedserver.store.records import (
     Transition,
     UploadState,
 )
-from fedserver.store.sqlite.sessions import ENDED
+from fedserver.store.sql.sessions import ENDED
 
 __all__ = ["PlainRound", "PlainStore", "observed"]
 

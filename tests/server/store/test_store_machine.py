@@ -44,6 +44,7 @@ from fedserver.store.sqlite import SqliteStore
 from tests.server.store.conftest import (
     KEY,
     FakeClock,
+    SqliteGround,
     World,
     assignment,
     digest,
@@ -108,7 +109,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(token=small, number=small)
     def enrol(self, token: int, number: int) -> None:
-        world = World(self.store, self.clock, reopen=self.opened)
+        world = World(self.store, self.clock, SqliteGround(self.folder))
         client, certificate = world.applicant(2 * number)
         if client.client_id in self.plain.clients and token % 2:
             token = 0  # the first one again, more often than not
@@ -120,7 +121,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(task_id=tasks)
     def add_task(self, task_id: str) -> None:
-        world = World(self.store, self.clock, reopen=self.opened)
+        world = World(self.store, self.clock, SqliteGround(self.folder))
         self.both("add_task", *world.new_task(task_id), audit=entry("task"))
 
     @precondition(lambda self: self.plain.now_ms > 1_020_000)  # late, or nothing happens any more
