@@ -57,7 +57,7 @@ class Writer:
 
     def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
         self._queue: queue.SimpleQueue[_Asked | None] = queue.SimpleQueue()
-        self._failed: sqlite3.Error | None = None
+        self._failed: Exception | None = None
         self._closing = False
         self._lock = threading.Lock()  # no operation may be queued behind the end
         started: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
@@ -107,7 +107,7 @@ class Writer:
                 _settle(together, self._failure_of(connection, together))
                 for asked in batch:
                     if asked.alone:
-                        _settle([asked], self._failed or _failure_alone(connection, asked))
+                        _settle([asked], self._failure_alone(connection, asked))
         finally:
             connection.close()
 
@@ -125,13 +125,27 @@ class Writer:
             connection.execute("COMMIT")
             failpoint("store.after_commit")
         except Exception as error:
-            if isinstance(error, sqlite3.Error) and _is_fatal(error):
-                self._failed = error
+            self._note(error)
             if connection.in_transaction:
                 with contextlib.suppress(sqlite3.Error):  # closing does the same
                     connection.execute("ROLLBACK")
             return error
         return None
+
+    def _failure_alone(self, connection: sqlite3.Connection, asked: _Asked) -> Exception | None:
+        if self._failed is not None:
+            return self._failed
+        try:
+            asked.result = asked.operation(connection)
+        except Exception as error:
+            self._note(error)
+            return error
+        return None
+
+    def _note(self, error: Exception) -> None:
+        """After a fatal error nothing is written any more."""
+        if _is_fatal(error):
+            self._failed = error
 
     def _gathered(self) -> list[_Asked]:
         """Waits for an operation, and takes what else is there; nothing is the end."""
@@ -155,19 +169,12 @@ def _perform(connection: sqlite3.Connection, asked: _Asked) -> None:
     except AuditedRefusal as refusal:
         asked.error = refusal.error
     except Exception as error:
-        if not connection.in_transaction:  # the disk is full, or fails: SQLite gave up all of it
+        # SQLite gave up all of it, as it may on a full disk; or what it reads is not to be trusted.
+        if not connection.in_transaction or _is_fatal(error):
             raise
         asked.error = _database_failed(error) if isinstance(error, sqlite3.Error) else error
         connection.execute("ROLLBACK TO operation")
     connection.execute("RELEASE operation")
-
-
-def _failure_alone(connection: sqlite3.Connection, asked: _Asked) -> Exception | None:
-    try:
-        asked.result = asked.operation(connection)
-    except Exception as error:
-        return error
-    return None
 
 
 def _settle(batch: list[_Asked], failure: Exception | None) -> None:
@@ -191,9 +198,10 @@ def _answer(batch: list[_Asked], failure: Exception | None) -> None:
             asked.answer.set_result(asked.result)
 
 
-def _is_fatal(error: sqlite3.Error) -> bool:
+def _is_fatal(error: Exception) -> bool:
     # The low byte is the kind of a failure, the rest its details.
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _FATAL
+    code = getattr(error, "sqlite_errorcode", 0) if isinstance(error, sqlite3.Error) else 0
+    return code & 0xFF in _FATAL
 
 
 def _database_failed(error: Exception) -> StoreError:
