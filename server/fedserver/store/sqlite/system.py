@@ -7,6 +7,7 @@ import contextlib
 
 from sqlalchemy import Connection, func, select, text, union
 
+from fedcore.errors import StoreError
 from fedserver.store import schema
 from fedserver.store.audit import EMPTY
 from fedserver.store.migrating import version_of
@@ -168,7 +169,14 @@ class SqliteSystem(SqliteBase):
                 log_bytes = log.stat().st_size
             return StoreSize(self._path.stat().st_size, log_bytes)
 
-        return await asyncio.to_thread(measure)
+        try:
+            return await asyncio.to_thread(measure)
+        except OSError as error:
+            raise StoreError(
+                f"the database {self._path.name} cannot be measured",
+                why=f"{type(error).__name__}: {error.strerror}",
+                fix="look at the disk, and whether somebody took the file away",
+            ) from error
 
     async def integrity(self) -> tuple[str, ...]:
         def query(connection: Connection) -> tuple[str, ...]:
