@@ -26,6 +26,7 @@ from fedserver.store.records import (
     Transition,
 )
 from fedserver.store.sqlite import SqliteStore
+from tests.server.store.failing import FailingStore, Faults
 
 KEY = bytes(range(32))
 
@@ -168,9 +169,28 @@ async def open_sqlite(folder: Path, clock: FakeClock) -> Store:
 IMPLEMENTATIONS = {"sqlite": open_sqlite}
 
 
-@pytest.fixture(params=sorted(IMPLEMENTATIONS))
-async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
-    clock, opener = FakeClock(), IMPLEMENTATIONS[request.param]
+@pytest.fixture(scope="session")
+def tried() -> set[tuple[str, str, int, str]]:
+    """What has failed before in these tests, and need not again."""
+    return set()
+
+
+@pytest.fixture(params=[*sorted(IMPLEMENTATIONS), pytest.param("failing", marks=pytest.mark.slow)])
+async def world(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tried: set[tuple[str, str, int, str]],
+) -> AsyncIterator[World]:
+    clock, opener = FakeClock(), IMPLEMENTATIONS.get(request.param, open_sqlite)
+    if request.param == "failing":
+        faults = Faults(tried)
+        faults.watch(monkeypatch)
+
+        async def opener(folder: Path, clock: FakeClock) -> Store:
+            again = functools.partial(open_sqlite, folder, clock)
+            return FailingStore(await again(), folder / "server.db", faults, again)  # type: ignore[return-value]
+
     store = await opener(tmp_path, clock)
 
     async def reopen() -> Store:
