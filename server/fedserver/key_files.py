@@ -56,14 +56,15 @@ _ACL_OWNER, _ACL_USER, _ACL_MASK = 0x01, 0x02, 0x10
 
 
 def private_directory(path: Path) -> Path:
-    """The directory, made with mode 0700, as are all above it that were not there.
+    """The directory, made with mode 0700, as are all above it that were not there, each durably.
 
     Raises: KeyFileError if others can look into it.
     """
     with _explained(path, "made"):
         # `parents=True` would make those above it by the umask: a state directory open to others.
-        for missing in reversed([each for each in path.parents if not each.exists()]):
+        for missing in reversed([each for each in (path, *path.parents) if not each.exists()]):
             missing.mkdir(mode=0o700, exist_ok=True)
+            _sync_directory(missing.parent)  # else a power cut takes all that is synced inside
         path.mkdir(mode=0o700, exist_ok=True)
         mode = path.stat().st_mode
     if mode & 0o077:

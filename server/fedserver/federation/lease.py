@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from fedcore.errors import LeaseLostError
+from fedcore.errors import LeaseLostError, StoreError
 from fedserver.store.protocol import Store
 from fedserver.store.records import Lease
 
@@ -34,6 +34,8 @@ class LeaseHolder:
                 self._lease = await self._store.renew_lease(self._lease, self._ttl_ms)
             except LeaseLostError as error:
                 self._lost = error
+            except StoreError:  # there is time for two more tries before it runs out
+                continue
 
 
 @asynccontextmanager

@@ -19,7 +19,15 @@ class FileLock:
 
     def __init__(self, database: Path) -> None:
         name = _lock_path(database)
-        self._file: int | None = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._file: int | None = None
+        try:
+            self._file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreError(
+                f"the lock {name.name} cannot be made",
+                why=f"{type(error).__name__}: {error.strerror}",
+                fix="look at its folder: its owner, its permissions, and the room on its disk",
+            ) from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

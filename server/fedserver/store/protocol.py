@@ -3,7 +3,8 @@
 Every method is one transaction, and what it changed is durable when it returns (W1). `audit` is
 written in the same transaction (W12). A mutation with `idempotency` happens once: asked again with
 the same key and request it changes nothing and gives the stored answer, with another request it
-raises ConflictError. All raise StoreError where the database fails, and then nothing was changed.
+raises ConflictError. All raise StoreError where the database fails, and then nothing was changed;
+or, where a sync has failed, a restart finds all of it or nothing.
 """
 
 from __future__ import annotations
@@ -427,7 +428,8 @@ class RoundStore(Protocol):
 
         When it returns, what was sealed under the key is lost, wherever copies of it lie; the
         uploads' bytes must go too. Assignments stay, so that nothing of them can be played again.
-        May be repeated. Raises: PhaseError while the attempt is open.
+        May be repeated, and has to be after a StoreError: copies may lie in the log until then.
+        Raises: PhaseError while the attempt is open.
         """
 
 

@@ -55,6 +55,21 @@ def test_directories_that_are_made_above_a_secret_are_closed_to_others_too(tmp_p
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o700
 
 
+def test_directories_that_are_made_are_found_after_a_power_cut_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    private_directory(tmp_path / "srv/fed/state")
+    assert synced == [tmp_path, tmp_path / "srv", tmp_path / "srv/fed"]
+
+
 def test_a_secret_is_never_overwritten_unless_it_is_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "keys" / "a.key"
     write_secret(path, b"first")

@@ -31,6 +31,7 @@ from fedserver.store.records import (
 )
 from fedserver.store.sqlite import SqliteStore
 from tests.postgres import DATABASES, Postgres
+from tests.server.store.failing import FailingStore, Faults
 
 KEY = bytes(range(32))
 
@@ -250,9 +251,39 @@ def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ground]:
     made.drop()
 
 
-@pytest.fixture
-async def world(ground: Ground) -> AsyncIterator[World]:
+class FailingGround(SqliteGround):
+    """SQLite, each of whose calls has failed in all ways before it is made."""
+
+    def __init__(self, folder: Path, faults: Faults) -> None:
+        super().__init__(folder)
+        self._faults = faults
+
+    async def open(self, *, keys: Sequence[bytes], clock: Callable[[], int] | None) -> Store:
+        again = functools.partial(super().open, keys=keys, clock=clock)
+        return FailingStore(await again(), self.database, self._faults, again)  # type: ignore[return-value]
+
+
+@pytest.fixture(scope="session")
+def tried() -> set[tuple[str, str, int, str]]:
+    """What has failed before in these tests, and need not again."""
+    return set()
+
+
+@pytest.fixture(params=["whole", pytest.param("failing", marks=pytest.mark.slow)])
+async def world(
+    request: pytest.FixtureRequest,
+    ground: Ground,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tried: set[tuple[str, str, int, str]],
+) -> AsyncIterator[World]:
     clock = FakeClock()
+    if request.param == "failing":
+        if not isinstance(ground, SqliteGround):
+            pytest.skip("faults are those of SQLite")
+        faults = Faults(tried)
+        faults.watch(monkeypatch)
+        ground = FailingGround(tmp_path, faults)
     made = World(await ground.open(keys=[KEY], clock=clock), clock, ground)
     yield made
     await made.store.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import apsw
@@ -22,13 +22,17 @@ class PowerCut(Exception):
 
 
 class LossyVfs(apsw.VFS):
-    """Remembers what each file held when it was synced last. `cut_at`: the sync that never ends."""
+    """Remembers what each file held when it was synced last. `cut_at`: the sync that never ends.
 
-    def __init__(self, cut_at: int) -> None:
+    `before_sync`: what is called before each of them.
+    """
+
+    def __init__(self, cut_at: int, *, before_sync: Callable[[], None] = lambda: None) -> None:
         self.name = f"lossy-{next(_numbers)}"
         super().__init__(self.name, "")
         self.cut_at, self.syncs, self.was_cut = cut_at, 0, False
         self.synced: dict[str, bytes] = {}
+        self.before_sync = before_sync
 
     def xOpen(self, name, flags):  # type: ignore[no-untyped-def]
         return _LossyFile(self, name, flags)
@@ -47,6 +51,7 @@ class _LossyFile(apsw.VFSFile):
         self._path = name.filename() if isinstance(name, apsw.URIFilename) else str(name)
 
     def xSync(self, flags) -> None:  # type: ignore[no-untyped-def]
+        self._vfs.before_sync()
         self._vfs.syncs += 1
         if self._vfs.syncs >= self._vfs.cut_at:
             self._vfs.was_cut = True

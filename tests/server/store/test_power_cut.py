@@ -3,51 +3,27 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+import fedserver.store.connection as opening_connections
 import fedserver.store.sqlite.store as opening
+from fedserver.store import migrating
 from fedserver.store.audit import verify
 from fedserver.store.connection import writing
-from fedserver.store.protocol import Store
-from fedserver.store.records import AssignmentState, AuditEntry, ModelRecord, Transition
+from fedserver.store.records import AssignmentState
 from fedserver.store.sqlite import SqliteStore
 from tests.server.store.conftest import sqlite_only
 from tests.server.store.power import replay
+from tests.server.store.story import a_round
+from tests.server.store.test_migrations import objects_of, rows_of
 
 pytestmark = sqlite_only
 
 KEYS = [bytes(range(32))]
-
-
-async def a_round(world) -> None:
-    """A round from its clients' enrolment to its end, with a checkpoint on the way."""
-    store: Store = world.store
-    clients = await world.clients(2)
-    base = await world.task()
-    ref = await world.round(base)
-    parts = [world.assignment(ref, client) for client in clients]
-    await world.go(ref, "COLLECTING", assignments=parts, session={"set/1": b"members"})
-    await store.checkpoint()
-    for number, part in enumerate(parts):
-        upload = bytes([number])
-        await store.begin_upload(part.assignment_id, upload, size=10)
-        audit = AuditEntry("client", "upload.seal", str(number))
-        await store.seal_upload(upload, world.digest(str(number)), audit=audit)
-    await world.go(ref, "AGGREGATING")
-    await store.complete_round(
-        ref,
-        Transition("AGGREGATING", "COMPLETED", 3),
-        state={},
-        lease_token=world.held,
-        model=ModelRecord(world.digest("second"), "task-1", base, 1, 100),
-        expected_parent=base,
-        metrics={},
-    )
-    await store.checkpoint()
-    await store.scrub_round(ref, audit=AuditEntry("driver", "round.scrub", str(ref)))
+PRAGMAS = ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", "PRAGMA secure_delete=ON")
 
 
 @pytest.fixture
@@ -58,12 +34,11 @@ async def recorded(world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Se
     statements: list[str] = []
 
     def watched(path: Path):  # type: ignore[no-untyped-def]
-        statements.extend(pragmas)
+        statements.extend(PRAGMAS)
         connection = writing(path)
         connection.set_trace_callback(statements.append)
         return connection
 
-    pragmas = ["PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", "PRAGMA secure_delete=ON"]
     monkeypatch.setattr(opening, "writing", watched)
     await world.reopen()
     await a_round(world)
@@ -137,3 +112,65 @@ async def test_without_a_sync_at_each_commit_a_cut_takes_what_was_acknowledged(
     for cut_at in range(1, 6):
         taken.append((await lost(recorded, tmp_path, cut_at, synchronous="NORMAL"))[0])
     assert max(taken) > 0
+
+
+def statements_of(
+    database: Path, act: Callable[[Path], None], patch: pytest.MonkeyPatch
+) -> Sequence[str]:
+    """What is executed on connections that write."""
+    statements, opened = list(PRAGMAS), opening_connections._opened
+
+    def watched(*given):  # type: ignore[no-untyped-def]
+        connection = opened(*given)
+        connection.set_trace_callback(statements.append)
+        return connection
+
+    with patch.context() as patched:
+        patched.setattr(opening_connections, "_opened", watched)
+        act(database)
+    return statements
+
+
+async def test_a_cut_in_the_midst_of_a_migration_leaves_the_old_schema_or_the_new_one(
+    world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref = await world.round(await world.task())
+    await world.go(ref, "ABANDONED")
+    await world.store.scrub_round(ref)
+    await world.store.close()
+    newest, old = tmp_path / "server.db", tmp_path / "old.db"
+    shutil.copyfile(newest, old)
+    migrating.downgrade(old, "0001")
+    whole = tmp_path / "whole.db"
+    shutil.copyfile(old, whole)
+    statements = statements_of(whole, migrating.upgrade, monkeypatch)
+    cut_at, found, was_cut = 1, set(), True
+    while was_cut:
+        disk = tmp_path / str(cut_at)
+        disk.mkdir()
+        shutil.copyfile(old, disk / "server.db")
+        vfs, _ = replay(statements, disk / "server.db", cut_at=cut_at)
+        vfs.image(disk / "image")
+        left = disk / "image" / "server.db"
+        found.add(migrating.version_at(left))
+        migrating.upgrade(left)
+        assert rows_of(left) == rows_of(newest)
+        assert objects_of(left) == objects_of(newest)
+        cut_at, was_cut = cut_at + 1, vfs.was_cut
+    assert found == {"0001", migrating.HEAD}
+
+
+async def test_a_cut_while_a_database_is_made_keeps_no_server_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statements = statements_of(tmp_path / "whole.db", migrating.upgrade, monkeypatch)
+    cut_at, was_cut = 1, True
+    while was_cut:
+        disk = tmp_path / str(cut_at)
+        disk.mkdir()
+        (disk / "server.db").touch()
+        vfs, _ = replay(statements, disk / "server.db", cut_at=cut_at)
+        vfs.image(disk / "image")
+        assert await found_after(disk / "image") == 0
+        cut_at, was_cut = cut_at + 1, vfs.was_cut
+    assert cut_at > 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text
@@ -11,6 +12,8 @@ from sqlalchemy import text
 from fedcore.errors import ConflictError, NotFoundError, StoreError
 from fedserver.store.audit import verify
 from fedserver.store.records import AuditEntry, AuditHead, OutboxMessage, TokenRecord
+from fedserver.store.sqlite import SqliteStore
+from tests.server.store.conftest import KEY
 
 
 async def test_a_server_keeps_its_identity_and_its_epoch_grows(world) -> None:
@@ -135,3 +138,18 @@ async def test_a_closed_store_says_so_and_may_be_closed_again(world) -> None:
         await world.store.bump_epoch()
     with pytest.raises(StoreError, match="closed"):
         await world.store.tasks()
+
+
+async def test_a_file_that_cannot_be_measured_is_an_error_of_the_store(world, monkeypatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(5, "input/output error")
+
+    monkeypatch.setattr(Path, "stat", broken)
+    with pytest.raises(StoreError, match="input/output"):
+        await world.store.size()
+
+
+async def test_a_folder_that_takes_no_lock_is_an_error_of_the_store(tmp_path: Path) -> None:
+    (tmp_path / "server.db-lock").mkdir()
+    with pytest.raises(StoreError, match="lock"):
+        await SqliteStore.open(tmp_path / "server.db", keys=[KEY])

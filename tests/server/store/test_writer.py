@@ -140,6 +140,22 @@ async def test_after_the_disk_failed_to_sync_nothing_is_acknowledged_any_more(be
     assert bench.numbers() == []
 
 
+@pytest.mark.parametrize("alone", [False, True])
+async def test_after_a_statement_met_a_broken_disk_nothing_is_written_any_more(
+    bench, alone: bool
+) -> None:
+    def operation(connection: sqlite3.Connection) -> None:
+        damaged = sqlite3.DatabaseError("database disk image is malformed")
+        damaged.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise damaged
+
+    with pytest.raises(StoreError, match="malformed"):
+        await bench.writer.run(operation, alone=alone)
+    with pytest.raises(StoreError, match="malformed"):
+        await bench.add(1)
+    assert bench.numbers() == []
+
+
 async def test_a_caller_that_left_before_its_turn_changes_nothing(bench) -> None:
     gate = threading.Event()
     blocked = asyncio.ensure_future(bench.writer.run(lambda connection: gate.wait(10)))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
 from sqlalchemy import ColumnElement, Connection, Select, Table, func, select, tuple_
+from sqlalchemy.dialects import sqlite
 
 from fedcore.errors import ConflictError, RefusedError
 from fedserver.store import schema
@@ -33,6 +35,8 @@ from fedserver.store.sql.transaction import Transaction, missing, of_round
 
 __all__ = ["SqlRounds", "note_event"]
 
+_KEY = ("task_id", "round", "attempt")
+
 
 class SqlRounds(SqlBase):
     """The part of `RoundStore` that is about rounds themselves."""
@@ -48,12 +52,12 @@ class SqlRounds(SqlBase):
         lease_token: int,
         audit: AuditEntry | None = None,
     ) -> RoundRecord:
-        def act(db: Transaction) -> None:
+        def act(db: Transaction) -> RoundRecord:
             owner = db.check_lease(ref.task_id, lease_token)
             if (row := db.find("round", **of_round(ref))) is not None:
                 same = row["sequence"] == 0 and row["state"] == as_json(state)
                 if same and row["base_model"] == base_model:
-                    return
+                    return _as_it_stands(db, ref)
                 raise _conflict(f"round {ref} was opened before, otherwise")
             if (other := _open_round(db, ref.task_id)) is not None:
                 raise _conflict(f"round {other} of this task is open")
@@ -76,9 +80,9 @@ class SqlRounds(SqlBase):
             first = Transition("", phase, 0, deadline_ms=deadline_ms)
             note_event(db, ref, first, actor=owner)
             db.audit(audit or _entry(owner, ref, first))
+            return _as_it_stands(db, ref)
 
-        await self._write("open_round", act)
-        return await self._known(ref)
+        return await self._write("open_round", act)
 
     async def advance_round(
         self,
@@ -98,7 +102,7 @@ class SqlRounds(SqlBase):
     ) -> RoundRecord:
         erased = tuple(erase)
 
-        def act(db: Transaction) -> None:
+        def act(db: Transaction) -> RoundRecord:
             _step(
                 db,
                 ref,
@@ -114,9 +118,9 @@ class SqlRounds(SqlBase):
             for assignment in assignments:
                 add_assignment(db, ref, assignment)
             change_session(db, ref, session or {}, erased)
+            return _as_it_stands(db, ref)
 
-        await self._write("advance_round", act)
-        return await self._known(ref)
+        return await self._write("advance_round", act)
 
     async def complete_round(
         self,
@@ -133,7 +137,7 @@ class SqlRounds(SqlBase):
         outbox: Sequence[OutboxMessage] = (),
         audit: AuditEntry | None = None,
     ) -> RoundRecord:
-        def act(db: Transaction) -> None:
+        def act(db: Transaction) -> RoundRecord:
             _step(
                 db,
                 ref,
@@ -156,9 +160,9 @@ class SqlRounds(SqlBase):
                     count=figure.count,
                     released_via=figure.released_via,
                 )
+            return _as_it_stands(db, ref)
 
-        await self._write("complete_round", act)
-        return await self._known(ref)
+        return await self._write("complete_round", act)
 
     async def round(self, ref: RoundRef) -> RoundRecord | None:
         wanted = _rounds().where(*is_round(schema.round_table, ref))
@@ -216,11 +220,6 @@ class SqlRounds(SqlBase):
             return {row["name"]: metric_of(row) for row in all_rows(connection, wanted)}
 
         return await self._read(query)
-
-    async def _known(self, ref: RoundRef) -> RoundRecord:
-        found = await self.round(ref)
-        assert found is not None, "rounds are never deleted"
-        return found
 
 
 def _step(
@@ -338,8 +337,22 @@ def _rounds() -> Select[*tuple[object, ...]]:
     )
 
 
+@functools.cache
+def _one_round() -> str:
+    """The same of one attempt, as text for the writer."""
+    text = _rounds().compile(dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True})
+    return f"{text} WHERE {' AND '.join(f'round.{name} = ?' for name in _KEY)}"
+
+
+def _as_it_stands(db: Transaction, ref: RoundRef) -> RoundRecord:
+    """What a transaction has made of an attempt: read in it, so that no act can half fail."""
+    row = db.one(_one_round(), *of_round(ref).values())
+    assert row is not None, "rounds are never deleted"
+    return round_of(row)
+
+
 def _joined(other: Table) -> list[ColumnElement[bool]]:
-    return [other.c[name] == schema.round_table.c[name] for name in ("task_id", "round", "attempt")]
+    return [other.c[name] == schema.round_table.c[name] for name in _KEY]
 
 
 def _first(connection: Connection, query: Select[*tuple[object, ...]]) -> RoundRecord | None:

@@ -100,7 +100,7 @@ class Writer:
                 self._settle(together, self._failure_of(connection, together))
                 for asked in batch:
                     if asked.alone:
-                        self._settle([asked], self._failed or _failure_alone(connection, asked))
+                        self._settle([asked], self._failure_alone(connection, asked))
         finally:
             connection.close()
 
@@ -116,13 +116,28 @@ class Writer:
             self._driver.commit(connection)
             failpoint("store.after_commit")
         except Exception as error:
-            if isinstance(error, self._driver.errors) and self._driver.is_fatal(error):
+            if self._is_fatal(error):
                 self._failed = error
             if connection.in_transaction:
                 with contextlib.suppress(self._driver.errors):  # closing does the same
                     connection.execute("ROLLBACK")
             return error
         return None
+
+    def _failure_alone(self, connection: Connection, asked: _Asked) -> Exception | None:
+        if self._failed is not None:
+            return self._failed
+        try:
+            asked.result = asked.operation(connection)
+        except Exception as error:
+            if self._is_fatal(error):
+                self._failed = error
+            return error
+        return None
+
+    def _is_fatal(self, error: Exception) -> bool:
+        """Whether nothing is to be written any more after it."""
+        return isinstance(error, self._driver.errors) and self._driver.is_fatal(error)
 
     def _gathered(self) -> list[_Asked]:
         """Waits for an operation, and takes what else is there; nothing is the end."""
@@ -145,7 +160,8 @@ class Writer:
         except AuditedRefusal as refusal:
             asked.error = refusal.error
         except Exception as error:
-            if not connection.in_transaction:  # of a full disk, or a connection that was lost
+            # Of a full disk, or a connection that was lost; or what it reads is not to be trusted.
+            if not connection.in_transaction or self._is_fatal(error):
                 raise
             mine = isinstance(error, self._driver.errors)
             asked.error = self._driver.failed(error) if mine else error
@@ -170,11 +186,3 @@ class Writer:
                 asked.answer.set_exception(asked.error)
             else:
                 asked.answer.set_result(asked.result)
-
-
-def _failure_alone(connection: Connection, asked: _Asked) -> Exception | None:
-    try:
-        asked.result = asked.operation(connection)
-    except Exception as error:
-        return error
-    return None

@@ -81,7 +81,14 @@ class SqliteStore(SqlStore):
                 log_bytes = log.stat().st_size
             return StoreSize(self._path.stat().st_size, log_bytes)
 
-        return await asyncio.to_thread(measure)
+        try:
+            return await asyncio.to_thread(measure)
+        except OSError as error:
+            raise StoreError(
+                f"the database {self._path.name} cannot be measured",
+                why=f"{type(error).__name__}: {error.strerror}",
+                fix="look at the disk, and whether somebody took the file away",
+            ) from error
 
     async def integrity(self) -> tuple[str, ...]:
         def query(connection: ReadConnection) -> tuple[str, ...]:

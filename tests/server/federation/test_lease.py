@@ -1,0 +1,53 @@
+"""The right to drive a task is renewed as long as it can be, and given back in the end."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from fedcore.errors import LeaseLostError, StoreError
+from fedserver.federation.lease import held
+from fedserver.store.records import Lease
+
+LEASE = Lease("task-1", "here", 1, 0, 1)
+
+
+class Leases:
+    """A store of one lease, whose renewals end as they are told to, and then well."""
+
+    def __init__(self, *renewals: Exception) -> None:
+        self._renewals, self.asked = list(renewals), 0
+        self.renewed, self.refused = asyncio.Event(), asyncio.Event()
+        self.given_back = False
+
+    async def acquire_lease(self, task_id: str, owner: str, ttl_ms: int) -> Lease:
+        return LEASE
+
+    async def renew_lease(self, lease: Lease, ttl_ms: int) -> Lease:
+        self.asked += 1
+        if self._renewals:
+            self.refused.set()
+            raise self._renewals.pop(0)
+        self.renewed.set()
+        return lease
+
+    async def release_lease(self, lease: Lease) -> None:
+        self.given_back = True
+
+
+async def test_a_store_that_fails_once_does_not_end_the_renewals() -> None:
+    store = Leases(StoreError("the disk is full"), StoreError("the disk is full"))
+    async with held(store, "task-1", "here", ttl_ms=3) as lease:  # type: ignore[arg-type]
+        await asyncio.wait_for(store.renewed.wait(), 10)
+        assert lease() == LEASE
+    assert store.asked >= 3 and store.given_back
+
+
+async def test_a_lease_that_was_lost_is_neither_renewed_nor_given_back() -> None:
+    store = Leases(LeaseLostError("another has it"))
+    async with held(store, "task-1", "here", ttl_ms=3) as lease:  # type: ignore[arg-type]
+        await asyncio.wait_for(store.refused.wait(), 10)
+        with pytest.raises(LeaseLostError):
+            lease()
+    assert store.asked == 1 and not store.given_back
