@@ -15,10 +15,10 @@ from fedserver.store.audit import verify
 from fedserver.store.connection import writing
 from fedserver.store.records import AssignmentState
 from fedserver.store.sqlite import SqliteStore
-from tests.server.store.conftest import sqlite_only
+from tests.server.store.conftest import Ground, SqliteGround, sqlite_only
 from tests.server.store.power import replay
 from tests.server.store.story import a_round
-from tests.server.store.test_migrations import objects_of, rows_of
+from tests.server.store.test_migrations import rows_of
 
 pytestmark = sqlite_only
 
@@ -138,8 +138,8 @@ async def test_a_cut_in_the_midst_of_a_migration_leaves_the_old_schema_or_the_ne
     await world.go(ref, "ABANDONED")
     await world.store.scrub_round(ref)
     await world.store.close()
-    newest, old = tmp_path / "server.db", tmp_path / "old.db"
-    shutil.copyfile(newest, old)
+    kept, old = SqliteGround(tmp_path), tmp_path / "old.db"
+    shutil.copyfile(kept.database, old)
     migrating.downgrade(old, "0001")
     whole = tmp_path / "whole.db"
     shutil.copyfile(old, whole)
@@ -151,19 +151,19 @@ async def test_a_cut_in_the_midst_of_a_migration_leaves_the_old_schema_or_the_ne
         shutil.copyfile(old, disk / "server.db")
         vfs, _ = replay(statements, disk / "server.db", cut_at=cut_at)
         vfs.image(disk / "image")
-        left = disk / "image" / "server.db"
-        found.add(migrating.version_at(left))
-        migrating.upgrade(left)
-        assert rows_of(left) == rows_of(newest)
-        assert objects_of(left) == objects_of(newest)
+        left = SqliteGround(disk / "image")
+        found.add(migrating.version_at(left.database))
+        migrating.upgrade(left.database)
+        assert rows_of(left) == rows_of(kept)
+        assert left.objects() == kept.objects()
         cut_at, was_cut = cut_at + 1, vfs.was_cut
     assert found == {"0001", migrating.HEAD}
 
 
 async def test_a_cut_while_a_database_is_made_keeps_no_server_from_starting(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    statements = statements_of(tmp_path / "whole.db", migrating.upgrade, monkeypatch)
+    statements = statements_of(ground.database, migrating.upgrade, monkeypatch)
     cut_at, was_cut = 1, True
     while was_cut:
         disk = tmp_path / str(cut_at)
