@@ -101,9 +101,11 @@ class TaskDriver:
         # The events of this moment: one that is set before its task runs is not missed.
         events = [self._began] if self.attempt is None else [self._began, self.attempt.page]
         waits = [asyncio.ensure_future(event.wait()) for event in events]
-        await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        for waiting in waits:
-            waiting.cancel()
+        try:
+            await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:  # also when whoever asked has left
+            for waiting in waits:
+                waiting.cancel()
 
     async def selecting(self, client: bytes, timeout_s: float) -> Attempt | None:
         """The attempt that selects clients now, or will within so many seconds; else None.
