@@ -83,6 +83,12 @@ class Part:
                 return
             await asyncio.sleep(answer.retry.delay_min_ms / 1000)
 
+    def over(self, channel: grpc.aio.Channel) -> Part:
+        """The same part over another connection, of a device that has forgotten what it saw."""
+        again = Part(self._device, channel)
+        again._assignment = self._assignment
+        return again
+
     async def ordered(self, kind: str) -> round_service_pb2.NextResponse:
         """Waits until it is told to do this: "train" or "finished"."""
         while True:

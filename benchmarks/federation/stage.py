@@ -56,6 +56,9 @@ disk_free = 0.0
 calls_per_second = 1000
 calls_at_once = 1000
 
+[rounds]
+most_attempts = 1000
+
 [logging]
 level = "warning"
 """

@@ -14,7 +14,7 @@ name = "fedavg"
 [secure_aggregation]
 profile = "off"
 [rounds]
-count = 1
+count = {rounds}
 max_attempts = 1
 [deadlines]
 selecting_s = 600
@@ -24,8 +24,8 @@ heartbeat_s = 900
 """
 
 
-def linear_task(*, clients: int) -> Task:
-    """A round of so many clients, whose updates are a handful of numbers."""
+def linear_task(*, clients: int, rounds: int = 1) -> Task:
+    """Rounds of so many clients each, whose updates are a handful of numbers."""
     return Task.from_toml(
         f"""
 [task]
@@ -47,7 +47,7 @@ lr = 0.5
 goal = {clients}
 minimum = {clients}
 overselection = 1.0
-{_COMMON}"""
+{_COMMON.format(rounds=rounds)}"""
     ).resolved()
 
 
@@ -68,5 +68,5 @@ program = "bench"
 goal = {clients}
 minimum = {clients}
 overselection = 1.0
-{_COMMON}"""
+{_COMMON.format(rounds=1)}"""
     ).resolved()

@@ -292,6 +292,7 @@ class Ledger:
                     why="it is not the newest, was voided or released, or pays for several rounds",
                     fix="reserve the round again",
                 )
+            self._journal.file.discard_unreleased()
             return Reservation(self._journal, entry, self._journal.history.plan, resumed=drawn)
 
     def released(self, round: int) -> bytes | None:

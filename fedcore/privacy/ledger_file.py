@@ -134,6 +134,11 @@ class LedgerFile:
                 os.close(descriptor)
             _sync_folder(self._folder)
 
+    def discard_unreleased(self) -> None:
+        """Take away the payload of a process that died before its record: nobody has seen it."""
+        with self._writing("take away a payload"), suppress(FileNotFoundError):
+            os.unlink(payload_path(self._folder, self._next))
+
     @property
     def mine(self) -> bool:
         """Whether this process opened it."""

@@ -115,7 +115,7 @@ class _Disk:
         for path, number in names.items():
             kept, file = target / path.relative_to(self.root), self._files[number]
             if kept.parent.is_dir():
-                data = file.synced if luck is None else _mixed(file.synced, file.now, luck)
+                data = file.synced if luck is None else _grown(file.synced, file.now, luck)
                 kept.write_bytes(data)
 
 
@@ -136,6 +136,17 @@ def _mixed(synced: bytes, now: bytes | bytearray, luck: random.Random) -> bytes:
         source = luck.choice((synced, now))
         found += source[at : at + _SECTOR].ljust(min(_SECTOR, size - at), b"\0")
     return bytes(found)
+
+
+def _grown(synced: bytes, now: bytes | bytearray, luck: random.Random) -> bytes:
+    """The same, but that what was written behind the end is there up to somewhere, then zeros.
+
+    A ledger whose last record is there without its beginning refuses to be opened, as it should:
+    nobody can tell that from a record that was durable and is damaged.
+    """
+    there = luck.randint(min(len(synced), len(now)), len(now))
+    behind = bytes(now[len(synced) : there]).ljust(max(0, len(now) - len(synced)), b"\0")
+    return _mixed(synced, now[: len(synced)], luck).ljust(len(synced), b"\0") + behind
 
 
 def every_cut(

@@ -22,13 +22,16 @@ from structlog.testing import capture_logs
 from fedcore.errors import FedcoreError
 from fedcore.federated.task import Task
 from fedcore.privacy import verify
+from fedserver.blobs import LocalBlobStore
 from fedserver.metrics import Metrics
+from fedserver.spool import Spool
 from fedserver.store.audit import verify as verify_audit
-from fedserver.store.records import TaskState, UploadState
+from fedserver.store.records import TaskRecord, TaskState, UploadState
+from fedserver.store.sqlite import SqliteStore
 from tests.chaos.disk_log import DiskLog, Sync, SyncFolder
 from tests.chaos.power_cut import Cut, digest_of, every_cut, tables_after
 from tests.server.federation.test_rounds import CLIENTS, MASKED, SAMPLED
-from tests.server.federation.world import World, task_of
+from tests.server.federation.world import KEY, World, task_of
 from tests.server.store.conftest import empty_database
 
 PRIVATE, SHARED = CLIENTS.format(noise="central"), CLIENTS.format(noise="shares")
@@ -108,55 +111,65 @@ class Examiner:
 
     async def _serves(self, image: Path) -> None:
         world = copy.copy(self._told.world)
+        await check_everything(image, private=world.task.plan is not None)
         world.folder, world.metrics = image, Metrics()
         world._up, world._calls = asyncio.Event(), set()
         with capture_logs() as logs:
             await world.start()
             try:
-                await check_store(world)
-                for task in await world.store.tasks():
-                    await check_task(world, task.task_id)
+                for found in await world.store.tasks(state=TaskState.RUNNING):
+                    await taken_up(world, found.task_id)
             finally:
                 await world.stop()
         assert not [entry for entry in logs if entry["log_level"] == "error"]
 
 
-async def check_store(world: World) -> None:
-    """The database is sound, and its log is one chain."""
-    assert await world.store.integrity() == ()
-    entries = await world.store.audit_entries(limit=10**6)
-    assert verify_audit(entries) == await world.store.audit_head()
+async def check_everything(image: Path, *, private: bool) -> None:
+    """The database is sound, its log one chain, and all is there of which it knows."""
+    store = await SqliteStore.open(image / "fed.db", keys=[KEY])
+    try:
+        assert await store.integrity() == ()
+        entries = await store.audit_entries(limit=10**6)
+        assert verify_audit(entries) == await store.audit_head()
+        for found in await store.tasks():
+            await check_models(store, LocalBlobStore(image / "blobs"), found)
+            await check_uploads(store, Spool(image / "spool"), found.task_id)
+            if private:
+                await check_ledger(store, image / "ledgers" / found.task_id, found.task_id)
+    finally:
+        await store.close()
 
 
-async def check_task(world: World, task_id: str) -> None:
-    """Models and updates that the database names are on the disk; what was released was paid."""
-    store, federation = world.store, world.federation
-    assert federation is not None
-    record = await store.task(task_id)
-    head = await store.head(task_id)
-    assert record is not None and head is not None
-    models = await store.models(task_id)
-    assert [model.round for model in models] == list(range(record.rounds_completed + 1))
+async def check_models(store: SqliteStore, blobs: LocalBlobStore, found: TaskRecord) -> None:
+    """Models that the database names are on the disk, in one line."""
+    head, models = await store.head(found.task_id), await store.models(found.task_id)
+    assert head is not None
+    assert [model.round for model in models] == list(range(found.rounds_completed + 1))
     assert head.digest == models[-1].digest
     for digest in (*(model.digest for model in models), head.state_digest):
         if digest:
-            await world.blobs.verify(digest)
-    spool = federation._spool
+            await blobs.verify(digest)
+
+
+async def check_uploads(store: SqliteStore, spool: Spool, task_id: str) -> None:
+    """What was acknowledged of updates is on the disk, while their round is open."""
     for round in await store.open_rounds(task_id):
         for upload in await store.uploads(round.ref):
             key = await store.upload_key(round.ref)
             found = await spool.open(upload.upload_id, upload.size, key=key)
             assert found.sealed or upload.state is not UploadState.SEALED
             assert found.committed_offset >= upload.committed
-    ledger = verify(world.folder / "ledgers" / task_id)
+
+
+async def check_ledger(store: SqliteStore, folder: Path, task_id: str) -> None:
+    """What was released was paid for before."""
+    ledger = verify(folder)
     released = [r for r in (await store.rounds(task_id)).rounds if r.phase in _OVER]
     assert not ledger.damaged
     assert ledger.reservations - ledger.voided >= ledger.released >= len(released)
     for round in released:
         # SQLite shows a number of a statement with 15 digits.
         assert ledger.epsilon >= round.epsilon * (1 - 1e-14)
-    if record.state is TaskState.RUNNING:
-        await taken_up(world, task_id)
 
 
 async def taken_up(world: World, task_id: str) -> None:
@@ -164,7 +177,8 @@ async def taken_up(world: World, task_id: str) -> None:
     assert world.federation is not None
     async with asyncio.timeout(10):
         while world.federation._drivers[task_id].attempt is None:
-            if await world.ended():
+            found = await world.store.task(task_id)
+            if found is None or found.state is not TaskState.RUNNING:
                 return
             await asyncio.sleep(0.001)
 

@@ -11,6 +11,7 @@ import pytest
 from fedcore.errors import PlanError, PrivacyError, ReservationError
 from fedcore.privacy import CentralMechanism, IntSum, NoisySum, SharedMechanism
 from fedcore.privacy.ledger import Ledger
+from fedcore.privacy.ledger_journal import Journal
 from fedcore.privacy.plan import PrivacyPlan
 from fedcore.privacy.release import released_mean
 from tests.privacy.plans import banded, client, shared
@@ -49,6 +50,27 @@ def test_a_resumed_reservation_is_charged_once_and_released_once(tmp_path: Path)
         with pytest.raises(ReservationError):
             ledger.resume(seq)
         assert ledger.spent == {plan.event: 1}
+
+
+def test_a_payload_whose_record_never_followed_it_is_in_nobodys_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def died(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    plan = client()
+    with Ledger.create(tmp_path, plan) as ledger:
+        reservation = ledger.reserve(0)
+        reservation.select()
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Journal, "write", died)
+            CentralMechanism(plan).release(a_sum(plan), reservation)
+    assert len(list(tmp_path.glob("release-*.bin"))) == 1
+    with opened_again(tmp_path, plan) as ledger:
+        mean = CentralMechanism(plan).release(a_sum(plan), ledger.resume(reservation.seq))
+        assert ledger.released(0) is not None
+        assert ledger.spent == {plan.event: 1}
+        assert mean.receipt.seq == reservation.seq
 
 
 def test_a_sum_of_shares_is_opened_under_the_reservation_that_its_session_began_with(

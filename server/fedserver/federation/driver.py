@@ -108,9 +108,11 @@ class TaskDriver:
         # The events of this moment: one that is set before its task runs is not missed.
         events = [self._began] if self.attempt is None else [self._began, self.attempt.page]
         waits = [asyncio.ensure_future(event.wait()) for event in events]
-        await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        for waiting in waits:
-            waiting.cancel()
+        try:
+            await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:  # also when whoever asked has left
+            for waiting in waits:
+                waiting.cancel()
 
     async def selecting(self, client: bytes, timeout_s: float) -> Attempt | None:
         """The attempt that selects clients now, or will within so many seconds; else None.
@@ -145,19 +147,22 @@ class TaskDriver:
 
     async def _carry_out(self, lease: LeaseHolder) -> bool:
         """Whether the task has ended."""
+        store, task_id = self._resources.store, self.hosted.task_id
         while not self._stopping:
-            head = await self._resources.store.head(self.hosted.task_id)
-            assert head is not None
-            if self._cancelled:
+            record, head = await store.task(task_id), await store.head(task_id)
+            assert record is not None and head is not None
+            # Another server may have ended it, which nobody tells this one.
+            if self._cancelled or record.state is not TaskState.RUNNING:
                 return True
             if head.round >= self.hosted.task.rounds.count:
-                return await self._end(TaskState.COMPLETED, "all rounds are completed")
+                return await self._end(lease, TaskState.COMPLETED, "all rounds are completed")
             try:
                 attempt = await self._next(head, lease)
             except BudgetError as error:
-                return await self._end(TaskState.COMPLETED, error.what)
+                return await self._end(lease, TaskState.COMPLETED, error.what)
             if attempt is None:
-                return await self._end(TaskState.FAILED, await self._why_for_good(head.round))
+                why = await self._why_for_good(head.round)
+                return await self._end(lease, TaskState.FAILED, why)
             await self._show_spent()
             self._begin(attempt)
             await attempt.run()
@@ -171,7 +176,7 @@ class TaskDriver:
             await self._name_culprits(attempt)
             if attempt.spent_up:
                 why = "the privacy budget pays for no further round"
-                return await self._end(TaskState.COMPLETED, why)
+                return await self._end(lease, TaskState.COMPLETED, why)
         return False
 
     async def _name_culprits(self, attempt: Attempt) -> None:
@@ -256,10 +261,11 @@ class TaskDriver:
             self.attempt.cohort.dismiss()
             self.attempt = None
 
-    async def _end(self, state: TaskState, why: str) -> bool:
+    async def _end(self, lease: LeaseHolder, state: TaskState, why: str) -> bool:
         audit = AuditEntry("driver", f"task.{state.value.lower()}", self.hosted.task_id)
+        token = lease().token  # whoever was overtaken ends nothing
         await self._resources.store.set_task_state(
-            self.hosted.task_id, state, reason=why, audit=audit
+            self.hosted.task_id, state, reason=why, lease_token=token, audit=audit
         )
         self._log.info("task.ended", state=state.value, why=why)
         return True

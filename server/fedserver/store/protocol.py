@@ -209,12 +209,13 @@ class TaskStore(Protocol):
         state: TaskState,
         *,
         reason: str = "",
+        lease_token: int | None = None,
         audit: AuditEntry | None = None,
         idempotency: Idempotency | None = None,
     ) -> Stored:
-        """The same state again changes nothing.
+        """The same state again changes nothing. `lease_token`: of the driver that ends it.
 
-        Raises: NotFoundError; ConflictError for another state once it has ended.
+        Raises: NotFoundError; ConflictError for another state once it has ended; LeaseLostError.
         """
 
     async def head(self, task_id: str) -> HeadRecord | None: ...

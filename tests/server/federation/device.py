@@ -247,16 +247,16 @@ class Device:
         )
         if not begun.sealed:
             self._speak(part.ref.round, "uploading")
-            rest = data[begun.committed_offset :]
-            await world.call(
-                lambda f: f.put_chunk(
-                    self.caller,
-                    begun.upload_id,
-                    offset=begun.committed_offset,
-                    crc32=zlib.crc32(rest),
-                    data=rest,
+            if rest := data[begun.committed_offset :]:
+                await world.call(
+                    lambda f: f.put_chunk(
+                        self.caller,
+                        begun.upload_id,
+                        offset=begun.committed_offset,
+                        crc32=zlib.crc32(rest),
+                        data=rest,
+                    )
                 )
-            )
         self._speak(part.ref.round, "commit")
         await world.call(
             lambda f: f.commit_upload(

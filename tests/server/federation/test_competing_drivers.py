@@ -57,7 +57,7 @@ async def stopped_at(folder: Path, steps: Sequence[int], *, privacy: str = "") -
             rival = world.rivals[-1]
             rival.store.stop_at = rival.store.steps + step
             stops = asyncio.ensure_future(rival.store.stopped.wait())
-            ends = asyncio.ensure_future(ended(world))
+            ends = asyncio.ensure_future(ended(world, working))
             await asyncio.wait({stops, ends}, return_when=asyncio.FIRST_COMPLETED)
             came = stops.done()
             for waiting in (stops, ends):
@@ -65,14 +65,14 @@ async def stopped_at(folder: Path, steps: Sequence[int], *, privacy: str = "") -
             if not came:
                 break
             stopped.append(rival)
-            world.pass_lease_time()
-            await world.join(f"rival {number}")
-        await ended(world)
+            await world.overtake(f"rival {number}")
+        await ended(world, working)
         await check(world, privacy=bool(privacy))
         await gone(working)
+        await world.store.checkpoint()  # behind all that was still on its way
         before = rows_of(folder)
         with capture_logs() as logs:
-            for rival in stopped:
+            for rival in world.rivals:
                 rival.store.go_on()
             for rival in world.rivals:
                 await asyncio.wait_for(rival.federation.stop(), 10)
@@ -93,9 +93,12 @@ async def gone(working: Sequence[asyncio.Future[None]]) -> None:
     await asyncio.gather(*working, return_exceptions=True)
 
 
-async def ended(world: Rivals) -> None:
+async def ended(world: Rivals, working: Sequence[asyncio.Future[None]]) -> None:
     """Waits until the task has ended and nothing of it is left to be destroyed."""
     while True:
+        for one in working:
+            if one.done():
+                one.result()
         if await world.ended() and not await world.store.outbox_pending():
             return
         await asyncio.sleep(0.01)

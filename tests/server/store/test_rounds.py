@@ -104,6 +104,10 @@ async def test_a_step_under_an_older_lease_changes_nothing_at_all(world, ref) ->
         await world.store.put_session(ref, {"b": b""}, lease_token=stale)
     with pytest.raises(LeaseLostError):
         await world.round(world.digest("base"), 2)
+    with pytest.raises(LeaseLostError):
+        await world.store.set_task_state(
+            "task-1", TaskState.COMPLETED, lease_token=stale, audit=AuditEntry("a", "b", "c")
+        )
     assert await everything(world, ref) == before
 
 

@@ -111,6 +111,7 @@ class SqlTasks(SqlBase):
         state: TaskState,
         *,
         reason: str = "",
+        lease_token: int | None = None,
         audit: AuditEntry | None = None,
         idempotency: Idempotency | None = None,
     ) -> Stored:
@@ -118,6 +119,8 @@ class SqlTasks(SqlBase):
             row = db.find("task", task_id=task_id)
             if row is None:
                 raise missing(f"task {task_id}")
+            if lease_token is not None:
+                db.check_lease(task_id, lease_token)
             if row["state"] == state:
                 return
             if row["state"] in _ENDED:
