@@ -32,6 +32,9 @@ __all__ = [
 ]
 
 
+_DATABASE = "fed.db"  # and its log, its index and its lock
+
+
 @dataclass(frozen=True)
 class MakeFolder:
     path: Path
@@ -159,7 +162,7 @@ class DiskLog:
         if not isinstance(path, str | os.PathLike):
             return None
         found = Path(path)
-        ours = found.is_relative_to(self.root) and ".db" not in found.name
+        ours = found.is_relative_to(self.root) and not found.name.startswith(_DATABASE)
         return found if ours else None
 
     def _opened(self, descriptor: int, path: object, flags: int, *_: object) -> None:

@@ -128,13 +128,14 @@ def _beside(names: dict[Path, int], folder: Path) -> dict[Path, int]:
 
 
 def _mixed(synced: bytes, now: bytes | bytearray, luck: random.Random) -> bytes:
-    """Each sector as it was synced, or as it is now."""
+    """Each sector as it was synced, or as it is now; zeros where the file only grew."""
     if synced == now:
         return synced
     size, found = luck.choice((len(synced), len(now))), bytearray()
     for at in range(0, size, _SECTOR):
-        source = luck.choice((synced, now))
-        found += source[at : at + _SECTOR].ljust(min(_SECTOR, size - at), b"\0")
+        written = at < len(now) and luck.random() < 0.5
+        sector = (now if written else synced)[at : at + _SECTOR]
+        found += sector[: size - at].ljust(min(_SECTOR, size - at), b"\0")
     return bytes(found)
 
 

@@ -236,7 +236,9 @@ def test_after_two_hundred_cuts_a_server_finds_all_that_it_had_acknowledged(
 def test_after_any_cut_a_server_finds_all_that_it_had_acknowledged(
     tmp_path: Path, privacy: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = recorded(tmp_path / "told", task(privacy, clients=5, rounds=3), clients=5)
+    clients, minimum, secure = (40, 1, "") if privacy is SAMPLED else (5, 5, MASKED)
+    whole = task_of(clients=clients, minimum=minimum, secure=secure, privacy=privacy, rounds=3)
+    told = recorded(tmp_path / "told", whole, clients=clients)
     examine = Examiner(told, tmp_path / "images")
     syncs = told.cut_everywhere(tmp_path / "replay", examine)
     with capsys.disabled():
