@@ -16,7 +16,7 @@ from tests.postgres import Postgres, binaries
 
 ROOT = Path(__file__).resolve().parent.parent
 
-settings.register_profile("quick", derandomize=True, deadline=None, max_examples=15)
+settings.register_profile("quick", derandomize=True, deadline=None, max_examples=10)
 settings.register_profile("thorough", deadline=None, max_examples=500, print_blob=True)
 settings.load_profile("quick")
 

@@ -24,6 +24,7 @@ from fedcore.errors import (
     FedcoreError,
     InstallError,
 )
+from tests.random_examples import thorough
 
 library = pytest.importorskip(
     "safetensors.numpy", reason="safetensors is not installed (the extra 'demo')"
@@ -221,7 +222,7 @@ def test_a_file_cut_or_extended_anywhere_is_refused(tmp_path: Path) -> None:
             load_checkpoint(path)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=thorough(300))
 @given(st.data())
 def test_a_file_with_changed_bytes_is_read_or_refused(tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / "a"

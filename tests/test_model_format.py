@@ -23,6 +23,7 @@ from fedcore.errors import (
     TruncatedFileError,
 )
 from fedcore.model_format import copy_model, encode_model, model_bytes, read_model
+from tests.random_examples import thorough
 
 TEXTS = {"task": "digits", "round": "7", "parent": "ab" * 32}
 
@@ -300,7 +301,7 @@ hostile = st.one_of(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=thorough(300))
 @given(hostile)
 def test_nothing_that_anybody_sends_crashes_the_reader_or_fills_memory(data: bytes) -> None:
     file = io.BytesIO(data)

@@ -22,6 +22,7 @@ from fedcore.private_training import RecordGradients
 from fedcore.tensor.ops.elementwise import sqrt
 from fedcore.tensor.random import Key
 from tests.private_terms import examples, linear, planned
+from tests.random_examples import thorough
 
 
 def conv() -> Any:
@@ -122,7 +123,7 @@ def test_no_examples_make_a_sum_of_zeros() -> None:
         assert not total(np.zeros((0, 5), np.float32), np.zeros(0, np.int64)).any()
 
 
-@settings(max_examples=25)
+@settings(max_examples=thorough(25))
 @given(
     st.lists(st.sampled_from([np.nan, np.inf, -np.inf, 1e30, -1e38, 1e-40, 0.0]), max_size=5),
     st.sampled_from(list(Grade)),

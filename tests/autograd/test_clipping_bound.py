@@ -17,6 +17,7 @@ from fedcore.errors import ArgumentError
 from fedcore.tensor.ops.flat import leaf
 from fedcore.tensor.registry import operations as ops
 from fedcore.tensor.tensor import Tensor, tensor
+from tests.random_examples import thorough
 
 Array = np.ndarray[Any, Any]
 K, M = 13, 11
@@ -95,7 +96,7 @@ THETA = np.zeros(K * M, np.float32)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=thorough(60), deadline=None)
 @given(st.integers(0, 99), scales, st.sampled_from([0.0, 1.0, 8.0]), st.floats(-6, 6))
 @example(0, (-23.0, 19.0), 0.0, -1.0)  # the square of x underflows
 @example(0, (38.0, -24.0), 0.0, -3.4)  # g times its coefficient is a denormal number
@@ -125,7 +126,7 @@ def test_one_example_is_never_longer_than_the_clipping_norm(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=thorough(30), deadline=None)
 @given(st.integers(0, 99), scales, st.sampled_from([0.0, 1.0, 8.0]), st.floats(-6, 6))
 def test_a_neighbouring_sum_differs_by_the_clipping_norm_and_float32_rounding(
     kind: str, seed: int, scales: tuple[float, float], spread: float, log_clip: float

@@ -15,6 +15,7 @@ from fedcore.tensor.ops.activations import where_positive
 from fedcore.tensor.ops.flat import assemble, leaf
 from fedcore.tensor.registry import operations as ops
 from fedcore.tensor.tensor import Tensor
+from tests.random_examples import thorough
 
 Array = np.ndarray[Any, Any]
 
@@ -149,7 +150,7 @@ def assert_same_bits(found: list[Tensor], expected: list[Tensor]) -> None:
 
 
 @pytest.mark.parametrize("layout", ["plain", "turned", "strided", "fixed"])
-@settings(max_examples=150)
+@settings(max_examples=thorough(150))
 @given(seed=st.integers(0, 2**32))
 def test_a_replay_on_changed_inputs_gives_the_bits_of_the_function(layout: str, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from fedcore.data import load_arff, load_csv, load_idx, load_npz, load_qmnist_labels
 from fedcore.errors import FedcoreError
+from tests.random_examples import thorough
 
 Loader = Callable[[Path], Any]
 
@@ -74,7 +75,7 @@ def test_a_file_cut_anywhere_is_read_or_refused(tmp_path: Path, name: str) -> No
 
 
 @pytest.mark.parametrize("name", VALID)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=thorough(200))
 @given(data=st.data())
 def test_a_file_with_changed_bytes_is_read_or_refused(
     tmp_path: Path, name: str, data: st.DataObject
@@ -90,7 +91,7 @@ def test_a_file_with_changed_bytes_is_read_or_refused(
 
 
 @pytest.mark.parametrize("name", VALID)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=thorough(100))
 @given(prefix=st.integers(0, 40), tail=st.binary(max_size=200))
 def test_any_bytes_after_a_true_beginning_are_read_or_refused(
     tmp_path: Path, name: str, prefix: int, tail: bytes
@@ -100,7 +101,7 @@ def test_any_bytes_after_a_true_beginning_are_read_or_refused(
 
 
 @pytest.mark.parametrize("name", ["arff", "csv"])
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=thorough(200))
 @given(text=st.text(st.sampled_from("@attribute rl{}'\"\\%,?\n\r\t 1e-.x\0\x0c"), max_size=120))
 def test_any_text_is_read_or_refused(tmp_path: Path, name: str, text: str) -> None:
     loader, _ = VALID[name]

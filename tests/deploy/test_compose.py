@@ -19,8 +19,6 @@ from tests.deploy.manifests import (
 )
 
 yaml = pytest.importorskip("yaml", reason="manifests are read with PyYAML (the extra 'dev')")
-checker = pytest.importorskip("check_jsonschema", reason="its schemas are in the extra 'dev'")
-jsonschema = pytest.importorskip("jsonschema")
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +28,13 @@ def compose() -> Any:
 
 @pytest.fixture(scope="module")
 def schema() -> Any:
+    checker = pytest.importorskip("check_jsonschema", reason="the schema is in the extra 'dev'")
     folder = Path(checker.__file__).parent / "builtin_schemas/vendor"
     return json.loads((folder / "compose-spec.json").read_text("utf-8"))
 
 
 def test_it_is_a_compose_file(compose: Any, schema: Any) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
     jsonschema.validate(compose, schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(compose | {"servers": {}}, schema)

@@ -20,7 +20,6 @@ from tests.deploy.manifests import (
 )
 
 yaml = pytest.importorskip("yaml", reason="manifests are read with PyYAML (the extra 'dev')")
-schemas = pytest.importorskip("kubernetes_validate", reason="of the extra 'dev'")
 
 FOLDER = DEPLOY / "k8s"
 VERSIONS = ("1.31.0", "1.34.0")
@@ -52,6 +51,7 @@ def containers(pods: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_each_is_a_resource_by_the_schema_of_its_version(path: Path, version: str) -> None:
     found = yaml.safe_load(path.read_text("utf-8"))
+    schemas = pytest.importorskip("kubernetes_validate", reason="of the extra 'dev'")
     schemas.validate(found, version, strict=True)
     with pytest.raises(schemas.ValidationError):
         schemas.validate(found | {"specs": {}}, version, strict=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +31,11 @@ from tests.deployed.evidence import audited, transitions_of
 from tests.deployed.secrets_of import found_in, secrets_of
 from tests.postgres import DATABASES
 
-pytest.importorskip("sklearn", reason="the images come with scikit-learn")
-
-# Of processes that have to share their cores with other tests.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(400),  # of processes that have to share their cores with other tests
+    pytest.mark.skipif(find_spec("sklearn") is None, reason="the images come with scikit-learn"),
+]
 
 ROUNDS, WRITERS = 10, 14
 POLICY = """

@@ -75,6 +75,7 @@ def test_fourteen_writers_reach_nine_of_ten_in_twenty_rounds(root, writers):
     assert measured == [4, 9, 14, 19]
 
 
+@pytest.mark.slow
 def test_with_every_image_protected_the_writers_still_learn(root, writers, tmp_path):
     clients, test = writers
     task = example(root, "digits.toml")
@@ -153,11 +154,11 @@ def test_what_the_server_keeps_goes_from_round_to_round(small_task, hospitals):
     "algorithm",
     [
         {"name": "fedavg"},
-        {"name": "fedavgm", "momentum": 0.5},
+        pytest.param({"name": "fedavgm", "momentum": 0.5}, marks=pytest.mark.slow),
         {"name": "fedprox", "mu": 0.1},
-        {"name": "fedadagrad"},
+        pytest.param({"name": "fedadagrad"}, marks=pytest.mark.slow),
+        pytest.param({"name": "fedyogi"}, marks=pytest.mark.slow),
         {"name": "fedadam"},
-        {"name": "fedyogi"},
         {"name": "fedsgd", "lr": 0.5},
     ],
     ids=lambda found: found["name"],

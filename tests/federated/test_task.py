@@ -18,6 +18,7 @@ from fedcore.federated.task import Task
 from fedcore.federated.task_json import LARGEST_JSON, read_document
 from fedcore.rounds import Phase
 from fedcore.secagg import Profile
+from tests.random_examples import thorough
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "tasks"
 TASKS = {path.stem: Task.from_toml(path).resolved() for path in sorted(EXAMPLES.glob("*.toml"))}
@@ -76,7 +77,7 @@ def test_the_digest_is_of_the_canonical_form_under_its_own_domain(task: Task) ->
     assert task.digest != hashlib.sha256(task.canonical).digest()
 
 
-@pytest.mark.parametrize("name", ["digits", "digits-plain"])
+@pytest.mark.parametrize("name", ["digits-plain", pytest.param("digits", marks=pytest.mark.slow)])
 def test_no_changed_byte_is_taken_for_the_same_task(name: str) -> None:
     data, digest = TASKS[name].canonical, TASKS[name].digest
     for at in range(len(data)):
@@ -103,7 +104,7 @@ def test_bytes_put_in_or_left_out_are_refused(data: st.DataObject) -> None:
         assert isinstance(error, TaskError | PlanError)
 
 
-@settings(max_examples=300)
+@settings(max_examples=thorough(300))
 @given(st.data())
 def test_whatever_stands_in_a_task_the_error_is_of_tasks_or_plans(data: st.DataObject) -> None:
     document = json.loads(TASKS[data.draw(st.sampled_from(sorted(TASKS)))].canonical)

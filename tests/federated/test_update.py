@@ -13,6 +13,7 @@ from fedcore.federated.fields import STATISTIC_LIMIT, statistics_of
 from fedcore.federated.update import UpdateLayout
 from fedcore.secagg import new_accumulator, total_of
 from fedcore.secagg.packing import pack
+from tests.random_examples import thorough
 
 SIZE = 15
 
@@ -59,7 +60,7 @@ def test_one_client_of_full_weight_comes_back_within_half_a_step(layout, vector)
     )
 
 
-@settings(max_examples=20)
+@settings(max_examples=thorough(20))
 @given(st.sampled_from([18, 24, 32, 48]), st.sampled_from([1, 3, 100]))
 def test_slots_hold_the_largest_cohort_at_its_worst(small_task, slot_bits, select):
     task = small_task(

@@ -23,7 +23,7 @@ from tests.privacy.commands_world import CENTRAL, SHARES, Fed, planned
 # Of noise, epsilon and rounds, the third.
 
 
-@pytest.mark.parametrize("accountant", ["rdp", "pld", "best"])
+@pytest.mark.parametrize("accountant", ["rdp", "best", pytest.param("pld", marks=pytest.mark.slow)])
 def test_the_noise_that_is_found_is_the_least_that_the_budget_allows(
     fed: Fed, accountant: str
 ) -> None:
@@ -42,7 +42,7 @@ def test_the_noise_that_is_found_is_the_least_that_the_budget_allows(
         assert (cost.value <= 1) is holds
 
 
-@pytest.mark.parametrize("accountant", ["rdp", "pld"])
+@pytest.mark.parametrize("accountant", ["rdp", pytest.param("pld", marks=pytest.mark.slow)])
 def test_a_plan_lasts_all_its_rounds_in_the_ledger_that_it_names(
     fed: Fed, tmp_path: Path, accountant: str
 ) -> None:

@@ -68,7 +68,14 @@ def half_written(name: str, args: tuple[Any, ...]) -> None:
             file.write(bytes(args[1][: len(args[1]) // 2]))
 
 
-@pytest.mark.parametrize("kill", [killed_before, killed_after, killed_within])
+@pytest.mark.parametrize(
+    "kill",
+    [
+        killed_within,
+        pytest.param(killed_before, marks=pytest.mark.slow),
+        pytest.param(killed_after, marks=pytest.mark.slow),
+    ],
+)
 def test_a_process_killed_at_any_call_of_the_disk_has_paid_for_what_it_drew(
     disk: Disk, tmp_path: Path, kill: Callable[..., Any]
 ) -> None:
@@ -100,9 +107,12 @@ def test_folders_above_a_new_ledger_are_found_after_a_power_cut_too(
         assert folder.parent.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_process_killed_again_while_it_recovers_has_paid_too(disk: Disk, tmp_path: Path) -> None:
+@pytest.mark.parametrize("every", [20, pytest.param(5, marks=pytest.mark.slow)])
+def test_a_process_killed_again_while_it_recovers_has_paid_too(
+    disk: Disk, tmp_path: Path, every: int
+) -> None:
     whole = calls_of_a_run(disk, tmp_path / "whole")
-    for first in range(1, whole + 1, 5):
+    for first in range(1, whole + 1, every):
         for second in range(1, 12):
             folder, world = tmp_path / f"{first}-{second}", World()
             with disk.process(at(first, killed_within)), pytest.raises(Killed):
@@ -176,12 +186,12 @@ def tails(synced: bytes, written: bytes, step: int) -> Iterator[bytes]:
             yield synced + tail[:size] + bytes(len(tail) - size)
 
 
-@pytest.mark.parametrize("step", [180, pytest.param(9, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("every", "step"), [(3, 180), pytest.param(1, 9, marks=pytest.mark.slow)])
 def test_a_power_cut_loses_nothing_that_was_acted_upon(
-    disk: Disk, tmp_path: Path, step: int
+    disk: Disk, tmp_path: Path, every: int, step: int
 ) -> None:
     states = 0
-    for number in range(1, calls_of_a_run(disk, tmp_path / "whole") + 1):
+    for number in range(1, calls_of_a_run(disk, tmp_path / "whole") + 1, every):
         folder, world = tmp_path / f"{number}", World()
         with disk.process(at(number, killed_after)), pytest.raises(Killed):
             run(folder, world)
@@ -201,7 +211,7 @@ def test_a_power_cut_loses_nothing_that_was_acted_upon(
             with disk.process():
                 run(twin, copy)
             states += 1
-    assert states > 150
+    assert states * every > 150
 
 
 def test_what_a_new_process_has_read_survives_a_power_cut(disk: Disk, tmp_path: Path) -> None:
@@ -264,7 +274,7 @@ def broken(disk: Disk, name: str, perform: Callable[[], Any], args: tuple[Any, .
     raise OSError(errno.EIO, "input/output error")
 
 
-@pytest.mark.parametrize("fault", [full, broken])
+@pytest.mark.parametrize("fault", [full, pytest.param(broken, marks=pytest.mark.slow)])
 def test_a_disk_that_fails_stops_the_ledger_until_it_is_opened_again(
     disk: Disk, tmp_path: Path, fault: Callable[..., Any]
 ) -> None:
@@ -306,7 +316,7 @@ def run_keeping(folder: Path, world: World, opened: list[Ledger]) -> None:
         world.published[round_] = payload
 
 
-@pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [12, pytest.param(1, marks=pytest.mark.slow)])
 def test_children_that_end_at_any_call_of_the_disk_have_paid_for_what_they_drew(
     tmp_path: Path, root: Path, step: int
 ) -> None:

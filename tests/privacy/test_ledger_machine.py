@@ -16,6 +16,7 @@ from fedcore.errors import BudgetError, LedgerError, ParticipationError, PlanErr
 from fedcore.privacy.ledger import Head, Ledger, Reservation, verify
 from fedcore.privacy.rdp import compose, epsilon
 from tests.privacy.ledger_world import KEY, bounded, plan_of
+from tests.random_examples import thorough
 
 ROUNDS, BUDGET = 6, 8
 SEPARATION, MAXIMUM = 2, 3
@@ -191,4 +192,6 @@ def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 TestSampled = Machine.TestCase
 TestBounded = BoundedMachine.TestCase
-TestSampled.settings = TestBounded.settings = settings(stateful_step_count=20, max_examples=40)
+TestSampled.settings = TestBounded.settings = settings(
+    stateful_step_count=20, max_examples=thorough(40)
+)

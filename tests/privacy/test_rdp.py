@@ -23,6 +23,7 @@ from fedcore.privacy.events import (
 from fedcore.privacy.rdp import ORDERS, compose, epsilon, max_rounds, rdp
 from fedcore.privacy.units import Adjacency
 from tests.privacy.curves import ADD, NOISE, RATES, REPLACE, ZERO, parts, sampled
+from tests.random_examples import thorough
 
 
 def events() -> st.SearchStrategy[tuple[Event, Adjacency]]:
@@ -78,7 +79,7 @@ def test_less_sampling_more_noise_and_fewer_rounds_never_cost_more(
 
 
 @given(st.lists(events(), min_size=1, max_size=4), st.integers(1, 50))
-@settings(max_examples=20)
+@settings(max_examples=thorough(20))
 def test_costs_add_up(cases: list[tuple[Event, Adjacency]], count: int) -> None:
     adjacency = cases[0][1]
     spend = {event: count for event, other in cases if other is adjacency}

@@ -31,7 +31,11 @@ mpmath = pytest.importorskip("mpmath")
 
 ONE = 2**192
 NARROW = [Fraction(1, 4), Fraction(1), Fraction(7, 3), Fraction(64), Fraction(5 * 10**9 + 1, 10**6)]
-WIDE = [(Fraction(20_000), 1), (Fraction(10**20 + 1, 10**12), 7), (Fraction(10**18), 23)]
+WIDE = [
+    (Fraction(20_000), 1),
+    pytest.param(Fraction(10**20 + 1, 10**12), 7, marks=pytest.mark.slow),
+    (Fraction(10**18), 23),
+]
 MAKERS = [discrete_blocks, rounded_blocks]
 
 

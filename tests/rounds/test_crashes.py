@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from fedcore.rounds import CLIENT_PHASES, Phase, RoundPolicy, RoundState, replay, to_record
+from tests.random_examples import thorough
 from tests.rounds.driving import Driver, Fate, clients, plain, secure
 
 FATES = {b"a": Fate(), b"b": Fate(Phase.COLLECTING), b"c": Fate(), b"d": Fate()}
@@ -92,7 +93,7 @@ def stories(draw: st.DrawFn) -> tuple[RoundPolicy, dict[bytes, dict[int, Fate]],
 
 
 @given(stories(), st.lists(st.integers(0, 80), max_size=4))
-@settings(max_examples=200)
+@settings(max_examples=thorough(200))
 def test_several_crashes_in_a_random_story_change_nothing(
     story: tuple[RoundPolicy, dict[bytes, dict[int, Fate]], dict[int, Phase]], crashes: list[int]
 ) -> None:

@@ -39,6 +39,7 @@ from fedcore.rounds import (
     step,
     to_record,
 )
+from tests.random_examples import thorough
 from tests.rounds.driving import DIGEST, clients, plain
 
 PEOPLE = clients(6)
@@ -191,4 +192,4 @@ class RandomRound(RuleBasedStateMachine):
 
 
 TestRandomRound = RandomRound.TestCase
-TestRandomRound.settings = settings(max_examples=100, stateful_step_count=60)
+TestRandomRound.settings = settings(max_examples=thorough(100), stateful_step_count=60)

@@ -17,10 +17,15 @@ from fedcore.errors import MessageError, ReuseError, StageError
 from fedcore.secagg.messages import UploadTrailer, encode
 from fedcore.secagg.params import Profile
 from fedcore.secagg.stages import Stage
+from tests.random_examples import thorough
 from tests.secagg.crashing import SERVER, InFlight, Moment, Silence, configuration, network_of
 from tests.secagg.soundness import N, assert_sound, disk_of, moments, writes
 
-profiles = pytest.mark.parametrize("profile", list(Profile), ids=lambda profile: profile.name)
+profiles = pytest.mark.parametrize(
+    "profile",
+    [Profile.MALICIOUS, pytest.param(Profile.SEMI_HONEST, marks=pytest.mark.slow)],
+    ids=lambda profile: profile.name,
+)
 crashes = pytest.mark.parametrize(
     ("moment", "in_flight"),
     [
@@ -180,7 +185,7 @@ def test_programs_may_crash_again_while_they_recover(profile: Profile, moment: M
     assert crashed >= 2 * writes(profile)[0]
 
 
-@settings(max_examples=40)
+@settings(max_examples=thorough(40))
 @given(data=st.data())
 def test_whatever_crashes_and_overtakes_whatever_the_sum_is_exact(data: st.DataObject) -> None:
     profile = data.draw(st.sampled_from(Profile))

@@ -16,6 +16,7 @@ from fedcore.secagg.messages import Abort, AbortReason
 from fedcore.secagg.params import Parameters, Profile
 from fedcore.secagg.session import run_session, shards
 from fedcore.secagg.stages import Stage
+from tests.random_examples import thorough
 from tests.secagg.crashing import Network, Silence, configuration, network_of
 
 profiles = pytest.mark.parametrize("profile", list(Profile), ids=lambda profile: profile.name)
@@ -159,7 +160,7 @@ def test_any_losses_at_any_stages_give_the_exact_sum_or_a_clean_end(
 
 @pytest.mark.slow
 @given(profile=st.sampled_from(Profile), seed=st.integers(0, 2**32), data=st.data())
-@settings(max_examples=30)
+@settings(max_examples=thorough(30))
 def test_any_losses_in_a_ring_give_the_exact_sum_or_a_clean_end(
     profile: Profile, seed: int, data: st.DataObject
 ) -> None:

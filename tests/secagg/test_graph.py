@@ -139,7 +139,14 @@ def bits(mask: int, n: int) -> NDArray[np.bool_]:
     return (mask >> np.arange(n) & 1).astype(np.bool_)
 
 
-@pytest.mark.parametrize(("n", "degree"), [(n, k) for n in range(3, 15) for k in range(2, n, 2)])
+@pytest.mark.parametrize(
+    ("n", "degree"),
+    [
+        pytest.param(n, degree, marks=pytest.mark.slow if n > 11 else ())
+        for n in range(3, 15)
+        for degree in range(2, n, 2)
+    ],
+)
 def test_survivors_in_every_window_are_connected(n: int, degree: int) -> None:
     graph = build_graph(n.to_bytes(32, "big"), n, degree=degree, complete=False)
     passed = np.array([graph.windows_hold(bits(mask, n), 1) for mask in range(2**n)])

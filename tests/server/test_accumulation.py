@@ -29,6 +29,7 @@ from fedcore.secagg.packing import pack, to_wire
 from fedcore.secagg.prg import Prg, Stream, apply_streams
 from fedserver.accumulation import Accumulation, accumulation_of
 from fedserver.spool import Spool
+from tests.random_examples import thorough
 
 LAYOUT = Layout((Block(140_000, 56, 2**40), Block(7, 16, 100), Block(1, 64, 2**50)))
 PRG = Prg.AES_128_CTR
@@ -79,7 +80,7 @@ async def test_the_total_is_the_sum_of_the_integers() -> None:
     assert same(await made.total(made.included), uploads.values())
 
 
-@settings(max_examples=20)
+@settings(max_examples=thorough(20))
 @given(order=st.permutations(range(4)), repeats=st.lists(st.integers(0, 3), max_size=4))
 def test_neither_order_nor_repeats_change_a_bit(order: list[int], repeats: list[int]) -> None:
     layout = Layout((Block(100, 20, 1000), Block(3, 64, 2**60)))

@@ -20,6 +20,7 @@ from fedcore.errors import (
 from fedcore.failpoints import arm, disarm
 from fedserver.disk import FsOps
 from fedserver.spool import Spool
+from tests.random_examples import thorough
 from tests.server.lossy_disk import Loss, LossyDisk, PowerCut, every_cut
 from tests.server.uploads import ID, KEY, put, sealed, send, sha, small
 
@@ -142,7 +143,9 @@ async def goes_on(told: int, left: Path, data: bytes, key: bytes | None = KEY) -
     assert len(os.listdir(root)) == 1
 
 
-@pytest.mark.parametrize("key", [None, KEY], ids=["plain", "encrypted"])
+@pytest.mark.parametrize(
+    "key", [pytest.param(None, marks=pytest.mark.slow), KEY], ids=["plain", "encrypted"]
+)
 async def test_after_a_cut_anywhere_an_upload_goes_on_from_what_was_answered(
     tmp_path: Path, data: bytes, key: bytes | None
 ) -> None:
@@ -187,7 +190,9 @@ class WithoutFolderSync(LossyDisk):
         self._step()
 
 
-@pytest.mark.parametrize("kind", [WithoutFileSync, WithoutFolderSync])
+@pytest.mark.parametrize(
+    "kind", [WithoutFileSync, pytest.param(WithoutFolderSync, marks=pytest.mark.slow)]
+)
 async def test_a_cut_finds_a_spool_that_leaves_out_a_sync(
     tmp_path: Path, data: bytes, kind: type[LossyDisk]
 ) -> None:
@@ -200,7 +205,7 @@ async def test_a_cut_finds_a_spool_that_leaves_out_a_sync(
     assert lost
 
 
-@settings(max_examples=20)
+@settings(max_examples=thorough(20))
 @given(first=st.integers(1, 40), second=st.integers(1, 40))
 def test_two_cuts_are_no_worse_than_one(
     tmp_path_factory: pytest.TempPathFactory, first: int, second: int

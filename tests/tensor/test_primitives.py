@@ -149,12 +149,12 @@ def lane_sizes(one: Sample) -> list[int]:
     return sorted({*([min(lengths), max(lengths)] if lengths else []), 2})
 
 
-def mappings(count: int, levels: int) -> list[tuple[tuple[bool, ...], ...]]:
-    """For each operand, in which levels it is mapped: all ways, or 24 of them."""
+def mappings(count: int, levels: int, most: int) -> list[tuple[tuple[bool, ...], ...]]:
+    """For each operand, in which levels it is mapped: all ways, or about so many of them."""
     ways = list(itertools.product(itertools.product((False, True), repeat=levels), repeat=count))
-    if len(ways) <= 24:
+    if len(ways) <= most:
         return ways
-    chosen = np.random.default_rng(0).choice(len(ways), 24, replace=False)
+    chosen = np.random.default_rng(0).choice(len(ways), most, replace=False)
     return [ways[i] for i in sorted({0, len(ways) - 1, *chosen.tolist()})]
 
 
@@ -185,12 +185,12 @@ def at_lane(x: Array, mapped: tuple[bool, ...], lane: tuple[int, ...]) -> Array:
     return own
 
 
-def assert_lanes_equal_loop(one: Sample, sizes: tuple[int, ...]) -> None:
+def assert_lanes_equal_loop(one: Sample, sizes: tuple[int, ...], *, ways: int = 24) -> None:
     rng = generator(one)
     full = draw(one, rng, sizes)
     shape = value(one, [x[(0,) * len(sizes)] for x in full]).shape
     g = rng.standard_normal((*sizes, *shape))
-    for way in mappings(len(one.operands), len(sizes)):
+    for way in mappings(len(one.operands), len(sizes), ways):
         xs = only_mapped(full, way)
         found = [y.numpy() for y in in_lanes(one, xs, g, way, len(sizes))]
         for lane in np.ndindex(*sizes):
@@ -207,6 +207,12 @@ def test_each_lane_equals_the_loop(one: Sample) -> None:
 
 @each_sample
 def test_each_lane_of_two_nested_levels_equals_the_loop(one: Sample) -> None:
+    assert_lanes_equal_loop(one, (3, 2), ways=4)
+
+
+@pytest.mark.slow
+@each_sample
+def test_each_lane_of_two_levels_in_every_way_equals_the_loop(one: Sample) -> None:
     sizes = lane_sizes(one)
     assert_lanes_equal_loop(one, (sizes[-1], sizes[0]))
 

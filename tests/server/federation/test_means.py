@@ -15,6 +15,7 @@ from fedcore.secagg.packing import pack
 from fedserver import accumulation
 from fedserver.accumulation import Totals
 from fedserver.federation.means import mean_of
+from tests.random_examples import thorough
 from tests.server.federation.world import task_of
 
 LAYOUT = UpdateLayout.of(task_of(clients=5, secure=""))
@@ -28,7 +29,7 @@ def packed(layout: Layout, blocks: list[np.ndarray]) -> Totals:
     return Totals(np.concatenate(words), layout)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=thorough(50), deadline=None)
 @given(
     length=st.integers(1, 70),
     bits=st.sampled_from([8, 13, 16, 21, 32, 33, 64]),

@@ -95,7 +95,12 @@ async def test_figures_that_no_honest_clients_report_end_no_round_and_are_not_sh
         assert told == [(round, ["evaluation_accuracy"]) for round in (0, 1)]
 
 
-PLACES = ["train", "share", "upload", "uploading", "commit", "confirm", "answer"]
+PLACES = [
+    "upload",
+    "confirm",
+    *(pytest.param(place, marks=pytest.mark.slow) for place in ("train", "share")),
+    *(pytest.param(place, marks=pytest.mark.slow) for place in ("uploading", "commit", "answer")),
+]
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -133,18 +138,15 @@ async def test_a_round_without_enough_clients_is_tried_again_with_fresh_keys(
         assert kept.ref.attempt == 2
 
 
-PHASES = [
-    Phase.SELECTING,
-    Phase.KEYS,
-    Phase.SHARES,
-    Phase.COLLECTING,
-    Phase.CONFIRMING,
-    Phase.UNMASKING,
-    Phase.COMPLETED,
-]
+KILLED_AT = [Phase.KEYS, Phase.COLLECTING, Phase.UNMASKING]
+ALSO_AT = [Phase.SELECTING, Phase.SHARES, Phase.CONFIRMING, Phase.COMPLETED]
 
 
-@pytest.mark.parametrize("phase", PHASES, ids=lambda phase: phase.name)
+@pytest.mark.parametrize(
+    "phase",
+    [*KILLED_AT, *(pytest.param(phase, marks=pytest.mark.slow) for phase in ALSO_AT)],
+    ids=lambda phase: phase.name,
+)
 async def test_a_server_that_is_killed_ends_with_the_same_model(
     tmp_path: Path, phase: Phase
 ) -> None:
@@ -162,9 +164,13 @@ async def test_a_server_that_is_killed_ends_with_the_same_model(
 @pytest.mark.parametrize(
     ("privacy", "algorithm"),
     [
-        (RECORDS, 'name = "fedsgd"\nlr = 0.5'),
+        pytest.param(RECORDS, 'name = "fedsgd"\nlr = 0.5', marks=pytest.mark.slow),
         (CLIENTS.format(noise="shares"), 'name = "fedavg"'),
-        (CLIENTS.format(noise="central"), 'name = "fedadam"\nlr = 0.1'),
+        pytest.param(
+            CLIENTS.format(noise="central"),
+            'name = "fedadam"\nlr = 0.1',
+            marks=pytest.mark.slow,
+        ),
         (SAMPLED, 'name = "fedavg"'),
     ],
     ids=["records", "shares", "central", "sampled"],

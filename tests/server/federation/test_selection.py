@@ -119,7 +119,9 @@ async def expected(world: World, ref: RoundRef, factor: float) -> int:
     return min(max(ceil(goal / (1 - rate) - 1e-9), goal), world.task.cohort.select)
 
 
-@pytest.mark.parametrize("failing", [(), (1, 3)], ids=["none", "two"])
+@pytest.mark.parametrize(
+    "failing", [pytest.param((), marks=pytest.mark.slow), (1, 3)], ids=["none", "two"]
+)
 async def test_every_round_selects_what_follows_from_the_rounds_before_also_after_crashes(
     tmp_path: Path, failing: tuple[int, ...]
 ) -> None:

@@ -30,6 +30,7 @@ from fedserver.services.assignment import RoundService, SecAggService
 from fedserver.services.client import ClientService
 from fedserver.services.transfer import ModelService, ModelUploadService, UploadService
 from fedserver.serving import SERVICES
+from tests.random_examples import thorough
 
 OK = grpc.StatusCode.OK
 A16, R16, U16, D32 = b"a" * 16, b"r" * 16, b"u" * 16, b"d" * 32
@@ -144,7 +145,7 @@ async def test_a_field_out_of_its_bounds_never_reaches_the_federation(
     assert federation.calls == []
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=thorough(200))
 @given(st.data())
 async def test_bytes_from_anywhere_are_answered_or_refused(canned: Any, data: Any) -> None:
     """Fields of random content never raise what would be a fault of the server."""

@@ -402,7 +402,7 @@ HEALTHY = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_
 
 def test_any_acts_crashes_and_restarts_leave_what_the_model_says() -> None:
     few = settings(
-        derandomize=True, max_examples=10, stateful_step_count=15, suppress_health_check=HEALTHY
+        derandomize=True, max_examples=5, stateful_step_count=15, suppress_health_check=HEALTHY
     )
     run_state_machine_as_test(StoreMachine, settings=few)
 

@@ -26,6 +26,7 @@ from fedsim.clock import (
     Work,
 )
 from fedsim.devices import Stage
+from tests.random_examples import thorough
 from tests.sim.clock.hands import INF, Device, Hands, terms, work
 from tests.sim.clock.test_rounds_hold import some_devices
 
@@ -262,7 +263,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 @given(cases())
-@settings(max_examples=40)
+@settings(max_examples=thorough(40))
 def test_every_schedule_is_one_that_clients_could_have_followed(case: Case) -> None:
     terms_of, devices, what = case
     found = schedule(terms_of, devices, what, steps=6)
@@ -298,7 +299,7 @@ def test_every_schedule_is_one_that_clients_could_have_followed(case: Case) -> N
 
 
 @given(cases(), st.integers(0, 5))
-@settings(max_examples=25)
+@settings(max_examples=thorough(25))
 def test_followed_step_by_step_it_says_of_each_version_all_that_the_whole_walk_does(
     case: Case, first: int
 ) -> None:
@@ -313,7 +314,7 @@ def test_followed_step_by_step_it_says_of_each_version_all_that_the_whole_walk_d
 
 
 @given(cases(), st.randoms(use_true_random=False))
-@settings(max_examples=25)
+@settings(max_examples=thorough(25))
 def test_the_order_of_the_clients_does_not_matter(case: Case, random: Any) -> None:
     terms_of, devices, what = case
     names = [f"client {place}" for place in range(len(devices))]

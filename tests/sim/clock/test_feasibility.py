@@ -15,6 +15,7 @@ from fedsim.devices import Stage
 from fedsim.run.folder import RunFolder
 from fedsim.run.simulation import plan_of, simulate_in_folder
 from fedsim.scenario import Scenario
+from tests.random_examples import thorough
 from tests.sim.clock.hands import Device, Hands, terms, work
 from tests.sim.clock.test_rounds_hold import Case, held, some_rounds
 from tests.sim.scenarios import scenario_of
@@ -29,7 +30,7 @@ def refusal(rules: Terms, devices: list[Device], what: Work, *, needed: int) -> 
 
 
 @given(some_rounds())
-@settings(max_examples=60)
+@settings(max_examples=thorough(60))
 def test_what_is_refused_never_comes_to_an_end(case: Case) -> None:
     rules, devices, what, _, _ = case
     if refusal(rules, devices, what, needed=rules.policy.minimum):

@@ -14,6 +14,7 @@ from fedcore.rounds.state import RoundState
 from fedcore.secagg.loopback import LostAt
 from fedsim.clock import ClockState, RoundTimeline, SynchronousClock, Terms, Traffic, Work, attempt
 from fedsim.devices import Stage
+from tests.random_examples import thorough
 from tests.sim.clock.hands import Device, Hands, terms, work
 
 INF = float("inf")
@@ -77,7 +78,7 @@ def held(case: Case, *, names: Sequence[str] | None = None) -> RoundTimeline | s
 
 
 @given(some_rounds())
-@settings(max_examples=60)
+@settings(max_examples=thorough(60))
 def test_every_selected_client_has_reported_or_is_lost(case: Case) -> None:
     rules, failing = case[0], case[4]
     timeline = held(case)
@@ -103,7 +104,7 @@ def test_every_selected_client_has_reported_or_is_lost(case: Case) -> None:
 
 
 @given(some_rounds())
-@settings(max_examples=60)
+@settings(max_examples=thorough(60))
 def test_time_never_runs_backwards_and_the_transitions_lead_where_the_machine_is(
     case: Case,
 ) -> None:
@@ -129,7 +130,7 @@ def test_time_never_runs_backwards_and_the_transitions_lead_where_the_machine_is
 
 
 @given(some_rounds())
-@settings(max_examples=30)
+@settings(max_examples=thorough(30))
 def test_bytes_are_those_of_whole_models_and_of_answers_in_time(case: Case) -> None:
     _, _, what, _, _ = case
     timeline = held(case)
@@ -165,7 +166,7 @@ def outline(timeline: RoundTimeline | str, names: Sequence[str]) -> object:
 
 
 @given(some_rounds(), st.randoms(use_true_random=False))
-@settings(max_examples=60)
+@settings(max_examples=thorough(60))
 def test_the_order_of_the_clients_does_not_matter(case: Case, random: object) -> None:
     rules, devices, what, number, failing = case
     names = [f"client {place}" for place in range(len(devices))]
@@ -181,7 +182,7 @@ def test_the_order_of_the_clients_does_not_matter(case: Case, random: object) ->
 
 
 @given(some_rounds())
-@settings(max_examples=60)
+@settings(max_examples=thorough(60))
 def test_messages_taken_together_lead_where_each_alone_does(case: Case) -> None:
     names = [str(place) for place in range(len(case[1]))]
     together = outline(held(case), names)
@@ -191,7 +192,7 @@ def test_messages_taken_together_lead_where_each_alone_does(case: Case) -> None:
 
 
 @given(some_rounds())
-@settings(max_examples=30)
+@settings(max_examples=thorough(30))
 def test_the_same_seed_holds_the_same_round_and_a_record_of_the_state_is_enough(
     case: Case,
 ) -> None:

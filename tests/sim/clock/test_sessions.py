@@ -17,6 +17,7 @@ from fedcore.secagg import Profile, SessionConfig, default_layout, run_session
 from fedcore.secagg.loopback import LostAt
 from fedsim.clock import ClockState, CountedSession, SynchronousClock, Terms, Work
 from fedsim.devices import Devices, DevicesSpec, Stage
+from tests.random_examples import thorough
 from tests.sim.clock.hands import Device, Hands, terms, work
 from tests.sim.tasks import task_of
 
@@ -87,7 +88,7 @@ CHANCE = st.sampled_from([0.0, 0.0, 0.0, 0.0, 1.0])
     st.lists(st.tuples(st.sampled_from(Stage), CHANCE), min_size=5, max_size=8),
     st.sampled_from([0.0, 0.2, 2.0]),
 )
-@settings(max_examples=25)
+@settings(max_examples=thorough(25))
 def test_the_real_session_with_the_same_losses_has_the_same_survivors(
     profile: Profile, chances: list[tuple[Stage, float]], slow: float
 ) -> None:

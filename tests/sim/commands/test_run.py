@@ -187,7 +187,7 @@ def test_rounds_are_those_that_were_asked_for(fed: Fed, file: Path) -> None:
     assert models(Path("some")) == models(Path("all"))[:2]
 
 
-@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("named", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_run_that_was_interrupted_goes_on_to_the_same_end(
     fed: Fed, file: Path, monkeypatch: pytest.MonkeyPatch, named: bool
 ) -> None:

@@ -44,7 +44,9 @@ def data_of(rows: int) -> Dataset:
     return Dataset(draw.standard_normal((rows, 6)).astype(np.float32), draw.integers(0, 3, rows))
 
 
-@pytest.mark.parametrize("lanes", [None, 1, 2, 8])
+@pytest.mark.parametrize(
+    "lanes", [None, 2, *(pytest.param(lanes, marks=pytest.mark.slow) for lanes in (1, 8))]
+)
 @pytest.mark.parametrize(
     "task",
     [

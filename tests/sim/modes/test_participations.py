@@ -16,6 +16,7 @@ from fedsim.run.folder import RunFolder
 from fedsim.run.simulation import plan_of, simulate_in_folder
 from fedsim.scenario import Scenario
 from fedsim.world import World
+from tests.random_examples import thorough
 from tests.sim.scenarios import scenario_of
 
 LOSSES = "[devices]\ndropout = { training = 0.2 }"
@@ -147,7 +148,7 @@ def test_a_budget_that_failures_have_used_up_is_no_remedy_for_too_few_clients() 
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=thorough(25), deadline=None)
 @given(st.data())
 def test_whatever_is_accepted_releases_something_and_each_remedy_all(data: st.DataObject) -> None:
     clients = data.draw(st.sampled_from([3, 5, 8, 12]), label="clients")

@@ -31,6 +31,7 @@ from fedsim.devices import Stage
 from fedsim.modes.secure_parties import Blocks
 from fedsim.modes.secure_session import SecureTotal
 from fedsim.modes.secure_sum import SecureSum
+from tests.random_examples import thorough
 from tests.sim.clock.hands import Device, Hands
 from tests.sim.tasks import population_of, task_of
 
@@ -98,7 +99,7 @@ LOST = st.dictionaries(st.sampled_from(EVERYONE), st.sampled_from(LostAt), max_s
 @given(
     st.sampled_from(["malicious", "semi_honest"]), st.booleans(), LOST, st.integers(1, 3), st.data()
 )
-@settings(max_examples=30)
+@settings(max_examples=thorough(30))
 def test_totals_are_those_of_the_survivors_or_the_machine_says_why_not(
     profile: str, noisy: bool, lost: dict[int, LostAt], threads: int, data: st.DataObject
 ) -> None:

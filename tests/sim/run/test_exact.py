@@ -21,8 +21,15 @@ RECORDS = (
 )
 
 
-@pytest.mark.parametrize("secure", [MASKED, HONEST], ids=["malicious", "semi-honest"])
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("secure", "workers"),
+    [
+        (MASKED, 2),
+        (HONEST, 1),
+        pytest.param(MASKED, 1, marks=pytest.mark.slow),
+        pytest.param(HONEST, 2, marks=pytest.mark.slow),
+    ],
+)
 def test_exact_and_fast_are_the_same_to_the_bit(tmp_path: Path, secure: str, workers: int) -> None:
     terms = {
         "secure": secure,

@@ -48,8 +48,15 @@ def test_a_run_finds_the_models_of_the_task_in_one_process(tmp_path: Path, algor
     assert [record.model for record in records] == [digest_of(theta) for theta in expected]
 
 
-@pytest.mark.parametrize("mode", ["fast", "plain"])
-@pytest.mark.parametrize(("workers", "kind"), [(2, "threads"), (2, "processes")])
+@pytest.mark.parametrize(
+    ("mode", "workers", "kind"),
+    [
+        ("fast", 2, "processes"),
+        ("plain", 2, "threads"),
+        pytest.param("fast", 2, "threads", marks=pytest.mark.slow),
+        pytest.param("plain", 2, "processes", marks=pytest.mark.slow),
+    ],
+)
 def test_workers_change_nothing(tmp_path: Path, mode: str, workers: int, kind: str) -> None:
     alone = run(scenario_of(mode=mode, more=LOSING), tmp_path)
     many = run(scenario_of(mode=mode, more=LOSING, workers=workers, kind=kind), tmp_path)
