@@ -17,7 +17,16 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 from fedcore.errors import BlobError
 
-__all__ = ["MIB", "FsOps", "blob_error", "digest_of", "finished", "in_thread", "require_space"]
+__all__ = [
+    "MIB",
+    "FolderSync",
+    "FsOps",
+    "blob_error",
+    "digest_of",
+    "finished",
+    "in_thread",
+    "require_space",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -80,6 +89,34 @@ class FsOps:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+class FolderSync:
+    """Brings the names in one folder onto the disk, once for all who ask while it is busy.
+
+    Of a round of 10,000 clients they were a third of what a server computed, one by one.
+    """
+
+    def __init__(self, folder: Path, disk: FsOps) -> None:
+        self._folder, self._disk = folder, disk
+        self._running: asyncio.Future[None] | None = None
+        self._next: asyncio.Future[None] | None = None
+
+    async def __call__(self) -> None:
+        """Returns when all names that the folder has now are durable. Raises: OSError."""
+        if self._next is None:  # one that runs already may have begun before the newest name
+            self._next = asyncio.ensure_future(self._after(self._running))
+        await asyncio.shield(self._next)
+
+    async def _after(self, earlier: asyncio.Future[None] | None) -> None:
+        if earlier is not None:
+            await asyncio.wait({earlier})
+        self._running, self._next = self._next, None
+        try:
+            await asyncio.to_thread(self._disk.fsync_folder, self._folder)
+        finally:
+            if self._next is None:
+                self._running = None
 
 
 async def in_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:

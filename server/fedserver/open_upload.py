@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Final
 
 from fedcore.errors import BlobError, ConflictError, NotFoundError, OverloadedError, UploadError
-from fedserver.disk import blob_error
+from fedserver.disk import FolderSync, blob_error
 from fedserver.upload_file import UploadFile
 
-__all__ = ["ChunkMemory", "OpenUpload", "changed", "not_open"]
+__all__ = ["ChunkMemory", "OpenUpload", "Promises", "changed", "not_open"]
 
 _RETRY_MEMORY_MS: Final = (100, 2_000)
 _RETRY_DISK_MS: Final = (30_000, 120_000)
@@ -58,36 +58,56 @@ class ChunkMemory:
         self._waiting -= size
 
 
+class Promises:
+    """How many bytes all open uploads together have still to bring to the disk.
+
+    Kept as a sum: ten thousand clients begin at once, and each is promised its room beside all.
+    """
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+
 class OpenUpload:
     """The chunks of one upload on their way into `file`.
 
-    `window_bytes`: how far a chunk may begin beyond the first byte that is missing. Once it is
+    `window_bytes`: how far a chunk may begin beyond the first byte that is missing. `promises`:
+    the sum in which its missing bytes count. Once it is
     `closed`, by `close` or by a disk that failed, it takes nothing more: every method then raises
     NotFoundError, and what is durable is for a new object to find.
     """
 
-    def __init__(self, file: UploadFile, *, window_bytes: int, memory: ChunkMemory) -> None:
-        self._file, self._window, self._memory = file, window_bytes, memory
+    def __init__(
+        self,
+        file: UploadFile,
+        *,
+        window_bytes: int,
+        memory: ChunkMemory,
+        promises: Promises,
+        folder: FolderSync,
+    ) -> None:
+        self._file, self._window, self._memory, self._folder = file, window_bytes, memory, folder
+        self._promises, self._promised = promises, 0
         self._turn = asyncio.Lock()
         self._waiting: dict[int, bytes] = {}
         self._begun = self.closed = False
-
-    @property
-    def missing(self) -> int:
-        """How many bytes still have to arrive."""
-        return self._file.size - self._file.received
+        self._promise()
 
     async def begin(self, size: int, *, reserve_bytes: int) -> int:
         """Open the file, or make durable what came since: how much of the upload is.
 
         Raises: ConflictError if it was begun with another size than `size`; OverloadedError unless
-        it fits onto the disk beside `reserve_bytes`; BlobError.
+        it fits onto the disk beside `reserve_bytes` and what others were promised; BlobError.
         """
         async with self._turn:
             self._require_open()
             if not self._begun:
-                await self._on_disk(self._file.begin, reserve_bytes)
+                others = self._promises.bytes - self._promised
+                await self._on_disk(self._file.begin, reserve_bytes + others)
+                # Also of a file that was there: its maker may not have come to this line.
+                await self._names_on_disk()
                 self._begun = True
+                self._promise()
             if size != self._file.size:
                 raise ConflictError(
                     f"an upload was begun with {self._file.size} bytes, not with {size}",
@@ -128,7 +148,7 @@ class OpenUpload:
         """
         async with self._turn:
             self._require_open()
-            if size != self._file.size or self.missing:
+            if size != self._file.size or self._file.received < size:
                 raise UploadError(
                     f"an upload of {self._file.size} bytes is not complete",
                     why=f"sealed were {size} bytes, and {self._file.received} arrived",
@@ -136,6 +156,7 @@ class OpenUpload:
                 )
             if not hmac.compare_digest(self._file.digest, sha256):
                 await self._on_disk(self._file.remove)
+                await self._names_on_disk()
                 self.close()
                 raise UploadError(
                     "an upload has another digest than its seal",
@@ -150,11 +171,13 @@ class OpenUpload:
         async with self._turn:
             if not self.closed:
                 await self._on_disk(self._file.remove)
+                await self._names_on_disk()
                 self.close()
 
     def close(self) -> None:
         """Take nothing more, and forget the chunks that wait."""
         self.closed = True
+        self._promise()
         self._memory.give_back(sum(map(len, self._waiting.values())))
         self._waiting.clear()
 
@@ -185,6 +208,13 @@ class OpenUpload:
         if fresh := memoryview(data)[known:]:
             # One after the other: to hand the second to another thread costs more than it saves.
             await self._on_disk(self._append, fresh)
+            self._promise()
+
+    def _promise(self) -> None:
+        """Counts what is missing now in the sum of all."""
+        missing = 0 if self.closed else self._file.size - self._file.received
+        self._promises.bytes += missing - self._promised
+        self._promised = missing
 
     def _append(self, data: memoryview) -> None:
         self._file.append(data)
@@ -192,9 +222,18 @@ class OpenUpload:
 
     async def _on_disk(self, work: Callable[..., bool | None], *args: object) -> bool | None:
         """Do `work` in a thread; if that fails nobody knows what is on the disk, hence close."""
+        with self._closed_on_failure():
+            return await asyncio.to_thread(work, *args)
+
+    async def _names_on_disk(self) -> None:
+        with self._closed_on_failure():
+            await self._folder()
+
+    @contextmanager
+    def _closed_on_failure(self) -> Iterator[None]:
         try:
             with _full_or_broken():
-                return await asyncio.to_thread(work, *args)
+                yield
         except BaseException:
             self.close()
             raise

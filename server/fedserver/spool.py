@@ -8,7 +8,7 @@ import os
 import re
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,8 @@ from typing import BinaryIO, Final
 from fedcore.errors import ConflictError, InvalidRequestError, NotFoundError, UploadError
 from fedcore.failpoints import failpoint
 from fedcore.secagg import Layout
-from fedserver.disk import MIB, FsOps, blob_error, finished
-from fedserver.open_upload import ChunkMemory, OpenUpload, changed, not_open
+from fedserver.disk import MIB, FolderSync, FsOps, blob_error, finished
+from fedserver.open_upload import ChunkMemory, OpenUpload, Promises, changed, not_open
 from fedserver.upload_file import UploadFile, part_of, reader_of, size_of
 
 __all__ = ["Spool", "SpoolProgress"]
@@ -64,6 +64,7 @@ class Spool:
         self._root, self._disk = root, disk or FsOps()
         self._window, self._chunk, self._sync = window, chunk_bytes, sync_bytes
         self._reserve, self._memory = reserve_bytes, ChunkMemory(in_flight_bytes)
+        self._promises, self._folder = Promises(), FolderSync(root, self._disk)
         self._uploads: dict[bytes, OpenUpload] = {}
         self._keys: dict[bytes, bytes | None] = {}  # of those that were opened
         with blob_error(f"the spool {root.name} cannot be opened"):
@@ -88,6 +89,11 @@ class Spool:
         return frozenset(
             bytes.fromhex(found["id"]) for found in map(_NAME.fullmatch, names) if found
         )
+
+    def knows(self, upload_id: bytes) -> bool:
+        """Whether it was opened since the start, and no failure has closed it since."""
+        upload = self._uploads.get(upload_id)
+        return upload_id in self._keys and (upload is None or not upload.closed)
 
     async def silences(self) -> dict[bytes, float]:
         """For each upload that has a file, how many seconds ago it was last written to."""
@@ -118,9 +124,9 @@ class Spool:
         """
         await finished(self._seal(upload_id, size, sha256))
 
-    async def discard(self, upload_id: bytes) -> None:
-        """Forget an upload, sealed or not; one that is not there stays so."""
-        await finished(self._discard(upload_id))
+    async def discard(self, *upload_ids: bytes) -> None:
+        """Forget uploads, sealed or not; one that is not there stays so."""
+        await finished(self._discard(upload_ids))
 
     async def open_read(self, upload_id: bytes) -> tuple[BinaryIO, int]:
         """The file of a sealed upload, which the caller closes, and the bytes that are its own.
@@ -169,25 +175,21 @@ class Spool:
                 why=f"an id has 1 … {_MOST_ID_BYTES} bytes, an upload at least one",
                 fix="begin an upload with the id and the size of its assignment",
             )
-        self._forget_closed()
         self._keys[upload_id] = key
         if upload_id in self._sealed:
             return SpoolProgress(await self._sealed_size(upload_id, size), sealed=True)
         upload = self._uploads.get(upload_id)
-        if upload is None:
+        if upload is None or upload.closed:  # by a disk that refused or broke it
             path = self._part_path(upload_id)
-            file = UploadFile(path, size, sync_bytes=self._sync, disk=self._disk, key=key)
-            upload = OpenUpload(file, window_bytes=self._window * self._chunk, memory=self._memory)
+            upload = OpenUpload(
+                UploadFile(path, size, sync_bytes=self._sync, disk=self._disk, key=key),
+                window_bytes=self._window * self._chunk,
+                memory=self._memory,
+                promises=self._promises,
+                folder=self._folder,
+            )
             self._uploads[upload_id] = upload
-        promised = sum(other.missing for other in self._uploads.values() if other is not upload)
-        committed = await upload.begin(size, reserve_bytes=self._reserve + promised)
-        return SpoolProgress(committed, sealed=False)
-
-    def _forget_closed(self) -> None:
-        """Lets go of uploads that a disk refused or broke: no room is promised to them."""
-        for upload_id in [found for found, upload in self._uploads.items() if upload.closed]:
-            del self._uploads[upload_id]
-            self._keys.pop(upload_id, None)
+        return SpoolProgress(await upload.begin(size, reserve_bytes=self._reserve), sealed=False)
 
     async def _put(self, upload_id: bytes, offset: int, crc32: int, data: bytes) -> int:
         if not 1 <= len(data) <= self._chunk or offset < 0:
@@ -244,25 +246,27 @@ class Spool:
             )
         # Also on a repeat: the first time may have failed between the rename and this.
         with blob_error("an upload cannot be made durable"):
-            await asyncio.to_thread(self._disk.fsync_folder, self._root)
+            await self._folder()
         failpoint("upload.after_seal")
 
-    async def _discard(self, upload_id: bytes) -> None:
-        self._keys.pop(upload_id, None)
-        if (upload := self._uploads.pop(upload_id, None)) is not None:
-            await upload.remove()
-        paths = [self._part_path(upload_id)]
-        if upload_id in self._sealed:
-            paths.append(self._sealed_path(upload_id))
-            del self._sealed[upload_id]
+    async def _discard(self, upload_ids: Sequence[bytes]) -> None:
+        paths = []
+        for upload_id in upload_ids:
+            self._keys.pop(upload_id, None)
+            if (upload := self._uploads.pop(upload_id, None)) is not None:
+                await upload.remove()
+            paths.append(self._part_path(upload_id))
+            if upload_id in self._sealed:
+                paths.append(self._sealed_path(upload_id))
+                del self._sealed[upload_id]
         with blob_error("an upload cannot be deleted"):
             await asyncio.to_thread(self._remove, paths)
+            await self._folder()
 
-    def _remove(self, paths: list[Path]) -> None:
+    def _remove(self, paths: Sequence[Path]) -> None:
         for path in paths:
             with suppress(FileNotFoundError):
                 self._disk.unlink(path)
-        self._disk.fsync_folder(self._root)
 
     async def _sealed_size(self, upload_id: bytes, expected: int | None = None) -> int:
         """The size of a sealed upload. Raises: ConflictError unless it is the one expected."""

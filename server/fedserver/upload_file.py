@@ -52,7 +52,7 @@ class UploadFile:
         return self._hash.digest()
 
     def begin(self, reserve_bytes: int) -> None:
-        """Make the file, or go on with the one that is there.
+        """Make the file, whose name is not durable yet, or go on with the one that is there.
 
         Of that, what is durable is kept, and read again for the digest; nothing is if it belongs
         to an upload of another size. Raises: OSError, ENOSPC, unless a new upload leaves
@@ -76,8 +76,6 @@ class UploadFile:
                 self._disk.pwrite(file, entries, self.size + _RECORD.size + place)
         finally:
             self._disk.close(file)
-        # Also of a file that was there: its maker may not have come to this line.
-        self._disk.fsync_folder(self.path.parent)
         self.received = self.committed = self._synced = durable
 
     def hash(self, data: bytes | memoryview) -> None:
@@ -123,10 +121,9 @@ class UploadFile:
         self._disk.rename(self.path, path)
 
     def remove(self) -> None:
-        """Delete the file, durably."""
+        """Delete the file; that it is gone is not durable yet."""
         with suppress(FileNotFoundError):
             self._disk.unlink(self.path)
-        self._disk.fsync_folder(self.path.parent)
 
     def _resumed(self, file: int, cipher: UploadCipher, durable: int) -> int:
         """How many of the durable bytes `cipher` opens; if not all, the file is emptied."""

@@ -30,6 +30,7 @@ from fedserver.store.records import (
 __all__ = ["SCRUB", "Journal"]
 
 SCRUB = "scrub"
+_AT_ONCE = 256  # uploads that are deleted with one fsync
 _END = {
     Phase.COMPLETED: AssignmentState.COMPLETED,
     Phase.ABANDONED: AssignmentState.CANCELLED,
@@ -121,8 +122,9 @@ class Journal:
 
     async def scrub(self) -> None:
         """Destroys what the clients sent and what could unmask it (W10). May be repeated."""
-        for upload_id in await self.store.scrub_round(self.ref, lease_token=self.lease().token):
-            await self.spool.discard(upload_id)
+        left = await self.store.scrub_round(self.ref, lease_token=self.lease().token)
+        for start in range(0, len(left), _AT_ONCE):
+            await self.spool.discard(*left[start : start + _AT_ONCE])
             failpoint("scrub.midway")
         for entry in await self.store.outbox_pending(limit=1000):
             if entry.topic == SCRUB and entry.payload == str(self.ref).encode():

@@ -18,8 +18,7 @@ async def discard_uploads(store: Store, spool: Spool) -> int:
         for upload in await store.uploads(record.ref)
     }
     strays = sorted(stored - known)
-    for upload_id in strays:
-        await spool.discard(upload_id)
+    await spool.discard(*strays)
     return len(strays)
 
 

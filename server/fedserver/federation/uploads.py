@@ -69,7 +69,8 @@ class Uploads(Parts):
         """Seals an upload: when it returns, the update is acknowledged."""
         upload = await self._upload(caller, upload_id)
         attempt = self._collecting(upload.ref, caller.id)
-        await self._spool.open(upload_id, size, key=attempt.reports.key)
+        if not self._spool.knows(upload_id):  # as after a restart
+            await self._spool.open(upload_id, size, key=attempt.reports.key)
         await self._spool.seal(upload_id, size, sha256)
         # The phase may have been closed meanwhile; from here to its counting it cannot be.
         self._collecting(upload.ref, caller.id)
