@@ -21,6 +21,7 @@ from fedcore.rounds.records import to_record
 from fedserver.blobs import LocalBlobStore
 from fedserver.key_files import DATASTORE_KEYS, load_keys
 from fedserver.model_files import ModelOrigin, load_model, store_model
+from fedserver.store.protocol import Store
 from fedserver.store.records import (
     AssignmentRecord,
     AuditEntry,
@@ -34,7 +35,7 @@ from fedserver.store.records import (
 )
 from fedserver.store.sqlite.store import SqliteStore
 
-__all__ = ["add_history"]
+__all__ = ["add_history", "enrolled"]
 
 _TENANT, _FAR_MS = "default", 2**50
 _AT_ONCE, _COHORT = 500, 5
@@ -47,7 +48,7 @@ async def add_history(stage: Stage, *, clients: int, rounds: int) -> None:
     keys = load_keys(config.authority_directory / DATASTORE_KEYS)
     store = await SqliteStore.open(config.database, keys=keys)
     try:
-        known = await _enrol(store, clients)
+        known = await enrolled(store, clients)
         past = _Past(stage, store, known[:_COHORT])
         await past.begin()
         for number in range(rounds):
@@ -57,7 +58,8 @@ async def add_history(stage: Stage, *, clients: int, rounds: int) -> None:
         await store.close()
 
 
-async def _enrol(store: SqliteStore, count: int) -> Sequence[bytes]:
+async def enrolled(store: Store, count: int) -> Sequence[bytes]:
+    """The ids of so many clients more, whose keys nobody has."""
     token = _ENTROPY.token(32)
     await store.create_token(TokenRecord(token, _TENANT, count, _FAR_MS))
 
