@@ -83,7 +83,10 @@ class CheckIns(Tasks):
 
     async def _holds(self, driver: TaskDriver) -> bool:
         """Whether to wait for a selection is better than to come back later."""
-        if self._draining or self._held >= _MOST_HELD:
+        if self._draining:
+            return False
+        # A selection that needs more than that many would never begin without them.
+        if self._held >= _MOST_HELD and not driver.wants_more:
             return False
         attempt = driver.attempt
         if attempt is None or attempt.state.phase in _OPEN:

@@ -41,6 +41,11 @@ class Cohort:
         self._waiting[client] = Waiting(request_id)
         return self._waiting[client]
 
+    @property
+    def waiting(self) -> int:
+        """How many check-ins have no answer yet."""
+        return len(self._waiting)
+
     def leave(self, client: bytes, waiting: Waiting) -> bool:
         """Forgets a check-in; whether it was still waiting."""
         if self._waiting.get(client) is not waiting:

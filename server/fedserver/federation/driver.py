@@ -64,6 +64,12 @@ class TaskDriver:
         """How many clients wait for a selection, however often each of them asks."""
         return len(self._asking)
 
+    @property
+    def wants_more(self) -> bool:
+        """Whether a client more that waits could be selected yet."""
+        entered = 0 if self.attempt is None else self.attempt.cohort.waiting
+        return self.waiting + entered < self.hosted.policy.select
+
     async def run(self) -> None:
         """Goes on until the task has ended, or until `stop`."""
         while not self._stopping:
@@ -135,7 +141,8 @@ class TaskDriver:
             return None
         finally:
             self._asking[client] -= 1
-            self._asking += Counter()  # forgets whom it counts 0 times
+            if not self._asking[client]:
+                del self._asking[client]
 
     def _start_if_enough(self) -> None:
         attempt = self.attempt
