@@ -6,24 +6,19 @@ them also lose calls before and after the server's commit, and send some twice.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import ExitStack
 
 import pytest
 
 from tests.chaos.network.faults import (
     Draw,
     Fault,
-    any_of,
     delayed,
-    half_open,
     refusing,
     resetting,
     undisturbed,
 )
 from tests.chaos.network.proxy import FaultProxy
-from tests.chaos.programs import until
 from tests.chaos.scene import Scene
 
 # Of processes that have to share their cores with other tests.

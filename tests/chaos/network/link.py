@@ -86,24 +86,28 @@ class Link:
             await pieces.put((due_s, data))
 
     async def _give(self, way: Way, sink: End, pieces: asyncio.Queue[tuple[float, bytes]]) -> None:
-        clock, fault, left = asyncio.get_running_loop().time, self._fault, self._fault.lost_after
-        while True:
+        clock, left = asyncio.get_running_loop().time, self._fault.lost_after
+        data = b" "
+        while data:
             due_s, data = await pieces.get()
             await asyncio.sleep(max(0.0, due_s - clock()))
             await self._passable.wait()
-            if fault.lost == way:
+            if self._fault.lost == way:
                 kept, left = data[:left], max(0, left - len(data))
                 if kept:
                     await self._send(sink, kept)
-                if not data:
-                    return  # and the other end never learns of it
-            elif data:
+                continue  # the end of the connection is lost as well
+            try:
                 await self._send(sink, data)
-            else:
-                sink.writer.write_eof()
-                return
+            except OSError:
+                if self._fault.lost is None:
+                    raise
+                # That the other end is gone would have come by the way on which all is lost.
 
     async def _send(self, sink: End, data: bytes) -> None:
+        if not data:
+            sink.writer.write_eof()
+            return
         after = self._fault.reset_after
         if after is not None and self._moved + len(data) >= after:
             sink.writer.write(data[: after - self._moved])
