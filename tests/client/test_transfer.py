@@ -24,7 +24,7 @@ from fedcore.v1.common_pb2 import Envelope
 from fedcore.wire import channels
 from fedcore.wire.envelope import Place, seal
 from fedcore.wire.joining import JoinString
-from tests.chaos.network.faults import Draw, Fault, Way
+from tests.chaos.network.faults import Draw, Fault, Way, constantly
 from tests.chaos.network.proxy import FaultProxy
 from tests.client.seats import Seat, Upload
 from tests.client.server import FakeServer
@@ -368,3 +368,13 @@ def test_a_connection_that_brings_nothing_back_is_left_long_before_its_calls_are
     connection.close()
     assert len(proxy.faults) >= 2
     assert time.monotonic() - begun_s < 30 < transfer._PIECE_S
+
+
+def test_a_handshake_that_takes_its_time_is_not_begun_anew(
+    server: FakeServer, connection: Connection, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    """Or a line on which it takes longer than the patience for it could never be used."""
+    proxy.draw = constantly(Fault(delay_s=(0.4, 0.4)))
+    digest, data = model(server, 1000)
+    path, _ = fetch(connection, digest, len(data), tmp_path / "models")
+    assert path.read_bytes() == data and len(proxy.faults) == 1
