@@ -26,13 +26,20 @@ class Scene:
 
     Every task has its own name; devices come anew to each, without the pause after the last one.
     `database_url`: of PostgreSQL; empty: SQLite. `proxy`: lies between the devices and the server.
+    `connections`: that the server holds.
     """
 
     def __init__(
-        self, folder: Path, *, database_url: str = "", proxy: FaultProxy | None = None
+        self,
+        folder: Path,
+        *,
+        database_url: str = "",
+        proxy: FaultProxy | None = None,
+        connections: int = 1000,
     ) -> None:
+        limits = {**_UNLIMITED, "connections": connections}
         database = {"database_url": database_url}
-        made = Deployment(folder, proxy=proxy, limits=_UNLIMITED, server=database)
+        made = Deployment(folder, proxy=proxy, limits=limits, server=database)
         self.deployment = made.start()
         names = [f"device-{i}" for i in range(CLIENTS)]
         self.data = {name: data_of(name) for name in names}
