@@ -25,7 +25,7 @@ class FaultProxy:
     """Listens from the first moment on; close it, or use it as a context manager.
 
     `target`: the port of this machine to which it leads, which may be told later. `draw`: what
-    befalls the next connections, which may be exchanged at any time.
+    befalls the next connections; `faults`, `resets`: what befell those that were.
     """
 
     def __init__(self, target: int = 0, *, draw: Draw = undisturbed, seed: int = 0) -> None:
@@ -54,6 +54,11 @@ class FaultProxy:
     def reset(self) -> None:
         """Resets every connection that there is."""
         self._in_loop(self._ended())
+
+    def disturb(self, draw: Draw, *, seed: int) -> None:
+        """Begins anew, as if no connection had been before: the next one is the first."""
+        self.draw, self.seed = draw, seed
+        self.faults, self.resets = [], 0
 
     @contextmanager
     def partition(self) -> Iterator[None]:
