@@ -245,7 +245,7 @@ def test_an_upload_that_is_cut_sends_nothing_again_that_was_committed(
 
     server.Begin = begin  # type: ignore[method-assign]
     proxy.draw = first(Fault(reset_after=cut))
-    update.send(connection)
+    assert update.send(connection) == len(update.data)  # what came is told, answered or not
     assert proxy.resets == 1
     assert hashlib.sha256(update.upload.data).digest() == hashlib.sha256(update.data).digest()
     behind = 0
