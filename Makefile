@@ -64,7 +64,7 @@ fuzz: $(VENV)/.installed-dev ## give parsers and services 10^6 inputs (FUZZ_RUNS
 
 KILLS ?= 1000
 .PHONY: chaos
-chaos: $(VENV)/.installed-dev ## kill processes for an hour or more (KILLS=1000, SEED=n)
+chaos: $(VENV)/.installed-dev ## kill processes and part networks for an hour or more (KILLS=1000, SEED=n)
 	@CHAOS_KILLS=$(KILLS) $(if $(SEED),CHAOS_SEED=$(SEED)) $(PYTEST) -m chaos tests/chaos
 
 .PHONY: test-oracle

@@ -33,7 +33,7 @@ async def main(folder: Path) -> None:
     authority = Authority.open(folder / "authority")
     certificate = authority.server_certificate(["localhost"], now=int(time.time()))
     credentials = Credentials(certificate, root_pem=authority.root_pem)
-    port = Port("127.0.0.1", 0, credentials, rpcs=10_000)
+    port = Port("127.0.0.1", 0, credentials, rpcs=10_000, connections=10_000)
     port.serve([_Everything()])
     await port.start()
     print(f"localhost:{port.number}", flush=True)

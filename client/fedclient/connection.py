@@ -161,10 +161,11 @@ class Connection:
 
             key, chain = (None, None) if self._tls is None else (self._tls.key, self._tls.chain)
             credentials = grpc.ssl_channel_credentials(self._root, key, chain)
-            # Repeated here, where it can be stopped; and a server that restarts is found soon.
+            # Repeated here, where it can be stopped; and a server that restarts is found soon. The
+            # least "backoff" is in truth how long a handshake may take before it is begun anew.
             reconnect = (
                 ("grpc.initial_reconnect_backoff_ms", 200),
-                ("grpc.min_reconnect_backoff_ms", 200),
+                ("grpc.min_reconnect_backoff_ms", 20_000),
                 ("grpc.max_reconnect_backoff_ms", 5_000),
             )
             options = (*client_options(retries=False), *reconnect)

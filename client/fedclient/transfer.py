@@ -159,13 +159,23 @@ def upload(
     from fedcore.v1.upload_service_pb2 import BeginRequest, CommitRequest, UploadSeal
 
     patience, refused = Patience(stop=stop), 0
+    told = -1  # what an earlier process told is not known
     begin = BeginRequest(assignment_id=assignment_id, size=size, header=header)
+
+    def tell(count: int, size: int) -> None:
+        nonlocal told
+        told += count
+        moved(count, size)
+
     while True:
         try:
             opened = connection.start(connection.uploads.Begin, begin).result(stop)
+            if 0 <= told < opened.committed_offset:  # it came, and its acknowledgement did not
+                moved(opened.committed_offset - told, size)
+            told = opened.committed_offset
             if opened.sealed:
                 return
-            digest = _send(connection, opened, size, source, stop, moved, patience)
+            digest = _send(connection, opened, size, source, stop, tell, patience)
             payload = UploadSeal(upload_id=opened.upload_id, size=size, sha256=digest)
             request = CommitRequest(seal=seal(payload.SerializeToString(deterministic=True)))
             answer = connection.start(connection.uploads.Commit, request, timeout_s=_PIECE_S)

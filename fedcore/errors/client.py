@@ -40,7 +40,7 @@ class HostNameError(ConnectError):
 
 
 class UnreachableError(ConnectError):
-    """Nothing answers at the server's address (TCP)."""
+    """Nothing answers at the server's address (TCP), or what answers breaks off."""
 
     code = "FED-2312"
 

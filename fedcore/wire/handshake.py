@@ -7,6 +7,8 @@ standard library, and each cause has its own class of error.
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import ssl
 from datetime import UTC, datetime
@@ -27,10 +29,9 @@ from fedcore.errors import (
 __all__ = ["check_client", "check_name", "check_port", "check_server"]
 
 _STEP_S: Final = 10.0
+_TRIES: Final = 3
 _NOT_YET_VALID, _EXPIRED, _OTHER_NAME = 9, 10, 62  # OpenSSL's X509_V_ERR_ numbers
 _OTHER_ADDRESS = 64
-# What a client of HTTP/2 says first: the preface, and settings without any.
-_HELLO: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
 _ALERTS: Final = {
     "CERTIFICATE_REQUIRED": "it says that none was sent",
     "CERTIFICATE_EXPIRED": "it says that the certificate has expired",
@@ -42,10 +43,16 @@ _ALERTS: Final = {
 
 
 def check_name(host: str) -> str:
-    """The addresses of a host. Raises: HostNameError."""
+    """The addresses of a host. Raises: HostNameError; UnreachableError without a name service."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError as error:
+        if error.errno == socket.EAI_AGAIN:
+            raise UnreachableError(
+                f"nobody can be asked for the name {host}",
+                why=error.strerror or str(error),
+                fix="check the network and the name service of this device",
+            ) from error
         raise HostNameError(
             f"the name {host} is not known",
             why=error.strerror or str(error),
@@ -72,6 +79,8 @@ def check_server(host: str, port: int, *, root: bytes) -> str:
                 return f"of the authority that was pinned, {secure.version()}"
         except ssl.SSLCertVerificationError as error:
             raise _untrusted(host, error) from error
+        except ssl.SSLEOFError as error:
+            raise _broken(error) from error
         except ssl.SSLError as error:
             # Before TLS 1.3 a server refuses within the handshake a client that shows nothing.
             if _alert(error):
@@ -84,11 +93,7 @@ def check_server(host: str, port: int, *, root: bytes) -> str:
         except TimeoutError as error:
             raise _silent("it took the connection") from error
         except OSError as error:
-            raise ServerVersionError(
-                f"what answers on port {port} does not speak TLS",
-                why=error.strerror or "it closed the connection",
-                fix="check that the port is that of the services",
-            ) from error
+            raise _broken(error) from error
 
 
 def check_client(host: str, port: int, *, root: bytes, pair: Path) -> str:
@@ -98,19 +103,39 @@ def check_client(host: str, port: int, *, root: bytes, pair: Path) -> str:
     """
     context = _context(root)
     context.load_cert_chain(pair)
+    # gRPC refuses a certificate without a word, by an end in good order. So does a server that is
+    # stopped at this moment, but not time after time; a network that fails resets.
+    for _ in range(_TRIES):
+        if _goes_on(context, host, port):
+            return "the server takes it"
+    raise _not_taken(f"it closed the connection once it had seen it, {_TRIES} times in a row")
+
+
+def _goes_on(context: ssl.SSLContext, host: str, port: int) -> bool:
+    """Whether the server says anything once it has seen the certificate, before it closes."""
     with _connected(host, port) as plain:
         try:
-            with context.wrap_socket(plain, server_hostname=host) as secure:
-                secure.sendall(_HELLO)
-                if not secure.recv(1):
-                    raise _not_taken("it closed the connection once it had seen it")
-        except ssl.SSLError as error:
-            raise _not_taken(_alert(error) or error.reason or "it ended the handshake") from error
+            secure = context.wrap_socket(plain, server_hostname=host)
         except TimeoutError as error:
-            raise _silent("it took the certificate") from error
+            raise _silent("it took the connection") from error
         except OSError as error:
-            raise _not_taken("it closed the connection once it had seen it") from error
-    return "the server takes it"
+            if isinstance(error, ssl.SSLError) and _alert(error):
+                raise _not_taken(_alert(error)) from error
+            raise _broken(error) from error
+        with secure:
+            try:
+                # Below TLS, because SSLSocket.recv shows a reset as if it were an end.
+                if not socket.socket.recv(secure, 1, socket.MSG_PEEK):
+                    return False
+                if secure.recv(1):
+                    return True
+                raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+            except TimeoutError as error:
+                raise _silent("it took the certificate") from error
+            except ssl.SSLError as error:
+                raise _not_taken(_alert(error) or error.reason or "it ended it") from error
+            except OSError as error:
+                raise _broken(error) from error
 
 
 def _connected(host: str, port: int) -> socket.socket:
@@ -158,6 +183,14 @@ def _silent(what: str) -> DeviceTimeoutError:
         "the server does not answer",
         why=f"{what}, and said nothing for {_STEP_S:.0f} s",
         fix="wait, or ask the operator whether it is overloaded",
+    )
+
+
+def _broken(error: OSError) -> UnreachableError:
+    return UnreachableError(
+        "the connection to the server breaks",
+        why=f"within the handshake: {error.strerror or 'it was closed'}",
+        fix="wait; if it stays so, check the network, and that the port is that of the services",
     )
 
 

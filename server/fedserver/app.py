@@ -26,6 +26,7 @@ from fedserver.authentication import Authenticator
 from fedserver.authorisation import Caller
 from fedserver.authority import ServerCertificate
 from fedserver.config import Config
+from fedserver.connections import Connections
 from fedserver.enrolment import Enrolment
 from fedserver.enrolment_limits import EnrolmentLimits
 from fedserver.health import Health
@@ -119,13 +120,18 @@ class Server:
             Credentials(certificate, root_pem=parts.authority.root_pem),
             Credentials(certificate, root_pem=None),
         )
-        for port, credentials, admission in zip(
+        most = Connections.within(self._config.limits.connections)
+        for port, credentials, admission, connections in zip(
             (settings.port, settings.enrolment_port),
             self._credentials,
             (self._admission, self._for_strangers),
+            (most.members, most.strangers),
             strict=True,
         ):
-            self._ports.append(Port(settings.host, port, credentials, rpcs=admission.rpcs))
+            made = Port(
+                settings.host, port, credentials, rpcs=admission.rpcs, connections=connections
+            )
+            self._ports.append(made)
         service, enrolment = self._ports
         self._ops = Ops(
             application(parts.metrics, reasons=self.reasons, version=installed_version()),

@@ -113,13 +113,15 @@ class AuthoritySettings(_Section):
 class LimitSettings(_Section):
     """What the server lets in at once; units stand in the names.
 
-    `enrolments_per_minute`: tries of one network address, of which those that succeed are not
-    counted, and also how many may come at once. `failed_enrolments`: wrong tokens in a row after
-    which an address is locked out for 15 minutes. `upload_bytes`: of all updates that are in memory
-    on their way to the disk. `model_bytes`: of the file of a task's first model. `memory_bytes`:
-    above which the server is not ready for new work; 0: no limit.
+    `connections`: of members; strangers have a tenth of it beside, and where the process may open
+    few files both have fewer. `enrolments_per_minute`: tries of one network address, of which those
+    that succeed are not counted, and also how many may come at once. `failed_enrolments`: wrong
+    tokens in a row after which an address is locked out for 15 minutes. `upload_bytes`: of all
+    updates that are in memory on their way to the disk. `model_bytes`: of the file of a task's
+    first model. `memory_bytes`: above which the server is not ready for new work; 0: no limit.
     """
 
+    connections: Annotated[int, Field(ge=16, le=1_000_000)] = 15_000
     concurrent_rpcs: Annotated[int, Field(ge=1, le=100_000)] = 1000
     queue: Annotated[int, Field(ge=0, le=100_000)] = 1000
     queue_wait_s: Annotated[float, Field(ge=0, le=60)] = 2.0

@@ -61,10 +61,16 @@ class Credentials:
 
 
 class Port:
-    """A gRPC server on one port; `number` is known before it starts."""
+    """A gRPC server on one port; `number` is known before it starts.
 
-    def __init__(self, host: str, port: int, credentials: Credentials, *, rpcs: int) -> None:
-        options = server_options(jitter=random.random())  # noqa: S311, it guards nothing
+    `rpcs`, `connections`: at most so many at once.
+    """
+
+    def __init__(
+        self, host: str, port: int, credentials: Credentials, *, rpcs: int, connections: int
+    ) -> None:
+        jitter = random.random()  # noqa: S311, it guards nothing
+        options = server_options(jitter=jitter, connections=connections)
         self.server = grpc.aio.server(options=options, maximum_concurrent_rpcs=rpcs)
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:

@@ -1,6 +1,8 @@
 """The program in which many devices take part in threads; a kill takes all of them at once.
 
 python -m tests.chaos.crowd '{"dataset": "toy", "devices": [["folder", "data.npz"], ...]}'
+
+With a number as `losing` their calls are lost, robbed of their answers and repeated, by that seed.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,12 +24,19 @@ from fedclient.policy import AggregationRules
 from fedcore.data import Dataset
 from fedcore.failpoints import arm
 from fedcore.tensor import blas
+from tests.chaos.network.calls import LossyCalls, lossy
 
 _PATIENT = Policy(secure_aggregation=AggregationRules(profile="off", attempts=100))
 
 
 def main() -> None:
     given = json.loads(sys.argv[1])
+    losing = given["losing"]
+    with nullcontext() if losing is None else lossy(LossyCalls(seed=losing, say=_say)):
+        _take_part(given)
+
+
+def _take_part(given: dict[str, Any]) -> None:
     blas.prepare()
     arm(os.environ.get("FEDCORE_FAILPOINTS", ""), test_mode=True)
     programs = _programs(given["setup"])

@@ -22,6 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fedclient import Client
 from tests.chaos.devices import Device
+from tests.chaos.network.proxy import FaultProxy
 from tests.chaos.programs import FED, Program, environment, until
 from tests.chaos.users import User
 
@@ -51,15 +52,21 @@ class Figures:
 class Deployment:
     """A server with a folder of its own. Nothing runs before `start`; close it in the end.
 
-    `settings`: of server.toml, by section, in addition.
+    `proxy`: lies before the services, for devices alone: users go straight. `settings`: of
+    server.toml, by section, in addition.
     """
 
-    def __init__(self, folder: Path, **settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, *, proxy: FaultProxy | None = None, **settings: Mapping[str, Any]
+    ) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.state = folder / "state"
         self._ports: dict[str, int] = {"port": 0, "enrolment_port": 0, "ops_port": 0}
         self._settings = settings
+        self._proxy = proxy
+        if proxy is not None:
+            self._ports["port"] = proxy.target = _free_port()
         self._server: Program | None = None
         self._programs = ExitStack()
         self._stand_ins = 0
@@ -80,7 +87,7 @@ class Deployment:
 
     @property
     def address(self) -> str:
-        """host:port of the services."""
+        """host:port of the services, on the straight way."""
         return f"localhost:{self._ports['port']}"
 
     def start(self, *, failpoints: str = "") -> Self:
@@ -104,8 +111,7 @@ class Deployment:
 
     def stand_by(self) -> None:
         """Starts another server with the same settings, which waits for its turn."""
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            ports = {**self._ports, "ops_port": free.getsockname()[1]}
+        ports = {**self._ports, "ops_port": _free_port()}
         self._stand_ins += 1
         config = self.folder / f"stand-in-{self._stand_ins}.toml"
         self._write_settings(config, ports)
@@ -191,7 +197,8 @@ class Deployment:
             ("enrolment_port", "enrolment"),
             ("ops_port", "ops"),
         ):
-            self._ports[name] = int(str(data[key]).rpartition(":")[2])
+            if key != "service" or self._proxy is None:  # of which it tells the proxy's port
+                self._ports[name] = int(str(data[key]).rpartition(":")[2])
         return True
 
     def _program(self, config: Path, *, log: Path, failpoints: str = "") -> Program:
@@ -209,6 +216,7 @@ class Deployment:
                 "hosts": ["localhost"],
                 "state_directory": str(self.state),
                 "notice_s": 0.0,
+                "address": self._proxy.address if self._proxy else "",
             },
             "authority": {"directory": str(self.authority)},
             "logging": {"form": "json"},
@@ -230,6 +238,12 @@ class Deployment:
             [FED, *arguments], capture_output=True, text=True, env=environment(), timeout=_READY_S
         )
         assert done.returncode == 0, done.stderr
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    return port
 
 
 def _url(ports: Mapping[str, int], path: str) -> str:

@@ -24,6 +24,7 @@ _UPLOADED: Final = re.compile(
     r"(?: \(attempt (?P<attempt>\d+)\))?$",
     re.MULTILINE,
 )
+_LOST: Final = re.compile(r"^call\t\S+\t(\w+)$", re.MULTILINE)
 
 
 class Uploaded(NamedTuple):
@@ -84,7 +85,10 @@ class Device:
 
 
 class Crowd:
-    """Devices in the threads of one process. `data`: of each, an .npz with x and y."""
+    """Devices in the threads of one process. `data`: of each, an .npz with x and y.
+
+    `losing`: the seed by which the next processes lose and repeat calls; None for none.
+    """
 
     def __init__(
         self,
@@ -96,7 +100,8 @@ class Crowd:
         setup: str = "",
     ) -> None:
         self.devices, self.log = list(devices), log
-        self._arguments = {
+        self.losing: int | None = None
+        self._arguments: dict[str, object] = {
             "dataset": dataset,
             "setup": setup,
             "devices": [
@@ -114,7 +119,8 @@ class Crowd:
 
     def resume(self, *, failpoints: str = "") -> Program:
         """Starts the process as it was left."""
-        command = [sys.executable, "-m", "tests.chaos.crowd", json.dumps(self._arguments)]
+        given = json.dumps({**self._arguments, "losing": self.losing})
+        command = [sys.executable, "-m", "tests.chaos.crowd", given]
         self.program = Program(command, log=self.log, failpoints=failpoints)
         return self.program
 
@@ -126,6 +132,10 @@ class Crowd:
     def uploaded(self) -> list[Uploaded]:
         """What was acknowledged to any of them, in all runs."""
         return _uploaded(self.log.with_suffix(".err"), "")
+
+    def lost(self) -> Counter[str]:
+        """How many calls of all runs were "unsent", "unanswered" and "repeated"."""
+        return Counter(_LOST.findall(self.log.with_suffix(".err").read_text(errors="replace")))
 
 
 def _uploaded(path: Path, name: str) -> list[Uploaded]:

@@ -32,6 +32,7 @@ def rampage(
 
     After every task all is checked that has to hold. `longest_s`: without a kill.
     """
+    say(f"seed {seed}: {kills} kills")
     draw, done = random.Random(seed), Counter[str]()
     begun_s = time.monotonic()
     while done.total() < kills:

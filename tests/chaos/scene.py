@@ -10,6 +10,7 @@ from fedcore.federated.task import Task
 from tests.chaos.checks import check_acknowledged, check_ledger, check_models
 from tests.chaos.deployment import Deployment
 from tests.chaos.devices import Crowd, Uploaded
+from tests.chaos.network.proxy import FaultProxy
 from tests.chaos.programs import Program
 from tests.chaos.tasks import DATASET, data_of, task_of, written
 
@@ -24,12 +25,22 @@ class Scene:
     """A server, one device in a process of its own, and a crowd of the other four.
 
     Every task has its own name; devices come anew to each, without the pause after the last one.
-    `database_url`: of PostgreSQL; empty: SQLite.
+    `database_url`: of PostgreSQL; empty: SQLite. `proxy`: lies between the devices and the server.
+    `connections`: that the server holds.
     """
 
-    def __init__(self, folder: Path, *, database_url: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        database_url: str = "",
+        proxy: FaultProxy | None = None,
+        connections: int = 1000,
+    ) -> None:
+        limits = {**_UNLIMITED, "connections": connections}
         database = {"database_url": database_url}
-        self.deployment = Deployment(folder, limits=_UNLIMITED, server=database).start()
+        made = Deployment(folder, proxy=proxy, limits=limits, server=database)
+        self.deployment = made.start()
         names = [f"device-{i}" for i in range(CLIENTS)]
         self.data = {name: data_of(name) for name in names}
         first, *others = self.deployment.join(*names)

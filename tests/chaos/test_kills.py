@@ -65,11 +65,6 @@ def test_a_server_that_is_killed_twice_on_the_way_ends_with_the_same_bits(
     killed_server(scene, points)
 
 
-@sqlite_only
-def test_a_device_that_is_killed_on_the_way_is_in_the_sum_once(scene: Scene) -> None:
-    killed_client(scene, points_of("client.after_upload", [1]))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SERVER)
 def test_a_server_that_is_killed_loses_nothing(scene: Scene, name: str) -> None:

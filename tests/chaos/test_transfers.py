@@ -13,7 +13,9 @@ from fedcore.data import Dataset
 from fedcore.federated.task import Task
 from fedcore.wire.transfer import CHUNK_BYTES, WINDOW
 from tests.chaos.checks import check_models
-from tests.chaos.deployment import Deployment
+from tests.chaos.deployment import Deployment, Figures
+from tests.chaos.network.faults import resetting, undisturbed
+from tests.chaos.network.proxy import FaultProxy
 from tests.chaos.programs import Program, until
 from tests.chaos.supervisor import Supervisor
 from tests.chaos.tasks import written
@@ -21,6 +23,7 @@ from tests.chaos.tasks import written
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 INPUTS, OUTPUTS = 1_000, 12_500  # 50 MB of float32
+MIB = 2**20
 SIZE = 4 * (INPUTS + 1) * OUTPUTS
 IN_FLIGHT = CHUNK_BYTES * WINDOW
 # What a server that is killed may have taken and not brought onto the disk: the spool syncs every
@@ -68,10 +71,11 @@ patience = 10
 
 
 class Link:
-    """A server and one device, between whom large files go."""
+    """A server and one device, between whom large files go, through `proxy`."""
 
-    def __init__(self, folder: Path) -> None:
-        self.deployment = Deployment(folder).start()
+    def __init__(self, folder: Path, proxy: FaultProxy) -> None:
+        self.proxy = proxy
+        self.deployment = Deployment(folder, proxy=proxy).start()
         (self.device,) = self.deployment.join("device-0")
         draw = np.random.default_rng(1)
         x = draw.normal(size=(2, INPUTS)).astype(np.float32)
@@ -97,6 +101,15 @@ class Link:
         said = self.device.log.with_suffix(".err")
         until(lambda: f"{task.name} round 1: finished" in said.read_text(), "the device closes it")
 
+    def moved_since(self, before: Figures) -> tuple[float, float]:
+        """Bytes that the server has sent of models and taken of updates."""
+        after = self.deployment.figures()
+        down, up = (
+            after(f"fedcore_{name}_bytes_total") - before(f"fedcore_{name}_bytes_total")
+            for name in ("download", "upload")
+        )
+        return down, up
+
     def charge(self, task_id: str) -> Charge:
         """What the one round of a task has cost the device, whose process is ended."""
         self.device.end()
@@ -107,9 +120,10 @@ class Link:
 
 @pytest.fixture(scope="module")
 def link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Link]:
-    made = Link(tmp_path_factory.mktemp("link"))
-    yield made
-    made.deployment.close()
+    with FaultProxy() as proxy:
+        made = Link(tmp_path_factory.mktemp("link"), proxy)
+        yield made
+        made.deployment.close()
 
 
 def test_a_device_that_is_killed_in_both_directions_fetches_and_sends_little_again(
@@ -123,11 +137,7 @@ def test_a_device_that_is_killed_in_both_directions_fetches_and_sends_little_aga
         link.finish(task_id, task)
     assert supervisor.killed == points
     link.charge(task_id)
-    after = link.deployment.figures()
-    down, up = (
-        after(f"fedcore_{name}_bytes_total") - before(f"fedcore_{name}_bytes_total")
-        for name in ("download", "upload")
-    )
+    down, up = link.moved_since(before)
     # The model's file has a header; what was on its way is sent again.
     assert SIZE < down <= SIZE + 4096 + IN_FLIGHT
     assert SIZE < up <= 1.01 * SIZE + IN_FLIGHT
@@ -160,3 +170,19 @@ def test_a_server_that_is_killed_while_it_sends_a_model_sends_little_again(link:
     link.finish(task_id, task)
     charge = link.charge(task_id)
     assert SIZE < charge.bytes_down <= SIZE + 4096 + IN_FLIGHT
+
+
+def test_a_line_that_breaks_in_the_middle_of_pieces_carries_little_twice(link: Link) -> None:
+    task = large_task("line-broken")
+    link.proxy.disturb(resetting(5 * MIB, 25 * MIB), seed=1)
+    before = link.deployment.figures()
+    task_id = link.begin(task)
+    link.run()
+    link.finish(task_id, task)
+    link.device.end()
+    twice = link.proxy.resets * IN_FLIGHT  # what was on its way at a break
+    assert link.proxy.resets >= 3
+    link.proxy.disturb(undisturbed, seed=1)
+    down, up = link.moved_since(before)
+    assert SIZE < down <= SIZE + 4096 + twice
+    assert SIZE < up <= 1.01 * SIZE + twice

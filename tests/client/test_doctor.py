@@ -15,6 +15,7 @@ import grpc
 import pytest
 
 from fedclient import Client
+from fedclient.connection import is_passing
 from fedclient.doctor import diagnose, examine
 from fedclient.identity import DeviceIdentity, Tls, now_utc, signing_request
 from fedclient.join import enrol
@@ -35,6 +36,8 @@ from fedcore.errors import (
 )
 from fedcore.federated.task import Task
 from fedcore.wire.joining import JoinString
+from tests.chaos.network.faults import resetting
+from tests.chaos.network.proxy import FaultProxy
 from tests.client.authority import DAY, Authority
 from tests.client.devices import OPENLY
 from tests.client.server import FakeServer
@@ -260,3 +263,16 @@ def test_grpc_alone_would_not_tell(identity: DeviceIdentity, server: FakeServer)
             call(b"", timeout=5)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert "certificate" not in caught.value.details().lower()
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_network_that_breaks_connections_is_no_reason_to_give_up_for_good(
+    server: FakeServer, identity: DeviceIdentity, seed: int
+) -> None:
+    """Wherever in the handshakes or the call it happens."""
+    with FaultProxy(server.port, draw=resetting(0, 6_000), seed=seed) as proxy:
+        way = moved(identity, f"127.0.0.1:{proxy.port}")
+        for _ in range(8):
+            error = diagnose(way, stop=Stop())
+            assert error is None or is_passing(error), error
+        assert proxy.resets >= 5

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given, strategies as st
 
+from fedclient import transfer
 from fedclient.connection import Connection
 from fedclient.identity import DeviceIdentity, authority_pem
 from fedclient.join import enrol
@@ -19,9 +21,11 @@ from fedclient.transfer import _from, download, upload
 from fedcore.errors import CancelledError, NotFoundError, RefusedError, TransferError, UploadError
 from fedcore.federated.task import Task
 from fedcore.v1.common_pb2 import Envelope
+from fedcore.wire import channels
 from fedcore.wire.envelope import Place, seal
 from fedcore.wire.joining import JoinString
-from tests.client.proxy import Proxy
+from tests.chaos.network.faults import Draw, Fault, Way, constantly
+from tests.chaos.network.proxy import FaultProxy
 from tests.client.seats import Seat, Upload
 from tests.client.server import FakeServer
 
@@ -35,10 +39,15 @@ def server(serve: Serve, open_task: Task) -> FakeServer:
 
 
 @pytest.fixture
-def proxy(server: FakeServer) -> Iterator[Proxy]:
-    between = Proxy(server.port)
-    yield between
-    between.close()
+def proxy(server: FakeServer) -> Iterator[FaultProxy]:
+    with FaultProxy(server.port) as between:
+        yield between
+
+
+def first(*faults: Fault) -> Draw:
+    """These befall the first connections, and nothing the later ones."""
+    left = iter(faults)
+    return lambda draw: next(left, Fault())
 
 
 @pytest.fixture
@@ -53,7 +62,7 @@ def connected(identity: DeviceIdentity, port: int) -> Connection:
 
 
 @pytest.fixture
-def connection(identity: DeviceIdentity, proxy: Proxy) -> Iterator[Connection]:
+def connection(identity: DeviceIdentity, proxy: FaultProxy) -> Iterator[Connection]:
     found = connected(identity, proxy.port)
     yield found
     found.close()
@@ -91,13 +100,13 @@ def test_a_download_is_what_was_named(
 
 @pytest.mark.parametrize("cut", [10_000, 1_500_000, 4_000_000])
 def test_a_download_that_is_cut_goes_on_where_it_was(
-    server: FakeServer, connection: Connection, proxy: Proxy, tmp_path: Path, cut: int
+    server: FakeServer, connection: Connection, proxy: FaultProxy, tmp_path: Path, cut: int
 ) -> None:
     digest, data = model(server, 6 * MIB)
     # At the first cut at most three of the six chunks are whole, so the second is always reached.
-    proxy.cut_after = [cut, min(cut, 2 * MIB)]
+    proxy.draw = first(Fault(reset_after=cut), Fault(reset_after=min(cut, 2 * MIB)))
     path, moved = fetch(connection, digest, len(data), tmp_path / "models")
-    assert proxy.cuts == 2 and moved == len(data)
+    assert proxy.resets == 2 and moved == len(data)
     assert hashlib.sha256(path.read_bytes()).digest() == digest
 
 
@@ -221,7 +230,7 @@ def test_an_upload_that_is_cut_sends_nothing_again_that_was_committed(
     server: FakeServer,
     identity: DeviceIdentity,
     connection: Connection,
-    proxy: Proxy,
+    proxy: FaultProxy,
     cut: int,
 ) -> None:
     update = Update(server, identity, 6 * MIB)
@@ -235,9 +244,9 @@ def test_an_upload_that_is_cut_sends_nothing_again_that_was_committed(
         return response
 
     server.Begin = begin  # type: ignore[method-assign]
-    proxy.cut_after = [cut]
-    update.send(connection)
-    assert proxy.cuts == 1
+    proxy.draw = first(Fault(reset_after=cut))
+    assert update.send(connection) == len(update.data)  # what came is told, answered or not
+    assert proxy.resets == 1
     assert hashlib.sha256(update.upload.data).digest() == hashlib.sha256(update.data).digest()
     behind = 0
     for offset, length in update.upload.arrived:
@@ -328,3 +337,44 @@ def test_a_stop_ends_a_call_that_waits(
     with pytest.raises(CancelledError):
         connection.call(connection.clients.GetTask, GetTaskRequest(), stop=stop)
     gate.set()
+
+
+@pytest.mark.parametrize("way", ["up", "down"])
+def test_a_connection_that_brings_nothing_back_is_left_long_before_its_calls_are_late(
+    server: FakeServer,
+    identity: DeviceIdentity,
+    proxy: FaultProxy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    way: Way,
+) -> None:
+    known = channels.client_options
+    short = {"grpc.keepalive_time_ms": 1_000, "grpc.http2.ping_timeout_ms": 500}
+
+    def options(**given: bool) -> channels.Options:
+        return tuple({**dict(known(**given)), **short}.items())
+
+    monkeypatch.setattr(channels, "client_options", options)
+    proxy.draw = first(Fault(lost=way, lost_after=100_000))
+    connection, begun_s = connected(identity, proxy.port), time.monotonic()
+    if way == "up":
+        update = Update(server, identity, 2 * MIB)
+        update.send(connection)
+        assert update.upload.data == update.data
+    else:
+        digest, data = model(server, 2 * MIB)
+        path, _ = fetch(connection, digest, len(data), tmp_path / "models")
+        assert path.read_bytes() == data
+    connection.close()
+    assert len(proxy.faults) >= 2
+    assert time.monotonic() - begun_s < 30 < transfer._PIECE_S
+
+
+def test_a_handshake_that_takes_its_time_is_not_begun_anew(
+    server: FakeServer, connection: Connection, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    """Or a line on which it takes longer than the patience for it could never be used."""
+    proxy.draw = constantly(Fault(delay_s=(0.4, 0.4)))
+    digest, data = model(server, 1000)
+    path, _ = fetch(connection, digest, len(data), tmp_path / "models")
+    assert path.read_bytes() == data and len(proxy.faults) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from fedcore.federated.spec import DeadlineSpec
 from fedcore.v1 import (
     admin_service_pb2,
     client_service_pb2,
@@ -43,6 +44,16 @@ def test_a_client_pings_less_often_than_its_server_allows() -> None:
     pings = dict(client_options())["grpc.keepalive_time_ms"]
     allowed = dict(server_options())["grpc.http2.min_recv_ping_interval_without_data_ms"]
     assert pings >= 2 * allowed  # type: ignore[operator]
+
+
+def test_a_connection_that_is_dead_is_left_before_a_device_is_given_up() -> None:
+    client, server = dict(client_options()), dict(server_options())
+    deadlines = DeadlineSpec()
+    patience_ms = 1000 * deadlines.heartbeat_s * deadlines.patience
+    noticed_ms = client["grpc.keepalive_time_ms"] + client["grpc.http2.ping_timeout_ms"]  # type: ignore[operator]
+    assert noticed_ms < patience_ms
+    for options in (client, server):
+        assert options["grpc.http2.ping_timeout_ms"] == options["grpc.keepalive_timeout_ms"]
 
 
 def test_retries_are_for_every_service_and_for_unavailable_alone() -> None:

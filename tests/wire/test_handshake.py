@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from fedcore.errors import HostNameError, ServerVersionError, UnreachableError
+from fedcore.errors import HostNameError, UnreachableError
 from fedcore.wire.handshake import check_name, check_port, check_server
 from tests.client.authority import Authority
 
@@ -50,10 +51,29 @@ def test_a_port_at_which_nobody_listens_is_told_from_a_name_that_is_not_known() 
         check_name("no-such-host.invalid")
 
 
-def test_what_closes_the_connection_does_not_speak_tls() -> None:
+def test_a_name_service_that_does_not_answer_may_do_so_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_network(*arguments: Any, **options: Any) -> Any:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    with pytest.raises(UnreachableError, match="nobody can be asked"):
+        check_name("server.example")
+
+
+@pytest.mark.parametrize("linger", [b"", struct.pack("ii", 1, 0)], ids=["closed", "reset"])
+def test_a_connection_that_breaks_in_the_handshake_may_hold_the_next_time(linger: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=lambda: listener.accept()[0].close())
+
+        def end() -> None:
+            connection, _ = listener.accept()
+            if linger:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            connection.close()
+
+        thread = threading.Thread(target=end)
         thread.start()
-        with pytest.raises(ServerVersionError):
+        with pytest.raises(UnreachableError):
             check_server("127.0.0.1", listener.getsockname()[1], root=Authority().pem)
         thread.join()
