@@ -13,6 +13,8 @@ import pytest
 
 from fedcore.errors import BlobError, InstallError
 from fedserver.blobs import LocalBlobStore, digest_name
+from fedserver.config import Config
+from fedserver.doctor import examine
 from fedserver.object_blobs import ObjectBlobStore
 from fedserver.objects import ObjectAddress, Objects
 from tests.server.object_store import ObjectStore, refusing
@@ -258,3 +260,21 @@ async def test_a_bucket_that_is_not_there_is_found_out_at_once(
     with pytest.raises(BlobError, match="bucket") as caught:
         await blobs_in(tmp_path, objects).check()
     assert "server.blobs_url" in caught.value.fix
+
+
+@pytest.mark.slow
+def test_the_doctor_says_whether_the_store_answers(
+    s3: ObjectStore, address: ObjectAddress, tmp_path: Path
+) -> None:
+    server = {"state_directory": str(tmp_path), "blobs_url": address.url}
+
+    def finding() -> tuple[str, str]:
+        config = Config.of({"server": {**server, "blobs_endpoint": s3.endpoint}})
+        [found] = [one for one in examine(config) if one.check == "models"]
+        return found.level, found.detail + found.fix
+
+    assert finding() == ("ok", f"{address.root} answers, and holds 0 objects")
+    with s3.failing(refusing("GET", b"403 Access Denied")):
+        level, said = finding()
+    assert level == "error" and "list, read, write and delete" in said
+    assert [one for one in examine(Config.of({})) if one.check == "models"] == []
