@@ -85,7 +85,7 @@ def test_unknown_fields_are_real() -> None:
     assert message.SerializeToString().count(UNKNOWN) == 2
 
 
-@pytest.mark.parametrize("secure", [False, True])
+@pytest.mark.parametrize("secure", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_fields_that_nobody_knows_are_passed_over_in_every_answer(
     newer: Callable[..., Newer],
     serve: Serve,
@@ -129,6 +129,7 @@ def test_an_instruction_that_nobody_knows_is_waited_out(
         device.close()
 
 
+@pytest.mark.slow
 def test_an_outcome_that_nobody_knows_ends_the_round_without_this_device(
     newer: Callable[..., Newer],
     serve: Serve,

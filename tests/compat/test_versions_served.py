@@ -57,6 +57,7 @@ async def test_a_recorded_request_that_came_too_late_is_refused_with_the_version
     check_version(OLDEST, server=LATER)
 
 
+@pytest.mark.slow
 def test_the_device_ends_and_says_what_to_install(tmp_path: Path) -> None:
     server = FakeServer(task_of("later", clients=1, secure=False), goal=1).start()
     try:
