@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 # Tests start hundreds of processes, each of which would compile all of our sources anew.
 PYTEST := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q
 PIP    := $(PY) -m pip -qq --disable-pip-version-check --python $(BIN)/python
-LOCKED := cli demo dp gpu postgres server sim viz bench dev
+LOCKED := cli demo dp gpu postgres s3 server sim viz bench dev
 UV     := $(shell command -v uv 2>/dev/null)
 
 ifeq ($(UV),)

@@ -73,13 +73,19 @@ def check_version(client: str, *, server: str, minimum: str = "", maximum: str =
         raise VersionError(
             f"the client's version {found} is too old",
             why=f"the oldest that is served is {least}",
-            fix="update the client",
+            fix=f"update the client to {least} or newer",
         )
     if found.major > own.major or (maximum and found > Version.parse(maximum)):
         raise VersionError(
             f"the client's version {found} is too new",
             why=f"the server is of version {own}"
             + (f", the task ends at {maximum}" * bool(maximum)),
-            fix="update the server, or use an older client",
+            fix=f"use a client of {_newest(own, maximum)} or older, or update the server",
         )
     return found
+
+
+def _newest(server: Version, maximum: str) -> str:
+    """The newest client that a server takes for a task: any minor version of its own major."""
+    bound = Version.parse(maximum) if maximum else None
+    return f"version {server.major}" if bound is None or bound.major > server.major else str(bound)

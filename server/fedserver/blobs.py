@@ -13,8 +13,13 @@ import os
 import re
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
@@ -22,7 +27,7 @@ from fedcore.errors import ArgumentError, BlobError
 from fedcore.failpoints import failpoint
 from fedserver.disk import MIB, FsOps, blob_error, digest_of, in_thread, require_space
 
-__all__ = ["BlobStore", "BlobWriter", "LocalBlobStore"]
+__all__ = ["BlobStore", "BlobWriter", "LocalBlobStore", "damaged", "digest_name"]
 
 _DAY_S: Final = 86_400.0
 _DIGEST_BYTES: Final = 32
@@ -145,7 +150,7 @@ class LocalBlobStore:
         await in_thread(self._verify, digest)
 
     async def delete(self, digest: bytes) -> None:
-        await in_thread(self._delete, self._path(digest))
+        await in_thread(self._delete, self.path(digest))
 
     async def orphans(self, known: Collection[bytes], *, older_than_s: float) -> list[bytes]:
         return sorted(
@@ -157,15 +162,25 @@ class LocalBlobStore:
     async def collect(self, known: Collection[bytes], *, older_than_s: float = _DAY_S) -> int:
         return await in_thread(self._collect, known, older_than_s)
 
-    def _path(self, digest: bytes) -> Path:
-        if len(digest) != _DIGEST_BYTES:
-            raise ArgumentError(
-                f"a digest of {len(digest)} bytes names no blob",
-                why="blobs are named by SHA-256, which has 32 bytes",
-                fix="pass the digest that put_bytes, put_file or commit returned",
-            )
-        name = digest.hex()
-        return self._root / name[:2] / name[2:4] / name
+    def path(self, digest: bytes) -> Path:
+        """Where a blob lies, if it is there."""
+        return self._root / digest_name(digest)
+
+    @contextmanager
+    def incoming(self, size: int) -> Iterator[Path]:
+        """The path of a new file of `size` bytes that `put_file` can take; it goes otherwise.
+
+        Raises: BlobError without room for it.
+        """
+        folder = self._root / _INCOMING
+        path = folder / os.urandom(16).hex()
+        with blob_error("a blob cannot be begun"):
+            require_space(folder, size, reserve=self._reserve)
+        try:
+            yield path
+        finally:
+            with suppress(OSError):  # what stays is collected
+                self._disk.unlink(path)
 
     def _put_file(self, path: Path) -> bytes:
         with blob_error(f"the file {path.name} could not be moved among the blobs"):
@@ -185,7 +200,7 @@ class LocalBlobStore:
         What has that name already has the same bytes; the new file takes its place, since nobody
         knows whether the old one's name ever reached the disk, and so becomes young again.
         """
-        target = self._path(digest)
+        target = self.path(digest)
         if not target.parent.is_dir():
             self._disk.make_folder(target.parent.parent)
             self._disk.make_folder(target.parent)
@@ -198,7 +213,7 @@ class LocalBlobStore:
 
     def _open(self, digest: bytes) -> BinaryIO:
         with blob_error(f"blob {digest.hex()[:16]} cannot be read"):
-            return self._path(digest).open("rb")
+            return self.path(digest).open("rb")
 
     def _read(self, digest: bytes, offset: int, length: int) -> bytes:
         with self._open(digest) as file, blob_error(f"blob {digest.hex()[:16]} cannot be read"):
@@ -207,17 +222,13 @@ class LocalBlobStore:
 
     def _size(self, digest: bytes) -> int:
         with blob_error(f"blob {digest.hex()[:16]} cannot be read"):
-            return self._path(digest).stat().st_size
+            return self.path(digest).stat().st_size
 
     def _verify(self, digest: bytes) -> None:
         with self._open(digest) as file, blob_error(f"blob {digest.hex()[:16]} cannot be read"):
             found = digest_of(file.fileno())
         if not hmac.compare_digest(found, digest):
-            raise BlobError(
-                f"blob {digest.hex()[:16]} is damaged",
-                why=f"its bytes have the digest {found.hex()[:16]}…",
-                fix="restore it from a backup, and check the disk for errors",
-            )
+            raise damaged(digest, found, fix="restore it from a backup, and check the disk")
 
     def _delete(self, path: Path) -> None:
         with blob_error(f"blob {path.name[:16]} cannot be deleted"), suppress(FileNotFoundError):
@@ -291,6 +302,31 @@ class _LocalWriter:
             self._disk.fsync(self._file)
             self._name(self._path, digest)
         return digest
+
+
+def digest_name(digest: bytes) -> str:
+    """What a blob is called below the root of its store. Raises: ArgumentError for no SHA-256.
+
+    >>> digest_name(bytes(32))[:10]
+    '00/00/0000'
+    """
+    if len(digest) != _DIGEST_BYTES:
+        raise ArgumentError(
+            f"a digest of {len(digest)} bytes names no blob",
+            why="blobs are named by SHA-256, which has 32 bytes",
+            fix="pass the digest that put_bytes, put_file or commit returned",
+        )
+    name = digest.hex()
+    return f"{name[:2]}/{name[2:4]}/{name}"
+
+
+def damaged(digest: bytes, found: bytes, *, fix: str) -> BlobError:
+    """The error of a blob whose bytes have the digest `found`."""
+    return BlobError(
+        f"blob {digest.hex()[:16]} is damaged",
+        why=f"its bytes have the digest {found.hex()[:16]}…",
+        fix=fix,
+    )
 
 
 def _older(path: Path, before: float) -> bool:

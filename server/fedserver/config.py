@@ -29,6 +29,7 @@ from pydantic_settings import (
 
 from fedcore.toml import located, parse, text_of
 from fedserver.config_mistakes import explained, read_texts, setting_mistake, unknown_setting
+from fedserver.objects import ObjectAddress
 from fedserver.store.postgres.address import Database, PostgresAddress
 
 __all__ = [
@@ -70,6 +71,18 @@ def _postgres(url: str) -> str:
     return url
 
 
+def _objects(url: str) -> str:
+    if url:
+        ObjectAddress(url)
+    return url
+
+
+def _endpoint(url: str) -> str:
+    if url:
+        ObjectAddress("s3://bucket", url)
+    return url
+
+
 class ServerSettings(_Section):
     """Where the server listens, what it is called, and where its data are.
 
@@ -79,6 +92,8 @@ class ServerSettings(_Section):
     `hosts` with the port. After the order to stop check-ins are sent away for `notice_s`, and calls
     may go on for `drain_s`. `database_url`: of PostgreSQL; empty: a SQLite file in the state
     directory. Its password stands in `database_password_file`, or where libpq looks for one.
+    `blobs_url`: of a bucket for models; empty: a folder in the state directory. `blobs_endpoint`:
+    of a store that speaks S3 and is not Amazon's.
     """
 
     host: str = "127.0.0.1"
@@ -95,6 +110,8 @@ class ServerSettings(_Section):
     state_directory: _Directory = Path("fed-state")
     database_url: Annotated[str, AfterValidator(_postgres)] = ""
     database_password_file: Annotated[str, AfterValidator(_secret)] = ""
+    blobs_url: Annotated[str, AfterValidator(_objects)] = ""
+    blobs_endpoint: Annotated[str, AfterValidator(_endpoint)] = ""
     notice_s: Annotated[float, Field(ge=0, le=60)] = 1.0
     drain_s: Annotated[float, Field(ge=0, le=600)] = 30.0
     reflection: bool = False
@@ -225,6 +242,12 @@ class Config(BaseSettings):
         if server.database_url:
             return PostgresAddress(server.database_url, server.database_password_file)
         return server.state_directory / "fed.db"
+
+    @property
+    def blobs(self) -> ObjectAddress | None:
+        """Where models are kept, if not in the state directory."""
+        server = self.server
+        return ObjectAddress(server.blobs_url, server.blobs_endpoint) if server.blobs_url else None
 
     @property
     def authority_directory(self) -> Path:

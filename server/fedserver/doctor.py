@@ -53,6 +53,7 @@ def examine(config: Config, *, now_s: Callable[[], float] = time.time) -> Iterat
     yield from _ports(config)
     yield from _certificates(config, now_s())
     yield _database(config, now_s())
+    yield from _objects(config)
 
 
 def _python() -> Finding:
@@ -123,6 +124,20 @@ def _authority(config: Config) -> Finding:
     except FedcoreError as error:
         return Finding("authority", "error", f"{error.what}: {error.why}", error.fix)
     return Finding("authority", "ok", f"{found.trust_domain}, {found.root_digest.hex()}")
+
+
+def _objects(config: Config) -> Iterator[Finding]:
+    """Whether a store of models answers; that it takes some, a server tries when it starts."""
+    from fedserver.objects import Objects
+
+    if (address := config.blobs) is None:
+        return
+    try:
+        count = len(Objects.connected(address).names())
+    except FedcoreError as error:
+        yield Finding("models", "error", f"{error.what}: {error.why}", error.fix)
+    else:
+        yield Finding("models", "ok", f"{address.root} answers, and holds {count} objects")
 
 
 def _reach(config: Config) -> Finding:

@@ -10,7 +10,7 @@ from fedcore.errors import AuditError, KeyFileError
 from fedcore.federated.payments import Accounts
 from fedserver.audit_heads import AUDIT_HEAD, AuditHeads
 from fedserver.authority import Authority
-from fedserver.blobs import LocalBlobStore
+from fedserver.blobs import BlobStore, LocalBlobStore
 from fedserver.config import Config
 from fedserver.federation.federation import LocalFederation
 from fedserver.federation.resources import Resources
@@ -32,7 +32,7 @@ from fedserver.trust import Trust
 
 __all__ = ["opened", "private_state"]
 
-_BLOBS, _SPOOL, _STAGING, _LEDGERS = "blobs", "spool", "staging", "ledgers"
+_BLOBS, _COPIES, _SPOOL, _STAGING, _LEDGERS = "blobs", "copies", "spool", "staging", "ledgers"
 _STAGING_BYTES = 32 << 20  # in memory, beside what rounds have for their updates
 
 
@@ -40,8 +40,8 @@ _STAGING_BYTES = 32 << 20  # in memory, beside what rounds have for their update
 async def opened(config: Config, *, accept_rollback: bool = False) -> AsyncIterator[Parts]:
     """Opens all parts, and takes up what was running; closes the store at the end.
 
-    Raises: KeyFileError, AuthorityError, SchemaError, StoreError, AuditError for a database that is
-    older than its last signed head.
+    Raises: KeyFileError, AuthorityError, SchemaError, StoreError, InstallError, BlobError for an
+    object store that refuses, AuditError for a database that is older than its last signed head.
     """
     state = private_state(config)
     keys = config.authority_directory
@@ -58,7 +58,7 @@ async def opened(config: Config, *, accept_rollback: bool = False) -> AsyncItera
         metrics.watch_chunks(lambda: spool.in_flight)
         resources = Resources(
             store,
-            LocalBlobStore(state / _BLOBS),
+            await _blobs(config, state),
             spool,
             metrics,
             trust,
@@ -86,3 +86,15 @@ async def opened(config: Config, *, accept_rollback: bool = False) -> AsyncItera
 def private_state(config: Config) -> Path:
     """The state directory, made if need be. Raises: KeyFileError if others can look into it."""
     return private_directory(config.server.state_directory)
+
+
+async def _blobs(config: Config, state: Path) -> BlobStore:
+    address = config.blobs
+    if address is None:
+        return LocalBlobStore(state / _BLOBS)
+    from fedserver.object_blobs import ObjectBlobStore
+    from fedserver.objects import Objects
+
+    blobs = ObjectBlobStore(Objects.connected(address), LocalBlobStore(state / _COPIES))
+    await blobs.check()
+    return blobs

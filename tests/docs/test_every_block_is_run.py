@@ -58,6 +58,9 @@ WHOLE_PAGES = {
     ),
     ("docs/operations.md", "sh"): RUNBOOK,
     ("docs/operations.md", "toml"): RUNBOOK,
+    ("docs/object-store.md", "toml"): (
+        "tests/deployed/test_object_store.py::test_a_task_over_a_store_that_fails_under_way_comes_to_the_same_models"
+    ),
     ("docs/postgresql.md", "toml"): POSTGRES,
     ("docs/postgresql.md", "console"): POSTGRES,
     ("README.md", "python"): DEPLOYED,

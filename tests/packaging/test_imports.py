@@ -46,5 +46,11 @@ def test_importing_the_simulator_loads_no_run_until_one_is_asked_for() -> None:
     assert "fedsim.run.outcome" in modules_after("from fedsim import simulate")
 
 
+def test_a_server_loads_what_speaks_to_other_machines_only_where_it_is_told_to() -> None:
+    loaded = modules_after("import fedserver.opening, fedserver.object_blobs, fedserver.standby")
+    assert "fedserver.objects" in loaded
+    assert loaded.isdisjoint({"aiobotocore", "botocore", "fsspec", "psycopg", "s3fs"})
+
+
 def test_the_check_sees_a_library_that_is_loaded() -> None:
     assert "google.protobuf" in modules_after("import google.protobuf")

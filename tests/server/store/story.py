@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fedserver.store.protocol import Store
-from fedserver.store.records import AuditEntry, ModelRecord, Transition
+from fedserver.store.records import AuditEntry, MetricRecord, ModelRecord, Transition
 
 if TYPE_CHECKING:
     from tests.server.store.conftest import World
@@ -35,7 +35,7 @@ async def a_round(world: World) -> None:
         lease_token=world.held,
         model=ModelRecord(world.digest("second"), "task-1", base, 1, 100),
         expected_parent=base,
-        metrics={},
+        metrics={"loss": MetricRecord(1.5, 2.0, "plain")},
     )
     await store.checkpoint()
     await store.scrub_round(ref, audit=AuditEntry("driver", "round.scrub", str(ref)))

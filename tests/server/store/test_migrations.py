@@ -8,13 +8,23 @@ import pytest
 
 from fedcore.errors import SchemaError, StoreError
 from fedserver.store import migrating
-from fedserver.store.records import RoundRef
+from fedserver.store.audit import verify
+from fedserver.store.records import (
+    AuditEntry,
+    Idempotency,
+    OutboxMessage,
+    RoundRef,
+    TaskState,
+    TokenRecord,
+)
 from fedserver.store.schema import metadata
 from fedserver.store.sealing import Sealer
 from fedserver.store.sqlite import SqliteStore
-from tests.server.store.conftest import KEY, Ground
+from tests.server.store.conftest import KEY, FakeClock, Ground
+from tests.server.store.story import a_round
 
-REF = RoundRef("task-1", 1, 1)
+REF = RoundRef("task-1", 2, 1)
+ASKED = Idempotency("user:ada", "CreateToken", bytes(16), bytes(32), b"the answer")
 
 
 def rows_of(ground: Ground) -> dict[str, list[tuple[object, ...]]]:
@@ -27,13 +37,26 @@ def rows_of(ground: Ground) -> dict[str, list[tuple[object, ...]]]:
 
 @pytest.fixture
 async def newest(world) -> Ground:
-    """A database with an open round, its clients, uploads, events and audit entries."""
-    clients = await world.clients(3)
-    ref = await world.round(await world.task())
-    part = await world.part(ref, clients[0])
-    await world.store.begin_upload(part, b"u", size=1)
-    await world.store.put_session(ref, {"a": b"secret"})
-    await world.store.close()
+    """A database that was in use: every table has rows, of a round that is over and an open one."""
+    store = world.store
+    await a_round(world)
+    ref = await world.round(world.digest("second"), 2)
+    first, second = world.client_id(0), world.client_id(1)
+    part = world.assignment(ref, first)
+    after = OutboxMessage("scrub", f"{ref}".encode())
+    await world.go(ref, "COLLECTING", assignments=(part,), outbox=(after,))
+    await store.begin_upload(part.assignment_id, b"u", size=1)
+    await store.put_session(ref, {"a": b"secret"})
+    await store.check_in(second, bytes(16), wanted="", task_id="task-1", offer={"datasets": ["d"]})
+    [certificate] = await store.certificates(second)
+    await store.revoke_certificate(certificate.fingerprint, reason="lost")
+    await store.create_token(
+        TokenRecord(world.digest("other"), "acme", 2, world.clock.now + 1000, {"site": "b"}),
+        audit=AuditEntry("user:ada", "token.create", "other"),
+        idempotency=ASKED,
+    )
+    await store.node_heartbeat("here:1", version="0.1.0", draining=False)
+    await store.close()
     return world.ground
 
 
@@ -44,6 +67,31 @@ def filled(newest: Ground) -> Ground:
     newest.execute("DELETE FROM attempt_key")
     newest.execute("UPDATE session_record SET value = ?", sealed)
     return newest
+
+
+def test_the_database_that_is_migrated_has_rows_in_every_table(newest: Ground) -> None:
+    assert {name for name, rows in rows_of(newest).items() if not rows} == set()
+
+
+async def test_what_was_there_before_is_there_after_the_way_back_and_forth(filled: Ground) -> None:
+    migrating.downgrade(filled.database, migrating.known()[0])
+    migrating.upgrade(filled.database)
+    store = await filled.open(keys=[KEY], clock=FakeClock())
+    assert await store.integrity() == ()
+    audit = await store.audit_entries()
+    assert audit and verify(audit) == await store.audit_head()
+    done, open_ = RoundRef("task-1", 1, 1), await store.round(REF)
+    assert (await store.metrics(done)).keys() == {"loss"}
+    assert [event.to_phase for event in await store.round_events(done)][-1] == "COMPLETED"
+    assert open_ is not None and open_.phase == "COLLECTING"
+    assert [upload.upload_id for upload in await store.uploads(REF)] == [b"u"]
+    assert await store.recall(ASKED) is not None
+    assert [len(model.digest) for model in await store.models("task-1")] == [32, 32]
+    assert [node.version for node in await store.nodes()] == ["0.1.0"]
+    assert len(await store.revoked_fingerprints()) == len(await store.waiting("task-1")) == 1
+    assert [entry.topic for entry in await store.outbox_pending()] == ["scrub"]
+    await store.set_task_state("task-1", TaskState.CANCELLED, reason="the end")  # life goes on
+    await store.close()
 
 
 def test_the_steps_make_exactly_the_tables_that_the_program_expects(ground: Ground) -> None:
