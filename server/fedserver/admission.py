@@ -12,11 +12,16 @@ import contextlib
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from fedcore.errors import OverloadedError
 from fedserver.authorisation import Permission
 
 __all__ = ["Admission", "LoopLag", "Rates", "Slots", "TokenBucket", "refused"]
+
+# Calls that have been read and are not yet told that there is no place. Above that gRPC itself
+# refuses, and says neither why nor for how long.
+_BEING_REFUSED: Final = 1000
 
 
 class TokenBucket:
@@ -218,7 +223,7 @@ class Admission:
         )
         self._held: Counter[str] = Counter()
         self._waiting_each = waiting_each
-        self.rpcs = concurrent + queue + waiting + most_bulk + queue
+        self.rpcs = concurrent + queue + waiting + most_bulk + queue + _BEING_REFUSED
 
     def check_server(self, permission: Permission) -> None:
         """Raises OverloadedError for a call that the server as a whole has no room for."""
