@@ -100,7 +100,7 @@ def _overload(_peers: Peers, *, size: _Size) -> Iterator[Figure]:
 @benchmark(
     "grpc-overload",
     "What does a server do when it is offered three times what it can take?",
-    short=partial(_overload, size=_Size(90, 8, 25_000_000, 1.0)),
+    short=partial(_overload, size=_Size(90, 8, 25_000_000, 0.8)),
 )
 def grpc_overload(peers: Peers) -> Iterator[Figure]:
     """One server process on one core, calls as bare frames from another.
@@ -110,7 +110,7 @@ def grpc_overload(peers: Peers) -> Iterator[Figure]:
     what is answered within 5 s. It has recovered once a second's check-ins, 20 of them, are each
     answered within 250 ms.
     """
-    yield from _overload(peers, size=_Size(280, 24, 25_000_000, 3.0))
+    yield from _overload(peers, size=_Size(280, 24, 25_000_000, 2.0))
 
 
 def _figures(kind: str, curve: _Curve, unit: float, name: str) -> Iterator[Figure]:

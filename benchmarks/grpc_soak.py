@@ -60,6 +60,8 @@ def _soak(_peers: Peers, *, seconds: float) -> Iterator[Figure]:
     grows = growth([(one.at_s, one.resident) for one in held])
     slope = 3600 * (grows - known) / _MIB
     yield Figure(_NAME, slope, "MiB/h", None, None, Target("value", "<=", 1))
+    later = growth([(one.at_s, one.resident) for one in held[len(held) // 2 :]])
+    yield Figure(f"{_NAME}.later", 3600 * (later - known) / _MIB, "MiB/h in the second half")
     yield Figure(f"{_NAME}.known", 3600 * known / _MIB, "MiB/h by gRPC")
     yield Figure(f"{_NAME}.memory", held[-1].resident / 1e6, "MB")
     quantities: Sequence[tuple[str, Callable[[_Held], float], float]] = (
