@@ -50,7 +50,8 @@ class _Held:
 
 
 def _soak(_peers: Peers, *, seconds: float) -> Iterator[Figure]:
-    task = linear_task(clients=_COHORT, rounds=1_000_000, masked=True)
+    # A check-in that is given up when it was selected ends its attempt: the next one goes on.
+    task = linear_task(clients=_COHORT, rounds=1_000_000, attempts=100, masked=True)
     with TemporaryDirectory() as name:
         stage = Stage(Path(name), clients=_CLIENTS, task=task)
         with stage.serving() as server:

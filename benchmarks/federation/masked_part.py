@@ -68,7 +68,7 @@ class Workbench:
 
     def __init__(self, task: Task, *, registrar: bytes) -> None:
         self.task, self.spent_s = task, 0.0
-        self.policy = Policy(roots=(registrar,))
+        self.policy = Policy(roots=(registrar,), attempts=task.rounds.max_attempts)
         self.trust = TrustStore(self.policy.roots, self.policy.revoked, remember_signatures=True)
         self.contributor = Contributor(task)
         self._thread = ThreadPoolExecutor(1)

@@ -37,7 +37,7 @@ delta = 0.1
 """
 
 
-def linear_task(*, clients: int, rounds: int = 1, masked: bool = False) -> Task:
+def linear_task(*, clients: int, rounds: int = 1, attempts: int = 1, masked: bool = False) -> Task:
     """Rounds of so many clients, whose updates are a handful of numbers.
 
     `masked`: by secure aggregation, against a server that lies and a tenth that sides with it.
@@ -66,7 +66,7 @@ overselection = 1.0
 {_MASKED if masked else _OPEN}
 [rounds]
 count = {rounds}
-max_attempts = 1
+max_attempts = {attempts}
 {_COMMON}"""
     ).resolved()
 
