@@ -44,7 +44,7 @@ def _run(options: argparse.Namespace) -> int:
     ran: list[str] = []
     for benchmark in chosen:
         try:
-            for record in _records(benchmark, peers):
+            for record in _records(benchmark, peers, short=options.short):
                 print(json.dumps(record, allow_nan=False), flush=True)
                 records.append(record)
             ran.append(benchmark.name)
@@ -78,11 +78,12 @@ def _chosen(
     return list(known.values()) if everything else [known[name] for name in names]
 
 
-def _records(benchmark: Benchmark, peers: Peers) -> Iterator[dict[str, Json]]:
+def _records(benchmark: Benchmark, peers: Peers, *, short: bool) -> Iterator[dict[str, Json]]:
     """The benchmark's figures, each with the machine and the foreign load while it was taken."""
+    measure = (benchmark.short if short else None) or benchmark.measure
     where = machine.describe()
     earlier = Load.now()
-    for figure in benchmark.measure(peers):
+    for figure in measure(peers):
         now = Load.now()
         foreign = None if now is None or earlier is None else now.foreign_cores_since(earlier)
         if foreign is not None and foreign > CLEAN:
@@ -101,7 +102,13 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run benchmarks, print one JSON line a figure")
     run.add_argument("names", nargs="*", metavar="NAME")
     run.add_argument("--all", action="store_true", help="run every benchmark")
-    run.add_argument(
+    size = run.add_mutually_exclusive_group()
+    size.add_argument(
+        "--short",
+        action="store_true",
+        help="with less of everything, to see that it works: the figures are no measurement",
+    )
+    size.add_argument(
         "--write",
         action="store_true",
         help="put the figures into the table of benchmarks/README.md",

@@ -20,18 +20,24 @@ Measurement: TypeAlias = Callable[[Peers], Iterator[Figure]]
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A question about speed or size, and the function that yields the figures which answer it."""
+    """A question about speed or size, and the function that yields the figures which answer it.
+
+    `short`: the same with less of everything, to see that it works; None where it is short anyway.
+    """
 
     name: str
     question: str
     measure: Measurement
+    short: Measurement | None = None
 
 
-def benchmark(name: str, question: str) -> Callable[[Measurement], Benchmark]:
+def benchmark(
+    name: str, question: str, *, short: Measurement | None = None
+) -> Callable[[Measurement], Benchmark]:
     """Declares the decorated generator a benchmark; it will be called with the peers at hand."""
 
     def declare(measure: Measurement) -> Benchmark:
-        return Benchmark(name, question, measure)
+        return Benchmark(name, question, measure, short)
 
     return declare
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.federation.stage import Device
 from fedserver.authority import Authority
 
-__all__ = ["receive", "send_s"]
+__all__ = ["context_of", "receive", "send_s"]
 
 _PIECE = 1 << 20
 
@@ -43,8 +43,7 @@ def receive(folder: Path, size: int) -> None:
 
 def send_s(address: str, device: Device, root: bytes, chunks: Sequence[bytes]) -> float:
     """Seconds from the first byte to the acknowledgement of the last."""
-    context = ssl.create_default_context(cadata=root.decode())
-    _load(context, device.tls.chain, device.tls.key)
+    context = context_of(device, root)
     host, _, port = address.partition(":")
     with (
         socket.create_connection((host, int(port))) as plain,
@@ -55,6 +54,13 @@ def send_s(address: str, device: Device, root: bytes, chunks: Sequence[bytes]) -
             connection.sendall(chunk)
         connection.recv(1)
         return time.perf_counter() - begin
+
+
+def context_of(device: Device, root: bytes) -> ssl.SSLContext:
+    """What a client says and asks at a handshake. `root`: the authority's certificate, PEM."""
+    context = ssl.create_default_context(cadata=root.decode())
+    _load(context, device.tls.chain, device.tls.key)
+    return context
 
 
 def _load(context: ssl.SSLContext, chain: bytes, key: bytes) -> None:

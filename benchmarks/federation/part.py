@@ -100,12 +100,16 @@ class Part:
             if found.HasField(kind):
                 return found
 
-    async def upload(self, update: Update) -> None:
-        """Sends an update, with as many chunks on their way as the server allows."""
-        begin = upload_service_pb2.BeginRequest(
+    async def begin(self, update: Update) -> upload_service_pb2.BeginResponse:
+        """Opens the upload, of which nothing is sent yet."""
+        request = upload_service_pb2.BeginRequest(
             assignment_id=self._assignment.assignment_id, size=len(update.data)
         )
-        begun = await self._uploads.Begin(begin, timeout=_CALL_S)
+        return await self._uploads.Begin(request, timeout=_CALL_S)
+
+    async def upload(self, update: Update) -> None:
+        """Sends an update, with as many chunks on their way as the server allows."""
+        begun = await self.begin(update)
         todo = _cut(update.data, begun.chunk_bytes)
         await asyncio.gather(*(self._send(begun.upload_id, todo) for _ in range(begun.window)))
         seal = upload_service_pb2.UploadSeal(

@@ -12,27 +12,36 @@ from pathlib import Path
 __all__ = ["FED", "Process", "one_core_each", "resident_bytes", "started"]
 
 _ROOT = Path(__file__).resolve().parents[2]
+_SOURCES = (_ROOT, *(_ROOT / name for name in ("client", "server", "simulations")))
 FED = (sys.executable, "-c", "import sys; from fedcore.cli import main; sys.exit(main())")
 
 
 class Process:
-    """A running program. `address`: where it answers, once somebody knows."""
+    """A running program. `address`, `ops`: where it answers, once somebody knows."""
 
-    def __init__(self, popen: subprocess.Popen[bytes]) -> None:
-        self._popen, self.address = popen, ""
+    def __init__(self, popen: subprocess.Popen[bytes], *, log: Path) -> None:
+        self._popen, self._log, self.address = popen, log, ""
+        self.ops = 0
         self.pid = popen.pid
 
     def line(self) -> bytes:
         """The next line that it prints. Raises: RuntimeError if it has ended."""
         assert self._popen.stdout is not None
         if not (line := self._popen.stdout.readline()):
-            raise RuntimeError(f"the process ended with exit code {self._popen.wait()}")
+            code, words = self._popen.wait(), self._log.read_text("utf-8", "replace")
+            raise RuntimeError(f"a process ended with exit code {code}: {words[-2000:]}")
         return line
 
     def kill(self) -> None:
         """Ends it at once, as the loss of its machine would."""
         self._popen.kill()
         self._popen.wait()
+
+    def tell(self, line: str) -> None:
+        """Writes a line to its standard input."""
+        assert self._popen.stdin is not None
+        self._popen.stdin.write(f"{line}\n".encode())
+        self._popen.stdin.flush()
 
     def cpu_s(self) -> float:
         """Processor seconds that all its threads have spent."""
@@ -57,7 +66,8 @@ def started(
         **os.environ,
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(_ROOT),  # so that a module of the benchmarks is a program, too
+        # The sources beside this file, whichever are installed; and benchmarks as programs.
+        "PYTHONPATH": os.pathsep.join(map(str, _SOURCES)),
         **(environment or {}),
     }
     variables.pop("PYTHONDONTWRITEBYTECODE", None)  # else each start compiles every source anew
@@ -67,11 +77,12 @@ def started(
             [*pinned, *command],
             cwd=folder,
             env=variables,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
         )
     try:
-        yield Process(popen)
+        yield Process(popen, log=log)
     finally:
         popen.terminate()
         try:
@@ -79,7 +90,8 @@ def started(
         except subprocess.TimeoutExpired:
             popen.kill()
             popen.wait()
-        assert popen.stdout is not None
+        assert popen.stdin is not None and popen.stdout is not None
+        popen.stdin.close()
         popen.stdout.close()
 
 

@@ -22,6 +22,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from benchmarks.federation.processes import FED, Process, started
 from fedclient.identity import Tls, authority_pem, signing_request
 from fedcore.federated.task import Task
+from fedcore.secagg import Identity
+from fedcore.secagg.identity import Certificate
 from fedcore.v1 import enrolment_service_pb2
 from fedcore.wire.envelope import TASK, Place, proof_statement, seal, signed_bytes
 from fedcore.wire.versions import installed_version
@@ -66,11 +68,20 @@ level = "warning"
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """An enrolled client: what identifies its connections, and the key that signs its messages."""
+    """An enrolled client: what identifies its connections, and the key that signs its messages.
+
+    `certificate`: of that key.
+    """
 
     id: bytes
     tls: Tls
     signing: Ed25519PrivateKey = field(repr=False)
+    certificate: Certificate
+
+    @property
+    def identity(self) -> Identity:
+        """By which it is known in secure aggregation."""
+        return Identity.restore(self.signing.private_bytes_raw(), self.certificate)
 
     def signed(self, payload: bytes, *, method: str, place: Place) -> Any:
         """The envelope over a payload of this client."""
@@ -96,10 +107,11 @@ class Stage:
 
     @contextmanager
     def serving(self, *, cores: frozenset[int] | None = None) -> Iterator[Process]:
-        """The server's process, which answers on `Process.address`; the rest as `started`."""
+        """The server's process, which tells its `Process.address` and `ops`; else as `started`."""
         command = ["server", "start", "--config", "server.toml", "--format", "jsonl"]
         with started([*FED, *command], folder=self.folder, cores=cores) as process:
-            process.address = json.loads(process.line())["data"]["service"]
+            found = json.loads(process.line())["data"]
+            process.address, process.ops = found["service"], int(found["ops"])
             yield process
 
     @property
@@ -117,6 +129,7 @@ class Stage:
     async def _prepare(self, clients: int, model: bytes) -> None:
         async with opened(self.config()) as parts:
             self._root = parts.authority.root
+            self.registrar = parts.authority.registrar.public_key
             identity = await parts.store.server_identity()
             token = TokenRecord(hashlib.sha256(_TOKEN).digest(), _TENANT, clients, _FAR_MS)
             await parts.store.create_token(token)
@@ -145,7 +158,8 @@ async def _enrolled(enrolment: Enrolment, root: bytes, index: int) -> Device:
         sdk_version=installed_version(),
     )
     answer = await enrolment.enrol(request, peer=f"bench-{index}")
-    return Device(answer.client_id, Tls.certified(key, list(answer.certificate_chain)), signing)
+    tls = Tls.certified(key, list(answer.certificate_chain))
+    return Device(answer.client_id, tls, signing, Certificate.decode(answer.identity_certificate))
 
 
 async def _submit(parts: Parts, task: Task, model: bytes) -> None:

@@ -12,11 +12,16 @@ import contextlib
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from fedcore.errors import OverloadedError
 from fedserver.authorisation import Permission
 
 __all__ = ["Admission", "LoopLag", "Rates", "Slots", "TokenBucket", "refused"]
+
+# Calls that have been read and are not yet told that there is no place. Above that gRPC itself
+# refuses, and says neither why nor for how long.
+_BEING_REFUSED: Final = 1000
 
 
 class TokenBucket:
@@ -210,15 +215,17 @@ class Admission:
         self._now_s, self._lag = now_s, lag
         self._disk_free, self._least_free = disk_free, least_free
         self._rates = Rates(rate=rate, burst=burst)
+        # A chunk that queues is in memory as well: both together are within the bound.
         most_bulk = max(1, bulk_bytes // chunk_bytes)
+        bulk_queue = min(queue, most_bulk // 2)
         self._pools = _Pools(
             control=Slots(limit=concurrent, queue=queue, wait_s=queue_wait_s),
-            bulk=Slots(limit=most_bulk, queue=queue, wait_s=queue_wait_s),
+            bulk=Slots(limit=most_bulk - bulk_queue, queue=bulk_queue, wait_s=queue_wait_s),
             waits=Slots(limit=waiting, queue=0, wait_s=0),
         )
         self._held: Counter[str] = Counter()
         self._waiting_each = waiting_each
-        self.rpcs = concurrent + queue + waiting + most_bulk + queue
+        self.rpcs = concurrent + queue + waiting + most_bulk + _BEING_REFUSED
 
     def check_server(self, permission: Permission) -> None:
         """Raises OverloadedError for a call that the server as a whole has no room for."""

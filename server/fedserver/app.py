@@ -273,8 +273,10 @@ class Server:
 
     def _watch(self) -> None:
         """Begins what is done again and again while the server runs."""
-        self._parts.metrics.watch_lag(lambda: self.lag.lag_s)
-        self._parts.metrics.watch_queue(lambda: self._admission.queued + self._for_strangers.queued)
+        metrics, loop = self._parts.metrics, asyncio.get_running_loop()
+        metrics.watch_lag(lambda: self.lag.lag_s)
+        metrics.watch_queue(lambda: self._admission.queued + self._for_strangers.queued)
+        metrics.watch_coroutines(lambda: len(asyncio.all_tasks(loop)))
         for work in (
             self.lag.watch(now_s=time.monotonic),
             self._authenticator.watch(),

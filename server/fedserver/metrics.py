@@ -62,6 +62,7 @@ class Metrics:
         self.chunk_bytes = gauge("chunk_bytes", "chunks of updates in memory, not in a file yet")
         self.queue = gauge("queue", "RPCs that wait for others to end")
         self.loop_lag_seconds = gauge("loop_lag_seconds", "how late the event loop is")
+        self.coroutines = gauge("coroutines", "what goes on in the event loop at once")
         self.ready = gauge("ready", "1 while the server takes new work")
         self.resident_bytes = gauge("resident_bytes", "memory of the process")
         self.resident_bytes.set_function(resident_bytes)
@@ -69,6 +70,10 @@ class Metrics:
     def watch_lag(self, lag_s: Callable[[], float]) -> None:
         """Reads the lag of the event loop whenever the figures are asked for."""
         self.loop_lag_seconds.set_function(lag_s)
+
+    def watch_coroutines(self, running: Callable[[], float]) -> None:
+        """Counts what goes on in the event loop whenever the figures are asked for."""
+        self.coroutines.set_function(running)
 
     def watch_queue(self, waiting: Callable[[], float]) -> None:
         """Reads the length of the queue whenever the figures are asked for."""

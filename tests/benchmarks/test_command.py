@@ -101,6 +101,20 @@ def test_write_puts_the_finished_benchmarks_into_the_readme(
     assert table.row_names(readme.read_text()) == ["good", "good.size"]
 
 
+def test_the_short_form_is_run_where_there_is_one_and_is_never_written_down(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = {
+        "good": Benchmark("good", "good?", good),
+        "long": Benchmark("long", "long?", broken, short=good),
+    }
+    monkeypatch.setattr(command, "discover", lambda: known)
+    assert command.main(["run", "long", "good", "--short"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
+    with pytest.raises(SystemExit):
+        command.main(["run", "long", "--short", "--write"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

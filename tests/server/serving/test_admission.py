@@ -219,6 +219,35 @@ async def test_who_waits_for_an_instruction_takes_no_slot_of_those_who_work() ->
                 await _hold(admission, permission)
 
 
+@given(st.integers(1, 9), st.integers(0, 9), st.integers(0, 12))
+def test_chunks_that_are_worked_on_or_queue_are_never_more_than_fit(
+    fit: int, queue: int, come: int
+) -> None:
+    async def story() -> None:
+        admission = an_admission(bulk_bytes=fit << 20, queue=queue, queue_wait_s=60)
+        gate, inside = asyncio.Event(), 0
+
+        async def work() -> None:
+            nonlocal inside
+            async with admission.slot(PUT_CHUNK):
+                inside += 1
+                await gate.wait()
+
+        tasks = [asyncio.create_task(work()) for _ in range(come)]
+        for _ in range(3):
+            await asyncio.sleep(0)
+        held = sum(not task.done() for task in tasks)
+        assert held == inside + admission.queued <= fit
+        assert come == 0 or inside > 0
+        gate.set()
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        refused = [one for one in found if one is not None]
+        assert len(refused) == come - held
+        assert all(isinstance(one, OverloadedError) and one.retry for one in refused)
+
+    asyncio.run(story())
+
+
 async def _enter(slots: Slots) -> None:
     async with slots.one():
         pass
