@@ -60,6 +60,7 @@ from fedserver.federation.masked import MaskedSession
 from fedserver.federation.reports import Reports
 from fedserver.federation.resources import HostedTask, Resources
 from fedserver.federation.results import Result, Results
+from fedserver.federation.unwritten import Unwritten
 from fedserver.store.records import RoundRef
 
 __all__ = ["INVITED", "PAYMENT", "Attempt"]
@@ -103,6 +104,7 @@ class Attempt:
         self._follow: deque[Event] = deque()
         self._timers: dict[Phase, asyncio.TimerHandle] = {}
         self._writing: set[asyncio.Task[object]] = set()
+        self.unwritten = Unwritten()
         self._page = asyncio.Event()
         # By a clock that nobody sets: the machine's may jump, and would count everybody as late.
         self._turned_s = asyncio.get_running_loop().time()
@@ -181,7 +183,7 @@ class Attempt:
 
     async def keep(self, records: Mapping[str, bytes]) -> None:
         """Makes records of the session durable, before any phase is closed."""
-        await self.durable(self.journal.keep(records))
+        await self.durable(self.unwritten.write(records, self.journal.keep))
 
     def due(self, client: bytes) -> Message | None:
         """The session's last message to a client, if there is a session and one was sent."""
@@ -311,6 +313,7 @@ class Attempt:
     async def _close(self, phase: Phase) -> None:
         while self._writing:
             await asyncio.wait(self._writing)
+        self.unwritten.require_none()
         if self.masked is None:
             self._follow.append(Closed(self._now(), phase, self.reports.clients))
         else:

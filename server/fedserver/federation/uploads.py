@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeVar
 
 from fedcore.rounds import Arrived, Phase
@@ -109,12 +110,16 @@ class Uploads(Parts):
     async def _seal(
         self, attempt: Attempt, client: bytes, upload_id: bytes, size: int, sha256: bytes
     ) -> None:
-        records = None
+        records: Mapping[str, bytes] = {}
         if attempt.masked is not None:
             records = attempt.masked.finish(client, sha256=sha256, size=size)
-        # A driver that took the lease meanwhile has read without this one what is in the sum.
-        token = attempt.journal.lease().token
-        await self._store.seal_upload(upload_id, sha256, session=records, lease_token=token)
+
+        async def seal(records: Mapping[str, bytes]) -> None:
+            # A driver that took the lease meanwhile has read without this one what is in the sum.
+            token = attempt.journal.lease().token
+            await self._store.seal_upload(upload_id, sha256, session=records, lease_token=token)
+
+        await attempt.unwritten.write(records, seal)
         if client not in attempt.reports.clients:
             attempt.reports.seal(client, upload_id)
         attempt.post(Arrived(self._resources.clock(), Phase.COLLECTING, client))
