@@ -72,6 +72,8 @@ def check_server(host: str, port: int, *, root: bytes) -> str:
                 return f"of the authority that was pinned, {secure.version()}"
         except ssl.SSLCertVerificationError as error:
             raise _untrusted(host, error) from error
+        except ssl.SSLEOFError as error:
+            raise _ended(port) from error
         except ssl.SSLError as error:
             # Before TLS 1.3 a server refuses within the handshake a client that shows nothing.
             if _alert(error):
@@ -84,11 +86,7 @@ def check_server(host: str, port: int, *, root: bytes) -> str:
         except TimeoutError as error:
             raise _silent("it took the connection") from error
         except OSError as error:
-            raise ServerVersionError(
-                f"what answers on port {port} does not speak TLS",
-                why=error.strerror or "it closed the connection",
-                fix="check that the port is that of the services",
-            ) from error
+            raise _ended(port) from error
 
 
 def check_client(host: str, port: int, *, root: bytes, pair: Path) -> str:
@@ -150,6 +148,15 @@ def _untrusted(host: str, error: ssl.SSLCertVerificationError) -> ConnectError:
         why=error.verify_message,
         fix="do not go on: somebody else answers there, or the server was set up anew; ask the"
         " operator",
+    )
+
+
+def _ended(port: int) -> UnreachableError:
+    """As of a server that is killed just then, or of a balancer that has none behind it."""
+    return UnreachableError(
+        f"what answers on port {port} ended the connection in the handshake",
+        why="a server does so that is about to end, and a balancer without a server",
+        fix="wait for the server; then check that the port is that of the services",
     )
 
 
