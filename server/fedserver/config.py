@@ -70,6 +70,12 @@ def _postgres(url: str) -> str:
     return url
 
 
+def _peer(address: str) -> str:
+    if not re.fullmatch(r"(([\w.-]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5})?", address, re.ASCII):
+        raise ValueError("it has to be host:port")
+    return address
+
+
 class ServerSettings(_Section):
     """Where the server listens, what it is called, and where its data are.
 
@@ -79,6 +85,8 @@ class ServerSettings(_Section):
     `hosts` with the port. After the order to stop check-ins are sent away for `notice_s`, and calls
     may go on for `drain_s`. `database_url`: of PostgreSQL; empty: a SQLite file in the state
     directory. Its password stands in `database_password_file`, or where libpq looks for one.
+    `peer_address`: host:port at which the other servers on the database reach this one; each has
+    its own. Empty: it serves alone, and others stand by.
     """
 
     host: str = "127.0.0.1"
@@ -95,6 +103,7 @@ class ServerSettings(_Section):
     state_directory: _Directory = Path("fed-state")
     database_url: Annotated[str, AfterValidator(_postgres)] = ""
     database_password_file: Annotated[str, AfterValidator(_secret)] = ""
+    peer_address: Annotated[str, AfterValidator(_peer)] = ""
     notice_s: Annotated[float, Field(ge=0, le=60)] = 1.0
     drain_s: Annotated[float, Field(ge=0, le=600)] = 30.0
     reflection: bool = False
@@ -214,6 +223,7 @@ class Config(BaseSettings):
         except ValidationError as error:
             raise explained(error.errors(include_url=False)[0], cls) from None
         _check_ports(found.server)
+        _check_peers(found.server)
         return found
 
     @property
@@ -256,6 +266,17 @@ def _check_ports(server: ServerSettings) -> None:
                 f"the two ports are the same: {other} and {name}",
                 "give each its own, or 0 for any free one",
             )
+
+
+def _check_peers(server: ServerSettings) -> None:
+    if server.peer_address and not server.database_url:
+        raise setting_mistake(
+            ("server", "peer_address"),
+            Config,
+            server.peer_address,
+            "several servers share a PostgreSQL database, and no SQLite file",
+            "set database_url, or leave peer_address out",
+        )
 
 
 def _plain(value: Any) -> Any:
