@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,6 @@ from fedcore.errors import ArgumentError, PlanError
 from fedcore.nn.module import Module
 from fedcore.nn.tree import modules
 from fedcore.optim.optimizer import Optimizer
-from fedcore.privacy.ledger import Ledger
 from fedcore.privacy.ledger_file import read_file
 from fedcore.privacy.ledger_history import History
 from fedcore.privacy.ledger_records import Migrate, Release
@@ -62,13 +62,13 @@ def training_terms(
     }
 
 
-def spent_by_round(ledger: Ledger) -> dict[int, float]:
-    """What was spent in all when each round of the present plan was released.
+def spent_by_round(folder: Path) -> dict[int, float]:
+    """What was spent in all when each round of the present plan of a ledger was released.
 
     Counted and computed anew from the ledger's records: no figure in a file is trusted.
     """
     history, found = History(), dict[int, float]()
-    for seq, record in enumerate(read_file(ledger.directory).records):
+    for seq, record in enumerate(read_file(folder).records):
         history.add(record, seq)
         if isinstance(record, Migrate):
             found.clear()

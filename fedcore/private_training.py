@@ -193,7 +193,7 @@ def fit_private(
 
     report = _reporter(progress, budget=plan.epsilon)
     history: dict[str, list[float]] = {}
-    before = spent_by_round(ledger)
+    before = spent_by_round(ledger.directory)
     rounds = restored = 0
     for index in range(plan.rounds):
         released = ledger.released(index)

@@ -8,7 +8,8 @@ attempt has new noise and pays anew.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -37,11 +38,22 @@ from fedcore.privacy import (
     certificate,
     released_mean,
 )
+from fedcore.privacy.plan import own_plan
+from fedcore.privacy.verification import read_history
+from fedcore.private_rounds import spent_by_round
 from fedcore.secagg import Parameters
 
-__all__ = ["Account", "Accounts", "Payment"]
+__all__ = ["Account", "Accounts", "Expense", "Payment", "draws_clients"]
 
 Mechanism = CentralMechanism | SharedMechanism | CompactMechanism
+
+
+@dataclass(frozen=True, slots=True)
+class Expense:
+    """What a ledger has spent in all, and the epsilon after the release of each round."""
+
+    epsilon: float
+    by_round: Mapping[int, float]
 
 
 class Accounts:
@@ -86,6 +98,34 @@ class Accounts:
         )
         return self._keep(task_id, ledger)
 
+    def spent(self, task_id: str, plan: PrivacyPlan, *, checkpoint: Head | None) -> Expense:
+        """What a task has spent, whichever process holds its ledger.
+
+        Raises: RollbackError, LedgerError, PlanError.
+        """
+        folder = self._at(task_id)
+        history, _, _ = read_history(folder, checkpoint=checkpoint)
+        if own_plan(plan).digest != history.plan.digest:
+            raise PlanError(
+                "the ledger follows another plan",
+                why="what was spent under that one says nothing of this",
+                fix="restore the ledger of this task from its newest backup",
+            )
+        return Expense(history.epsilon(), spent_by_round(folder))
+
+    def certificate(self, task_id: str, *, checkpoint: Head | None) -> bytes:
+        """What may be said of a task's guarantee, as JSON, whichever process holds its ledger.
+
+        Raises: RollbackError, LedgerError.
+        """
+        found = certificate(self._at(task_id), checkpoint=checkpoint)
+        return json.dumps(found, sort_keys=True).encode()
+
+    def let_go(self, task_id: str) -> None:
+        """Lets go of a task's ledger, if it is open, for another process to hold it."""
+        if (account := self._open.pop(task_id, None)) is not None:
+            account.ledger.close()
+
     def close(self) -> None:
         """Lets go of all ledgers."""
         for account in self._open.values():
@@ -129,8 +169,7 @@ class Account:
     @property
     def draws_clients(self) -> bool:
         """Whether the plan, and not who comes, decides which clients are asked."""
-        openly = isinstance(self.plan.sampling, Uncontrolled)
-        return self.plan.unit is not Unit.RECORD and not openly
+        return draws_clients(self.plan)
 
     def may_take_part(self, client_id: bytes) -> bool:
         """Whether a client's participation stays within the plan's bounds."""
@@ -174,10 +213,6 @@ class Account:
     def released(self, round: int, clipping: QuantileState | None) -> PrivateMean | None:
         """What was released for a round before a crash, or None."""
         return released_mean(self.ledger, round, clipping=clipping)
-
-    def certificate(self) -> bytes:
-        """What may be said of the guarantee, as JSON."""
-        return json.dumps(certificate(self.ledger), sort_keys=True).encode()
 
 
 class Payment:
@@ -265,6 +300,11 @@ class Payment:
                 return mechanism.release(noisy, self.reservation, clipping=clipping)
             case CompactMechanism() as mechanism:
                 return mechanism.release(NoisySum(total, shares=reports), self.reservation)
+
+
+def draws_clients(plan: PrivacyPlan) -> bool:
+    """Whether a plan, and not who comes, decides which clients are asked."""
+    return plan.unit is not Unit.RECORD and not isinstance(plan.sampling, Uncontrolled)
 
 
 def _mechanism(plan: PrivacyPlan, entropy: Entropy | None) -> Mechanism:

@@ -24,7 +24,7 @@ from fedcore.wire.versions import installed_version
 from fedserver.admission import Admission, LoopLag
 from fedserver.authentication import Authenticator
 from fedserver.authorisation import Caller
-from fedserver.authority import ServerCertificate
+from fedserver.authority import ServerCertificate, due
 from fedserver.config import Config
 from fedserver.connections import Connections
 from fedserver.enrolment import Enrolment
@@ -34,6 +34,7 @@ from fedserver.memory_limit import MemoryLimit
 from fedserver.notify import notify
 from fedserver.ops import Ops, application
 from fedserver.parts import Parts
+from fedserver.passing import Note, Passing
 from fedserver.ports import Credentials, Port
 from fedserver.services.admin import AdminService, Invitation
 from fedserver.services.assignment import RoundService, SecAggService
@@ -83,6 +84,7 @@ class Server:
         self._tasks: list[asyncio.Task[None]] = []
         self._ports: list[Port] = []
         self._ops: Ops | None = None
+        self._passing: Passing | None = None
         self.lag = LoopLag(threshold_s=config.limits.loop_lag_s)
         self._admission = _admission(config, self.lag, burst=config.limits.calls_at_once)
         # Room of their own, so that strangers cannot take that of those who are known; and a ward
@@ -120,6 +122,12 @@ class Server:
             Credentials(certificate, root_pem=parts.authority.root_pem),
             Credentials(certificate, root_pem=None),
         )
+        if settings.peer_address:
+            self._passing = Passing(
+                await asyncio.to_thread(self._peer_certificate),
+                root_pem=parts.authority.root_pem,
+                host=settings.hosts[0],
+            )
         most = Connections.within(self._config.limits.connections)
         for port, credentials, admission, connections in zip(
             (settings.port, settings.enrolment_port),
@@ -209,6 +217,8 @@ class Server:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._ops is not None:
             await self._ops.stop()
+        if self._passing is not None:
+            await self._passing.close()
 
     def _serve(self, server_id: bytes, found: Addresses) -> None:
         parts, version = self._parts, installed_version()
@@ -235,7 +245,6 @@ class Server:
             draining=lambda: self._draining,
             drain=self.drain,
             audit=parts.audit,
-            revoked=parts.revoked,
         )
         federation = parts.federation
         services: dict[str, Service] = {
@@ -248,7 +257,7 @@ class Server:
             "ModelService": ModelService(federation),
         }
         service_port, enrolment_port = self._ports
-        gate = self._gate(self._admission, self._identify)
+        gate = self._gate(self._admission, self._identify, passing=self._passing)
         service_port.serve(
             [handler_of(service, name, gate=gate) for name, service in services.items()],
             health=self._health.servicer,
@@ -257,18 +266,27 @@ class Server:
         anonymous = self._gate(self._for_strangers, _anonymous)
         enrolment_port.serve([handler_of(EnrolmentService(enrolment), _ENROLMENT, gate=anonymous)])
 
-    def _gate(self, admission: Admission, identify: Callable[[Context], Awaitable[Caller]]) -> Gate:
+    def _gate(
+        self,
+        admission: Admission,
+        identify: Callable[[Context], Awaitable[Caller]],
+        *,
+        passing: Passing | None = None,
+    ) -> Gate:
         return Gate.of(
             admission=admission,
             identify=identify,
             audit=self._parts.store.append_audit,
             metrics=self._parts.metrics,
+            passing=passing,
         )
 
     async def _identify(self, context: Context) -> Caller:
         certificates = context.auth_context().get("x509_pem_cert", ())
         return await self._authenticator.caller(
-            next(iter(certificates), None), address=peer_address(context)
+            next(iter(certificates), None),
+            address=peer_address(context),
+            note=Note.of(context.invocation_metadata() or ()),
         )
 
     def _watch(self) -> None:
@@ -303,6 +321,8 @@ class Server:
         certificate = await asyncio.to_thread(self._server_certificate)
         for credentials in self._credentials:
             credentials.swap(certificate)
+        if self._passing is not None and due(*self._passing.validity, now=now_ms() // 1000):
+            await self._passing.renew(await asyncio.to_thread(self._peer_certificate))
 
     async def show_life(self) -> None:
         """Says in the database that this process runs, which shows as well that it takes writes."""
@@ -332,6 +352,9 @@ class Server:
         return self._parts.authority.server_certificate(
             self._config.server.hosts, now=now_ms() // 1000
         )
+
+    def _peer_certificate(self) -> ServerCertificate:
+        return self._parts.authority.peer_certificate(now=now_ms() // 1000)
 
     def _refuses_work(self) -> str:
         return "the server is draining" if self._draining else ""

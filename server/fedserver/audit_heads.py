@@ -8,8 +8,11 @@ done with it, and the server refuses.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
+import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -80,8 +83,29 @@ class AuditHeads:
         identity = await self._store.server_identity()
         head, now_s = await self._store.audit_head(), self._now_s()
         signed = sign_head(head, identity.server_id, self._signer)
-        await asyncio.to_thread(write_public, self._path, signed, replace=True)
+        await asyncio.to_thread(self._keep, signed, head.sequence, identity.server_id)
         self.newest, self._sequence, self._signed_s = signed, head.sequence, now_s
+
+    def _keep(self, signed: bytes, sequence: int, server_id: bytes) -> None:
+        """Writes a head, unless another server has signed a later one meanwhile."""
+        with _alone(self._path):
+            found = self._path.read_bytes() if self._path.exists() else b""
+            if found != self.newest:
+                with contextlib.suppress(AuditError):
+                    if read_head(found, server_id, *self._signers).sequence > sequence:
+                        return
+            write_public(self._path, signed, replace=True)
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Keeps other servers from writing the file while it is entered."""
+    lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def public_keys(private: Iterable[bytes]) -> tuple[Ed25519PublicKey, ...]:

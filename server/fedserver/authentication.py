@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Protocol
 
 from fedcore.errors import AuthorityError, ServerError, StoreError, UnauthenticatedError
 from fedserver.authorisation import Caller, same_key
+from fedserver.passing import Note
 from fedserver.peers import PeerIdentity
 from fedserver.store.protocol import PartyStore
 from fedserver.store.records import ClientRecord, ClientState
@@ -51,18 +53,40 @@ class Authenticator:
         self._revoked: frozenset[bytes] = frozenset()
         self._seen: set[bytes] = set()
 
-    async def caller(self, certificate: bytes | None, *, address: str = "") -> Caller:
-        """Who holds this PEM certificate. Raises: UnauthenticatedError, with the reason."""
+    async def caller(
+        self, certificate: bytes | None, *, address: str = "", note: Note | None = None
+    ) -> Caller:
+        """Who holds this PEM certificate, or for whom a server calls that does.
+
+        `note`: of the call, if it has one. Raises: UnauthenticatedError, with the reason.
+        """
         if not certificate:
             raise _unknown("the connection has no client certificate")
+        if self._peer(certificate).kind != "server":
+            if note is not None:
+                raise _unknown("only a server of this federation calls for others")
+            return await self._caller(certificate, address)
+        if note is None:
+            raise _unknown("a server calls for others, and the call does not say for whom")
+        found = await self._caller(note.certificate, note.address)
+        return replace(found, passed=note.passed)
+
+    def _peer(self, certificate: bytes) -> PeerIdentity:
+        """Raises: UnauthenticatedError for a certificate that does not count, or no more."""
         try:
             peer = self._authority.parse_peer(certificate, now=self._now_ms() // 1000)
         except AuthorityError as error:  # its list of revoked certificates cannot be read
             raise ServerError("nobody can be let in", why=error.what, fix=error.fix) from error
         if peer.fingerprint in self._revoked:
             raise _unknown("its certificate was revoked", fix="enrol again, if you may")
+        return peer
+
+    async def _caller(self, certificate: bytes, address: str) -> Caller:
+        peer = self._peer(certificate)
+        if peer.kind == "server":
+            raise _unknown("a server calls for clients and users, and not for another server")
         if peer.kind == "client":
-            return await self._client(peer, address)
+            return await self._client(peer, certificate, address)
         return Caller(
             "user",
             name=peer.name,
@@ -71,6 +95,7 @@ class Authenticator:
             identity_key=peer.identity_key,
             fingerprint=peer.fingerprint,
             address=address,
+            certificate=certificate,
         )
 
     def forget(self, client_id: bytes) -> None:
@@ -95,7 +120,7 @@ class Authenticator:
             except StoreError:
                 continue
 
-    async def _client(self, peer: PeerIdentity, address: str) -> Caller:
+    async def _client(self, peer: PeerIdentity, certificate: bytes, address: str) -> Caller:
         record = await self._record(peer.id)
         if record is None:
             raise _unknown("no client of that id is enrolled here", fix="enrol it")
@@ -113,6 +138,7 @@ class Authenticator:
             identity_key=record.identity_key,
             fingerprint=peer.fingerprint,
             address=address,
+            certificate=certificate,
         )
 
     async def _record(self, client_id: bytes) -> ClientRecord | None:

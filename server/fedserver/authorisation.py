@@ -46,7 +46,8 @@ class Caller:
     `kind`: "client", "user" or "anonymous" (only `EnrolmentService`). `id`: of a client 16 bytes,
     else empty. `name`: of a user, or the hexadecimal id of a client. `role`: one of `ROLES`.
     `identity_key`: the Ed25519 key, 32 bytes, that signs the caller's envelopes. `fingerprint`:
-    SHA-256 of the certificate. `address`: whence it calls, without the port.
+    SHA-256 of the certificate, which is in PEM. `address`: whence it calls, without the port.
+    `passed`: the tasks for which other servers have passed the call on.
 
     >>> Caller("client", id=bytes(16), name="00" * 16, tenant="default", role="client").principal
     'client:default/00000000000000000000000000000000'
@@ -60,6 +61,8 @@ class Caller:
     identity_key: bytes = field(default=b"", repr=False)
     fingerprint: bytes = field(default=b"", repr=False)
     address: str = ""
+    certificate: bytes = field(default=b"", repr=False)
+    passed: frozenset[str] = frozenset()
 
     @property
     def principal(self) -> str:

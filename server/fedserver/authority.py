@@ -49,6 +49,7 @@ from fedserver.certificates import (
     Issued,
     alternative_names,
     der_of,
+    is_key_of,
     issue_authority,
     issue_leaf,
     new_key,
@@ -70,6 +71,7 @@ from fedserver.peers import (
     client_name,
     is_domain,
     is_name,
+    server_name,
     trust_domain_of,
     user_names,
 )
@@ -84,7 +86,7 @@ CLIENT_S: Final = 86_400
 
 @dataclass(frozen=True, slots=True)
 class ServerCertificate:
-    """What a port serves with: `key` and `chain` in PEM. Times are Unix seconds."""
+    """What a server shows at a handshake: `key` and `chain` in PEM. Times are Unix seconds."""
 
     key: bytes = field(repr=False)
     chain: bytes = field(repr=False)
@@ -295,6 +297,15 @@ class Authority:
         write_public(self.directory / SERVER, chain, replace=True)
         return _served(pem_of_key(key), chain, leaf)
 
+    def peer_certificate(self, *, now: int) -> ServerCertificate:
+        """A certificate with which this server calls others; it lies in no file.
+
+        Raises: AuthorityError.
+        """
+        key, names = new_key(), [x509.UniformResourceIdentifier(server_name(self.trust_domain))]
+        leaf = self._leaf(key.public_key(), "server", names, CLIENT_USE, now, SERVER_S)
+        return _served(pem_of_key(key), pem_of(leaf) + pem_of(self._signer[0]), leaf)
+
     def parse_peer(self, pem: bytes, *, now: int) -> PeerIdentity:
         """Who holds a certificate that TLS has accepted. Raises: UnauthenticatedError."""
         found = self._peers.read(pem, now=now)
@@ -363,6 +374,8 @@ class Authority:
             return None
         found = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         served = _served(key, chain, leaf)
+        if not is_key_of(key, leaf):  # another server was writing them
+            return None
         if list(found) != list(names) or due(served.not_before, served.not_after, now=now):
             return None
         return served

@@ -31,6 +31,7 @@ __all__ = [
     "Issued",
     "alternative_names",
     "der_of",
+    "is_key_of",
     "issue_authority",
     "issue_leaf",
     "key_digest",
@@ -63,6 +64,15 @@ class Issued:
 def new_key() -> ec.EllipticCurvePrivateKey:
     """A key of the operating system's entropy."""
     return ec.generate_private_key(ec.SECP256R1())
+
+
+def is_key_of(key: bytes, certificate: x509.Certificate) -> bool:
+    """Whether a private key in PEM is the one that a certificate is for."""
+    try:
+        found = serialization.load_pem_private_key(key, None)
+    except ValueError:
+        return False
+    return found.public_key() == certificate.public_key()
 
 
 def pem_of_key(key: ec.EllipticCurvePrivateKey, passphrase: bytes | None = None) -> bytes:

@@ -83,6 +83,12 @@ def _endpoint(url: str) -> str:
     return url
 
 
+def _peer(address: str) -> str:
+    if not re.fullmatch(r"(([\w.-]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5})?", address, re.ASCII):
+        raise ValueError("it has to be host:port")
+    return address
+
+
 class ServerSettings(_Section):
     """Where the server listens, what it is called, and where its data are.
 
@@ -94,6 +100,8 @@ class ServerSettings(_Section):
     directory. Its password stands in `database_password_file`, or where libpq looks for one.
     `blobs_url`: of a bucket for models; empty: a folder in the state directory. `blobs_endpoint`:
     of a store that speaks S3 and is not Amazon's.
+    `peer_address`: host:port at which the other servers on the database reach this one; each has
+    its own. Empty: it serves alone, and others stand by.
     """
 
     host: str = "127.0.0.1"
@@ -112,6 +120,7 @@ class ServerSettings(_Section):
     database_password_file: Annotated[str, AfterValidator(_secret)] = ""
     blobs_url: Annotated[str, AfterValidator(_objects)] = ""
     blobs_endpoint: Annotated[str, AfterValidator(_endpoint)] = ""
+    peer_address: Annotated[str, AfterValidator(_peer)] = ""
     notice_s: Annotated[float, Field(ge=0, le=60)] = 1.0
     drain_s: Annotated[float, Field(ge=0, le=600)] = 30.0
     reflection: bool = False
@@ -233,6 +242,7 @@ class Config(BaseSettings):
         except ValidationError as error:
             raise explained(error.errors(include_url=False)[0], cls) from None
         _check_ports(found.server)
+        _check_peers(found.server)
         return found
 
     @property
@@ -281,6 +291,17 @@ def _check_ports(server: ServerSettings) -> None:
                 f"the two ports are the same: {other} and {name}",
                 "give each its own, or 0 for any free one",
             )
+
+
+def _check_peers(server: ServerSettings) -> None:
+    if server.peer_address and not server.database_url:
+        raise setting_mistake(
+            ("server", "peer_address"),
+            Config,
+            server.peer_address,
+            "several servers share a PostgreSQL database, and no SQLite file",
+            "set database_url, or leave peer_address out",
+        )
 
 
 def _plain(value: Any) -> Any:

@@ -174,6 +174,11 @@ class OpenUpload:
                 await self._names_on_disk()
                 self.close()
 
+    async def leave(self) -> None:
+        """Close it after what is being written; the file stays."""
+        async with self._turn:
+            self.close()
+
     def close(self) -> None:
         """Take nothing more, and forget the chunks that wait."""
         self.closed = True

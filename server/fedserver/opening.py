@@ -47,13 +47,12 @@ async def opened(config: Config, *, accept_rollback: bool = False) -> AsyncItera
     keys = config.authority_directory
     source = config.authority.passphrase_file
     authority = Authority.open(keys, passphrase=secret_from(source) if source else None)
-    metrics, trust = Metrics(), Trust((authority.registrar.public_key,))
+    metrics = Metrics()
     store = await open_store(config.database, keys=load_keys(keys / DATASTORE_KEYS))
     try:
         signer, *earlier = load_keys(keys / AUDIT_SIGNER)
         heads = AuditHeads(store, state / AUDIT_HEAD, signer=signer, earlier=earlier)
         await heads.check(accept_rollback=accept_rollback)
-        await trust.load(store)
         spool = Spool(state / _SPOOL, in_flight_bytes=config.limits.upload_bytes)
         metrics.watch_chunks(lambda: spool.in_flight)
         resources = Resources(
@@ -61,7 +60,7 @@ async def opened(config: Config, *, accept_rollback: bool = False) -> AsyncItera
             await _blobs(config, state),
             spool,
             metrics,
-            trust,
+            Trust((authority.registrar.public_key,), store),
             Staging(
                 Spool(state / _STAGING, in_flight_bytes=_STAGING_BYTES),
                 largest_bytes=config.limits.model_bytes,
@@ -71,12 +70,13 @@ async def opened(config: Config, *, accept_rollback: bool = False) -> AsyncItera
             check_ins_per_second=config.rounds.check_ins_per_second,
         )
         accounts = Accounts(state / _LEDGERS, participation_key=load_key(keys / PARTICIPATION_KEY))
-        identity = await store.server_identity()
+        peer = config.server.peer_address
         # The same after a restart, so that leases need not run out before they are taken up.
-        federation = LocalFederation(resources, accounts, owner=identity.server_id.hex())
+        owner = peer or (await store.server_identity()).server_id.hex()
+        federation = LocalFederation(resources, accounts, owner=owner, shared=bool(peer))
         await federation.start()
         kind = kind_of(config.database)
-        yield Parts(store, authority, federation, metrics, heads, trust.revoke, kind)
+        yield Parts(store, authority, federation, metrics, heads, kind)
         with contextlib.suppress(AuditError, KeyFileError):  # the next start signs it
             await heads.sign()
     finally:

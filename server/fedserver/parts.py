@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from fedserver.audit_heads import AuditHeads
@@ -18,8 +17,7 @@ __all__ = ["Parts"]
 class Parts:
     """What a server is made of.
 
-    `audit`: its signed heads. `revoked`: is told of each client that an operator revokes.
-    `database`: what kind of store it is, in a word.
+    `audit`: its signed heads. `database`: what kind of store it is, in a word.
     """
 
     store: Store
@@ -27,5 +25,4 @@ class Parts:
     federation: Federation
     metrics: Metrics
     audit: AuditHeads
-    revoked: Callable[[bytes], None]
     database: str = "sqlite"

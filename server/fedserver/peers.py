@@ -26,6 +26,7 @@ __all__ = [
     "client_name",
     "is_domain",
     "is_name",
+    "server_name",
     "trust_domain_of",
     "user_names",
 ]
@@ -53,12 +54,13 @@ _KEY: Final = re.compile(r"urn:fedcore:key:([0-9a-f]{64})", re.ASCII)
 class PeerIdentity:
     """Who holds a certificate.
 
-    `id`: of a client 16 bytes, else empty; `name`: of a user, or the client's id in hexadecimal.
+    `id`: of a client 16 bytes, else empty; `name`: of a user, or the client's id in hexadecimal; a
+    server has neither, and no tenant.
     `identity_key`: the Ed25519 key of a user, 32 bytes; that of a client is in the store.
     `fingerprint`: SHA-256 of the DER. Times are Unix milliseconds.
     """
 
-    kind: Literal["client", "user"]
+    kind: Literal["client", "user", "server"]
     tenant: str
     id: bytes
     name: str
@@ -97,6 +99,15 @@ def client_name(trust_domain: str, tenant: str, client_id: bytes) -> str:
     'spiffe://example.org/t/default/c/00000000000000000000000000000000'
     """
     return f"spiffe://{trust_domain}/t/{tenant}/c/{client_id.hex()}"
+
+
+def server_name(trust_domain: str) -> str:
+    """The URI by which servers know each other.
+
+    >>> server_name("example.org")
+    'spiffe://example.org/server'
+    """
+    return f"spiffe://{trust_domain}/server"
 
 
 def user_names(
@@ -138,6 +149,7 @@ class PeerReader:
         domain, name = re.escape(trust_domain), _NAME.pattern
         self._client = re.compile(f"spiffe://{domain}/t/({name})/c/([0-9a-f]{{32}})", re.ASCII)
         self._user = re.compile(f"spiffe://{domain}/t/({name})/u/({name})", re.ASCII)
+        self._server = server_name(trust_domain)
         self._known: dict[bytes, PeerIdentity] = {}
 
     def read(self, pem: bytes, *, now: int) -> PeerIdentity:
@@ -180,7 +192,7 @@ class PeerReader:
         basic = extensions.get_extension_for_class(x509.BasicConstraints).value
         uses = extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
         if basic.ca or list(uses) != [CLIENT_USE]:
-            raise _nobody("it is no certificate of a client or user")
+            raise _nobody("it is no certificate of a client, user or server")
         names = list(extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
         uris = [name.value for name in names if isinstance(name, x509.UniformResourceIdentifier)]
         if len(uris) < len(names):
@@ -200,14 +212,16 @@ class PeerReader:
 
     def _named(
         self, uris: list[str]
-    ) -> tuple[Literal["client", "user"], str, bytes, str, str, bytes]:
+    ) -> tuple[Literal["client", "user", "server"], str, bytes, str, str, bytes]:
+        if uris == [self._server]:
+            return "server", "", b"", "", "server", b""
         if len(uris) == 1 and (found := self._client.fullmatch(uris[0])):
             return "client", found[1], bytes.fromhex(found[2]), found[2], "client", b""
         if len(uris) == 3 and (found := self._user.fullmatch(uris[0])):
             role, key = _ROLE.fullmatch(uris[1]), _KEY.fullmatch(uris[2])
             if role and key:
                 return "user", found[1], b"", found[2], role[1], bytes.fromhex(key[1])
-        raise _nobody("its names are not those of a client or user of this federation")
+        raise _nobody("its names are not those of a client, user or server of this federation")
 
 
 def _nobody(why: str) -> UnauthenticatedError:

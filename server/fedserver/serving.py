@@ -46,7 +46,9 @@ from fedcore.wire.envelope import Place, opened
 from fedcore.wire.failures import failure_of, metadata_of, status_of
 from fedserver.admission import Admission, Rates, refused
 from fedserver.authorisation import Caller, Permission, authorise, permission_of
+from fedserver.federation.interface import ElsewhereError
 from fedserver.metrics import Metrics
+from fedserver.passing import Passing, RelayedError
 from fedserver.store.records import AuditEntry
 
 __all__ = ["SERVICES", "Context", "Gate", "Service", "handler_of", "peer_address"]
@@ -96,6 +98,7 @@ class Gate:
     """What stands before every RPC of a port.
 
     `identify`: who calls, or UnauthenticatedError. `audit`: writes a refusal into the audit log.
+    `passing`: the way to other servers, None where there are none.
     """
 
     admission: Admission
@@ -103,6 +106,7 @@ class Gate:
     audit: Callable[[AuditEntry], Awaitable[object]]
     metrics: Metrics
     audited: Rates
+    passing: Passing | None = None
     now_s: Callable[[], float] = time.monotonic
 
     @classmethod
@@ -113,10 +117,11 @@ class Gate:
         identify: Callable[[Context], Awaitable[Caller]],
         audit: Callable[[AuditEntry], Awaitable[object]],
         metrics: Metrics,
+        passing: Passing | None = None,
     ) -> Gate:
         """A gate that writes at most 20 refusals of a caller at once, then one in 10 seconds."""
         rates = Rates(rate=_AUDITED_A_SECOND, burst=_AUDITED_AT_ONCE)
-        return cls(admission, identify, audit, metrics, rates)
+        return cls(admission, identify, audit, metrics, rates, passing)
 
 
 def handler_of(service: Service, name: str, *, gate: Gate) -> grpc.GenericRpcHandler:
@@ -154,6 +159,9 @@ class _Endpoint:
             except asyncio.CancelledError:
                 self._count(grpc.StatusCode.CANCELLED, start_s)
                 raise
+            except RelayedError as refused:
+                self._count(refused.status, start_s)
+                await context.abort(refused.status, refused.details, refused.metadata)
             except Exception as error:
                 self._count(status_of(error), start_s)
                 await self._refuse(error, context, reference)
@@ -180,14 +188,25 @@ class _Endpoint:
                     why="what nobody waits for any more must end",
                     fix="set a timeout on every call",
                 )
-            request = _parsed(self._request, data, "the request")
-            if self._payload is not None:
-                request = await self._open(caller, request)
-            with admission.held(permission, caller.principal):
-                answering = self._method(caller, request)
-                del request  # or the bytes of a piece are kept twice while it waits for the disk
-                response = await answering
-            return response.SerializeToString()
+            try:
+                return await self._served(caller, data)
+            except ElsewhereError as found:
+                passing, left_s = self._gate.passing, context.time_remaining()
+                assert passing is not None, "only servers that pass calls on know of each other"
+                with admission.held(permission, caller.principal):
+                    return await passing.call(
+                        found, self._path, data, caller, timeout_s=left_s or 0.0
+                    )
+
+    async def _served(self, caller: Caller, data: bytes) -> bytes:
+        request = _parsed(self._request, data, "the request")
+        if self._payload is not None:
+            request = await self._open(caller, request)
+        with self._gate.admission.held(self._permission, caller.principal):
+            answering = self._method(caller, request)
+            del request  # or the bytes of a piece are kept twice while it waits for the disk
+            response = await answering
+        return response.SerializeToString()
 
     async def _caller(self, context: Context) -> Caller:
         caller = await self._gate.identify(context)

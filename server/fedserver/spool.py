@@ -8,7 +8,7 @@ import os
 import re
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,12 +70,7 @@ class Spool:
         with blob_error(f"the spool {root.name} cannot be opened"):
             root.parent.mkdir(parents=True, exist_ok=True)
             self._disk.make_folder(root)
-            # The digest stands in the name, so that a repeated seal is answered without reading.
-            self._sealed = {
-                bytes.fromhex(found["id"]): bytes.fromhex(found["kind"])
-                for found in map(_NAME.fullmatch, os.listdir(root))
-                if found and found["kind"] != _PART
-            }
+            self._sealed = _sealed_in(root)
 
     @property
     def in_flight(self) -> int:
@@ -91,9 +86,29 @@ class Spool:
         )
 
     def knows(self, upload_id: bytes) -> bool:
-        """Whether it was opened since the start, and no failure has closed it since."""
+        """Whether it is open here, or sealed and was opened here: to open it changes nothing."""
         upload = self._uploads.get(upload_id)
-        return upload_id in self._keys and (upload is None or not upload.closed)
+        sealed = upload_id in self._sealed and upload_id in self._keys
+        return sealed or (upload is not None and not upload.closed)
+
+    async def look_again(self, upload_ids: Iterable[bytes]) -> None:
+        """Forgets what is in memory of uploads that another process may have gone on with.
+
+        What is on the disk counts, for `open` to find.
+        """
+        wanted = frozenset(upload_ids)
+        for upload_id in wanted & self._uploads.keys():
+            await self._uploads.pop(upload_id).leave()
+        for upload_id in wanted & self._sealed.keys():
+            del self._sealed[upload_id]
+        await self.learn(wanted)
+
+    async def learn(self, upload_ids: Iterable[bytes]) -> None:
+        """Finds which of these uploads another process has sealed."""
+        wanted = frozenset(upload_ids)
+        with blob_error(f"the spool {self._root.name} cannot be read"):
+            found = await asyncio.to_thread(_sealed_in, self._root)
+        self._sealed |= {one: digest for one, digest in found.items() if one in wanted}
 
     async def silences(self) -> dict[bytes, float]:
         """For each upload that has a file, how many seconds ago it was last written to."""
@@ -301,3 +316,12 @@ class Spool:
 
     def _path(self, upload_id: bytes, kind: str) -> Path:
         return self._root / f"{upload_id.hex()}.{kind}"
+
+
+def _sealed_in(root: Path) -> dict[bytes, bytes]:
+    """The digests of sealed uploads, which stand in their names: a repeated seal reads no file."""
+    return {
+        bytes.fromhex(found["id"]): bytes.fromhex(found["kind"])
+        for found in map(_NAME.fullmatch, os.listdir(root))
+        if found and found["kind"] != _PART
+    }

@@ -46,6 +46,7 @@ class Staging:
                 "model_bytes",
             )
         upload_id = _id_of(caller, sha256)
+        await self._spool.learn([upload_id])  # another server may have gone on with it
         if upload_id not in await self._spool.silences():
             async with self._turn:
                 await self._make_room(_tenant_of(caller))
@@ -67,8 +68,10 @@ class Staging:
 
         Raises: NotFoundError unless the caller sealed one of that digest.
         """
+        upload_id = _id_of(caller, sha256)
+        await self._spool.learn([upload_id])  # another server may have taken it
         try:
-            return await self._spool.open_read(_id_of(caller, sha256))
+            return await self._spool.open_read(upload_id)
         except NotFoundError as error:
             raise NotFoundError(
                 "there is no such first model",

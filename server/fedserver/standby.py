@@ -38,7 +38,7 @@ async def its_turn(config: Config, *, exit_now: Callable[[int], object]) -> Asyn
     from fedserver.store.postgres.turn import Turn
 
     log = structlog.get_logger("fedserver")
-    turn = await Turn.open(database)
+    turn = await Turn.open(database, peer=config.server.peer_address)
     try:
         if not await turn.taken():
             log.info("stands by")

@@ -12,30 +12,25 @@ _PAGE = 1000
 
 
 class Trust:
-    """Gives the `TrustStore` of the moment; a revocation makes another, for sessions to come."""
+    """Gives the `TrustStore` of the moment, for a session that begins.
 
-    def __init__(self, registrars: tuple[bytes, ...]) -> None:
-        self._registrars = registrars
+    Who is revoked is read from the store each time, for another server may have been told of it.
+    """
+
+    def __init__(self, registrars: tuple[bytes, ...], store: PartyStore) -> None:
+        self._registrars, self._store = registrars, store
         self._revoked: frozenset[bytes] = frozenset()
         self._now = TrustStore(registrars)
 
-    def __call__(self) -> TrustStore:
-        """What counts now."""
-        return self._now
-
-    def revoke(self, client_id: bytes) -> None:
-        """That client's certificate counts no more."""
-        self._set(self._revoked | {client_id})
-
-    async def load(self, store: PartyStore) -> None:
-        """Learns from the store who was revoked before."""
-        revoked, after = set(), b""
-        while page := await store.clients(after=after, limit=_PAGE):
-            revoked |= {one.client_id for one in page if one.state is ClientState.REVOKED}
+    async def __call__(self) -> TrustStore:
+        """What counts now; the same object while nobody is revoked. Raises: StoreError."""
+        found, after = set[bytes](), b""
+        while page := await self._store.clients(
+            state=ClientState.REVOKED, after=after, limit=_PAGE
+        ):
+            found |= {client.client_id for client in page}
             after = page[-1].client_id
-        self._set(frozenset(revoked))
-
-    def _set(self, revoked: frozenset[bytes]) -> None:
-        if revoked != self._revoked:
+        if (revoked := frozenset(found)) != self._revoked:
             self._revoked = revoked
             self._now = TrustStore(self._registrars, revoked)
+        return self._now

@@ -35,8 +35,7 @@ async def test_a_released_sum_that_makes_no_model_fails_the_task_and_says_so(
 
         monkeypatch.setattr(Results, "make", make)
         assert await ended(world) is TaskState.FAILED
-        account = await world.federation._account(await world.record())  # type: ignore[union-attr]
-        assert account is not None
+        account = await world.account()
         assert account.ledger.history.reservations == 1, "a sample is drawn for no second release"
 
 

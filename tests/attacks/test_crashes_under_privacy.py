@@ -57,9 +57,7 @@ def dies(place: str, died: asyncio.Event, *, hit: int = 1) -> None:
 
 async def releases_of(world: World) -> list[bytes]:
     """What the ledger released, round by round."""
-    assert world.federation is not None
-    account = await world.federation._account(await world.record())
-    assert account is not None
+    account = await world.account()
     found = []
     for round in range(world.task.rounds.count):
         mean = released_mean(account.ledger, round)

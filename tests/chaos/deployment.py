@@ -26,7 +26,7 @@ from tests.chaos.network.proxy import FaultProxy
 from tests.chaos.programs import FED, Program, environment, until
 from tests.chaos.users import User
 
-__all__ = ["Deployment", "Figures"]
+__all__ = ["Deployment", "Figures", "address_of"]
 
 _READY_S: Final = 120.0
 _TRUST_DOMAIN: Final = "fl.test"
@@ -88,7 +88,7 @@ class Deployment:
     @property
     def address(self) -> str:
         """host:port of the services, on the straight way."""
-        return f"localhost:{self._ports['port']}"
+        return address_of(self._ports["port"])
 
     def start(self, *, failpoints: str = "") -> Self:
         """Starts the server; returns when it is ready, or was killed by a failpoint before."""
@@ -132,9 +132,9 @@ class Deployment:
         until(self.is_ready, "the other server serves", timeout_s=_READY_S)
         self.starts_s.append(time.monotonic() - begun_s)
 
-    def is_ready(self) -> bool:
-        """What /readyz says."""
-        said = _body_of(self._ops("readyz"))
+    def is_ready(self, ports: Mapping[str, int] | None = None) -> bool:
+        """What /readyz says. `ports`: of another server than the present one."""
+        said = _body_of(_url(ports or self._ports, "readyz"))
         return bool(said) and bool(json.loads(said)["ready"])
 
     def figures(self) -> Figures:
@@ -209,7 +209,7 @@ class Deployment:
     def _config(self) -> Path:
         return self.folder / "server.toml"
 
-    def _write_settings(self, config: Path, ports: Mapping[str, int]) -> None:
+    def _write_settings(self, config: Path, ports: Mapping[str, int | str]) -> None:
         sections: dict[str, dict[str, Any]] = {
             "server": {
                 **ports,
@@ -244,6 +244,11 @@ def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
     return port
+
+
+def address_of(port: int) -> str:
+    """host:port of this machine."""
+    return f"localhost:{port}"
 
 
 def _url(ports: Mapping[str, int], path: str) -> str:

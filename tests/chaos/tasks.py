@@ -49,6 +49,7 @@ def task_of(
     attempts: int = 3,
     secure: bool = True,
     heartbeat_s: float = 60.0,
+    dataset: str = DATASET,
 ) -> Task:
     """A masked task of a linear model with 4 features and 3 classes."""
     local = 'loss = "cross_entropy"'
@@ -69,7 +70,7 @@ kind = "linear"
 inputs = 4
 outputs = 3
 [data]
-dataset = "{DATASET}"
+dataset = "{dataset}"
 [training]
 {local}
 [algorithm]

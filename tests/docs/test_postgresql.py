@@ -20,6 +20,14 @@ URL = "postgresql://fed@db.example.org/fed?sslmode=verify-full"
 pytestmark = pytest.mark.postgres
 
 
+def test_the_settings_of_one_of_several_servers_are_taken(tmp_path: Path) -> None:
+    _, several = blocks_of(PAGE, "toml")
+    path = tmp_path / "server.toml"
+    path.write_text(several.text)
+    server = load(path).server
+    assert server.peer_address not in ("", server.address)
+
+
 def test_the_commands_run_in_the_order_in_which_they_stand(
     postgres: Postgres,
     migrated: str,
@@ -29,7 +37,7 @@ def test_the_commands_run_in_the_order_in_which_they_stand(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     url = postgres.url(postgres.database(template=migrated))
-    (settings,) = blocks_of(PAGE, "toml")
+    settings, _ = blocks_of(PAGE, "toml")
     listening = "port = {}\nenrolment_port = {}\nops_port = {}\n".format(*free_ports(3))
     text = settings.text + listening + "[limits]\ndisk_free = 0.0\n"
     assert URL in text

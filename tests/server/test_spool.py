@@ -120,6 +120,36 @@ async def test_chunks_that_are_sent_at_once_are_taken_each_in_its_turn(
     assert sealed(root, data) == data
 
 
+async def test_what_another_process_went_on_with_is_found_on_the_disk(
+    root: Path, data: bytes
+) -> None:
+    """Two spools in one folder, as of servers that drive a task one after the other."""
+    one, other = (Spool(root, chunk_bytes=32, window=4) for _ in range(2))
+    await one.open(ID, 200)
+    await put(one, 0, data[:32])
+    await put(one, 64, data[64:96])  # waits in memory for the bytes before it
+    await other.look_again([ID])
+    durable = (await other.open(ID, 200)).committed_offset
+    assert durable <= 32
+    for at in range(durable, 200, 32):
+        await put(other, at, data[at : at + 32])
+    await other.seal(ID, 200, sha(data))
+    await one.look_again([ID])
+    assert one.in_flight == 0
+    assert (await one.open(ID, 200)).sealed
+    with (await one.open_read(ID))[0] as file:
+        assert file.read(200) == data
+    late = Spool(root, chunk_bytes=32)
+    third = bytes(reversed(ID))
+    await other.open(third, 32)
+    await other.put(third, 0, zlib.crc32(data[:32]), data[:32])
+    await other.seal(third, 32, sha(data[:32]))
+    with pytest.raises(NotFoundError):
+        await late.open_read(third)
+    await late.learn([third])
+    (await late.open_read(third))[0].close()
+
+
 @pytest.mark.parametrize("offset", [0, 16, 32, 64])
 async def test_a_repeat_with_other_bytes_is_refused(spool: Spool, data: bytes, offset: int) -> None:
     await spool.open(ID, 200)

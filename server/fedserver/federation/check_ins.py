@@ -16,8 +16,10 @@ from fedcore.rounds.pacing import retry_window
 from fedserver.authorisation import Caller
 from fedserver.federation.attempt import Attempt
 from fedserver.federation.driver import TaskDriver
+from fedserver.federation.driving import OtherTask, between
 from fedserver.federation.hosting import Tasks
 from fedserver.federation.interface import Assigned, CheckIn, Held, RetryLater
+from fedserver.federation.resources import HostedTask
 from fedserver.store.records import AssignmentRecord, CheckInRecord
 
 __all__ = ["CheckIns"]
@@ -47,10 +49,11 @@ class CheckIns(Tasks):
 
         A server that drains gives delays, and to whom it has selected that assignment once more.
         """
-        able = [d for d in self._drivers.values() if not d.ended and _able(d, caller, ask)]
+        able = [d for d in self._drivers.values() if not d.ended and _able(d.hosted, caller, ask)]
         for one in able:
             one.left_out.comes(caller.id, terms=ask.terms)
         driver = _chosen(caller, able)
+        self._require_best(caller, ask, driver)
         if driver is None:
             return self._counted(RetryLater(*_IDLE_MS, held=_held(caller, able)))
         # Known before it is written, so that one transaction keeps the question and the answer.
@@ -80,6 +83,30 @@ class CheckIns(Tasks):
             window = await self._window(driver)
         record = await self._store.refuse_check_in(caller.id, ask.request_id, window)
         return self._counted(await self._answer(record) or RetryLater(*window))
+
+    def _require_best(self, caller: Caller, ask: CheckIn, here: TaskDriver | None) -> None:
+        """Returns where the client is to be answered here, for the task `here` or for none.
+
+        All servers offer the tasks in one order, so that the clients of a small population meet at
+        one task, whichever server each of them came to.
+        Raises: ElsewhereError for an earlier task of another server; DrainingError where there is
+        none but tasks that nobody drives just now.
+        """
+        if here is not None and here.attempt and here.attempt.state.phase is Phase.SELECTING:
+            return
+        last = len(self._order)
+        own = last if here is None else self._order.get(here.hosted.task_id, last)
+        unheld = False
+        for task_id, other in self._others.items():
+            if self._order[task_id] > own or not self._shared:
+                break
+            if task_id in caller.passed or not _able(other, caller, ask):
+                continue
+            if other.owner:
+                raise self._elsewhere(caller, task_id, other.owner)
+            unheld = True
+        if unheld and here is None:
+            raise between()
 
     async def _holds(self, driver: TaskDriver) -> bool:
         """Whether to wait for a selection is better than to come back later."""
@@ -188,9 +215,8 @@ def _held(caller: Caller, able: Sequence[TaskDriver]) -> Held | None:
     return min(found, key=lambda held: held.left_s, default=None)
 
 
-def _able(driver: TaskDriver, caller: Caller, ask: CheckIn) -> bool:
+def _able(hosted: HostedTask | OtherTask, caller: Caller, ask: CheckIn) -> bool:
     """Whether the client can work for the task, if it may."""
-    hosted = driver.hosted
     task = hosted.task
     return (
         hosted.tenant == caller.tenant

@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from fedcore.errors import BudgetError, FedcoreError, LedgerError
+from fedcore.errors import BudgetError, FedcoreError, LeaseLostError, LedgerError
 from fedcore.rounds import ENDS, Cancel, CannotClose, Persist, Phase, Scrubbed, step
 from fedcore.rounds.records import from_record
 from fedserver.federation.attempt import Attempt
@@ -32,7 +32,7 @@ from fedserver.store.records import (
     TaskState,
 )
 
-__all__ = ["TaskDriver"]
+__all__ = ["TaskDriver", "scrubbed_ref"]
 
 _PAUSE_S: Final = 1.0
 _NOT_OPEN: Final = {phase.value for phase in (Phase.COMPLETED, *ENDS)}
@@ -41,7 +41,7 @@ _NOT_OPEN: Final = {phase.value for phase in (Phase.COMPLETED, *ENDS)}
 class TaskDriver:
     """One task's driver. `owner`: the name under which this server holds leases.
 
-    `left_out`: whom it does not ask.
+    `left_out`: whom it does not ask. `overtaken`: another server drives the task now.
     """
 
     def __init__(self, hosted: HostedTask, resources: Resources, *, owner: str) -> None:
@@ -50,7 +50,7 @@ class TaskDriver:
         self.left_out = LeftOut()
         self._asking: Counter[bytes] = Counter()
         self._began = asyncio.Event()
-        self._stopping = self._draining = False
+        self.overtaken = self._stopping = self._draining = False
         self._ended, self._cancelled = False, ""
         self._log = structlog.get_logger("fedserver.driver").bind(task=hosted.task_id)
 
@@ -71,7 +71,7 @@ class TaskDriver:
         return self.waiting + entered < self.hosted.policy.select
 
     async def run(self) -> None:
-        """Goes on until the task has ended, or until `stop`."""
+        """Goes on until the task has ended, until `stop`, or until another has its lease."""
         while not self._stopping:
             try:
                 async with held(
@@ -79,11 +79,16 @@ class TaskDriver:
                     self.hosted.task_id,
                     self._owner,
                     ttl_ms=self._resources.lease_ms,
+                    lost=self._stop_attempt,
                 ) as lease:
                     await self._finish_scrubbing(lease)
                     if await self._carry_out(lease):
                         self._ended = True
                         return
+            except LeaseLostError as error:
+                self._log.warning("driver.overtaken", why=error.why)
+                self.overtaken = True
+                return
             except Exception as error:
                 # What is in memory may be ahead of what is durable: begin again from the latter.
                 await self._interrupted(error)
@@ -93,8 +98,7 @@ class TaskDriver:
     def stop(self) -> None:
         """Ends the driver after its present transaction; an open round stays open in the store."""
         self._stopping = True
-        if self.attempt is not None:
-            self.attempt.stop()
+        self._stop_attempt()
 
     def drain(self) -> None:
         """From now on nobody is selected, and who waits to be is answered."""
@@ -144,6 +148,11 @@ class TaskDriver:
             if not self._asking[client]:
                 del self._asking[client]
 
+    def _stop_attempt(self) -> None:
+        """Who waits for a round that is carried out elsewhere by now must not go on waiting."""
+        if self.attempt is not None:
+            self.attempt.stop()
+
     def _start_if_enough(self) -> None:
         attempt = self.attempt
         if attempt is None:
@@ -156,10 +165,11 @@ class TaskDriver:
         """Whether the task has ended."""
         store, task_id = self._resources.store, self.hosted.task_id
         while not self._stopping:
-            record, head = await store.task(task_id), await store.head(task_id)
-            assert record is not None and head is not None
-            # Another server may have ended it, which nobody tells this one.
-            if self._cancelled or record.state is not TaskState.RUNNING:
+            head = await store.head(task_id)
+            assert head is not None
+            if not self._cancelled:
+                self._cancelled = await self._ended_elsewhere()
+            if self._cancelled and not await self._is_open(head):
                 return True
             if head.round >= self.hosted.task.rounds.count:
                 return await self._end(lease, TaskState.COMPLETED, "all rounds are completed")
@@ -173,6 +183,7 @@ class TaskDriver:
             await self._show_spent()
             self._begin(attempt)
             await attempt.run()
+            lease()  # which may be why it returned
             self._log.info(
                 "attempt.ended",
                 round=attempt.state.round,
@@ -185,6 +196,16 @@ class TaskDriver:
                 why = "the privacy budget pays for no further round"
                 return await self._end(lease, TaskState.COMPLETED, why)
         return False
+
+    async def _ended_elsewhere(self) -> str:
+        """Why the task has ended, by another server or before a crash; "" if it has not."""
+        record = await self._resources.store.task(self.hosted.task_id)
+        assert record is not None
+        return "" if record.state is TaskState.RUNNING else record.reason or record.state.value
+
+    async def _is_open(self, head: HeadRecord) -> bool:
+        record = await self._resources.store.latest_attempt(self.hosted.task_id, head.round)
+        return record is not None and record.phase not in _NOT_OPEN
 
     async def _name_culprits(self, attempt: Attempt) -> None:
         """Whoever is proven to have dealt bad shares is on record, and takes part no more."""
@@ -281,7 +302,7 @@ class TaskDriver:
         """Destroys what a crash left of rounds that were over (W10)."""
         store = self._resources.store
         for entry in await store.outbox_pending(limit=1000):
-            ref = _ref_of(entry.payload)
+            ref = scrubbed_ref(entry.payload)
             if entry.topic != SCRUB or ref.task_id != self.hosted.task_id:
                 continue
             record = await store.round(ref)
@@ -309,6 +330,7 @@ class TaskDriver:
         await journal.advance(persist.transition, after, cohort=Cohort(), result=None)
 
 
-def _ref_of(payload: bytes) -> RoundRef:
+def scrubbed_ref(payload: bytes) -> RoundRef:
+    """The attempt that an entry of the outbox wants to be scrubbed."""
     task_id, round_, attempt = payload.decode().rsplit("/", 2)
     return RoundRef(task_id, int(round_), int(attempt))

@@ -16,13 +16,15 @@ __all__ = ["LocalFederation"]
 
 
 class LocalFederation(CheckIns, Uploads):
-    """All tasks of a server that is one process.
+    """The tasks that a server drives, and where the others are; options as of `Drivers`.
 
-    `owner`: the name under which it holds leases, the same after every restart.
+    `owner`: the same after every restart.
     """
 
-    def __init__(self, resources: Resources, accounts: Accounts, *, owner: str) -> None:
-        super().__init__(resources, accounts, owner=owner)
+    def __init__(
+        self, resources: Resources, accounts: Accounts, *, owner: str, shared: bool = False
+    ) -> None:
+        super().__init__(resources, accounts, owner=owner, shared=shared)
         self._held, self._owners, self._sizes = 0, {}, {}
 
 

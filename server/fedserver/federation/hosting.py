@@ -1,37 +1,29 @@
-"""The tasks that a server carries out: taken from an author, taken up at start, shown, ended."""
+"""The tasks that a server carries out: taken from an author, shown, ended."""
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import hashlib
-import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
-import structlog
-
 from fedcore.errors import (
     ConflictError,
-    FedcoreError,
     InvalidRequestError,
     NotFoundError,
     OverloadedError,
     PrivacyError,
 )
-from fedcore.federated.algorithms import algorithm_of
-from fedcore.federated.payments import Account, Accounts
+from fedcore.federated.payments import Accounts, draws_clients
 from fedcore.federated.task import Task
-from fedcore.privacy import Head
-from fedcore.private_rounds import spent_by_round
 from fedcore.rounds import Phase
 from fedcore.rounds.waiting import waiting_for
 from fedcore.secagg.identity import verify_signature
 from fedcore.wire.envelope import TASK, Place, signed_bytes
 from fedserver.authorisation import Caller
 from fedserver.federation.attempt import Attempt
-from fedserver.federation.driver import TaskDriver
+from fedserver.federation.driving import Drivers, checkpoint_of
 from fedserver.federation.first_models import FirstModels
 from fedserver.federation.interface import (
     ModelDescription,
@@ -41,8 +33,8 @@ from fedserver.federation.interface import (
     Submission,
     SubmittedTask,
 )
-from fedserver.federation.leftovers import collect_blobs, discard_uploads
-from fedserver.federation.resources import HostedTask, Resources
+from fedserver.federation.leftovers import collect_blobs
+from fedserver.federation.resources import Resources
 from fedserver.store.records import (
     AuditEntry,
     HeadRecord,
@@ -55,67 +47,25 @@ from fedserver.store.records import (
 
 __all__ = ["Tasks", "unknown"]
 
-_LOG: Final = structlog.get_logger("fedserver.federation")
 _ID_BYTES: Final = 32
 _MOST_TASKS: Final = 100  # running at once, of a tenant
 _ASKED_AGAIN: Final = "asked again when started with another policy or data"
 
 
-class Tasks:
-    """All tasks of a server that is one process. `owner`: the name under which it holds leases."""
+class Tasks(Drivers):
+    """All tasks of a server, as those see them who may."""
 
-    def __init__(self, resources: Resources, accounts: Accounts, *, owner: str) -> None:
-        self._resources, self._accounts, self._owner = resources, accounts, owner
-        self._store, self._blobs, self._spool = resources.store, resources.blobs, resources.spool
+    def __init__(
+        self, resources: Resources, accounts: Accounts, *, owner: str, shared: bool = False
+    ) -> None:
+        super().__init__(resources, accounts, owner=owner, shared=shared)
+        self._blobs = resources.blobs
         self._first_models = FirstModels(resources.blobs, resources.staging)
-        self._drivers: dict[str, TaskDriver] = {}
-        self._running: dict[str, asyncio.Task[None]] = {}
-        self._draining = False
-
-    async def start(self) -> None:
-        """Takes up every task that is running, and forgets uploads of none.
-
-        A task that cannot be taken up, as one whose ledger is damaged, does not keep the others
-        from going on; it stays as it is until the next start.
-        """
-        await discard_uploads(self._store, self._spool)
-        left = 0
-        for record in await self._store.tasks(state=TaskState.RUNNING):
-            head = await self._store.head(record.task_id)
-            try:
-                hosted = await asyncio.to_thread(self._hosted, record, head)
-            except FedcoreError as error:
-                left += 1
-                _LOG.error(
-                    "task.not_taken_up",
-                    task=record.task_id,
-                    code=error.code,
-                    what=error.what,
-                    why=error.why,
-                    fix=error.fix,
-                )
-            else:
-                self._drive(hosted)
-        self._resources.metrics.tasks_not_taken_up.set(left)
 
     async def collect(self) -> None:
         """Deletes what is on the disk and of no use to anybody any more."""
         await collect_blobs(self._store, self._blobs)
         await self._resources.staging.collect()
-
-    async def drain(self) -> None:
-        """From now on no selection takes anybody; who waits is answered."""
-        self._draining = True
-        for driver in self._drivers.values():
-            driver.drain()
-
-    async def stop(self) -> None:
-        """Ends the drivers after their present transaction, and lets go of the ledgers."""
-        await self.drain()
-        for driver in self._drivers.values():
-            driver.stop()
-        await asyncio.gather(*self._running.values(), return_exceptions=True)
-        await asyncio.to_thread(self._accounts.close)
 
     async def submit(
         self, caller: Caller, submission: Submission, /, *, once: Idempotency
@@ -163,6 +113,7 @@ class Tasks:
     ) -> None:
         """Ends a task; its open round is given up."""
         await self._visible(caller, task_id)
+        await self._pass_on(caller, task_id)
         await self._store.set_task_state(
             task_id,
             TaskState.CANCELLED,
@@ -201,31 +152,34 @@ class Tasks:
     async def spent(self, caller: Caller, task_id: str, /) -> Spent:
         """What a task has spent of its privacy budget."""
         record = await self._visible(caller, task_id)
+        head = await self._store.head(task_id)  # before the ledger, which is never behind it
         try:
-            account = await self._account(record)
+            return await asyncio.to_thread(self._spent, record, head)
         except PrivacyError as error:  # what is amiss with one ledger keeps no other from view
             # Nor is it known whether its sample was secret.
             return Spent(
                 secret_sample=True,
                 trouble=f"{error.code} {error.what}: {error.why}. Fix: {error.fix}",
             )
-        return Spent() if account is None else await asyncio.to_thread(_spent, account)
 
     async def certificate(self, caller: Caller, task_id: str, /) -> bytes:
         """The certificate of a task's privacy, JSON. Raises: NotFoundError without privacy."""
         record = await self._visible(caller, task_id)
-        account = await self._account(record)
-        if account is None:
+        head = await self._store.head(task_id)
+        task = await asyncio.to_thread(Task.from_canonical, record.spec)
+        if task.plan is None:
             raise NotFoundError(
                 f"task {task_id} promises no privacy",
                 why="it has no ledger",
                 fix="name what it protects, in [privacy], when it is submitted",
             )
-        return await asyncio.to_thread(account.certificate)
+        checkpoint = checkpoint_of(head)
+        return await asyncio.to_thread(self._accounts.certificate, task_id, checkpoint=checkpoint)
 
     async def show_round(self, caller: Caller, ref: RoundRef, /) -> RoundWaits:
         """What an attempt waits for now; "" once it is over."""
         await self._visible(caller, ref.task_id)
+        await self._pass_on(caller, ref.task_id)
         attempt = self._attempt(ref)
         if attempt is None:
             return RoundWaits("")
@@ -243,6 +197,7 @@ class Tasks:
     async def changed(self, caller: Caller, task_id: str, /, *, after: int, wait_s: float) -> None:
         """Returns when the task has a round event later than `after`, or after `wait_s` seconds."""
         await self._visible(caller, task_id)
+        await self._pass_on(caller, task_id)
         loop = asyncio.get_running_loop()
         end = loop.time() + wait_s
         while (left := end - loop.time()) > 0 and not self._draining:
@@ -251,6 +206,13 @@ class Tasks:
             if page.rounds or driver is None or self._running[task_id].done():
                 return
             await driver.turned(left)
+
+    def _spent(self, record: TaskRecord, head: HeadRecord | None) -> Spent:
+        plan = Task.from_canonical(record.spec).plan
+        if plan is None:
+            return Spent()
+        found = self._accounts.spent(record.task_id, plan, checkpoint=checkpoint_of(head))
+        return Spent(found.epsilon, plan.epsilon, found.by_round, draws_clients(plan))
 
     async def _visible(self, caller: Caller, task_id: str) -> TaskRecord:
         record = await self._store.task(task_id)
@@ -262,13 +224,6 @@ class Tasks:
         driver = self._drivers.get(ref.task_id)
         attempt = None if driver is None else driver.attempt
         return attempt if attempt is not None and attempt.ref == ref else None
-
-    async def _account(self, record: TaskRecord) -> Account | None:
-        """The ledger of a task, also of one that has ended."""
-        if (driver := self._drivers.get(record.task_id)) is not None:
-            return driver.hosted.account
-        head = await self._store.head(record.task_id)
-        return (await asyncio.to_thread(self._hosted, record, head)).account
 
     async def _require_room(self, caller: Caller) -> None:
         running = await self._store.tasks(tenant=caller.tenant, state=TaskState.RUNNING)
@@ -292,36 +247,6 @@ class Tasks:
                     fix="change its seed, or its name, to run it once more",
                 )
 
-    def _drive(self, hosted: HostedTask) -> None:
-        driver = TaskDriver(hosted, self._resources, owner=self._owner)
-        self._drivers[hosted.task_id] = driver
-        # In a context of its own: what it logs is not about the call that happened to begin it.
-        self._running[hosted.task_id] = asyncio.create_task(
-            driver.run(), context=contextvars.Context()
-        )
-
-    def _hosted(self, record: TaskRecord, head: HeadRecord | None) -> HostedTask:
-        task = Task.from_canonical(record.spec)
-        checkpoint = None
-        if head is not None and head.ledger_head:
-            checkpoint = Head.from_json(json.loads(head.ledger_head))
-        account = None
-        if task.plan is not None:
-            account = (
-                self._accounts.create(record.task_id, task.plan)
-                if head is None
-                else self._accounts.open(record.task_id, task.plan, checkpoint=checkpoint)
-            )
-        return HostedTask(
-            task_id=record.task_id,
-            tenant=record.tenant,
-            task=task,
-            policy=task.policy(),
-            algorithm=algorithm_of(task),
-            account=account,
-            config=None if task.secure_aggregation is None else task.session_config(),
-        )
-
 
 def unknown(kind: str) -> NotFoundError:
     """What to raise for an object that is not there, or is somebody else's."""
@@ -334,12 +259,6 @@ def unknown(kind: str) -> NotFoundError:
 
 def _time(ms: float) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).strftime("%H:%M UTC")
-
-
-def _spent(account: Account) -> Spent:
-    ledger = account.ledger
-    by_round = spent_by_round(ledger)
-    return Spent(ledger.epsilon(), ledger.plan.epsilon, by_round, account.draws_clients)
 
 
 def _require_signed(caller: Caller, submission: Submission) -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "Assigned",
     "Beat",
     "CheckIn",
+    "ElsewhereError",
     "FailureCode",
     "Federation",
     "Finished",
@@ -45,6 +46,17 @@ __all__ = [
     "UploadProgress",
     "Wait",
 ]
+
+
+class ElsewhereError(Exception):
+    """A call is about a task of another server, at `address`, and is to be passed on to it.
+
+    `passed`: the tasks for which it has been passed on then, so that it never goes in circles.
+    """
+
+    def __init__(self, address: str, passed: frozenset[str]) -> None:
+        super().__init__(address)
+        self.address, self.passed = address, passed
 
 
 class FailureCode(enum.IntEnum):
@@ -297,7 +309,8 @@ class RoundWaits:
 class Federation(Protocol):
     """The running rounds, as callers see them.
 
-    Every method may raise what is in `fedcore.errors`; what it promises is durable when it returns.
+    Every method may raise what is in `fedcore.errors`, and ElsewhereError where another server has
+    the answer; what it promises is durable when it returns.
     """
 
     async def check_in(self, caller: Caller, ask: CheckIn, /) -> Assigned | RetryLater:

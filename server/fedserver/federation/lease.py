@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 from fedcore.errors import LeaseLostError, StoreError
@@ -14,10 +14,16 @@ __all__ = ["LeaseHolder", "held"]
 
 
 class LeaseHolder:
-    """A lease that is renewed at a third of its time. Raises, when asked, once it was lost."""
+    """A lease that is renewed at a third of its time. Raises, when asked, once it was lost.
 
-    def __init__(self, store: Store, lease: Lease, *, ttl_ms: int) -> None:
+    `lost`: is told of that when it is found out.
+    """
+
+    def __init__(
+        self, store: Store, lease: Lease, *, ttl_ms: int, lost: Callable[[], None]
+    ) -> None:
         self._store, self._lease, self._ttl_ms = store, lease, ttl_ms
+        self._tell_lost = lost
         self._lost: LeaseLostError | None = None
 
     def __call__(self) -> Lease:
@@ -34,20 +40,27 @@ class LeaseHolder:
                 self._lease = await self._store.renew_lease(self._lease, self._ttl_ms)
             except LeaseLostError as error:
                 self._lost = error
+                self._tell_lost()
             except StoreError:  # there is time for two more tries before it runs out
                 continue
 
 
 @asynccontextmanager
 async def held(
-    store: Store, task_id: str, owner: str, *, ttl_ms: int
+    store: Store, task_id: str, owner: str, *, ttl_ms: int, lost: Callable[[], None]
 ) -> AsyncIterator[LeaseHolder]:
-    """A task's lease, waited for while another driver has it; given back in the end."""
+    """A task's lease, given back in the end; `lost` is told if it is lost before.
+
+    Raises: LeaseLostError while another has it.
+    """
     lease = await store.acquire_lease(task_id, owner, ttl_ms)
-    while lease is None:
-        await asyncio.sleep(ttl_ms / 10_000)
-        lease = await store.acquire_lease(task_id, owner, ttl_ms)
-    holder = LeaseHolder(store, lease, ttl_ms=ttl_ms)
+    if lease is None:
+        raise LeaseLostError(
+            f"the lease of task {task_id} is another's",
+            why="another server took the task up first",
+            fix="leave the task to it",
+        )
+    holder = LeaseHolder(store, lease, ttl_ms=ttl_ms, lost=lost)
     renewing = asyncio.ensure_future(holder.renew())
     try:
         yield holder

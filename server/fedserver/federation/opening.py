@@ -121,6 +121,8 @@ async def take_up(
     kept = await journal.kept()
     attempt = await _assembled(hosted, resources, state, head=head, journal=journal, kept=kept)
     assignments = await store.assignments(record.ref)
+    uploads = await store.uploads(record.ref)
+    await resources.spool.look_again(upload.upload_id for upload in uploads)
     attempt.cohort.restore(assignments)
     for upload in await store.uploads(record.ref, sealed_only=True):
         attempt.reports.restore(upload.client_id, upload.upload_id)
@@ -156,7 +158,7 @@ async def _assembled(
     ref = journal.ref
     results = Results(hosted, resources, head)
     train = await _train(hosted, resources, state.round, head, results)
-    masked = None if hosted.config is None else _session(hosted, resources, ref, train, kept)
+    masked = None if hosted.config is None else await _session(hosted, resources, ref, train, kept)
     key = await resources.store.upload_key(ref)
     policy, why = await learnt_policy(hosted, resources.store, ref)
     return Attempt(
@@ -175,7 +177,7 @@ async def _assembled(
     )
 
 
-def _session(
+async def _session(
     hosted: HostedTask,
     resources: Resources,
     ref: RoundRef,
@@ -189,7 +191,7 @@ def _session(
         hosted.config,
         ref,
         model=announced(train.model_digest, train.clipping),
-        trust=resources.trust(),
+        trust=await resources.trust(),
         now=(resources.clock() + length_ms) // _SECOND,
     )
 

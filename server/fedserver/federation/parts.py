@@ -63,11 +63,13 @@ class Parts(Tasks):
         assignment = await self._assignment(caller, assignment_id)
         attempt = self._attempt(assignment.ref)
         if attempt is None:
-            return Beat(cancel=True, deadline_ms=0, reason="the round is over")
+            found = await self._over(assignment, seen=0)
+            over = isinstance(found.order, Finished)
+            return Beat(over, found.deadline_ms, reason="the round is over" if over else "")
         attempt.cohort.hear(caller.id)
-        found = _instruction(attempt, caller.id, seen=0)
-        if found is not None and isinstance(found.order, Finished):
-            return Beat(cancel=True, deadline_ms=0, reason=found.order.reason)
+        told = _instruction(attempt, caller.id, seen=0)
+        if told is not None and isinstance(told.order, Finished):
+            return Beat(cancel=True, deadline_ms=0, reason=told.order.reason)
         return Beat(cancel=False, deadline_ms=attempt.state.deadline or 0)
 
     async def next(
@@ -145,7 +147,7 @@ class Parts(Tasks):
             attempt.post(Lost(self._resources.clock(), caller.id, why))
 
     async def _assignment(self, caller: Caller, assignment_id: bytes) -> AssignmentRecord:
-        """The caller's own. Raises: NotFoundError."""
+        """The caller's own. Raises: NotFoundError, and as `_require_here`."""
         for driver in self._drivers.values():
             attempt = driver.attempt
             found = None if attempt is None else attempt.cohort.assignment(caller.id)
@@ -154,6 +156,7 @@ class Parts(Tasks):
         kept = await self._store.assignment(assignment_id)
         if kept is None or kept.client_id != caller.id:
             raise unknown("assignment")
+        await self._require_here(caller, kept.ref.task_id)
         return kept
 
     def _required(self, ref: RoundRef) -> Attempt:

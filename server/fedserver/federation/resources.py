@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from fedcore.entropy import Entropy, SystemEntropy
@@ -30,7 +30,7 @@ def now_ms() -> int:
 class Resources:
     """What rounds are carried out with.
 
-    `trust`: whose identity certificates count now; it changes when a client is revoked.
+    `trust`: whose identity certificates count now, for a session that begins.
     `staging`: first models that wait for their tasks. `threads`: how many take masks off a sum.
     `lease_ms`: how long the right to drive a task holds unless it is renewed, which it is at a
     third of that; `most_attempts`: how often it may be taken without the round going on, before
@@ -42,7 +42,7 @@ class Resources:
     blobs: BlobStore
     spool: Spool
     metrics: Metrics
-    trust: Callable[[], TrustStore]
+    trust: Callable[[], Awaitable[TrustStore]]
     staging: Staging
     clock: Callable[[], int] = now_ms
     threads: int = 2

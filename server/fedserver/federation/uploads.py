@@ -59,6 +59,7 @@ class Uploads(Parts):
         if ref is None:
             ref = (await self._upload(caller, upload_id)).ref
             _remember(self._owners, (caller.id, upload_id), ref)
+        await self._require_here(caller, ref.task_id)
         self._collecting(ref, caller.id).cohort.hear(caller.id)
         committed = await self._spool.put(upload_id, offset, crc32, data)
         self._resources.metrics.upload_bytes.inc(len(data))
@@ -128,6 +129,7 @@ class Uploads(Parts):
         upload = await self._store.upload(upload_id)
         if upload is None or upload.client_id != caller.id:
             raise unknown("upload")
+        await self._require_here(caller, upload.ref.task_id)
         return upload
 
     def _collecting(self, ref: RoundRef, client: bytes) -> Attempt:

@@ -50,7 +50,7 @@ class Invitation:
 class AdminService(Overview):
     """Mutations; what is only looked at stands in `Overview`.
 
-    `drain`: makes the server take no new work. `revoked`: is told of each client that is revoked.
+    `drain`: makes the server take no new work.
     """
 
     payloads: Mapping[str, type[Message]] = {
@@ -73,7 +73,6 @@ class AdminService(Overview):
         draining: Callable[[], bool],
         drain: Callable[[], Awaitable[None]],
         audit: AuditHeads,
-        revoked: Callable[[bytes], None],
     ) -> None:
         super().__init__(
             store,
@@ -84,7 +83,7 @@ class AdminService(Overview):
             audit=audit,
         )
         self._authenticator, self._invitation = authenticator, invitation
-        self._drain, self._revoked = drain, revoked
+        self._drain = drain
 
     async def place(self, caller: Caller, payload: Message, /) -> Place:
         """Mutations belong to this server, and to no other."""
@@ -148,7 +147,6 @@ class AdminService(Overview):
             audit=self._entry(caller, "client.revoke", client_id.hex(), once),
             idempotency=once,
         )
-        self._revoked(client_id)
         self._authenticator.forget(client_id)
         await self._authenticator.refresh()
         return admin_service_pb2.RevokeClientResponse()

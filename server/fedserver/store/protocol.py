@@ -138,7 +138,12 @@ class PartyStore(Protocol):
     async def client(self, client_id: bytes) -> ClientRecord | None: ...
 
     async def clients(
-        self, *, tenant: str | None = None, after: bytes = b"", limit: int = 100
+        self,
+        *,
+        tenant: str | None = None,
+        state: ClientState | None = None,
+        after: bytes = b"",
+        limit: int = 100,
     ) -> tuple[ClientRecord, ...]:
         """A page in the order of ids, from the first greater than `after`."""
 
@@ -231,6 +236,9 @@ class TaskStore(Protocol):
 
         Raises: NotFoundError.
         """
+
+    async def lease(self, task_id: str) -> Lease | None:
+        """The lease that holds now, whoever has it."""
 
     async def renew_lease(self, lease: Lease, ttl_ms: int) -> Lease:
         """The same token for longer. Raises: LeaseLostError."""

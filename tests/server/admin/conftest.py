@@ -187,9 +187,7 @@ class Training(devices.World):
         await self.enrol()
         assert self.federation is not None
         self.heads = AuditHeads(self.store, self.folder / "head", signer=SIGNER)
-        parts = Parts(
-            self.store, authority, self.federation, self.metrics, self.heads, lambda client: None
-        )
+        parts = Parts(self.store, authority, self.federation, self.metrics, self.heads)
         self.server = Server(serving.settings(self.folder), parts)
         self.addresses = await self.server.start()
         key, identity = serving.new_key(), serving.new_identity()

@@ -18,7 +18,7 @@ from hypothesis import given, strategies as st
 from fedcore.errors import AuthorityError, KeyFileError, UnauthenticatedError
 from fedcore.v1 import enrolment_service_pb2 as messages, enrolment_service_pb2_grpc as rpcs
 from fedserver.authority import Authority, due
-from fedserver.certificates import Issued, new_key, pem_of_key
+from fedserver.certificates import Issued, is_key_of, new_key, pem_of_key
 
 ROLE_AND_KEY = {"role": "operator", "identity_key": b"k" * 32}
 
@@ -130,6 +130,30 @@ def test_a_server_certificate_is_kept_until_it_is_due(authority: Authority, now:
     renewed = authority.server_certificate(hosts, now=now + 5 * 86_400)
     assert renewed.not_after == now + 12 * 86_400 and renewed.key != first.key
     assert authority.server_certificate(["localhost"], now=now + 5 * 86_400) != renewed
+
+
+def test_a_key_of_another_certificate_is_not_served(authority: Authority, now: int) -> None:
+    """As two servers leave them that renew a certificate in one folder at once."""
+    first = authority.server_certificate(["localhost"], now=now)
+    path = authority.directory / "server.key.pem"
+    path.unlink()
+    path.write_bytes(authority.peer_certificate(now=now).key)
+    path.chmod(0o400)
+    second = authority.server_certificate(["localhost"], now=now)
+    assert second.chain != first.chain
+    leaf = x509.load_pem_x509_certificate(second.chain)
+    assert is_key_of(second.key, leaf) and not is_key_of(first.key, leaf)
+
+
+def test_a_server_is_known_by_a_certificate_that_lies_in_no_file(
+    authority: Authority, now: int
+) -> None:
+    mine = authority.peer_certificate(now=now)
+    found = authority.parse_peer(mine.chain, now=now)
+    assert (found.kind, found.id, found.name, found.tenant) == ("server", b"", "", "")
+    assert not [p for p in authority.directory.iterdir() if mine.chain in p.read_bytes()]
+    with pytest.raises(UnauthenticatedError):
+        authority.parse_peer(mine.chain, now=mine.not_after)
 
 
 @given(st.integers(0, 2**33), st.integers(1, 10**6), st.integers(0, 10**6))

@@ -52,6 +52,22 @@ def read(pem: bytes, *, now: int = NOW) -> PeerIdentity:
     return PeerReader(ISSUER, trust_domain=DOMAIN).read(pem, now=now)
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"spiffe://{DOMAIN}/server", CLIENT],
+        [f"spiffe://{DOMAIN}/server", ROLE, KEY],
+        [f"spiffe://{DOMAIN}/server/"],
+        [f"spiffe://{DOMAIN}/Server"],
+        ["spiffe://example.com/server"],
+        [f"spiffe://{DOMAIN}/t/server/u/server"],
+    ],
+)
+def test_nothing_but_the_one_name_makes_a_server(names: list[str]) -> None:
+    with pytest.raises(UnauthenticatedError):
+        read(certificate(names))
+
+
 def test_a_client_is_recognised_by_its_one_name() -> None:
     found = read(certificate([CLIENT]))
     assert (found.kind, found.tenant, found.id) == ("client", "default", b"\x0a" * 16)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -64,10 +65,16 @@ class Stoppable:
 
 
 class Rival:
-    """One server's side: its own way to the store, its own uploads in memory, its own drivers."""
+    """One server's side: its own way to the store, its own uploads in memory, its own drivers.
 
-    def __init__(self, name: str, world: Rivals) -> None:
+    `shared`: it knows of the others, and has ledgers of its own to open.
+    """
+
+    def __init__(self, name: str, world: Rivals, *, shared: bool = False) -> None:
         self.name = name
+        self.accounts = world.accounts
+        if shared:
+            self.accounts = Accounts(world.folder / "ledgers", participation_key=KEY)
         self.store = Stoppable(world.store)
         folder = world.folder
         resources = Resources(
@@ -75,19 +82,25 @@ class Rival:
             world.blobs,
             Spool(folder / "spool"),
             Metrics(),
-            lambda: world.trust,
+            world.trusted,
             Staging(Spool(folder / "staging"), largest_bytes=world.largest_model),
             threads=1,
             lease_ms=LEASE_MS,
         )
-        self.federation = LocalFederation(resources, world.accounts, owner=name)
+        self.federation = LocalFederation(resources, self.accounts, owner=name, shared=shared)
 
 
 class Rivals(World):
-    """A world of several servers, of which the devices speak to one at a time."""
+    """A world of several servers, of which the devices speak to one at a time.
 
-    def __init__(self, folder: Path, task: Task, *, clients: int) -> None:
+    `names`: of those that run from the beginning and know of each other.
+    """
+
+    def __init__(
+        self, folder: Path, task: Task, *, clients: int, names: Sequence[str] = ()
+    ) -> None:
         super().__init__(folder, task, clients=clients)
+        self._names = names
         self.now_ms = 1_000_000
         self.rivals: list[Rival] = []
 
@@ -99,7 +112,20 @@ class Rivals(World):
         )
         self.blobs = LocalBlobStore(self.folder / "blobs")
         self.accounts = Accounts(self.folder / "ledgers", participation_key=KEY)
-        await self.join("first")
+        if not self._names:
+            await self.join("first")
+            return
+        for name in self._names:
+            self.rivals.append(Rival(name, self, shared=True))
+            await self.rivals[-1].federation.start()
+        self.federation = self.rivals[0].federation
+        self._up.set()
+
+    def turn_to(self, number: int) -> None:
+        """From now on the devices speak to another of those that run."""
+        for call in self._calls:
+            call.cancel()
+        self.federation = self.rivals[number].federation
 
     async def join(self, name: str) -> Rival:
         """One more server, which waits for the lease; from now on the devices speak to it."""
@@ -113,6 +139,10 @@ class Rivals(World):
         self._up.set()
         return rival
 
+    def pass_lease_time(self) -> None:
+        """The lease of whoever holds it runs out, unless it is renewed now."""
+        self.now_ms += LEASE_MS + 1
+
     async def overtake(self, name: str) -> None:
         """Lets time pass until another server has the lease that is not renewed any more.
 
@@ -120,7 +150,7 @@ class Rivals(World):
         """
         await self.join(name)
         while self._holder() != name and not await self.ended():
-            self.now_ms += LEASE_MS + 1
+            self.pass_lease_time()
             await asyncio.sleep(0.01)
 
     def _holder(self) -> str:

@@ -19,10 +19,10 @@ class Leases:
     def __init__(self, *renewals: Exception) -> None:
         self._renewals, self.asked = list(renewals), 0
         self.renewed, self.refused = asyncio.Event(), asyncio.Event()
-        self.given_back = False
+        self.given_back, self.free = False, True
 
-    async def acquire_lease(self, task_id: str, owner: str, ttl_ms: int) -> Lease:
-        return LEASE
+    async def acquire_lease(self, task_id: str, owner: str, ttl_ms: int) -> Lease | None:
+        return LEASE if self.free else None
 
     async def renew_lease(self, lease: Lease, ttl_ms: int) -> Lease:
         self.asked += 1
@@ -36,9 +36,13 @@ class Leases:
         self.given_back = True
 
 
+def ignored() -> None:
+    raise AssertionError("it was not lost")
+
+
 async def test_a_store_that_fails_once_does_not_end_the_renewals() -> None:
     store = Leases(StoreError("the disk is full"), StoreError("the disk is full"))
-    async with held(store, "task-1", "here", ttl_ms=3) as lease:  # type: ignore[arg-type]
+    async with held(store, "task-1", "here", ttl_ms=3, lost=ignored) as lease:  # type: ignore[arg-type]
         await asyncio.wait_for(store.renewed.wait(), 10)
         assert lease() == LEASE
     assert store.asked >= 3 and store.given_back
@@ -46,8 +50,18 @@ async def test_a_store_that_fails_once_does_not_end_the_renewals() -> None:
 
 async def test_a_lease_that_was_lost_is_neither_renewed_nor_given_back() -> None:
     store = Leases(LeaseLostError("another has it"))
-    async with held(store, "task-1", "here", ttl_ms=3) as lease:  # type: ignore[arg-type]
-        await asyncio.wait_for(store.refused.wait(), 10)
+    lost = asyncio.Event()
+    async with held(store, "task-1", "here", ttl_ms=3, lost=lost.set) as lease:  # type: ignore[arg-type]
+        await asyncio.wait_for(lost.wait(), 10)
         with pytest.raises(LeaseLostError):
             lease()
     assert store.asked == 1 and not store.given_back
+
+
+async def test_a_lease_that_another_has_is_not_waited_for() -> None:
+    store = Leases()
+    store.free = False
+    with pytest.raises(LeaseLostError):
+        async with held(store, "task-1", "here", ttl_ms=3, lost=ignored):  # type: ignore[arg-type]
+            raise AssertionError("entered")
+    assert not store.given_back

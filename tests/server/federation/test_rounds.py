@@ -194,8 +194,7 @@ async def test_the_ledger_is_charged_once_a_round_whatever_happens(
         spent = await world.federation.spent(world.user, record.task_id)
         assert 0 < spent.epsilon <= spent.budget
         assert list(spent.by_round) == [0, 1]
-        account = await world.federation._account(record)
-        assert account is not None
+        account = await world.account()
         assert sum(account.ledger.spent.values()) >= 2
         assert account.ledger.history.reservations == 2, certificate
 

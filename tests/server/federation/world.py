@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcore.entropy import SystemEntropy
-from fedcore.errors import FedcoreError, StoreError
+from fedcore.errors import DrainingError, FedcoreError, StoreError
 from fedcore.federated.parameters import parameters_of
-from fedcore.federated.payments import Accounts
+from fedcore.federated.payments import Account, Accounts
 from fedcore.federated.task import Task
 from fedcore.rounds import Phase
 from fedcore.secagg import (
@@ -152,7 +152,7 @@ class World:
             self.blobs,
             Spool(self.folder / "spool"),
             self.metrics,
-            lambda: self.trust,
+            self.trusted,
             Staging(Spool(self.folder / "staging"), largest_bytes=self.largest_model),
             threads=1,
         )
@@ -160,6 +160,9 @@ class World:
         self.federation = LocalFederation(resources, accounts, owner="here")
         await self.federation.start()
         self._up.set()
+
+    async def trusted(self) -> TrustStore:
+        return self.trust
 
     async def stop(self) -> None:
         """Stops as a process that is told to."""
@@ -172,7 +175,8 @@ class World:
         """Stops as a process that is killed: whatever was under way is lost; then starts again."""
         self._up.clear()
         assert self.federation is not None
-        running = [*self.federation._running.values(), *self._calls]
+        assert self.federation._looking is not None
+        running = [*self.federation._running.values(), self.federation._looking, *self._calls]
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
@@ -223,11 +227,11 @@ class World:
                 reply=b"",
             )
 
-    async def submit(self) -> SubmittedTask:
+    async def submit(self, *, request: bytes = bytes(16)) -> SubmittedTask:
         """Hands the task in."""
         canonical = self.task.canonical
         signature = self.author.sign(signed_bytes(canonical, method=TASK, place=Place()))
-        once = Idempotency(self.user.principal, "SubmitTask", bytes(16), bytes(32))
+        once = Idempotency(self.user.principal, "SubmitTask", request, bytes(32))
         assert self.federation is not None
         self.submitted = await self.federation.submit(
             self.user, Submission(canonical, signature, b""), once=once
@@ -247,7 +251,7 @@ class World:
                 me = asyncio.current_task()
                 if me is None or me.cancelling():  # the device, and not the server's crash
                     raise
-            except StoreError:
+            except (StoreError, DrainingError):
                 await asyncio.sleep(0.01)
             except FedcoreError:
                 if self._up.is_set():
@@ -277,6 +281,18 @@ class World:
             except FedcoreError:
                 pass
             await asyncio.sleep(0.02)
+
+    async def account(self) -> Account:
+        """The task's privacy ledger, as its driver has it."""
+        assert self.federation is not None
+        record = await self.record()
+        if (driver := self.federation._drivers.get(record.task_id)) is not None:
+            found = driver.hosted.account
+        else:
+            head = await self.store.head(record.task_id)
+            found = self.federation._hosted(record, head).account
+        assert found is not None
+        return found
 
     async def theta(self, digest: bytes) -> NDArray[np.float32]:
         """A model's vector."""

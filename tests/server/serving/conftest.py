@@ -215,7 +215,6 @@ class World:
     server: Server
     addresses: Addresses
     server_id: bytes
-    revoked: list[bytes]
     metrics: Metrics
     heads: AuditHeads
     place: Place = PLACE
@@ -375,11 +374,10 @@ async def a_world(directory: Path, authority: Authority, **sections: Any) -> Asy
     store = await SqliteStore.open(directory / "fed.db", keys=[b"k" * 32])
     federation = CannedFederation(owner=b"c" * 16)
     heads = AuditHeads(store, directory / "head", signer=b"s" * 32)
-    revoked: list[bytes] = []
     metrics = Metrics()
     server = Server(
         settings(directory, **sections),
-        Parts(store, authority, federation, metrics, heads, revoked.append),
+        Parts(store, authority, federation, metrics, heads),
     )
     try:
         addresses = await server.start()
@@ -388,7 +386,7 @@ async def a_world(directory: Path, authority: Authority, **sections: Any) -> Asy
         raise
     identity = await store.server_identity()
     world = World(
-        authority, store, federation, server, addresses, identity.server_id, revoked, metrics, heads
+        authority, store, federation, server, addresses, identity.server_id, metrics, heads
     )
     await store.add_task(
         TaskRecord(
@@ -445,3 +443,9 @@ def certified() -> Callable[[Authority, bytes], tuple[bytes, bytes]]:
 def canned() -> type[CannedFederation]:
     """The federation of canned answers, to be made with the id of the client that owns all."""
     return CannedFederation
+
+
+@pytest.fixture(scope="session")
+def any_world() -> Any:
+    """`a_world`, for several servers in folders of their own."""
+    return a_world

@@ -6,8 +6,9 @@ file knows no valid request, fails.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import grpc
@@ -254,12 +255,16 @@ async def test_without_a_certificate_of_this_authority_nothing_is_answered(
 
 
 async def test_who_was_revoked_suspended_or_never_enrolled_is_not_known(world: Any) -> None:
+    server = world.authority.peer_certificate(now=int(time.time()))  # which calls for nobody
     holders = {
         "revoked client": await world.client(client_id=b"1" * 16),
         "suspended": await world.client(client_id=b"2" * 16),
         "never enrolled": await world.client(client_id=b"3" * 16, enrolled=False),
         "of another tenant": await world.client(client_id=b"4" * 16, certified_tenant="other"),
         "revoked user": world.user("admin"),
+        "another server": replace(
+            world.user("admin"), key_pem=server.key, chain_pem=server.chain, fingerprint=b"server"
+        ),
     }
     await world.store.set_client_state(b"1" * 16, ClientState.REVOKED)
     await world.store.set_client_state(b"2" * 16, ClientState.SUSPENDED)

@@ -112,6 +112,8 @@ def test_every_misspelt_key_is_refused_with_its_line_and_the_right_spelling(
         ("[server]\nport = 1\nops_port = 1", 3, ("server.ops_port = 1", "are the same")),
         ("[server]\nport = 7444", 2, ("server.port = 7444", "are the same")),
         ("test_mode = 1", 1, ("test_mode = 1", "true or false")),
+        ('[server]\npeer_address = "a:1"', 2, ("server.peer_address = 'a:1'", "database_url")),
+        ('[server]\npeer_address = "a"', 2, ("server.peer_address = 'a'", "host:port")),
     ],
 )
 def test_a_wrong_value_is_told_with_its_line_and_what_is_allowed(

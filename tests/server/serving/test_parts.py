@@ -13,6 +13,7 @@ from fedcore.errors import AuditError
 from fedserver.audit_heads import AuditHeads
 from fedserver.store.records import (
     AuditEntry,
+    AuditHead,
     CertificateRecord,
     ClientRecord,
     ClientState,
@@ -69,6 +70,26 @@ async def test_a_head_is_signed_anew_after_a_hundred_entries_or_five_minutes_wit
     assert await signed_after(0, at_s=10_300)
 
 
+async def test_a_later_head_that_another_server_has_signed_stays(
+    store: SqliteStore, tmp_path: Path
+) -> None:
+    one, other = (AuditHeads(store, tmp_path / "head", signer=SIGNER) for _ in range(2))
+    read = store.audit_head
+    early = await read()
+    await store.append_audit(AuditEntry("user:ada", "test", "1"))
+    await other.sign()
+
+    async def as_it_was() -> AuditHead:
+        return early
+
+    store.audit_head = as_it_was  # type: ignore[method-assign]
+    await one.sign()  # of what it had read before the other one's entry
+    assert (tmp_path / "head").read_bytes() == other.newest
+    store.audit_head = read  # type: ignore[method-assign]
+    await one.sign()
+    assert (tmp_path / "head").read_bytes() == one.newest
+
+
 async def test_a_database_that_was_rolled_back_is_refused_unless_that_is_accepted(
     tmp_path: Path,
 ) -> None:
@@ -120,13 +141,10 @@ async def test_trust_follows_revocations_and_is_kept_while_nothing_changes(
             key_hash=client_id * 2,
             reply=b"",
         )
-    await store.set_client_state(b"\x01" * 16, ClientState.REVOKED)
-    trust = Trust((b"r" * 32,))
-    nobody = trust()
-    await trust.load(store)
-    after = trust()
+    trust = Trust((b"r" * 32,), store)
+    nobody = await trust()
+    assert await trust() is nobody
+    await store.set_client_state(b"\x01" * 16, ClientState.REVOKED)  # by whichever server
+    after = await trust()
     assert after is not nobody
-    await trust.load(store)
-    assert trust() is after
-    trust.revoke(b"\x02" * 16)
-    assert trust() is not after
+    assert await trust() is after

@@ -141,6 +141,10 @@ async def test_pages_of_clients_hold_each_client_once_in_the_order_of_ids(world)
         after = page[-1].client_id
     assert found == sorted(everyone)
     assert await world.store.clients(tenant="other") == ()
+    await world.store.set_client_state(everyone[3], ClientState.REVOKED)
+    (revoked,) = await world.store.clients(state=ClientState.REVOKED)
+    assert revoked.client_id == everyone[3]
+    assert len(await world.store.clients(state=ClientState.ACTIVE)) == 6
 
 
 async def test_a_client_tells_when_it_was_seen_and_until_when_its_certificate_is_good(

@@ -15,6 +15,7 @@ import pytest
 
 from fedcore.errors import StoreError
 from fedserver.store.audit import verify
+from fedserver.store.claim import claimed
 from fedserver.store.postgres.address import PostgresAddress
 from fedserver.store.records import AuditEntry
 from fedserver.store.sql.reads import READERS
@@ -260,6 +261,29 @@ async def test_servers_take_turns(world: World) -> None:
     await asyncio.wait_for(third.wait(), 30)
     for turn in (first, other, third):
         turn.close()
+
+
+async def test_servers_with_addresses_of_their_own_have_their_turns_at_once(world: World) -> None:
+    turns = {peer: await Turn.open(world.ground.database, peer=peer) for peer in ("a:1", "b:1")}
+    twin = await Turn.open(world.ground.database, peer="b:1")
+    alone = await Turn.open(world.ground.database)
+    try:
+        assert all([await turn.taken() for turn in turns.values()])
+        assert not await twin.taken() and not await alone.taken()
+        turns["b:1"].close()
+        await asyncio.wait_for(twin.wait(), 30)
+        for turn in (twin, turns["a:1"]):
+            assert not await alone.taken(), "a server without an address serves alone"
+            turn.close()
+        await asyncio.wait_for(alone.wait(), 30)
+        with pytest.raises(StoreError), claimed(world.ground.database):
+            raise AssertionError("entered")
+        late = await Turn.open(world.ground.database, peer="c:1")
+        assert not await late.taken()
+        late.close()
+    finally:
+        for turn in (*turns.values(), twin, alone):
+            turn.close()
 
 
 async def test_a_killed_process_leaves_no_lock(world: World) -> None:

@@ -218,13 +218,16 @@ async def test_a_lease_is_one_owners_until_it_expires_and_its_token_grows(world)
     await world.task()
     store, first = world.store, world.lease
     assert await store.acquire_lease("task-1", "other", 60_000) is None
+    assert await store.lease("task-1") == first and await store.lease("nothing") is None
     world.clock.now += 30_000
     renewed = await store.renew_lease(first, 60_000)
     assert (renewed.token, renewed.expires_ms) == (first.token, world.clock.now + 60_000)
     world.clock.now += 59_999
     assert await store.acquire_lease("task-1", "other", 60_000) is None
     world.clock.now += 1
+    assert await store.lease("task-1") is None
     taken = await store.acquire_lease("task-1", "other", 60_000)
+    assert await store.lease("task-1") == taken
     assert taken.token > first.token
     assert taken.attempts == 2
     with pytest.raises(LeaseLostError):
@@ -232,6 +235,7 @@ async def test_a_lease_is_one_owners_until_it_expires_and_its_token_grows(world)
     await store.release_lease(first)  # too late, and without effect
     assert (await store.renew_lease(taken, 60_000)).owner == "other"
     await store.release_lease(taken)
+    assert await store.lease("task-1") is None
     with pytest.raises(LeaseLostError):
         await store.renew_lease(taken, 60_000)
     again = await store.acquire_lease("task-1", "driver", 60_000)

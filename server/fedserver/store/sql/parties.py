@@ -125,12 +125,19 @@ class SqlParties(SqlBase):
         return await self._read(lambda c: _optional(client_of, one_row(c, wanted)))
 
     async def clients(
-        self, *, tenant: str | None = None, after: bytes = b"", limit: int = 100
+        self,
+        *,
+        tenant: str | None = None,
+        state: ClientState | None = None,
+        after: bytes = b"",
+        limit: int = 100,
     ) -> tuple[ClientRecord, ...]:
         table = schema.client
         page = _clients().where(table.c.client_id > after).order_by(table.c.client_id).limit(limit)
         if tenant is not None:
             page = page.where(table.c.tenant == tenant)
+        if state is not None:
+            page = page.where(table.c.state == state)
         return await self._read(lambda c: tuple(map(client_of, all_rows(c, page))))
 
     async def touch(self, client_ids: Iterable[bytes]) -> None:

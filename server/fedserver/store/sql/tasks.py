@@ -192,6 +192,18 @@ class SqlTasks(SqlBase):
 
         return await self._write("acquire_lease", act)
 
+    async def lease(self, task_id: str) -> Lease | None:
+        table = schema.task_lease
+        wanted = select(table).where(table.c.task_id == task_id, table.c.owner != "")
+
+        def query(connection: Connection) -> Lease | None:
+            row = one_row(connection, wanted)
+            return lease_of(row) if row else None
+
+        found = await self._read(query)
+        # The clock afterwards: a lease that is shown has not run out before it was looked at.
+        return found if found is not None and found.expires_ms > await self.now_ms() else None
+
     async def renew_lease(self, lease: Lease, ttl_ms: int) -> Lease:
         def act(db: Transaction) -> Lease:
             db.check_lease(lease.task_id, lease.token)

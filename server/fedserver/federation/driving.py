@@ -1,0 +1,243 @@
+"""Which tasks this server drives, and which others do that share its database.
+
+Whoever holds a task's lease has its rounds in memory, its uploads open and its ledger locked, so
+that all that is asked about the task is answered there. Every server looks now and then for tasks
+that nobody drives, and takes them up; of several that try, one gets the lease, and the others let
+go of what they opened. A call about a task that another server drives raises `ElsewhereError`, for
+whoever serves it to pass it on. It is passed on for a task once: where it comes to must drive that
+task, or the caller is asked to come again, as after a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from fedcore.errors import DrainingError, FedcoreError, LedgerBusyError
+from fedcore.federated.algorithms import algorithm_of
+from fedcore.federated.payments import Accounts
+from fedcore.federated.task import Task
+from fedcore.privacy import Head
+from fedserver.authorisation import Caller
+from fedserver.federation.driver import TaskDriver, scrubbed_ref
+from fedserver.federation.interface import ElsewhereError
+from fedserver.federation.journal import SCRUB
+from fedserver.federation.leftovers import discard_uploads
+from fedserver.federation.resources import HostedTask, Resources
+from fedserver.store.records import HeadRecord, TaskRecord, TaskState
+
+__all__ = ["Drivers", "OtherTask", "between"]
+
+_LOG: Final = structlog.get_logger("fedserver.federation")
+_RETRY_MS: Final = (1_000, 3_000)
+_MOST_PASSED: Final = 8  # tasks for which one call is passed on, one after the other
+
+
+@dataclass(frozen=True, slots=True)
+class OtherTask:
+    """A running task that is not driven here. `owner`: of its lease; "" where nobody has it."""
+
+    task_id: str
+    tenant: str
+    task: Task
+    owner: str
+
+
+class Drivers:
+    """The drivers of a server.
+
+    `owner`: the name under which it holds leases. `shared`: whether other servers have the same
+    database; the names are then addresses at which they reach each other.
+    """
+
+    def __init__(
+        self, resources: Resources, accounts: Accounts, *, owner: str, shared: bool = False
+    ) -> None:
+        self._resources, self._accounts, self._owner = resources, accounts, owner
+        self._store, self._spool, self._shared = resources.store, resources.spool, shared
+        self._drivers: dict[str, TaskDriver] = {}
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._others: dict[str, OtherTask] = {}  # in the order in which they were submitted
+        self._order: Mapping[str, int] = {}  # of all that run
+        self._left: set[str] = set()
+        self._looking: asyncio.Task[None] | None = None
+        self._draining = False
+
+    async def start(self) -> None:
+        """Takes up every running task that nobody drives, and forgets uploads of none.
+
+        A task that cannot be taken up, as one whose ledger is damaged, does not keep the others
+        from going on; it stays as it is until the next start.
+        """
+        await discard_uploads(self._store, self._spool)
+        await self._take_up()
+        self._looking = asyncio.create_task(self._look())
+
+    async def drain(self) -> None:
+        """From now on no selection takes anybody; who waits is answered."""
+        self._draining = True
+        for driver in self._drivers.values():
+            driver.drain()
+
+    async def stop(self) -> None:
+        """Ends the drivers after their present transaction, and lets go of the ledgers."""
+        await self.drain()
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
+        for driver in self._drivers.values():
+            driver.stop()
+        await asyncio.gather(*self._running.values(), return_exceptions=True)
+        await asyncio.to_thread(self._accounts.close)
+
+    async def _look(self) -> None:
+        """Looks for tasks to take up, for ever."""
+        while True:
+            await asyncio.sleep(self._resources.lease_ms / 10_000)
+            try:
+                await self._take_up()
+            except FedcoreError as error:
+                _LOG.error("tasks.not_seen", code=error.code, what=error.what)
+
+    async def _take_up(self) -> None:
+        others, order = dict[str, OtherTask](), dict[str, int]()
+        for record in await self._store.tasks(state=TaskState.RUNNING):
+            order[record.task_id] = len(order)
+            if record.task_id not in self._drivers and (found := await self._found(record)):
+                others[record.task_id] = found
+        self._others, self._order = others, order
+        for task_id in await self._unfinished() - order.keys() - self._drivers.keys():
+            if (ended := await self._store.task(task_id)) is not None:
+                await self._found(ended)
+        self._resources.metrics.tasks_not_taken_up.set(len(self._left))
+
+    async def _found(self, record: TaskRecord) -> OtherTask | None:
+        """What a task is that is not taken up now."""
+        lease = await self._store.lease(record.task_id)
+        owner = "" if lease is None or lease.owner == self._owner else lease.owner
+        taken = not owner and not self._draining and await self._took_up(record)
+        return None if taken else await self._other(record, owner)
+
+    async def _unfinished(self) -> frozenset[str]:
+        """The tasks of which something is to be ended or destroyed, though they run no more (W10).
+
+        As of one that was cancelled, by a server that was killed then.
+        """
+        scrubs = [e for e in await self._store.outbox_pending(limit=1000) if e.topic == SCRUB]
+        refs = [scrubbed_ref(entry.payload) for entry in scrubs]
+        refs += [record.ref for record in await self._store.open_rounds()]
+        return frozenset(ref.task_id for ref in refs)
+
+    async def _took_up(self, record: TaskRecord) -> bool:
+        if record.task_id in self._left:
+            return False
+        head = await self._store.head(record.task_id)
+        try:
+            hosted = await asyncio.to_thread(self._hosted, record, head)
+        except LedgerBusyError:  # a server that stands still has it, or one that is letting go
+            return False
+        except FedcoreError as error:
+            self._left.add(record.task_id)
+            _LOG.error(
+                "task.not_taken_up",
+                task=record.task_id,
+                code=error.code,
+                what=error.what,
+                why=error.why,
+                fix=error.fix,
+            )
+            return False
+        self._drive(hosted)
+        return True
+
+    async def _other(self, record: TaskRecord, owner: str) -> OtherTask:
+        known = self._others.get(record.task_id)
+        task = known.task if known else await asyncio.to_thread(Task.from_canonical, record.spec)
+        return OtherTask(record.task_id, record.tenant, task, owner)
+
+    def _drive(self, hosted: HostedTask) -> None:
+        if hosted.task_id in self._drivers:  # found by a look just after it was submitted
+            return
+        driver = TaskDriver(hosted, self._resources, owner=self._owner)
+        self._drivers[hosted.task_id] = driver
+        # In a context of its own: what it logs is not about the call that happened to begin it.
+        self._running[hosted.task_id] = asyncio.create_task(
+            self._carry_out(driver), context=contextvars.Context()
+        )
+
+    async def _carry_out(self, driver: TaskDriver) -> None:
+        await driver.run()
+        if driver.overtaken:
+            task_id = driver.hosted.task_id
+            await asyncio.to_thread(self._accounts.let_go, task_id)
+            del self._drivers[task_id], self._running[task_id]
+
+    async def _pass_on(self, caller: Caller, task_id: str) -> None:
+        """Raises: ElsewhereError if another server drives the task, and has not passed this on."""
+        if not self._shared or task_id in self._drivers or task_id in caller.passed:
+            return
+        lease = await self._store.lease(task_id)
+        if lease is not None and lease.owner != self._owner:
+            raise self._elsewhere(caller, task_id, lease.owner)
+
+    async def _require_here(self, caller: Caller, task_id: str) -> None:
+        """Raises: as `_pass_on`; DrainingError while a task that runs is not carried out.
+
+        As before its round is taken up: who were told that the round is over would not come again.
+        """
+        await self._pass_on(caller, task_id)
+        if (driver := self._drivers.get(task_id)) is not None:
+            if driver.attempt is None and not driver.ended:
+                raise between()
+        elif self._shared:
+            record = await self._store.task(task_id)
+            if record is not None and record.state is TaskState.RUNNING:
+                raise between()
+
+    @staticmethod
+    def _elsewhere(caller: Caller, task_id: str, owner: str) -> Exception:
+        if len(caller.passed) >= _MOST_PASSED:
+            return between()
+        return ElsewhereError(owner, caller.passed | {task_id})
+
+    def _hosted(self, record: TaskRecord, head: HeadRecord | None) -> HostedTask:
+        task = Task.from_canonical(record.spec)
+        account = None
+        if task.plan is not None:
+            account = (
+                self._accounts.create(record.task_id, task.plan)
+                if head is None
+                else self._accounts.open(record.task_id, task.plan, checkpoint=checkpoint_of(head))
+            )
+        return HostedTask(
+            task_id=record.task_id,
+            tenant=record.tenant,
+            task=task,
+            policy=task.policy(),
+            algorithm=algorithm_of(task),
+            account=account,
+            config=None if task.secure_aggregation is None else task.session_config(),
+        )
+
+
+def checkpoint_of(head: HeadRecord | None) -> Head | None:
+    """The ledger's head that stands beside the newest model of a task."""
+    if head is None or not head.ledger_head:
+        return None
+    return Head.from_json(json.loads(head.ledger_head))
+
+
+def between() -> DrainingError:
+    """What to raise for a call about a task that passes from one server to another just now."""
+    return DrainingError(
+        "no server carries this task out just now",
+        why="one has ended or stands still, and another takes its tasks up when its leases end",
+        fix="ask again in a moment",
+        retry=_RETRY_MS,
+    )
