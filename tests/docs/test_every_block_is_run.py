@@ -60,6 +60,7 @@ WHOLE_PAGES = {
     ("docs/operations.md", "toml"): RUNBOOK,
     ("docs/postgresql.md", "toml"): POSTGRES,
     ("docs/postgresql.md", "console"): POSTGRES,
+    ("docs/testing.md", "console"): MAKE,
     ("README.md", "python"): DEPLOYED,
     ("README.md", "toml"): SIMULATED,
 }
