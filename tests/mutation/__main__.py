@@ -64,7 +64,6 @@ def _settings(part: Part) -> str:
     options = {
         "source_paths": ["fedcore"],
         "only_mutate": part.sources,
-        "do_not_mutate": part.not_sources,
         "also_copy": _SHOWN,
         "pytest_add_cli_args": ["-m", _QUICK, "-p", "tests.mutation.quickest_first"],
         "pytest_add_cli_args_test_selection": files_of(part, ROOT),
