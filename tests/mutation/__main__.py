@@ -25,6 +25,7 @@ from tests.mutation.words import meaning
 ROOT = Path(__file__).resolve().parent.parent.parent
 _SHOWN = ("client", "server", "simulations", "tests", "docs", "README.md")
 _QUICK = "not slow and not oracle and not postgres"
+_QUICKEST_FIRST = "tests.mutation.quickest_first"
 _ALIVE = ("survived", "no tests", "not checked")
 
 
@@ -65,7 +66,8 @@ def _settings(part: Part) -> str:
         "source_paths": ["fedcore"],
         "only_mutate": part.sources,
         "also_copy": _SHOWN,
-        "pytest_add_cli_args": ["-m", _QUICK, "-p", "tests.mutation.quickest_first"],
+        # To measure makes tests slow, and their own limit would end it.
+        "pytest_add_cli_args": ["-m", _QUICK, "-p", _QUICKEST_FIRST, "--timeout=1800"],
         "pytest_add_cli_args_test_selection": files_of(part, ROOT),
         "process_isolation": "forkserver",
         "timeout_multiplier": 4.0,
