@@ -67,7 +67,7 @@ coverage: $(VENV)/.installed-dev ## which lines and branches the quick tests rea
 	@$(BIN)/python -m tests.covered build/coverage/coverage.json
 
 MUTANTS ?= 300
-PARTS ?= rounds secagg clipping noise mechanisms accounting plan ledger audit commands
+PARTS ?= rounds arithmetic secagg clipping noise mechanisms accounting plan ledger audit commands
 .PHONY: mutation
 mutation: $(VENV)/.installed-mutation ## how many small defects the tests see (MUTANTS=300 a part, SEED=1; hours)
 	@for part in $(PARTS); do \

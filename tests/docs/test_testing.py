@@ -90,7 +90,7 @@ def test_every_pattern_of_a_part_finds_files(name: str) -> None:
     part = PARTS[name]
     for pattern in (*part.sources, *part.tests, *part.not_tests):
         assert list(ROOT.glob(pattern)), pattern
-    assert files_of(part, ROOT)
+    assert files_of(part)
 
 
 def test_every_module_of_the_three_packages_is_in_one_part() -> None:

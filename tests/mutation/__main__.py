@@ -19,10 +19,9 @@ from collections.abc import Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from tests.mutation.parts import PARTS, Part, files_of
+from tests.mutation.parts import PARTS, ROOT, Part, files_of
 from tests.mutation.words import meaning
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 _SHOWN = ("client", "server", "simulations", "tests", "docs", "README.md")
 _QUICK = "not slow and not oracle and not postgres"
 _QUICKEST_FIRST = "tests.mutation.quickest_first"
@@ -68,7 +67,7 @@ def _settings(part: Part) -> str:
         "also_copy": _SHOWN,
         # To measure makes tests slow, and their own limit would end it.
         "pytest_add_cli_args": ["-m", _QUICK, "-p", _QUICKEST_FIRST, "--timeout=1800"],
-        "pytest_add_cli_args_test_selection": files_of(part, ROOT),
+        "pytest_add_cli_args_test_selection": files_of(part),
         "process_isolation": "forkserver",
         "timeout_multiplier": 4.0,
         "timeout_constant": 30.0,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["PARTS", "Part", "files_of"]
+__all__ = ["PARTS", "ROOT", "Part", "files_of"]
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 class Part(NamedTuple):
@@ -27,6 +29,9 @@ _STORIES = (
 """Of secure aggregation: every line of it has a part in them, and each takes many seconds."""
 
 
+_ARITHMETIC = ("graph", "masking", "packing", "params", "prg", "shamir")
+
+
 def _privacy(tests: str, *modules: str) -> Part:
     """Some modules of `fedcore.privacy`, with the tests that begin with one of some words."""
     return Part(
@@ -37,8 +42,19 @@ def _privacy(tests: str, *modules: str) -> Part:
 
 PARTS = {
     "rounds": Part(("fedcore/rounds/*.py",), ("tests/rounds/**/test_*.py",)),
+    "arithmetic": Part(
+        tuple(f"fedcore/secagg/{name}.py" for name in _ARITHMETIC),
+        tuple(
+            f"tests/secagg/test_{word}*.py"
+            for word in ("graph", "packing", "params", "prg", "shamir", "statistics")
+        ),
+    ),
     "secagg": Part(
-        ("fedcore/secagg/*.py",),
+        tuple(
+            f"fedcore/secagg/{path.name}"
+            for path in sorted((ROOT / "fedcore/secagg").glob("*.py"))
+            if path.stem not in _ARITHMETIC
+        ),
         ("tests/secagg/**/test_*.py",),
         tuple(f"tests/secagg/test_{name}.py" for name in _STORIES),
     ),
@@ -75,8 +91,8 @@ PARTS = {
 }
 
 
-def files_of(part: Part, root: Path) -> list[str]:
+def files_of(part: Part) -> list[str]:
     """The files of tests, as they are named within the checkout."""
-    chosen = {path for pattern in part.tests for path in root.glob(pattern)}
-    left_out = {path for pattern in part.not_tests for path in root.glob(pattern)}
-    return sorted(path.relative_to(root).as_posix() for path in chosen - left_out)
+    chosen = {path for pattern in part.tests for path in ROOT.glob(pattern)}
+    left_out = {path for pattern in part.not_tests for path in ROOT.glob(pattern)}
+    return sorted(path.relative_to(ROOT).as_posix() for path in chosen - left_out)
