@@ -206,8 +206,9 @@ def test_an_update_of_another_length_than_its_layers_is_refused() -> None:
 
 @pytest.mark.parametrize("dtype", [np.int64, np.bool_, np.complex128, object, "S3"])
 def test_what_is_no_float_is_refused(dtype: Any) -> None:
-    with pytest.raises(DtypeError):
+    with pytest.raises(DtypeError) as refused:
         Flat(1).clip(np.zeros(3, dtype))
+    assert refused.value.what.endswith(f" {np.dtype(dtype)}")
 
 
 @pytest.mark.parametrize("shape", [(), (2, 2)])
