@@ -63,7 +63,7 @@ PARTS = {
         *("adaptive", "clipping", "quantise", "rotation", "values"),
     ),
     "noise": _privacy(
-        "csprng noise sampler skellam tables",
+        "compact_plan csprng noise plan_noise sampler skellam tables",
         *("blocks", "csprng", "masses", "noise", "sampler", "skellam", "tables"),
     ),
     "mechanisms": _privacy(
