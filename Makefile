@@ -9,7 +9,8 @@ BIN    := $(VENV)/bin
 # Tests start hundreds of processes, each of which would compile all of our sources anew.
 PYTEST := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q
 PIP    := $(PY) -m pip -qq --disable-pip-version-check --python $(BIN)/python
-LOCKED := cli demo dp gpu postgres s3 server sim viz bench dev
+QUICK  := "not slow and not oracle and not postgres"
+LOCKED := cli demo dp gpu postgres s3 server sim viz bench dev mutation
 UV     := $(shell command -v uv 2>/dev/null)
 
 ifeq ($(UV),)
@@ -35,7 +36,7 @@ help: ## list these commands
 
 .PHONY: test
 test: $(VENV)/.installed-dev ## quick tests and doctests, in parallel
-	@$(PYTEST) -n auto --dist worksteal -m "not slow and not oracle and not postgres"
+	@$(PYTEST) -n auto --dist worksteal -m $(QUICK)
 
 .PHONY: test-all
 test-all: $(VENV)/.installed-dev ## every test, with many more random examples (installs Ray, atheris)
@@ -44,6 +45,34 @@ test-all: $(VENV)/.installed-dev ## every test, with many more random examples (
 	  echo "Ray was not found: what needs it is skipped"
 	@$(ATHERIS) || echo "atheris was not found: the campaigns of fuzzing are skipped"
 	@$(PYTEST) -n auto --dist worksteal --hypothesis-profile=thorough --timeout=600
+
+REPEATS ?= 50
+.PHONY: repeat
+repeat: $(VENV)/.installed-dev ## quick tests again and again, each time by another seed (REPEATS=50, SEED=n)
+	@first=$(or $(SEED),$$(date +%s)); for seed in $$(seq $$first $$((first + $(REPEATS) - 1))); do \
+	  echo "seed $$seed"; \
+	  $(PYTEST) -n auto --dist worksteal -m $(QUICK) -p tests.shuffled \
+	    --hypothesis-profile=repeated --hypothesis-seed=$$seed || \
+	    { echo "Again: make repeat REPEATS=1 SEED=$$seed"; exit 1; }; \
+	done
+
+.PHONY: coverage
+coverage: $(VENV)/.installed-dev ## which lines and branches the quick tests reach: build/coverage
+	@mkdir -p build/coverage
+	@$(BIN)/coverage erase
+	@OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -q \
+	  -n auto --dist worksteal -m $(QUICK) --timeout=600
+	@$(BIN)/coverage combine -q
+	@$(BIN)/coverage json -q -o build/coverage/coverage.json
+	@$(BIN)/python -m tests.covered build/coverage/coverage.json
+
+MUTANTS ?= 300
+PARTS ?= rounds arithmetic secagg clipping noise mechanisms accounting plan ledger audit commands
+.PHONY: mutation
+mutation: $(VENV)/.installed-mutation ## how many small defects the tests see (MUTANTS=300 a part, SEED=1; hours)
+	@for part in $(PARTS); do \
+	  OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.mutation $$part $(MUTANTS) $(or $(SEED),1) || exit 1; \
+	done
 
 # Root may install the server; anybody else is told what is missing.
 .PHONY: test-postgres

@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 settings.register_profile("quick", derandomize=True, deadline=None, max_examples=10)
 settings.register_profile("thorough", deadline=None, max_examples=500, print_blob=True)
+# Without a database, so that a seed says all: what failed once is not tried first.
+settings.register_profile("repeated", deadline=None, max_examples=10, database=None)
 settings.load_profile("quick")
 
 # As in every program of ours that trains: the bits of devices and workers are held against those of

@@ -63,6 +63,7 @@ WHOLE_PAGES = {
     ),
     ("docs/postgresql.md", "toml"): POSTGRES,
     ("docs/postgresql.md", "console"): POSTGRES,
+    ("docs/testing.md", "console"): MAKE,
     ("README.md", "python"): DEPLOYED,
     ("README.md", "toml"): SIMULATED,
 }

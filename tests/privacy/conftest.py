@@ -1,4 +1,4 @@
-"""The fixture that the tests of several files of this folder share."""
+"""The fixtures that the tests of several files of this folder share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import pytest
 
 from fedcore.cli import main
 from fedcore.privacy import accounting, ledger_history
+from tests.errors_said import every_error_says_all
 from tests.privacy.commands_world import Fed
+
+__all__ = ["every_error_says_all", "fed"]
 
 
 @pytest.fixture

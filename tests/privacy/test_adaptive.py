@@ -221,8 +221,11 @@ def test_a_state_cannot_be_changed() -> None:
     ],
 )
 def test_terms_that_no_plan_has_are_refused(terms: Any) -> None:
-    with pytest.raises(PlanError):
+    with pytest.raises(PlanError) as refused:
         Adaptive(**({"initial_norm": 1, "denominator": 100} | terms))
+    ((name, value),) = terms.items()
+    said = "clipping norm" if name == "initial_norm" else f"{name} = {value!r}"
+    assert said in refused.value.what
 
 
 def test_a_count_that_takes_the_whole_budget_is_refused() -> None:

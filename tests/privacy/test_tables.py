@@ -168,6 +168,18 @@ def test_every_cell_of_a_table_lies_within_its_outcome(
     assert_sound(cell_table(boundaries, first=first, guide_bits=guide_bits), boundaries)
 
 
+@pytest.mark.parametrize("end", [-(2**15), 2**15 - 1])
+@pytest.mark.parametrize("beyond", [-1, 0, 1])
+def test_a_table_holds_outcomes_on_both_sides_of_what_16_bits_do(end: int, beyond: int) -> None:
+    """The outcomes of a law that is not about zero are as its cells say too."""
+    boundaries = tuple(ONE * part // 4 for part in (1, 2, 3, 4))
+    for first in (end + beyond, end + beyond - 3):
+        table = cell_table(boundaries, first=first)
+        assert_sound(table, boundaries)
+        within = first >= -(2**15) and first + 3 < 2**15
+        assert table.guide.itemsize == (2 if within else 4)
+
+
 @pytest.mark.parametrize("maker", MAKERS)
 @pytest.mark.parametrize(("sigma2", "shift"), WIDE, ids=str)
 def test_every_cell_of_a_table_of_blocks_lies_within_its_block(

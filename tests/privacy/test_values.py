@@ -111,7 +111,7 @@ def test_the_norm_of_a_long_vector_takes_no_second_vector() -> None:
 @pytest.mark.parametrize("kind", KINDS.values())
 @pytest.mark.parametrize("wrong", [0, -5, 1.5, True, None, np.int64(5)])
 def test_bounds_and_counts_are_positive_integers(kind: Any, wrong: Any) -> None:
-    with pytest.raises(NormError):
+    with pytest.raises(NormError, match=kind.__name__):
         kind(np.array([1]), wrong)
 
 
@@ -119,10 +119,10 @@ def test_bounds_and_counts_are_positive_integers(kind: Any, wrong: Any) -> None:
 def test_only_flat_vectors_of_int64_are_taken(kind: Any) -> None:
     liar = np.zeros(2, np.int64).view(Liar)
     for array in ([1, 2], np.zeros(2), np.zeros(2, np.int32), np.zeros(2, ">i8"), None, liar):
-        with pytest.raises(DtypeError):
+        with pytest.raises(DtypeError, match=kind.__name__):
             kind(array, 5)
     for shaped in (np.zeros((2, 2), np.int64), np.array(1)):
-        with pytest.raises(ShapeError):
+        with pytest.raises(ShapeError, match=kind.__name__):
             kind(shaped, 5)
 
 

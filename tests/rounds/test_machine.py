@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -47,6 +48,7 @@ POLICIES = (  # the last two attempts of a round differ, so two are enough
     secure(goal=2, minimum=1, select=2, max_attempts=2),
 )
 PEOPLE = (b"a", b"b", b"c")  # one more than are selected
+NOW = 7
 EVENTS = {event for _, event in TABLE}
 
 
@@ -65,15 +67,16 @@ class Step:
 
 def events_at(state: RoundState) -> Iterator[Event]:
     """All that might be told of a round in this phase, sensible or not; time stands still."""
-    phase, deadline = state.phase, state.deadline or 0
-    yield from (Started(0), Aggregated(0), Released(0, DIGEST), Published(0), Scrubbed(0))
-    yield from (Cancel(0, "enough"), CannotClose(0, phase, "no"), Recovered(0))
-    yield from (DeadlinePassed(0, phase), DeadlinePassed(deadline, phase))
+    phase, deadline = state.phase, state.deadline or NOW
+    yield from (Aggregated(NOW), Released(NOW, DIGEST), Published(NOW), Scrubbed(NOW))
+    yield from (Started(NOW), Started(NOW, "again"), Cancel(NOW, "enough"), Recovered(NOW))
+    yield CannotClose(NOW, phase, "no")
+    yield from (DeadlinePassed(NOW, phase), DeadlinePassed(deadline, phase))
     for client in PEOPLE:
-        yield from (CheckedIn(0, client), Arrived(0, phase, client), Lost(0, client, "gone"))
-        yield Recovered(0, (client,), {b"b": "gone"})
-        yield Closed(0, phase, frozenset({client}))
-    yield from (Closed(0, phase, frozenset()), Closed(0, phase, frozenset(PEOPLE[:2])))
+        yield from (CheckedIn(NOW, client), Arrived(NOW, phase, client), Lost(NOW, client, "gone"))
+        yield Recovered(NOW, (client,), {b"b": "gone"})
+        yield Closed(NOW, phase, frozenset({client}))
+    yield from (Closed(NOW, phase, frozenset()), Closed(NOW, phase, frozenset(PEOPLE[:2])))
 
 
 def essence(state: RoundState) -> object:
@@ -126,8 +129,21 @@ def test_every_edge_is_persisted_and_nothing_else_is() -> None:
             assert edge == (one.before.phase, one.after.phase)
             assert one.before.moved(effect.transition) == one.after
             assert effect.transition.sequence == one.before.sequence + 1
+            assert effect.transition.at == one.event.at
             edges.add(edge)
     assert edges == EDGES
+
+
+def test_a_transition_says_why_unless_it_only_follows_from_the_one_before() -> None:
+    for one in explored()[0]:
+        for effect in one.effects:
+            if isinstance(effect, Persist):
+                reason = effect.transition.reason
+                assert bool(reason) == (not isinstance(one.event, Released | Published | Scrubbed))
+                if isinstance(one.event, Started | Cancel | CannotClose):
+                    assert one.event.why in reason
+                elif isinstance(one.event, Closed):
+                    assert str(len(one.event.remaining)) in re.split("[ ;]", reason)
 
 
 @pytest.mark.parametrize("phase", Phase, ids=lambda phase: phase.name)

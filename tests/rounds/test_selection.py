@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import floor
 
 import pytest
 from hypothesis import given, strategies as st
@@ -45,18 +46,19 @@ def test_the_drop_outs_of_every_phase_before_the_report_add_up() -> None:
     assert replace(halves, rates={**halves.rates, P.UNMASKING: 0.5}).selection(3) == 12
 
 
-@given(st.integers(1, 100), st.data())
-def test_an_estimate_approaches_what_is_seen_again_and_again(
-    asked: int, data: st.DataObject
+@given(rates | st.none(), st.floats(0.01, 1), st.integers(1, 100), st.data())
+def test_an_estimate_is_the_exponential_mean_of_what_was_seen(
+    first: float | None, smoothing: float, asked: int, data: st.DataObject
 ) -> None:
-    lost = data.draw(st.integers(0, asked))
-    estimate = DropoutEstimate.expecting(1.3)
-    before = abs(estimate.rates[P.COLLECTING] - lost / asked)
-    for _ in range(20):
-        estimate = overselection(estimate, {P.COLLECTING: Seen(asked, lost)})
-        now = abs(estimate.rates[P.COLLECTING] - lost / asked)
-        assert now <= before * 0.8 + 1e-12
-        before = now
+    """Of a phase of which nothing is known, as of one that loses nobody."""
+    estimate = DropoutEstimate({} if first is None else {P.KEYS: first}, smoothing)
+    mean = first or 0.0
+    for _ in range(5):
+        lost = data.draw(st.integers(0, asked))
+        estimate = overselection(estimate, {P.KEYS: Seen(asked, lost)})
+        mean = (1 - smoothing) * mean + smoothing * lost / asked
+    assert estimate.rates == {P.KEYS: pytest.approx(mean)}
+    assert estimate.smoothing == smoothing
 
 
 def test_a_phase_that_nobody_reached_teaches_nothing() -> None:
@@ -81,10 +83,19 @@ def test_each_phase_is_seen_with_those_who_reached_it() -> None:
     assert seen_in(replace(abandoned, lost={})) == {}
 
 
+def test_the_bounds_of_an_estimate_belong_to_it() -> None:
+    certain = DropoutEstimate({P.KEYS: 0.0, P.SHARES: 1.0}, smoothing=1.0)
+    assert certain.reporting == 0 and certain.selection(3) == 30
+    assert overselection(certain, {P.SHARES: Seen(4, 4)}).rates[P.SHARES] == 1.0
+    assert overselection(certain, {P.SHARES: Seen(4, 0)}).rates[P.SHARES] == 0.0
+
+
 def test_what_is_no_estimate_is_refused() -> None:
     for wrong in (
         lambda: DropoutEstimate({P.KEYS: 1.5}),
+        lambda: DropoutEstimate({P.KEYS: -0.1}),
         lambda: DropoutEstimate(smoothing=0),
+        lambda: DropoutEstimate(smoothing=1.1),
         lambda: DropoutEstimate.expecting(0.9),
         lambda: DropoutEstimate.expecting(float("nan")),
         lambda: overselection(DropoutEstimate(), {P.KEYS: Seen(1, 2)}),
@@ -110,6 +121,15 @@ def test_a_large_population_arrives_at_the_target_rate(n: int, r: float) -> None
     mean_s = (shortest + longest) / 2000
     assert n / mean_s == pytest.approx(r, rel=1e-2)  # delays are whole milliseconds
     assert longest - shortest == pytest.approx(mean_s * 1000, abs=2)
+
+
+@given(rate, st.integers(1, 600_000))
+def test_a_population_is_large_beyond_ten_times_what_a_selection_wants(r: float, ms: int) -> None:
+    most = floor(10 * r * ms / 1000)
+    _, longest = retry_window(most, r, next_selection_at=0, selection_ms=ms, at=0)
+    assert longest == ms // 2
+    shortest, longest = retry_window(most + 1, r, next_selection_at=0, selection_ms=ms, at=0)
+    assert shortest + longest == pytest.approx(2000 * (most + 1) / r, abs=2)
 
 
 @given(st.integers(0, 600), moment, moment)

@@ -41,6 +41,15 @@ STATE = RoundState(
             " for 20 s, its deadline passed 5 s ago",
         ),
         (
+            replace(STATE, deadline=30_000),
+            "waits for 2 of 4 clients to train and report (1 came, 1 lost, at least 2 must):"
+            " for 20 s, its deadline passed 0 s ago",
+        ),
+        (
+            replace(STATE, phase=Phase.SELECTING, arrived=frozenset({A, B, C})),
+            "waits for 1 client to check in (3 came, at least 2 must): for 20 s, at most 40 s more",
+        ),
+        (
             replace(STATE, phase=Phase.UNMASKING),
             "waits for 2 of 4 clients to help to unmask the sum (1 came, 1 lost, at least 1 must):"
             " for 20 s, at most 40 s more",

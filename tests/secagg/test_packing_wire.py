@@ -53,6 +53,14 @@ def test_no_slot_reaches_beyond_the_bytes_sent(bits: int) -> None:
     assert block.word_bytes >= 5
 
 
+@given(st.lists(st.integers(0, 2**64 - 1), max_size=5), st.integers(1, 8), st.sampled_from("<>"))
+def test_the_low_bytes_of_a_word_travel_in_one_order_however_it_lies_in_memory(
+    values: list[int], size: int, order: str
+) -> None:
+    sent = b"".join(value.to_bytes(8, "little")[:size] for value in values)
+    assert to_wire(np.array(values, f"{order}u8"), size) == sent
+
+
 @given(crowds(), st.data())
 def test_cutting_words_for_the_wire_commutes_with_adding_them(
     crowd: tuple[Block, NDArray[np.int64], list[int]], data: st.DataObject

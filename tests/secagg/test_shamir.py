@@ -262,8 +262,10 @@ def test_limbs_outside_the_field_are_refused(limb: int, place: int) -> None:
     [[0, 1, 2], [1, -1, 2], [1, 2, PRIME], [1, 2, PRIME + 1], [1, 2, 2**40], [3, 1, 3]],
 )
 def test_points_that_are_zero_foreign_or_repeated_are_refused(points: list[int]) -> None:
-    with pytest.raises(ShareError):
+    with pytest.raises(ShareError) as refused:
         dealt([bytes(32)], 2, points)
+    repeated = len(set(points)) < len(points)
+    assert repeated or f"from 1 to {PRIME - 1}:" in refused.value.fix
     good = [4, 5, 6]
     with pytest.raises(ShareError):
         weights(np.array([good, points]))
