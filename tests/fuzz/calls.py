@@ -230,7 +230,6 @@ async def _serving(folder: Path) -> _Served:
             draining=lambda: False,
             drain=drained,
             audit=heads,
-            revoked=lambda client_id: None,
         ),
         "ClientService": ClientService(federation, enrolment, version=_VERSION, now_ms=_now_ms),
         "EnrolmentService": EnrolmentService(enrolment),

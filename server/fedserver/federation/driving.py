@@ -32,7 +32,7 @@ from fedserver.federation.leftovers import discard_uploads
 from fedserver.federation.resources import HostedTask, Resources
 from fedserver.store.records import HeadRecord, TaskRecord, TaskState
 
-__all__ = ["Drivers", "OtherTask", "between"]
+__all__ = ["Drivers", "OtherTask", "between", "checkpoint_of"]
 
 _LOG: Final = structlog.get_logger("fedserver.federation")
 _RETRY_MS: Final = (1_000, 3_000)

@@ -27,6 +27,7 @@ from fedserver.authorisation import Caller
 from fedserver.blobs import LocalBlobStore
 from fedserver.federation.federation import LocalFederation
 from fedserver.federation.interface import (
+    ElsewhereError,
     Submission,
     SubmittedTask,
 )
@@ -251,7 +252,7 @@ class World:
                 me = asyncio.current_task()
                 if me is None or me.cancelling():  # the device, and not the server's crash
                     raise
-            except (StoreError, DrainingError):
+            except (StoreError, DrainingError, ElsewhereError):  # the last: of one that has ended
                 await asyncio.sleep(0.01)
             except FedcoreError:
                 if self._up.is_set():
