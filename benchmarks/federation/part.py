@@ -12,6 +12,7 @@ from functools import cached_property
 import grpc
 import numpy as np
 
+from benchmarks.federation.calls import Calls
 from benchmarks.federation.stage import Device
 from fedcore.federated.task import Task
 from fedcore.federated.update import UpdateLayout
@@ -95,7 +96,7 @@ class Part:
             request = round_service_pb2.NextRequest(
                 assignment_id=self._assignment.assignment_id, seen=self._seen, wait_ms=_WAIT_MS
             )
-            found = await self._rounds.Next(request, timeout=_CALL_S)
+            found = await Calls()(self._rounds.Next, request)
             self._seen = found.number
             if found.HasField(kind):
                 return found

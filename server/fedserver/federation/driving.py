@@ -36,6 +36,7 @@ __all__ = ["Drivers", "OtherTask", "between", "checkpoint_of"]
 
 _LOG: Final = structlog.get_logger("fedserver.federation")
 _RETRY_MS: Final = (1_000, 3_000)
+_SOON_MS: Final = (100, 500)  # about as long as a round takes to be taken up here
 _MOST_PASSED: Final = 8  # tasks for which one call is passed on, one after the other
 
 
@@ -194,7 +195,7 @@ class Drivers:
         await self._pass_on(caller, task_id)
         if (driver := self._drivers.get(task_id)) is not None:
             if driver.attempt is None and not driver.ended:
-                raise between()
+                raise between(_SOON_MS)
         elif self._shared:
             record = await self._store.task(task_id)
             if record is not None and record.state is TaskState.RUNNING:
@@ -233,11 +234,14 @@ def checkpoint_of(head: HeadRecord | None) -> Head | None:
     return Head.from_json(json.loads(head.ledger_head))
 
 
-def between() -> DrainingError:
-    """What to raise for a call about a task that passes from one server to another just now."""
+def between(retry: tuple[int, int] = _RETRY_MS) -> DrainingError:
+    """What to raise for a call about a task that passes from one server to another just now.
+
+    `retry`: after how many milliseconds to ask again, from and to.
+    """
     return DrainingError(
         "no server carries this task out just now",
         why="one has ended or stands still, and another takes its tasks up when its leases end",
         fix="ask again in a moment",
-        retry=_RETRY_MS,
+        retry=retry,
     )

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from fedcore.errors import DrainingError
+from fedcore.errors import DrainingError, LedgerError
+from fedcore.federated.payments import Account
 from fedcore.federated.task import Task
 from fedcore.rounds import Phase
 from fedserver.authorisation import Caller
@@ -198,9 +199,14 @@ async def test_devices_meet_at_the_task_that_was_submitted_first(
 
 @pytest.mark.parametrize("privacy", ["", CLIENTS.format(noise="central")], ids=["open", "private"])
 async def test_uploads_that_another_server_has_sealed_are_in_the_sum(
-    tmp_path: Path, privacy: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, privacy: str
 ) -> None:
     """The second server has looked at the folder of uploads before there were any."""
+
+    def stands_still(account: Account) -> None:
+        raise LedgerError("a server that stands still opens no ledger", why="it is not told to")
+
+    monkeypatch.setattr(Account, "reopen", stands_still)
     task = task_of(secure=MASKED, clients=3, rounds=1, privacy=privacy)
     async with servers_in(tmp_path, task) as world:
         working = [asyncio.ensure_future(device.serve(world)) for device in world.devices]
