@@ -18,7 +18,7 @@ _TESTS = str(Path(__file__).resolve().parent)
 _CLASSES = str(Path(errors.__file__).resolve().parent)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def every_error_says_all() -> Iterator[None]:
     """Fails the test in which our code makes an error without one of the three texts."""
     make = FedcoreError.__init__

@@ -114,7 +114,8 @@ class OpenUpload:
                     why="an assignment has one upload, whose size is fixed when it begins",
                     fix="send the update that was announced",
                 )
-            await self._on_disk(self._file.sync)
+            if self._file.committed < self._file.received:
+                await self._on_disk(self._file.sync)
             return self._file.committed
 
     async def put(self, offset: int, data: bytes) -> int:

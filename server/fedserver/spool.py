@@ -242,27 +242,34 @@ class Spool:
                 why="it is the SHA-256 of all of the upload, 32 bytes",
                 fix="send the whole digest",
             )
-        if upload_id not in self._sealed:
-            try:
-                path = self._path(upload_id, sha256.hex())
-                await self._upload(upload_id).finish(size, sha256, path)
-            except NotFoundError:
-                if upload_id not in self._sealed:  # by the same request, sent twice at once
-                    raise
-            else:
-                self._sealed[upload_id] = sha256
-                del self._uploads[upload_id]
-        await self._sealed_size(upload_id, size)
-        if not hmac.compare_digest(self._sealed[upload_id], sha256):
-            raise ConflictError(
-                "an upload is sealed with another digest",
-                why="what was acknowledged never changes",
-                fix="leave it as it is; only a new assignment takes another update",
-            )
+        if not await self._sealed_now(upload_id, size, sha256):
+            await self._sealed_size(upload_id, size)
+            if not hmac.compare_digest(self._sealed[upload_id], sha256):
+                raise ConflictError(
+                    "an upload is sealed with another digest",
+                    why="what was acknowledged never changes",
+                    fix="leave it as it is; only a new assignment takes another update",
+                )
         # Also on a repeat: the first time may have failed between the rename and this.
         with blob_error("an upload cannot be made durable"):
             await self._folder()
         failpoint("upload.after_seal")
+
+    async def _sealed_now(self, upload_id: bytes, size: int, sha256: bytes) -> bool:
+        """Whether this call has closed the upload; if not, it was sealed before."""
+        if upload_id in self._sealed:
+            return False
+        try:
+            await self._upload(upload_id).finish(
+                size, sha256, self._path(upload_id, sha256.hex())
+            )
+        except NotFoundError:
+            if upload_id not in self._sealed:  # by the same request, sent twice at once
+                raise
+            return False
+        self._sealed[upload_id] = sha256
+        del self._uploads[upload_id]
+        return True
 
     async def _discard(self, upload_ids: Sequence[bytes]) -> None:
         paths = []
