@@ -27,7 +27,6 @@ PLACES = [
 ]
 QUICK = [
     ("release.after_reserve", "shares"),
-    ("secagg.after_persist", "shares"),
     ("release.after_publish", "central"),
 ]
 

@@ -29,6 +29,7 @@ from tests.client.conftest import OPEN
 from tests.client.devices import OPENLY, join, run_all
 from tests.client.seats import Seat
 from tests.client.server import NUMBERS, FakeServer
+from tests.variants import mostly_slow
 
 Flowers = Callable[[int], Dataset]
 
@@ -103,7 +104,7 @@ class TwoNorms(FakeServer):
         return encode_clipping(honest), encode_clipping(tiny)
 
 
-@pytest.mark.parametrize("named", ["the model alone", "the first", "the others"])
+@pytest.mark.parametrize("named", mostly_slow(["the others", "the model alone", "the first"]))
 def test_a_session_gets_no_vectors_that_were_clipped_otherwise(
     flowers: Flowers, tmp_path: Path, named: str
 ) -> None:

@@ -210,6 +210,7 @@ def chain(count: int) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("transform", [lambda f: f, pytest.param(fc.grad, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_program_of_many_calls_is_planned_in_about_linear_time(transform: Any) -> None:
     # The suite's time limit fails a planner that looks at all other calls for each: 4e8 steps.
     count = 20_000

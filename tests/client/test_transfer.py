@@ -28,6 +28,7 @@ from tests.chaos.network.faults import Draw, Fault, Way, constantly
 from tests.chaos.network.proxy import FaultProxy
 from tests.client.seats import Seat, Upload
 from tests.client.server import FakeServer
+from tests.variants import mostly_slow
 
 MIB = 2**20
 Serve = Callable[..., FakeServer]
@@ -339,7 +340,7 @@ def test_a_stop_ends_a_call_that_waits(
     gate.set()
 
 
-@pytest.mark.parametrize("way", ["up", "down"])
+@pytest.mark.parametrize("way", mostly_slow(["down", "up"]))
 def test_a_connection_that_brings_nothing_back_is_left_long_before_its_calls_are_late(
     server: FakeServer,
     identity: DeviceIdentity,
@@ -370,6 +371,7 @@ def test_a_connection_that_brings_nothing_back_is_left_long_before_its_calls_are
     assert time.monotonic() - begun_s < 30 < transfer._PIECE_S
 
 
+@pytest.mark.slow
 def test_a_handshake_that_takes_its_time_is_not_begun_anew(
     server: FakeServer, connection: Connection, proxy: FaultProxy, tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from fedcore.data import load_arff, load_csv, load_idx, load_npz, load_qmnist_labels
 from fedcore.errors import FedcoreError
 from tests.random_examples import thorough
+from tests.variants import mostly_slow
 
 Loader = Callable[[Path], Any]
 
@@ -67,7 +68,7 @@ def test_the_unchanged_file_is_read(tmp_path: Path, name: str) -> None:
     loader(tmp_path / "a")
 
 
-@pytest.mark.parametrize("name", VALID)
+@pytest.mark.parametrize("name", mostly_slow(VALID, quick=4))
 def test_a_file_cut_anywhere_is_read_or_refused(tmp_path: Path, name: str) -> None:
     loader, content = VALID[name]
     for end in range(len(content)):

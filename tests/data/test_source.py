@@ -75,6 +75,7 @@ def test_what_inflates_as_no_data_do_is_refused_long_before_the_limit(tmp_path: 
     assert peak < 200_000_000 and "without compression" in caught.value.fix
 
 
+@pytest.mark.slow
 def test_as_much_as_data_shrink_they_may_inflate(tmp_path: Path) -> None:
     path = tmp_path / "log.gz"
     random, zeros = Random(1), bytes(99_000)

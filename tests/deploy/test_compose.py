@@ -36,6 +36,7 @@ def schema() -> Any:
     return json.loads((folder / "compose-spec.json").read_text("utf-8"))
 
 
+@pytest.mark.slow
 def test_it_is_a_compose_file(compose: Any, schema: Any) -> None:
     jsonschema = pytest.importorskip("jsonschema")
     jsonschema.validate(compose, schema)

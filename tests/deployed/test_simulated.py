@@ -134,7 +134,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
 
 @pytest.mark.parametrize(
     "kind",
-    [name if name == "fedavg" else pytest.param(name, marks=pytest.mark.slow) for name in KINDS],
+    [pytest.param(name, marks=pytest.mark.slow) for name in KINDS],  # in processes
 )
 def test_a_task_finds_over_grpc_what_it_finds_simulated(federation: Federation, kind: str) -> None:
     terms = KINDS[kind]

@@ -67,6 +67,7 @@ def test_a_repetition_draws_by_its_seed_and_says_how_to_do_it_again() -> None:
     assert done.stdout.splitlines() == ["seed 7", "seed 8", "Again: make repeat REPEATS=1 SEED=8"]
 
 
+@pytest.mark.slow
 def test_a_seed_gives_an_order_that_keeps_files_whole(tmp_path: Path) -> None:
     for name in ("a", "b", "c", "d"):
         tests = "\n".join(f"def test_{name}{n}(): pass" for n in range(5))

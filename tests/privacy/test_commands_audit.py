@@ -13,6 +13,7 @@ import pytest
 
 from fedcore.privacy.audit import Finding, canary_fit, inversion, membership, noise_fit, one_run
 from tests.privacy.commands_world import CLAIM, Fed, data_of
+from tests.variants import mostly_slow
 
 # audit
 
@@ -47,7 +48,7 @@ def save_scores(folder: Path, scores: Sequence[Any], included: Sequence[Any]) ->
     return sorted(folder.iterdir())
 
 
-@pytest.mark.parametrize("kind", AUDITS)
+@pytest.mark.parametrize("kind", mostly_slow(AUDITS))
 def test_audits_by_scores_say_what_the_library_says_whatever_the_file(
     fed: Fed, tmp_path: Path, kind: str
 ) -> None:

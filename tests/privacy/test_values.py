@@ -98,6 +98,7 @@ def test_a_sum_that_could_leave_64_bits_is_refused_and_does_not_wrap() -> None:
         IntSum.of([large] * 16, dimension=1, grid_steps=2**60)
 
 
+@pytest.mark.slow
 def test_the_norm_of_a_long_vector_takes_no_second_vector() -> None:
     vector = np.ones(2**20, np.int64)
     vector[::1000] = 2**40

@@ -41,6 +41,7 @@ from tests.secagg.crashing import (
     network_of,
 )
 from tests.secagg.soundness import N, assert_sound, disk_of, moments, writes
+from tests.variants import mostly_slow
 
 STAGES = [Stage.SHARES, Stage.UPLOADS, Stage.CONFIRMATIONS, Stage.ANSWERS]
 
@@ -60,7 +61,7 @@ def test_a_prekey_never_serves_a_second_session_whenever_the_first_crashed() -> 
 
 
 @pytest.mark.parametrize("stage", STAGES[:3], ids=lambda stage: stage.name)
-@pytest.mark.parametrize("how", ["abandoned", "expired", "aborted"])
+@pytest.mark.parametrize("how", mostly_slow(["aborted", "abandoned", "expired"]))
 def test_a_session_that_a_client_leaves_keeps_no_secret_of_it(stage: Stage, how: str) -> None:
     """Whenever it crashes while it leaves; and the others open their sum without it."""
     for at in range(8):  # 7 writes, so the last one does not crash; an expired one erases more

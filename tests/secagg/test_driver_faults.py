@@ -48,6 +48,7 @@ from fedcore.secagg.stages import Stage
 from tests.secagg.adversary import CONFIG, EXPIRES, NOW, POLICY, Session, World, members
 from tests.secagg.liars import Game, play
 from tests.secagg.picture import picture
+from tests.variants import mostly_slow
 
 N = 5
 EVERYONE = range(N)
@@ -309,7 +310,7 @@ def test_a_driver_that_awaits_its_disk_sends_nothing_before_it_is_durable() -> N
     assert all(np.array_equal(found, wanted) for found, wanted in totals)
 
 
-@pytest.mark.parametrize("done", [False, True], ids=["undone", "done"])
+@pytest.mark.parametrize("done", mostly_slow([True, False]), ids=["done", "undone"])
 def test_whatever_write_of_a_server_fails_no_message_goes_ahead_of_its_record(done: bool) -> None:
     """And the server that starts again from that disk is the one that went on."""
     for write in range(99):

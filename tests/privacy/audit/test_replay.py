@@ -33,6 +33,7 @@ from fedcore.privacy import (
     quantise,
 )
 from fedcore.privacy.audit import Outcome, Round, Trace, hostile_updates, replay
+from tests.variants import mostly_slow
 
 DIMENSION, GRID = 40, 2**20
 Updates = Sequence[NDArray[Any]]
@@ -103,7 +104,7 @@ def total_of(vectors: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
     return sum(vectors, np.zeros(DIMENSION, np.int64))
 
 
-@pytest.mark.parametrize("clipping", [Flat(1), PerLayer([3, 4], [30, 10])])
+@pytest.mark.parametrize("clipping", mostly_slow([PerLayer([3, 4], [30, 10]), Flat(1)]))
 def test_a_round_of_ledger_and_mechanism_passes_at_its_very_bound(clipping: Any) -> None:
     plan = plan_of(clipping=clipping)
     found = replay(central(plan), UPDATES, squared_sensitivity=plan.squared_sensitivity)
@@ -283,6 +284,7 @@ def test_sums_so_far_apart_that_their_difference_wraps_fail() -> None:
     assert found.verdict.failed and found.largest_ratio == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_a_fixed_cohort_is_replayed_by_replacement() -> None:
     plan = plan_of(adjacency=Adjacency.REPLACE_ONE, sampling=FixedSize(size=3, population=100))
     found = replay(

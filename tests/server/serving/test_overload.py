@@ -22,6 +22,7 @@ from fedcore.v1 import (
 )
 from fedcore.wire.failures import PUSHBACK_KEY, error_from
 from fedcore.wire.versions import installed_version
+from tests.variants import mostly_slow
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:grpc")
 
@@ -86,7 +87,9 @@ def figure(world: Any, name: str) -> float:
     )
 
 
-@pytest.mark.parametrize("method", CALLS, ids=lambda method: method.rpartition("/")[2])
+@pytest.mark.parametrize(
+    "method", mostly_slow(CALLS, quick=2), ids=lambda method: method.rpartition("/")[2]
+)
 async def test_every_call_that_does_not_fit_is_told_when_to_come_back(
     make_world: Any, method: str
 ) -> None:

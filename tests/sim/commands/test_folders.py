@@ -141,6 +141,7 @@ def test_what_a_verb_does_not_take_is_told_with_what_it_takes(fed: Fed, file: Pa
     assert code == 4 and "did you mean 'run'?" in err
 
 
+@pytest.mark.slow
 def test_exported_examples_are_those_of_the_scenarios_clients(fed: Fed, file: Path) -> None:
     said = fed.done("export", file, "--out", "task.toml", "--data", "devices", "--format", "json")
     assert json.loads(said)["data"]["data"] == "devices"

@@ -12,6 +12,7 @@ from fedcore.federated.update import Mean, UpdateLayout
 from fedsim.engine import Engine, Facts, Plan, Summed
 from fedsim.engine.engine import Kind
 from tests.sim.tasks import population_of, task_of
+from tests.variants import mostly_slow
 
 SIZES = (5, 12, 12, 3, 12, 1, 12, 33, 12, 12, 7, 8, 4, 4, 4, 21, 12, 9, 2, 2)
 COHORT = [0, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15, 16, 17, 18, 19, 1, 2]
@@ -29,8 +30,8 @@ def summed(way: str, kind: Kind, workers: int, lanes: int | None = None) -> Summ
     ("way", "kind", "workers", "lanes"),
     [
         ("grid", "threads", 1, 1),
-        *[(way, "threads", 3, 4) for way in ("floats", "grid", "words")],
-        ("floats", "threads", 2, None),
+        ("words", "threads", 3, 4),
+        *mostly_slow([(way, "threads", 3, 4) for way in ("floats", "grid")]),
         ("grid", "processes", 2, None),
         # A start of processes takes a second.
         pytest.param("floats", "processes", 4, 2, marks=pytest.mark.slow),

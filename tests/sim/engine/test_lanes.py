@@ -14,6 +14,7 @@ from fedcore.federated.task import Task
 from fedcore.federated.training import LocalTraining, stream_of
 from fedsim.engine.lanes import Lanes, Pupil
 from tests.sim.tasks import DENSE, task_of
+from tests.variants import mostly_slow
 
 DROPPING = DENSE.replace('kind = "relu"', 'kind = "dropout"\nrate = 0.4')
 NORMALISED = DENSE.replace('kind = "relu"', 'kind = "batch_norm"\nchannels = 8')
@@ -44,9 +45,7 @@ def data_of(rows: int) -> Dataset:
     return Dataset(draw.standard_normal((rows, 6)).astype(np.float32), draw.integers(0, 3, rows))
 
 
-@pytest.mark.parametrize(
-    "lanes", [None, 2, *(pytest.param(lanes, marks=pytest.mark.slow) for lanes in (1, 8))]
-)
+@pytest.mark.parametrize("lanes", mostly_slow([2, None, 1, 8]))
 @pytest.mark.parametrize(
     "task",
     [

@@ -19,6 +19,7 @@ from fedcore.metrics import accuracy
 from fedsim.engine import Engine, Facts, Plan, Study
 from tests.sim.engine.studies import ALGORITHMS, COHORTS, Server, loop, play, played, study_of
 from tests.sim.tasks import DENSE, population_of, task_of
+from tests.variants import mostly_slow
 
 SIZES = (5, 12, 12, 3, 12, 1, 12, 33, 12, 7)
 PEOPLE = population_of(SIZES)
@@ -32,7 +33,7 @@ def personal_of(study: Study, theta: Any, kept: Any, place: int) -> dict[str, fl
     return evaluate_sums(model, data, loss=study.flat.loss, metrics={"accuracy": accuracy})
 
 
-@pytest.mark.parametrize("compressed", [False, True], ids=["whole", "compressed"])
+@pytest.mark.parametrize("compressed", mostly_slow([True, False]), ids=["compressed", "whole"])
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_an_algorithm_is_a_plain_loop_over_clients(
     name: str, compressed: bool, tmp_path: Path
@@ -100,8 +101,8 @@ def test_studies_in_processes_are_the_same_to_the_bit(
     assert alone[1:] == together[1:]
 
 
-@pytest.mark.parametrize("model", [DENSE, NORMALISED], ids=["dense", "batch norm"])
-@pytest.mark.parametrize("way", ["floats", "grid"])
+@pytest.mark.parametrize("model", mostly_slow([NORMALISED, DENSE]), ids=["batch norm", "dense"])
+@pytest.mark.parametrize("way", mostly_slow(["grid", "floats"]))
 def test_a_study_of_fedavg_gives_what_clients_of_the_task_give(
     model: str, way: Any, tmp_path: Path
 ) -> None:

@@ -36,8 +36,12 @@ def robust(rule: str, value: int) -> Scenario:
     [
         (buffered, 50),
         (lambda value: robust('name = "krum", f = {}', value), 4),
-        (lambda value: robust('name = "multi_krum", m = {}', value), 40),
-        (lambda value: robust('name = "bulyan", f = {}', value), 3),
+        pytest.param(
+            lambda value: robust('name = "multi_krum", m = {}', value), 40, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            lambda value: robust('name = "bulyan", f = {}', value), 3, marks=pytest.mark.slow
+        ),
         (lambda value: robust('name = "median", groups = {}', value), 20),
     ],
     ids=["concurrency", "krum", "multi_krum", "bulyan", "groups"],

@@ -16,6 +16,7 @@ from fedsim.run.reading import read_run
 from tests.sim.run.test_simulation import RECORDS, WHOEVER_COMES
 from tests.sim.run.test_studies import study_of
 from tests.sim.scenarios import scenario_of
+from tests.variants import mostly_slow
 
 STATE = "client-state/00000"
 
@@ -114,7 +115,7 @@ def test_files_of_a_release_that_wrote_no_digest_are_gone_on_from(
     assert models(simulate(scenario, folder=path)) == expected
 
 
-@pytest.mark.parametrize("ended", [False, True])
+@pytest.mark.parametrize("ended", mostly_slow([False, True]))
 @pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoint.safetensors"])
 def test_of_a_run_that_lost_rounds_or_its_checkpoint_the_remedy_begins_anew(
     tmp_path: Path, name: str, ended: bool
@@ -158,7 +159,7 @@ def test_a_private_run_is_not_told_to_begin_anew_in_its_folder(tmp_path: Path) -
     assert caught.value.fix == "restore checkpoint.safetensors from a copy, or begin a new run"
 
 
-@pytest.mark.parametrize("left", [None, 0, 16, 32])
+@pytest.mark.parametrize("left", mostly_slow([16, None, 0, 32]))
 def test_a_participation_key_that_is_lost_or_damaged_is_named_and_nothing_takes_its_place(
     tmp_path: Path, left: int | None
 ) -> None:

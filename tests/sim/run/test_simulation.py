@@ -69,7 +69,7 @@ def test_workers_change_nothing(tmp_path: Path, mode: str, workers: int, kind: s
     "terms",
     [
         {"privacy": RECORDS, "goal": 12, "algorithm": 'name = "fedsgd", lr = 0.5'},
-        {"privacy": WHOEVER_COMES, "goal": 12},
+        pytest.param({"privacy": WHOEVER_COMES, "goal": 12}, marks=pytest.mark.slow),
         {"privacy": DRAWN, "goal": 220, "minimum": 10, "clients": 300, "rows": 1200},
     ],
     ids=["records", "clients who come", "clients drawn"],
