@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import importlib.util
 import os
 from collections.abc import Iterator
@@ -86,6 +87,20 @@ def pytest_xdist_auto_num_workers() -> int:
     On two cores `make test` took 300 s with two workers, and 265 with three.
     """
     return (os.cpu_count() or 1) + 1
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """The twenty thousand tests that are found stay to the end: no collector looks through them.
+
+    Of three workers that saved each 2 s of 13, and what every later look would have taken.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

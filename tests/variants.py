@@ -11,7 +11,7 @@ __all__ = ["mostly_slow"]
 
 
 def mostly_slow(values: Iterable[Any], *, quick: int = 1) -> list[Any]:
-    """Arguments for `parametrize`: the first `quick` of them as they are, the others marked slow."""
+    """Arguments for `parametrize`: the first `quick` of them, and the others marked slow."""
     found = list(values)
     return [
         *found[:quick],

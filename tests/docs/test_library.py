@@ -11,6 +11,7 @@ import pytest
 from tests.docs.blocks import blocks_of
 
 
+@pytest.mark.slow
 def test_every_block_of_the_library_s_page_runs_and_finds_what_it_says(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

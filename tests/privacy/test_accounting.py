@@ -35,7 +35,6 @@ from fedcore.privacy.events import (
     TruncatedPoissonEvent,
 )
 from fedcore.privacy.units import Adjacency
-from tests.variants import mostly_slow
 
 dp = pytest.importorskip("dp_accounting", reason="the extra 'dp' is not installed")
 
@@ -73,7 +72,7 @@ GOLDENS = [
 ]
 
 
-@pytest.mark.parametrize(("spend", "adjacency", "by_pld", "by_rdp"), mostly_slow(GOLDENS, quick=2))
+@pytest.mark.parametrize(("spend", "adjacency", "by_pld", "by_rdp"), GOLDENS)
 def test_golden_values(
     spend: Mapping[Event, int], adjacency: Adjacency, by_pld: float, by_rdp: float | None
 ) -> None:

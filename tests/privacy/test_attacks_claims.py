@@ -74,6 +74,7 @@ def _epsilon(spend: dict[Event, int], adjacency: Adjacency = Adjacency.ADD_REMOV
     return account(spend, adjacency=adjacency, delta=DELTA, accountant="rdp").value
 
 
+@pytest.mark.slow
 def test_the_server_that_selects_is_told_the_larger_number(tmp_path: Path) -> None:
     """X23: amplification is void for whoever knows who took part."""
     plan = plans.client(sampling=Poisson(rate_of(0.1)), rounds=30, delta=DELTA)

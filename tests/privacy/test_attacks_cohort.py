@@ -78,6 +78,7 @@ def released(plan: PrivacyPlan, folder: Path, total: NoisySum) -> NDArray[np.flo
 
 
 @pytest.mark.parametrize("silent", [silent_round, silent_compact_round])
+@pytest.mark.slow
 def test_the_width_of_released_noise_does_not_tell_how_many_took_part(
     tmp_path: Path, silent: Callable[[int], tuple[PrivacyPlan, Fraction, NDArray[np.int64]]]
 ) -> None:

@@ -78,6 +78,7 @@ def repelled(sent: QuantileState, following: QuantileState) -> QuantileState:
 
 
 @pytest.mark.parametrize("start", [0.1, 10.0])
+@pytest.mark.slow
 def test_the_norm_finds_the_median_where_the_other_sign_runs_away(
     tmp_path: Path, start: float
 ) -> None:

@@ -173,6 +173,7 @@ def test_the_accountant_is_named_with_the_version_of_what_is_not_ours(tmp_path: 
         assert data["accountant"]["cross_checked"] is False
 
 
+@pytest.mark.slow
 def test_what_the_ledger_goes_by_is_said_where_it_cannot_be_computed_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

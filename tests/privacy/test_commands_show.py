@@ -19,6 +19,7 @@ from tests.privacy.ledger_world import KEY, bounded, plan_of
 # A plan becomes a file, the file a ledger, the ledger a certificate.
 
 
+@pytest.mark.slow
 def test_a_plan_makes_a_ledger_that_can_be_shown_verified_and_exported(
     fed: Fed, tmp_path: Path
 ) -> None:

@@ -86,6 +86,7 @@ def test_lines_in_any_other_order_or_number_are_refused(tmp_path: Path) -> None:
             assert accepted(b"".join(lines[:at] + lines[at + 1 :])) is None
 
 
+@pytest.mark.slow
 def test_a_torn_line_is_dropped_and_its_round_runs_again(tmp_path: Path) -> None:
     with Ledger.create(tmp_path, plan_of()) as ledger:
         ledger.reserve(0)

@@ -130,6 +130,7 @@ def test_a_ring_sends_what_the_reference_sends(profile: Profile) -> None:
     assert reference.rule.k == machines.server.roster.parameters.degree < 65
 
 
+@pytest.mark.slow
 def test_chunks_are_cut_where_the_reference_cuts_them() -> None:
     layout = Layout((Block(131_072 + 3, 64, 2**50), Block(5, 32, 2**20), Block(9, 21, 2**10)))
     config, vectors = configuration(layout=layout), vectors_for(layout, 2)

@@ -61,6 +61,7 @@ def test_accounted_noise_keeps_the_attack_below_the_line() -> None:
     assert found.worst_excess < 0 and found.auc < 0.6
 
 
+@pytest.mark.slow
 def test_a_sound_mechanism_on_the_line_itself_does_not_fail() -> None:
     # Randomised response is as exposed as its epsilon allows.
     truth = 1 / (1 + math.exp(-1))

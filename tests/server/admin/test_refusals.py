@@ -74,6 +74,7 @@ async def test_a_profile_for_one_server_orders_nothing_from_another(fed: Any, ca
     assert (await fed("token", "create", profile=right)).code == 0
 
 
+@pytest.mark.slow
 async def test_a_server_that_is_down_is_told_with_its_address(
     fed: Any, authority: Any, canned: Any, tmp_path: Path
 ) -> None:
