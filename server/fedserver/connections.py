@@ -6,10 +6,19 @@ import resource
 from dataclasses import dataclass
 from typing import Final, Self
 
-__all__ = ["Connections"]
+__all__ = ["Connections", "open_more_files"]
 
 _OWN_FILES: Final = 256  # the database, updates on their way, ledgers, logs
 _LEAST: Final = 16
+
+
+def open_more_files() -> None:
+    """Lets this process open as many files as it may: the usual 1,024 hold some 700 devices.
+
+    The lower limit is for programs that ask with `select`, which takes no number above it.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,7 +101,7 @@ def _disk(config: Config) -> Finding:
 
 def _files(config: Config) -> Finding:
     """Every connection is an open file, and a client that waits for work holds one."""
-    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)  # which the server asks for
     fits = most == resource.RLIM_INFINITY or most >= config.limits.waiting_rpcs
     return _finding(
         "open files",

@@ -260,9 +260,7 @@ class Spool:
         if upload_id in self._sealed:
             return False
         try:
-            await self._upload(upload_id).finish(
-                size, sha256, self._path(upload_id, sha256.hex())
-            )
+            await self._upload(upload_id).finish(size, sha256, self._path(upload_id, sha256.hex()))
         except NotFoundError:
             if upload_id not in self._sealed:  # by the same request, sent twice at once
                 raise

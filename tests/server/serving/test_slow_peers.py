@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
@@ -140,3 +142,14 @@ def test_connections_leave_files_for_the_database(files: int) -> None:
     found = Connections.within(15_000, files=files)
     assert found.members + found.strangers <= files - 200
     assert found.members <= 15_000 and found.strangers >= 16
+
+
+def test_a_server_opens_as_many_files_as_it_may() -> None:
+    asked = (
+        "import resource as r; from fedserver.connections import Connections, open_more_files;"
+        "most = r.getrlimit(r.RLIMIT_NOFILE)[1]; r.setrlimit(r.RLIMIT_NOFILE, (300, most));"
+        "few = Connections.within(15_000); open_more_files();"
+        "assert r.getrlimit(r.RLIMIT_NOFILE)[0] == most;"
+        "assert most == 300 or Connections.within(15_000).members > few.members"
+    )
+    subprocess.run([sys.executable, "-c", asked], check=True)
