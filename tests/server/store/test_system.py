@@ -13,7 +13,7 @@ from fedcore.errors import ConflictError, NotFoundError, StoreError
 from fedserver.store.audit import verify
 from fedserver.store.records import AuditEntry, AuditHead, OutboxMessage, TokenRecord
 from fedserver.store.sqlite import SqliteStore
-from tests.server.store.conftest import KEY
+from tests.server.store.conftest import KEY, empty_database
 
 
 async def test_a_server_keeps_its_identity_and_its_epoch_grows(world) -> None:
@@ -140,13 +140,18 @@ async def test_a_closed_store_says_so_and_may_be_closed_again(world) -> None:
         await world.store.tasks()
 
 
-async def test_a_file_that_cannot_be_measured_is_an_error_of_the_store(world, monkeypatch) -> None:
+async def test_a_file_that_cannot_be_measured_is_an_error_of_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*_: object, **__: object) -> None:
         raise OSError(5, "input/output error")
 
-    monkeypatch.setattr(Path, "stat", broken)
-    with pytest.raises(StoreError, match="input/output"):
-        await world.store.size()
+    (tmp_path / "server.db").write_bytes(empty_database())
+    store = await SqliteStore.open(tmp_path / "server.db", keys=[KEY])
+    with monkeypatch.context() as patched, pytest.raises(StoreError, match="input/output"):
+        patched.setattr(Path, "stat", broken)
+        await store.size()
+    await store.close()
 
 
 async def test_a_folder_that_takes_no_lock_is_an_error_of_the_store(tmp_path: Path) -> None:
