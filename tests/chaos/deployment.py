@@ -6,7 +6,6 @@ After a kill the server is started again on the same ports, as an operator's wou
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import time
 import tomllib
@@ -25,6 +24,7 @@ from tests.chaos.devices import Device
 from tests.chaos.network.proxy import FaultProxy
 from tests.chaos.programs import FED, Program, environment, until
 from tests.chaos.users import User
+from tests.ports import free_ports
 
 __all__ = ["Deployment", "Figures", "address_of"]
 
@@ -66,7 +66,7 @@ class Deployment:
         self._settings = settings
         self._proxy = proxy
         if proxy is not None:
-            self._ports["port"] = proxy.target = _free_port()
+            self._ports["port"] = proxy.target = free_ports(1)[0]
         self._server: Program | None = None
         self._programs = ExitStack()
         self._stand_ins = 0
@@ -111,7 +111,7 @@ class Deployment:
 
     def stand_by(self) -> None:
         """Starts another server with the same settings, which waits for its turn."""
-        ports = {**self._ports, "ops_port": _free_port()}
+        ports = {**self._ports, "ops_port": free_ports(1)[0]}
         self._stand_ins += 1
         config = self.folder / f"stand-in-{self._stand_ins}.toml"
         self._write_settings(config, ports)
@@ -238,12 +238,6 @@ class Deployment:
             [FED, *arguments], capture_output=True, text=True, env=environment(), timeout=_READY_S
         )
         assert done.returncode == 0, done.stderr
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    return port
 
 
 def address_of(port: int) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +15,7 @@ from tests.chaos.deployment import Deployment, address_of
 from tests.chaos.programs import Program, until
 from tests.chaos.round_robin import RoundRobin
 from tests.chaos.users import User
+from tests.ports import free_ports
 from tests.postgres import Postgres
 
 __all__ = ["Fleet"]
@@ -34,7 +34,8 @@ class Fleet(Deployment):
         self, folder: Path, postgres: Postgres, *, servers: int = 3, **settings: Mapping[str, Any]
     ) -> None:
         self._postgres, self._database = postgres, postgres.database()
-        self._all = [_free_ports() for _ in range(servers)]
+        free = iter(free_ports(servers * len(_PORTS)))
+        self._all = [{name: next(free) for name in _PORTS} for _ in range(servers)]
         self._balancer = RoundRobin([ports["port"] for ports in self._all])
         server = {
             "database_url": postgres.url(self._database),
@@ -127,12 +128,3 @@ class Fleet(Deployment):
         for program in self._servers.values():
             program.end()
         super().close()
-
-
-def _free_ports() -> dict[str, int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in _PORTS]
-    try:
-        return {name: s.getsockname()[1] for name, s in zip(_PORTS, sockets, strict=True)}
-    finally:
-        for one in sockets:
-            one.close()

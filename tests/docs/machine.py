@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-__all__ = ["Machine", "free_ports", "served"]
+from tests.ports import free_ports
+
+__all__ = ["Machine", "served"]
 
 _END = "--- the block has ended:"
 
@@ -70,14 +70,6 @@ def _lines(block: str) -> Iterator[str]:
     for line in block.splitlines():
         if line and not line.startswith("#"):
             yield f"{{ {line} }}" if line.endswith("&") else f"{{ {line}; }}"
-
-
-def free_ports(number: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def served() -> tuple[dict[str, str], str]:

@@ -25,7 +25,8 @@ from fedcore.federated.models import initial_theta
 from fedcore.privacy import Ledger
 from tests.conftest import ROOT
 from tests.docs.blocks import blocks_of, commands_of, page
-from tests.docs.machine import Machine, free_ports
+from tests.docs.machine import Machine
+from tests.ports import free_ports
 from tests.private_terms import planned
 
 PAGE = "docs/commands.md"

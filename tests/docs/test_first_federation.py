@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.docs.machine import Machine, free_ports
+from tests.docs.machine import Machine
+from tests.ports import free_ports
 
 pytest.importorskip("uvicorn", reason="the guide's server needs the extra 'server'")
 

@@ -13,7 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from fedserver.metrics import Metrics
 from tests.conftest import ROOT
 from tests.docs.blocks import blocks_of, commands_of, page
-from tests.docs.machine import Machine, free_ports
+from tests.docs.machine import Machine
+from tests.ports import free_ports
 
 PAGE = "docs/operations.md"
 TEXT = page(PAGE)

@@ -11,7 +11,7 @@ import pytest
 from fedcore.cli import main
 from fedserver.config import load
 from tests.docs.blocks import blocks_of, commands_of
-from tests.docs.machine import free_ports
+from tests.ports import free_ports
 from tests.postgres import Postgres, binaries
 
 PAGE = "docs/postgresql.md"

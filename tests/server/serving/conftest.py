@@ -443,9 +443,3 @@ def certified() -> Callable[[Authority, bytes], tuple[bytes, bytes]]:
 def canned() -> type[CannedFederation]:
     """The federation of canned answers, to be made with the id of the client that owns all."""
     return CannedFederation
-
-
-@pytest.fixture(scope="session")
-def any_world() -> Any:
-    """`a_world`, for several servers in folders of their own."""
-    return a_world

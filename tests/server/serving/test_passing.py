@@ -22,6 +22,7 @@ from fedserver.authority import Authority, ServerCertificate
 from fedserver.federation.interface import ElsewhereError
 from fedserver.passing import Note, Passing
 from fedserver.store.records import ClientState
+from tests.server.serving.conftest import a_world
 
 OK = grpc.StatusCode.OK
 NOBODY = grpc.StatusCode.UNAUTHENTICATED
@@ -62,9 +63,7 @@ class Pair:
 
 
 @asynccontextmanager
-async def two_servers(
-    folder: Path, authority: Authority, a_world: Any, **limits: Any
-) -> AsyncIterator[Pair]:
+async def two_servers(folder: Path, authority: Authority, **limits: Any) -> AsyncIterator[Pair]:
     for name in ("front", "holder"):
         (folder / name).mkdir()
     async with (
@@ -77,8 +76,8 @@ async def two_servers(
 
 
 @pytest.fixture
-async def pair(tmp_path: Path, authority: Authority, any_world: Any) -> AsyncIterator[Pair]:
-    async with two_servers(tmp_path, authority, any_world) as made:
+async def pair(tmp_path: Path, authority: Authority) -> AsyncIterator[Pair]:
+    async with two_servers(tmp_path, authority) as made:
         yield made
 
 
@@ -143,9 +142,9 @@ async def test_a_server_that_does_not_know_who_is_known_here_is_waited_for(pair:
 
 
 @pytest.fixture
-async def patient_pair(tmp_path: Path, authority: Authority, any_world: Any) -> AsyncIterator[Pair]:
+async def patient_pair(tmp_path: Path, authority: Authority) -> AsyncIterator[Pair]:
     """Two servers that refuse nothing because their machine is busy."""
-    async with two_servers(tmp_path, authority, any_world, loop_lag_s=60.0) as made:
+    async with two_servers(tmp_path, authority, loop_lag_s=60.0) as made:
         yield made
 
 
