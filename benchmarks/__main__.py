@@ -15,7 +15,7 @@ from benchmarks.figure import Json
 from benchmarks.load import CLEAN, Load
 from benchmarks.peers import DEFAULT_SCRIPTS, DEFAULT_VENVS, Peers
 from benchmarks.registry import Benchmark, discover
-from fedcore.errors import ArgumentError, FedcoreError
+from fedcore.errors import ArgumentError, DeviceError, FedcoreError, InstallError
 
 __all__ = ["README", "main"]
 
@@ -23,7 +23,10 @@ README = Path(__file__).with_name("README.md")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command line: 0, 1 if a benchmark failed, 4 if the arguments are wrong."""
+    """Runs one command line: 0, 1 if a benchmark failed, 4 if the arguments are wrong.
+
+    What this machine cannot run has failed if it was named, and is left out of all.
+    """
     options = _parser().parse_args(argv)
     try:
         if options.command == "list":
@@ -42,12 +45,16 @@ def _run(options: argparse.Namespace) -> int:
     peers = Peers(options.peers, options.venvs)
     records: list[dict[str, Json]] = []
     ran: list[str] = []
+    left_out = 0
     for benchmark in chosen:
         try:
             for record in _records(benchmark, peers, short=options.short):
                 print(json.dumps(record, allow_nan=False), flush=True)
                 records.append(record)
             ran.append(benchmark.name)
+        except (InstallError, DeviceError) as absent:
+            print(f"benchmarks: {benchmark.name} does not run here: {absent}", file=sys.stderr)
+            left_out += options.all
         except Exception:  # one broken benchmark must not lose the figures of the others
             traceback.print_exc()
             print(f"benchmarks: {benchmark.name} failed", file=sys.stderr)
@@ -57,7 +64,7 @@ def _run(options: argparse.Namespace) -> int:
         README.write_text(
             table.rewritten(README.read_text(), finished, ran=ran, known=known, date=today)
         )
-    return 0 if len(ran) == len(chosen) else 1
+    return 0 if len(ran) + left_out == len(chosen) else 1
 
 
 def _chosen(
@@ -81,9 +88,9 @@ def _chosen(
 def _records(benchmark: Benchmark, peers: Peers, *, short: bool) -> Iterator[dict[str, Json]]:
     """The benchmark's figures, each with the machine and the foreign load while it was taken."""
     measure = (benchmark.short if short else None) or benchmark.measure
-    where = machine.describe()
     earlier = Load.now()
     for figure in measure(peers):
+        where = machine.describe()  # the benchmark has chosen its device by now
         now = Load.now()
         foreign = None if now is None or earlier is None else now.foreign_cores_since(earlier)
         if foreign is not None and foreign > CLEAN:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -33,12 +34,21 @@ def processor() -> str:
     return f"{name} (family {fields['cpu family']}, model {fields['model']})"
 
 
+def _gpu() -> str:
+    cupy = sys.modules.get("cupy")
+    if cupy is None:
+        return ""
+    name = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.runtime.getDevice())["name"].decode()
+    return f"{name} with CuPy {cupy.__version__}, "
+
+
 def describe() -> str:
-    """One line: cores, processor, memory, NumPy with its BLAS, Python, system."""
+    """One line: cores, processor, GPU if CuPy is in use, NumPy with its BLAS, Python, system."""
     config = np.show_config(mode="dicts")
     assert isinstance(config, dict)
     blas = config["Build Dependencies"]["blas"]
     return (
-        f"{cores()} x {processor()}, NumPy {np.__version__} with {blas['name']} {blas['version']}, "
+        f"{cores()} x {processor()}, {_gpu()}"
+        f"NumPy {np.__version__} with {blas['name']} {blas['version']}, "
         f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
     )

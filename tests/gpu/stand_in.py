@@ -31,9 +31,8 @@ UFUNCS = sorted(
 )
 # Functions by CuPy's parameters, of which NumPy has more.
 _PARAMETERS = {
-    "a axis out keepdims": "all any max min",
+    "a axis out keepdims": "all any max",
     "a axis dtype out keepdims": "argmax argmin mean prod sum",
-    "a axis dtype out": "cumsum",
     "a axis": "flip",
     "a axis1 axis2": "swapaxes",
     "array shape": "broadcast_to",
@@ -242,7 +241,25 @@ def take(a: Any, indices: Any, axis: Any = None, out: Any = None) -> Any:
 
 
 def matmul(x1: Any, x2: Any, *, out: Any = None) -> Any:
-    return _answer(np.matmul(x1._host, x2._host, out=_target(out)), out)
+    product = np.matmul(x1._host, x2._host)
+    if out is None:
+        return on_device(product)
+    if out.shape != product.shape:
+        raise ValueError("Output array has an invalid size")
+    out._host[...] = product
+    return out
+
+
+def cumsum(a: Any, axis: Any = None, dtype: Any = None, out: Any = None) -> Any:
+    """What CuPy returns is not `out`."""
+    return on_device(np.cumsum(a._host, axis, dtype, _target(out)))
+
+
+def min(a: Any, axis: Any = None, out: Any = None, keepdims: bool = False) -> Any:
+    """With `out`, CuPy 14.2 asks NumPy whether two of its arrays are one dtype."""
+    if out is not None:
+        raise TypeError("operand type(s) all returned NotImplemented from __array_ufunc__")
+    return on_device(np.min(a._host, axis, keepdims=keepdims))
 
 
 def argsort(a: Any, axis: int = -1, kind: Any = None) -> ndarray:
@@ -262,7 +279,10 @@ def make_cupy() -> ModuleType:
     """The module, to be put into `sys.modules`."""
     cupy: Any = ModuleType("cupy")
     ndarray.__module__ = "cupy"
-    own = (asarray, asnumpy, empty, copyto, where, take, matmul, argsort, may_share_memory)
+    own = (
+        asarray, asnumpy, empty, copyto, where, take, matmul, cumsum, min, argsort,
+        may_share_memory,
+    )  # fmt: skip
     members = {function.__name__: function for function in (*own, ndarray, RawKernel)}
     members |= {name: _function(name, parameters) for name, parameters in FUNCTIONS.items()}
     vars(cupy).update(members, **{name: ufunc(name) for name in UFUNCS})

@@ -15,6 +15,7 @@ from fedcore.tensor.cuda import rows, special
 from fedcore.tensor.cuda.windows import Windows, fold, gather_maxima, route_to_maxima, unfold
 from fedcore.tensor.ops.activations import erf, relu
 from fedcore.tensor.ops.gather import put, row_positions, scatter_sum, wrap_index
+from fedcore.tensor.ops.linalg import matmul_primitive
 from fedcore.tensor.ops.patches import add_patches, patches_of
 from fedcore.tensor.ops.pool_primitives import (
     bias_relu_pool_primitive,
@@ -22,6 +23,7 @@ from fedcore.tensor.ops.pool_primitives import (
     max_pool_gather,
     max_pool_gradient,
 )
+from fedcore.tensor.ops.reduce import Axes, cumsum_primitive, min_primitive
 from fedcore.tensor.ops.rows import row_norms2, scale_rows
 from fedcore.tensor.ops.softmax import (
     softmax_cross_entropy,
@@ -39,6 +41,30 @@ def _given(xp: Any, y: Any, out: Any) -> Any:
         return y
     xp.copyto(out, y)
     return out
+
+
+# ---- what CuPy writes into `out` otherwise than NumPy
+
+
+@min_primitive.on("cupy")
+def _min(xp: Any, x: Any, *, axis: Axes, keepdims: bool, out: Any = None) -> Any:
+    """CuPy 14.2 takes a given result of `min` for its dtype, and fails."""
+    return _given(xp, xp.min(x, axis=axis, keepdims=keepdims), out)
+
+
+@cumsum_primitive.on("cupy")
+def _cumsum(xp: Any, x: Any, *, axis: int, out: Any = None) -> Any:
+    """CuPy's own fills `out`, but returns another array."""
+    return _given(xp, xp.cumsum(x, axis=axis), out)
+
+
+@matmul_primitive.on("cupy")
+def _matmul(xp: Any, a: Any, b: Any, *, out: Any = None) -> Any:
+    """CuPy spreads no product over the lanes that only `out` has."""
+    lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    if out is not None and out.shape[:-2] != lead:
+        return _given(xp, matmul_primitive.kernel(xp, a, b), out)
+    return matmul_primitive.kernel(xp, a, b, out=out)
 
 
 # ---- windows of images

@@ -48,7 +48,8 @@ __all__ = [
 
 def product(xp: Any, rows: Any, weight: Any, out: Any) -> Any:
     """(.., B, k) @ (.., k, m) into `out`, with the bits of `matmul`."""
-    return matmul_primitive.kernel(xp, rows, weight, out=out)
+    kernel = matmul_primitive.kernels.get(xp.__name__, matmul_primitive.kernel)
+    return kernel(xp, rows, weight, out=out)
 
 
 def backward_is_taped() -> bool:
