@@ -49,7 +49,7 @@ def torch_graph_step(task: Task, x: Any, y: Any) -> Steps:
     with torch.cuda.graph(graph):
         step()
 
-    def steps() -> None:
+    def steps(kept: Any = step) -> None:  # the graph reads the arrays of the step, which owns them
         for _ in range(_STEPS):
             graph.replay()
         torch.cuda.synchronize()

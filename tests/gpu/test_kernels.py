@@ -13,6 +13,7 @@ from hypothesis import given, settings, strategies as st
 
 from fedcore.errors import DtypeError
 from fedcore.tensor.cuda import kernel as launching, rows, special
+from fedcore.tensor.cuda.kernel import in_words
 from fedcore.tensor.cuda.windows import Windows, fold, gather_maxima, route_to_maxima, unfold
 from fedcore.tensor.ops.gather import scatter_sum
 from fedcore.tensor.ops.patches import add_patches, patches_of
@@ -74,6 +75,14 @@ def noise(shape: tuple[int, ...], dtype: Any) -> Array:
 
 def options(windows: Windows) -> dict[str, Any]:
     return {"window": windows.window, "stride": windows.stride, "dilation": windows.dilation}
+
+
+def test_rows_of_whole_words_are_moved_by_words() -> None:
+    whole, odd = CUPY.ones((3, 4), np.float32), CUPY.ones((3, 3), np.float32)
+    taken = in_words(whole, whole)
+    assert taken is not None and [x.shape for x in taken] == [(3, 1), (3, 1)]
+    assert in_words(odd) is None
+    assert in_words(CUPY.ones(9, np.float32)[1:5]) is None, "not at a multiple of sixteen bytes"
 
 
 @given(geometries(), launches)

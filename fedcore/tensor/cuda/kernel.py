@@ -15,7 +15,7 @@ import numpy as np
 
 from fedcore.errors import DtypeError
 
-__all__ = ["Kernel", "dense"]
+__all__ = ["Kernel", "dense", "in_words"]
 
 THREADS = 256  # a block: a multiple of every warp, and enough of them to hide a read of memory
 MAX_BLOCKS = 1 << 16  # each thread then takes several elements, a whole grid apart
@@ -32,9 +32,13 @@ _C_TYPES = {
         "int64": "long long",
         "uint8": "unsigned char",
         "bool": "bool",
+        "complex128": "Word",
     }.items()
 }
 
+WORD = np.dtype(np.complex128)  # sixteen bytes, which a thread moves at once, of whatever they are
+
+_WORD = "struct alignas(16) Word { double halves[2]; };\n"
 _PREAMBLE = """
 #define EACH(i, count) \\
     for (I i = blockIdx.x * (I)blockDim.x + threadIdx.x; i < (count); \\
@@ -77,7 +81,7 @@ def _compiled(xp: Any, kernel: Kernel, dtype: np.dtype[Any], narrow: bool) -> An
             fix="convert with x.astype('float32')",
         )
     place = "int" if narrow else "long long"
-    code = f"typedef {element} T;\ntypedef {place} I;\n{_PREAMBLE}{kernel.source}"
+    code = f"{_WORD}typedef {element} T;\ntypedef {place} I;\n{_PREAMBLE}{kernel.source}"
     return xp.RawKernel(code, kernel.name)
 
 
@@ -86,3 +90,14 @@ def dense(xp: Any, array: Any, shape: tuple[int, ...] | None = None) -> Any:
     if shape is not None and array.shape != shape:
         array = xp.broadcast_to(array, shape)
     return array if array.flags.c_contiguous else array.copy(order="C")
+
+
+def in_words(*arrays: Any) -> tuple[Any, ...] | None:
+    """Dense arrays as words of sixteen bytes, or None where their rows hold no whole words.
+
+    Their last axis becomes shorter. For kernels that move elements and never look at them.
+    """
+    width = arrays[0].itemsize * arrays[0].shape[-1]
+    if width % WORD.itemsize or any(a.data.ptr % WORD.itemsize for a in arrays):
+        return None
+    return tuple(a.view(WORD) for a in arrays)

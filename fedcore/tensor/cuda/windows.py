@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fedcore.tensor.cuda.kernel import Kernel, dense
+from fedcore.tensor.cuda.kernel import Kernel, dense, in_words
 
 __all__ = ["Windows", "fold", "gather_maxima", "route_to_maxima", "unfold"]
 
@@ -31,7 +31,7 @@ extern "C" __global__ void unfold(I count, const T* images, T* windows, GEOMETRY
         I x = rest % across * sw + kx * dw - left; rest /= across;
         I y = rest % down * sh + ky * dh - top, n = rest / down;
         bool inside = y >= 0 && y < height && x >= 0 && x < width;
-        windows[i] = inside ? images[((n * height + y) * width + x) * channels + c] : (T)0;
+        windows[i] = inside ? images[((n * height + y) * width + x) * channels + c] : T();
     }
 }
 """
@@ -143,7 +143,8 @@ def unfold(xp: Any, images: Any, windows: Windows) -> Any:
     images = dense(xp, images)
     *lead, _, _, channels = images.shape
     result = xp.empty((*lead, *windows.places, *windows.window, channels), dtype=images.dtype)
-    _run(xp, _unfold, (images, result), windows, channels)
+    words = in_words(images, result) or (images, result)
+    _run(xp, _unfold, words, windows, words[0].shape[-1])
     return result
 
 
