@@ -117,7 +117,7 @@ def load_qmnist_labels(path: str | os.PathLike[str]) -> WriterLabels:
 
 
 def _header(
-    content: bytearray, path: str | os.PathLike[str]
+    content: bytes, path: str | os.PathLike[str]
 ) -> tuple[np.dtype[Any], tuple[int, ...]]:
     """The dtype and shape that the header states, each field checked before it is used."""
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _DTYPES:

@@ -11,7 +11,9 @@ from __future__ import annotations
 import io
 import math
 import os
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ __all__ = ["load_npz"]
 
 _METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 _ENCRYPTED = 0x1
+_LOCAL_HEADER, _LENGTHS = 30, 26  # bytes before an entry's name, and where its length stands
+_LONGEST_HEADER = 1 << 17  # of an array: NumPy itself reads none of more than 10,000 characters
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -50,7 +54,7 @@ def load_npz(
                 raise too_inflated(path, str(path), len(content), max_bytes)
             for entry in entries:
                 name = entry.filename.removesuffix(".npy")
-                payload = _payload(archive, entry, path)
+                payload = _payload(content, archive, entry, path)
                 arrays[name] = _array(payload, f"{path}: {entry.filename}")
     except DataFormatError:
         raise
@@ -67,8 +71,8 @@ def load_npz(
 
 
 def _payload(
-    archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: str | os.PathLike[str]
-) -> bytes:
+    content: bytes, archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: str | os.PathLike[str]
+) -> memoryview:
     if entry.compress_type not in _METHODS or entry.flag_bits & _ENCRYPTED:
         raise DataFormatError(
             f"{Path(path).name} holds an entry that is encrypted or not deflated",
@@ -76,15 +80,27 @@ def _payload(
             why="NumPy writes entries stored or deflated, never otherwise",
             fix="write the file again with numpy.savez",
         )
+    if entry.compress_type == zipfile.ZIP_STORED:
+        return _stored(content, entry)
     payload = bytearray()
     with archive.open(entry) as file:  # in pieces: read whole, it inflates beyond what it states
         while piece := file.read(1 << 20):
             payload += piece
-    return bytes(payload)
+    return memoryview(payload).toreadonly()
 
 
-def _array(payload: bytes, where: str) -> NDArray[Any]:
-    stream = io.BytesIO(payload)
+def _stored(content: bytes, entry: zipfile.ZipInfo) -> memoryview:
+    """The bytes of an entry where they lie: read by `zipfile` they would be copied three times."""
+    name, extra = struct.unpack_from("<HH", content, entry.header_offset + _LENGTHS)
+    begin = entry.header_offset + _LOCAL_HEADER + name + extra
+    payload = memoryview(content)[begin : begin + entry.file_size]
+    if entry.compress_size != entry.file_size or zlib.crc32(payload) != entry.CRC:
+        raise zipfile.BadZipFile(f"bad CRC-32 for file {entry.filename!r}")
+    return payload
+
+
+def _array(payload: memoryview, where: str) -> NDArray[Any]:
+    stream = io.BytesIO(payload[:_LONGEST_HEADER])
     version = np.lib.format.read_magic(stream)
     if version not in _HEADERS:
         raise DataFormatError(
@@ -118,4 +134,7 @@ def _array(payload: bytes, where: str) -> NDArray[Any]:
             fix="fetch the file again; its copy or download was cut short",
         )
     flat = np.frombuffer(payload, dtype=dtype, offset=stream.tell())
+    if not flat.flags.aligned:  # an archive puts its entries anywhere
+        flat = flat.copy()
+        flat.flags.writeable = False
     return flat.reshape(shape, order="F" if fortran else "C")

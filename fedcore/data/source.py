@@ -27,7 +27,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _PIECE_BYTES = 1 << 20
 
 
-def read_bytes(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> bytearray:
+def read_bytes(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> bytes:
     """The content of a regular file, inflated if it is gzip; a leading `~` is the home folder.
 
     Raises: DataFormatError if the file is missing, not a regular file, unreadable, larger than
@@ -36,11 +36,12 @@ def read_bytes(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> b
     """
     try:
         with open_regular(path) as file:
-            content = bytearray()
-            while piece := file.read(_PIECE_BYTES):
+            # One byte more than it has now, which a file that does not grow never gives.
+            content = file.read(min(os.fstat(file.fileno()).st_size, max_bytes) + 1)
+            while len(content) <= max_bytes and (piece := file.read(_PIECE_BYTES)):
                 content += piece
-                if len(content) > max_bytes:
-                    raise _too_large(path, max_bytes)
+            if len(content) > max_bytes:
+                raise _too_large(path, max_bytes)
     except OSError as error:
         raise _unreadable(path, str(error.strerror)) from None
     return _inflate(content, path, max_bytes) if content.startswith(_GZIP_MAGIC) else content
@@ -91,7 +92,7 @@ def read_lines(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> l
     return lines[:-1] if lines[-1] == "" else lines
 
 
-def _inflate(content: bytearray, path: str | os.PathLike[str], max_bytes: int) -> bytearray:
+def _inflate(content: bytes, path: str | os.PathLike[str], max_bytes: int) -> bytes:
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
             inflated = bytearray()
@@ -99,7 +100,7 @@ def _inflate(content: bytearray, path: str | os.PathLike[str], max_bytes: int) -
                 inflated += piece
                 if len(inflated) > most_inflated(len(content), max_bytes):
                     raise too_inflated(path, str(path), len(content), max_bytes)
-            return inflated
+            return bytes(inflated)
     except EOFError:
         raise TruncatedFileError(
             f"{Path(path).name} ends inside its gzip data",
