@@ -18,6 +18,7 @@ from fedclient.files import make_folder, sync_folder
 from fedclient.stopping import Stop
 from fedcore.errors import (
     ClientStateError,
+    DeviceTimeoutError,
     FedcoreError,
     NotFoundError,
     TransferError,
@@ -39,7 +40,30 @@ Source = Callable[[], Iterable[tuple[int, bytes]]]
 """The bytes of an upload from its beginning, as (offset, bytes): the same at every call."""
 
 _PIECE_S = 60.0
+_LEAST_BYTES = 16 << 10
 _REPEATS = 3  # of what the other end finds damaged
+
+
+class _Pace:
+    """How many pieces are on their way at once, and how large they are.
+
+    One in place of four after the first that did not come through in time, and a quarter of its
+    size after each further one: what was given up still fills the line for a while. One of 16 KiB
+    passes a line of 0.3 KiB a second before the deadline.
+    """
+
+    def __init__(self) -> None:
+        from fedcore.wire.transfer import CHUNK_BYTES, WINDOW
+
+        self.window, self.bytes = WINDOW, CHUNK_BYTES
+
+    def notice(self, error: FedcoreError) -> None:
+        """Slows down if that is what was amiss."""
+        if not isinstance(error, DeviceTimeoutError):
+            return
+        if self.window == 1:
+            self.bytes = max(_LEAST_BYTES, self.bytes // 4)
+        self.window = 1
 
 
 def download(
@@ -115,16 +139,16 @@ def _fill(
     from fedcore.wire.transfer import check_chunk, pieces, windowed
 
     def asked(start: int) -> Iterator[tuple[tuple[int, int], Answer[GetChunkResponse]]]:
-        for offset, length in pieces(size, start=start):
+        for offset, length in pieces(size, start=start, chunk_bytes=pace.bytes):
             request = GetChunkRequest(digest=digest, offset=offset, length=length)
             method = connection.models.GetChunk
             yield (offset, length), connection.start(method, request, timeout_s=_PIECE_S)
 
-    patience = Patience(stop=stop)
+    patience, pace = Patience(stop=stop), _Pace()
     file.truncate(min(file.seek(0, os.SEEK_END), size))
     while (start := file.seek(0, os.SEEK_END)) < size:
         try:
-            with windowed(asked(start)) as coming:
+            with windowed(asked(start), window=pace.window) as coming:
                 for (offset, length), answer in coming:
                     response = answer.result(stop)
                     check_chunk(response.data, crc32=response.crc32, offset=offset, size=size)
@@ -136,6 +160,7 @@ def _fill(
                     failpoint("client.mid_download")
         except FedcoreError as error:
             file.flush()
+            pace.notice(error)
             patience.wait(error)
 
 
@@ -158,7 +183,7 @@ def upload(
     """
     from fedcore.v1.upload_service_pb2 import BeginRequest, CommitRequest, UploadSeal
 
-    patience, refused = Patience(stop=stop), 0
+    patience, pace, refused = Patience(stop=stop), _Pace(), 0
     told = -1  # what an earlier process told is not known
     begin = BeginRequest(assignment_id=assignment_id, size=size, header=header)
 
@@ -175,7 +200,7 @@ def upload(
             told = opened.committed_offset
             if opened.sealed:
                 return
-            digest = _send(connection, opened, size, source, stop, tell, patience)
+            digest = _send(connection, opened, size, source, stop, tell, patience, pace)
             payload = UploadSeal(upload_id=opened.upload_id, size=size, sha256=digest)
             request = CommitRequest(seal=seal(payload.SerializeToString(deterministic=True)))
             answer = connection.start(connection.uploads.Commit, request, timeout_s=_PIECE_S)
@@ -188,6 +213,7 @@ def upload(
             if refused >= _REPEATS:
                 raise error
         except FedcoreError as error:
+            pace.notice(error)
             patience.wait(error)
 
 
@@ -199,14 +225,15 @@ def _send(
     stop: Stop,
     moved: Moved,
     patience: Patience,
+    pace: _Pace,
 ) -> bytes:
     """Sends what the server has not got; SHA-256 of the whole."""
     from fedcore.v1.upload_service_pb2 import PutChunkRequest
-    from fedcore.wire.transfer import CHUNK_BYTES, WINDOW, crc32, windowed
+    from fedcore.wire.transfer import crc32, windowed
 
     whole, end = hashlib.sha256(), opened.committed_offset
-    window = min(max(1, opened.window), WINDOW)
-    largest = min(opened.chunk_bytes or CHUNK_BYTES, CHUNK_BYTES)
+    window = min(max(1, opened.window), pace.window)
+    largest = min(opened.chunk_bytes or pace.bytes, pace.bytes)
 
     def sent() -> Iterator[tuple[tuple[int, int], Answer[PutChunkResponse]]]:
         for offset, data in _from(source(), opened.committed_offset, whole, largest):

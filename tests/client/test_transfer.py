@@ -380,3 +380,26 @@ def test_a_handshake_that_takes_its_time_is_not_begun_anew(
     digest, data = model(server, 1000)
     path, _ = fetch(connection, digest, len(data), tmp_path / "models")
     assert path.read_bytes() == data and len(proxy.faults) == 1
+
+
+@pytest.mark.parametrize("direction", mostly_slow(["up", "down"]))
+def test_a_line_too_slow_for_large_pieces_gets_small_ones(
+    server: FakeServer,
+    identity: DeviceIdentity,
+    connection: Connection,
+    proxy: FaultProxy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    direction: str,
+) -> None:
+    update = Update(server, identity, 300_000)
+    digest, data = model(server, 300_000)
+    monkeypatch.setattr(transfer, "_PIECE_S", 0.25)
+    proxy.draw = constantly(Fault(bytes_per_s=400_000))
+    if direction == "down":
+        path, _ = fetch(connection, digest, len(data), tmp_path / "models")
+        assert path.read_bytes() == data
+        return
+    update.send(connection)
+    assert update.upload.sealed and update.upload.data == update.data
+    assert min(length for _, length in update.upload.arrived) < 100_000
