@@ -28,6 +28,7 @@ from fedserver.federation.interface import (
     Report,
     Train,
 )
+from fedserver.freed import collect_rarely
 from fedserver.opening import opened
 from fedserver.parts import Parts
 
@@ -47,6 +48,7 @@ def server_round(_peers: Peers) -> Iterator[Figure]:
     a network and TLS.
     """
     with TemporaryDirectory() as folder:
+        collect_rarely()  # as the server's program does
         stage = Stage(Path(folder), clients=0, task=linear_task(clients=_COHORT))
         spent = asyncio.run(_spent(stage))
     yield Figure("server-round", spent, "s of CPU", target=Target("value", "<=", _CPU_S))

@@ -1,4 +1,4 @@
-"""Memory that threads have freed does not stay behind in heaps of their own."""
+"""Memory that was freed is not kept, and garbage is not looked for at every turn."""
 
 from __future__ import annotations
 
@@ -29,3 +29,17 @@ def test_threads_share_one_heap() -> None:
 
     assert arenas("one_heap()") == 1
     assert arenas("") > 1
+
+
+def test_garbage_is_looked_for_after_many_new_objects_and_not_after_few() -> None:
+    program = (
+        "import gc\nfrom fedserver.freed import collect_rarely\n"
+        "collect_rarely()\ngc.collect()\nsearches = []\n"
+        "gc.callbacks.append(lambda phase, info: searches.append(phase))\n"
+        "few = [[] for _ in range(20_000)]\nbefore = len(searches)\n"
+        "many = [[] for _ in range(40_000)]\nprint(before, len(searches) > 0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["0", "True"]

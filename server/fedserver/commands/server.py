@@ -23,7 +23,7 @@ from fedserver.commands.dispatch import dispatch, verbs
 from fedserver.config import Config, load
 from fedserver.connections import open_more_files
 from fedserver.durations import seconds_of
-from fedserver.freed import one_heap
+from fedserver.freed import collect_rarely, one_heap
 from fedserver.grpc_settings import set_grpc
 
 __all__ = ["main"]
@@ -59,6 +59,7 @@ def start(
     logs.configure(level=settings.logging.level, form=settings.logging.form)
     arm(os.environ.get("FEDCORE_FAILPOINTS", ""), test_mode=test_mode or settings.test_mode)
     one_heap()
+    collect_rarely()
     open_more_files()
     set_grpc()
     _check_protobuf()
