@@ -19,6 +19,7 @@ __all__ = ["ChunkMemory", "OpenUpload", "Promises", "changed", "not_open"]
 _RETRY_MEMORY_MS: Final = (100, 2_000)
 _RETRY_DISK_MS: Final = (30_000, 120_000)
 _RETRY_AHEAD_MS: Final = (50, 500)
+_SMALL_BYTES: Final = 16 << 10
 
 
 class ChunkMemory:
@@ -212,8 +213,12 @@ class OpenUpload:
         if known and not await self._on_disk(self._file.holds, offset, data[:known]):
             raise changed(offset)
         if fresh := memoryview(data)[known:]:
-            # One after the other: to hand the second to another thread costs more than it saves.
-            await self._on_disk(self._append, fresh)
+            if len(fresh) <= _SMALL_BYTES and not self._file.syncs(len(fresh)):
+                with self._closed_on_failure():  # a thread costs ten times as much
+                    self._append(fresh)
+            else:
+                # One after the other: a thread for the second costs more than it saves.
+                await self._on_disk(self._append, fresh)
             self._promise()
 
     def _promise(self) -> None:

@@ -82,6 +82,10 @@ class UploadFile:
         """Add to the digest the bytes that `append` adds to the file."""
         self._hash.update(data)
 
+    def syncs(self, more: int) -> bool:
+        """Whether `append` of so many bytes waits for the disk."""
+        return self.received % self._sync_bytes + more >= self._sync_bytes
+
     def append(self, data: bytes | memoryview) -> None:
         """Write `data` behind what is there, with an fsync at each multiple of `sync_bytes`."""
         left = memoryview(data)

@@ -315,7 +315,7 @@ class Attempt:
             await asyncio.wait(self._writing)
         self.unwritten.require_none()
         if self.masked is None:
-            self._follow.append(Closed(self._now(), phase, self.reports.clients))
+            self._follow.append(Closed(self._now(), phase, frozenset(self.reports.clients)))
         else:
             await self._guarded(phase, self._freeze(phase, self.masked))
 

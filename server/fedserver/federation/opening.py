@@ -239,7 +239,7 @@ def _arrived(attempt: Attempt) -> frozenset[bytes]:
     if state.phase not in CLIENT_PHASES:
         return frozenset()
     if masked is None:
-        return attempt.reports.clients
+        return frozenset(attempt.reports.clients)
     if state.phase is Phase.KEYS or masked.is_past(state.phase):
         return state.members & masked.members
     return state.members - masked.pending

@@ -7,6 +7,7 @@ a server that was restarted makes it anew from the spool, so nothing is ever add
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Set
 
 from fedcore.errors import ConsistencyError, UploadError
 from fedcore.secagg import Layout, UnmaskPlan
@@ -32,14 +33,14 @@ class Reports:
         self._totals: Totals | None = None
 
     @property
-    def clients(self) -> frozenset[bytes]:
-        """Whose update is acknowledged."""
-        return frozenset(self._sealed)
+    def clients(self) -> Set[bytes]:
+        """Whose update is acknowledged: a view, which is asked for every update."""
+        return self._sealed.keys()
 
     @property
-    def begun(self) -> frozenset[bytes]:
-        """Who has begun to send an update."""
-        return frozenset(self._begun)
+    def begun(self) -> Set[bytes]:
+        """Who has begun to send an update: a view."""
+        return self._begun
 
     @property
     def totals(self) -> Totals:

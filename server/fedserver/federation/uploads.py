@@ -12,11 +12,11 @@ from fedserver.federation.attempt import Attempt
 from fedserver.federation.hosting import unknown
 from fedserver.federation.interface import ModelChunk, ModelProgress, UploadProgress
 from fedserver.federation.parts import Parts, require_open, untimely
-from fedserver.store.records import RoundRef, UploadRecord
+from fedserver.store.records import RoundRef
 
 __all__ = ["Uploads"]
 
-_REMEMBERED = 4096
+_REMEMBERED = 65_536  # more than upload at once; some 20 MB
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -46,6 +46,7 @@ class Uploads(Parts):
                 header=b"" if header is None else header.context,
             )
         )
+        _remember(self._owners, (caller.id, upload.upload_id), assignment.ref)
         progress = await self._spool.open(upload.upload_id, size, key=attempt.reports.key)
         attempt.reports.begin(caller.id)
         sealed = caller.id in attempt.reports.clients
@@ -55,11 +56,7 @@ class Uploads(Parts):
         self, caller: Caller, upload_id: bytes, /, *, offset: int, crc32: int, data: bytes
     ) -> int:
         """Takes a chunk, and returns how many bytes from the beginning are durable."""
-        ref = self._owners.get((caller.id, upload_id))
-        if ref is None:
-            ref = (await self._upload(caller, upload_id)).ref
-            _remember(self._owners, (caller.id, upload_id), ref)
-        await self._require_here(caller, ref.task_id)
+        ref = await self._round_of(caller, upload_id)
         self._collecting(ref, caller.id).cohort.hear(caller.id)
         committed = await self._spool.put(upload_id, offset, crc32, data)
         self._resources.metrics.upload_bytes.inc(len(data))
@@ -69,13 +66,13 @@ class Uploads(Parts):
         self, caller: Caller, upload_id: bytes, /, *, size: int, sha256: bytes
     ) -> None:
         """Seals an upload: when it returns, the update is acknowledged."""
-        upload = await self._upload(caller, upload_id)
-        attempt = self._collecting(upload.ref, caller.id)
+        ref = await self._round_of(caller, upload_id)
+        attempt = self._collecting(ref, caller.id)
         if not self._spool.knows(upload_id):  # as after a restart
             await self._spool.open(upload_id, size, key=attempt.reports.key)
         await self._spool.seal(upload_id, size, sha256)
         # The phase may have been closed meanwhile; from here to its counting it cannot be.
-        self._collecting(upload.ref, caller.id)
+        self._collecting(ref, caller.id)
         await attempt.durable(self._seal(attempt, caller.id, upload_id, size, sha256))
 
     async def begin_model(self, caller: Caller, sha256: bytes, /, *, size: int) -> ModelProgress:
@@ -125,12 +122,17 @@ class Uploads(Parts):
             attempt.reports.seal(client, upload_id)
         attempt.post(Arrived(self._resources.clock(), Phase.COLLECTING, client))
 
-    async def _upload(self, caller: Caller, upload_id: bytes) -> UploadRecord:
-        upload = await self._store.upload(upload_id)
-        if upload is None or upload.client_id != caller.id:
-            raise unknown("upload")
-        await self._require_here(caller, upload.ref.task_id)
-        return upload
+    async def _round_of(self, caller: Caller, upload_id: bytes) -> RoundRef:
+        """The round that a client's upload is for, if this server drives it."""
+        ref = self._owners.get((caller.id, upload_id))
+        if ref is None:
+            upload = await self._store.upload(upload_id)
+            if upload is None or upload.client_id != caller.id:
+                raise unknown("upload")
+            ref = upload.ref
+            _remember(self._owners, (caller.id, upload_id), ref)
+        await self._require_here(caller, ref.task_id)
+        return ref
 
     def _collecting(self, ref: RoundRef, client: bytes) -> Attempt:
         """The attempt, while it takes the client's update. Raises: PhaseError."""

@@ -33,6 +33,8 @@ __all__ = [
 ENDED = frozenset(phase.value for phase in ENDS | {Phase.COMPLETED})
 
 _TABLE, _KEYS = "session_record", "attempt_key"
+# Without its state, which names the whole cohort: this is asked for every message of a client.
+_PHASE = "SELECT phase, reason FROM round WHERE task_id = ? AND round = ? AND attempt = ?"
 
 
 class SqlSessions(SqlBase):
@@ -142,7 +144,7 @@ def forget_secrets(db: Transaction, ref: RoundRef) -> None:
 
 def require_open(db: Transaction, ref: RoundRef) -> str:
     """The phase of an attempt that has not ended. Raises: PhaseError, NotFoundError."""
-    row = db.find("round", **of_round(ref))
+    row = db.one(_PHASE, *of_round(ref).values())
     if row is None:
         raise missing(f"round {ref}")
     if row["phase"] in ENDED:
