@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 
-from fedcore.errors import (
-    LedgerError,
-)
+from fedcore.errors import LedgerError, PlanError
 from fedcore.privacy.noise import CompactShares, NoiseShares
 from fedcore.privacy.plan import PrivacyPlan
 from fedcore.privacy.rdp import compose, epsilon
@@ -33,6 +31,20 @@ def test_slots_that_the_plan_chose_are_written_down() -> None:
     written["noise"]["slot_bits"] = None
     with pytest.raises(LedgerError, match="written out"):
         PrivacyPlan.from_json(written)
+
+
+def test_a_grid_that_the_slots_do_not_give_is_refused_by_its_name() -> None:
+    fitting = plans.compact(dimension=10**5).grid
+    assert plans.compact(dimension=10**5, grid_steps=fitting).grid == fitting
+    with pytest.raises(PlanError, match=r"a privacy plan with grid_steps = ") as found:
+        plans.compact(dimension=10**5, grid_steps=fitting + 1)
+    assert str(fitting) in found.value.why and "grid_steps=None" in found.value.fix
+
+
+def test_a_text_in_place_of_its_values_is_refused_with_the_way_to_read_it() -> None:
+    with pytest.raises(LedgerError, match="read from a text") as found:
+        PrivacyPlan.from_json(json.dumps(plans.compact().to_json()))
+    assert "json.loads" in found.value.fix
 
 
 def test_more_noise_than_narrow_slots_hold_is_calibrated_into_wide_ones() -> None:

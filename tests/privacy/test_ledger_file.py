@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fedcore.errors import LedgerError
+from fedcore.errors import ArgumentError, LedgerError
 from fedcore.privacy import ledger_file
 from fedcore.privacy.ledger import Ledger, verify
 from fedcore.privacy.ledger_records import read_blocks, read_chain
@@ -131,3 +131,12 @@ def test_a_chain_is_the_same_in_whatever_pieces_it_is_read(tmp_path: Path, size:
     for whole in (data, data[:-1], data[:-30], data[:-30] + bytes(99), b""):
         blocks = [whole[start : start + size] for start in range(0, len(whole), size)]
         assert read_blocks(blocks) == read_chain(whole)
+
+
+def test_a_checkpoint_that_is_no_head_is_refused(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path, plan_of()) as ledger:
+        head = ledger.head
+    assert verify(tmp_path, checkpoint=head).head == head
+    for none in (head.to_json(), b"", 3):
+        with pytest.raises(ArgumentError, match="the head of a ledger is a"):
+            verify(tmp_path, checkpoint=none)  # type: ignore[arg-type]
