@@ -216,17 +216,18 @@ def test_a_server_that_leaves_out_a_kind_of_sync_is_found_out(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_after_two_hundred_cuts_a_server_finds_all_that_it_had_acknowledged(
+def test_after_up_to_two_hundred_cuts_a_server_finds_all_that_it_had_acknowledged(
     tmp_path: Path,
 ) -> None:
     told = recorded(tmp_path / "told", task(PRIVATE, clients=5, rounds=3), clients=5)
     syncs = told.cut_everywhere(tmp_path / "count", lambda cut: None)
-    chosen = set(random.Random(1).sample(range(1, syncs + 1), 200))
+    assert syncs > 100  # how many there are depends on how many writes share a commit
+    chosen = set(random.Random(1).sample(range(1, syncs + 1), min(200, syncs)))
     examine = Examiner(told, tmp_path / "images")
     told.cut_everywhere(
         tmp_path / "replay", lambda cut: examine(cut) if cut.number in chosen else None
     )
-    assert examine.images == 400
+    assert examine.images == 2 * len(chosen)
 
 
 @pytest.mark.slow

@@ -140,7 +140,8 @@ def test_a_device_that_is_killed_in_both_directions_fetches_and_sends_little_aga
     down, up = link.moved_since(before)
     # The model's file has a header; what was on its way is sent again.
     assert SIZE < down <= SIZE + 4096 + IN_FLIGHT
-    assert SIZE < up <= 1.01 * SIZE + IN_FLIGHT
+    # A piece that was taken while its sender was killed is on the disk and not counted.
+    assert SIZE - IN_FLIGHT < up <= 1.01 * SIZE + IN_FLIGHT
 
 
 def test_a_server_that_is_killed_while_it_takes_an_update_asks_for_little_again(

@@ -175,7 +175,7 @@ class StoreMachine(RuleBasedStateMachine):
         self, task_id: str, age: int, behind: int, clients: set[int], abandon: int
     ) -> None:
         ref = self.newest(task_id)
-        if ref is None:
+        if ref is None or self.phase(ref) == "COMPLETED":  # of which no round is abandoned
             return
         found = self.plain.rounds[ref]
         to_phase = "ABANDONED" if abandon > 1 else NEXT.get(found.phase, "ABANDONED")
