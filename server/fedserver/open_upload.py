@@ -20,6 +20,7 @@ _RETRY_MEMORY_MS: Final = (100, 2_000)
 _RETRY_DISK_MS: Final = (30_000, 120_000)
 _RETRY_AHEAD_MS: Final = (50, 500)
 _SMALL_BYTES: Final = 16 << 10
+_MOST_WAITING: Final = 64  # of an upload, or to take up what waited would hold up all others
 
 
 class ChunkMemory:
@@ -193,7 +194,8 @@ class OpenUpload:
             raise not_open()
 
     def _keep(self, offset: int, data: bytes) -> None:
-        if offset > self._file.received + self._window:
+        full = len(self._waiting) >= _MOST_WAITING and offset not in self._waiting
+        if full or offset > self._file.received + self._window:
             raise UploadError(
                 f"the chunk at {offset} is too far ahead",
                 why=f"all before it has to arrive first, from byte {self._file.received} on",

@@ -19,12 +19,12 @@ from fedcore.failpoints import failpoint
 from fedcore.secagg import Layout
 from fedserver.disk import MIB, FolderSync, FsOps, blob_error, finished
 from fedserver.open_upload import ChunkMemory, OpenUpload, Promises, changed, not_open
-from fedserver.upload_file import UploadFile, part_of, reader_of, size_of
+from fedserver.upload_file import UploadFile, copy_of, part_of, reader_of, size_of
 
 __all__ = ["Spool", "SpoolProgress"]
 
-_PART: Final = "part"
-_NAME: Final = re.compile(rf"(?P<id>(?:[0-9a-f]{{2}})+)\.(?P<kind>{_PART}|[0-9a-f]{{64}})")
+_PART, _COPY = "part", "copy"
+_NAME: Final = re.compile(rf"(?P<id>(?:[0-9a-f]{{2}})+)\.(?P<kind>{_PART}|{_COPY}|[0-9a-f]{{64}})")
 _SHA256_BYTES: Final = 32
 _MOST_ID_BYTES: Final = 64
 
@@ -275,7 +275,8 @@ class Spool:
             self._keys.pop(upload_id, None)
             if (upload := self._uploads.pop(upload_id, None)) is not None:
                 await upload.remove()
-            paths.append(self._part_path(upload_id))
+            part = self._part_path(upload_id)
+            paths += [part, copy_of(part)]
             if upload_id in self._sealed:
                 paths.append(self._sealed_path(upload_id))
                 del self._sealed[upload_id]
@@ -328,5 +329,5 @@ def _sealed_in(root: Path) -> dict[bytes, bytes]:
     return {
         bytes.fromhex(found["id"]): bytes.fromhex(found["kind"])
         for found in map(_NAME.fullmatch, os.listdir(root))
-        if found and found["kind"] != _PART
+        if found and found["kind"] not in (_PART, _COPY)
     }

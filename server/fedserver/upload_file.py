@@ -5,10 +5,14 @@ disk. The record is written after an fsync of those bytes, and is on the disk it
 is told. While bytes stream in, the fsync of later ones brings it there, so it lags behind them:
 an fsync of its own cost a third of 900 MB/s. With a key the bytes are encrypted, and the counters
 that they need stand behind the record: they are on the disk before it counts any byte of theirs.
+
+Whoever goes on with an upload does so in a new file. A server that stood still while another took
+its tasks up may be in the middle of a write: it ends in the old file, which nobody reads any more.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import struct
@@ -22,7 +26,7 @@ from fedcore.failpoints import failpoint
 from fedserver.disk import MIB, FsOps, require_space
 from fedserver.upload_cipher import TABLE_BYTES, UploadCipher
 
-__all__ = ["UploadFile", "part_of", "reader_of", "size_of"]
+__all__ = ["UploadFile", "copy_of", "part_of", "reader_of", "size_of"]
 
 # Durable bytes, size of the upload, CRC-32 of the two. Short enough to lie in one sector or two
 # that follow each other; where a cut tears it, the checksum says that there is none.
@@ -45,6 +49,7 @@ class UploadFile:
         self._cipher = None if key is None else UploadCipher(key)
         self.received = self.committed = self._synced = 0
         self._sync_bytes, self._disk, self._hash = sync_bytes, disk, hashlib.sha256()
+        self._inode = 0
 
     @property
     def digest(self) -> bytes:
@@ -52,31 +57,30 @@ class UploadFile:
         return self._hash.digest()
 
     def begin(self, reserve_bytes: int) -> None:
-        """Make the file, whose name is not durable yet, or go on with the one that is there.
+        """Make the file, whose name is not durable yet, and go on with the one that is there.
 
-        Of that, what is durable is kept, and read again for the digest; nothing is if it belongs
+        Of that, what is durable is copied, and read again for the digest; nothing is if it belongs
         to an upload of another size. Raises: OSError, ENOSPC, unless a new upload leaves
         `reserve_bytes` free on the disk.
         """
+        copy = copy_of(self.path)
+        with suppress(FileNotFoundError):  # of a process that was killed here
+            self._disk.unlink(copy)
         try:
-            file = self._disk.open(self.path)
+            left = self._disk.open(self.path)
         except FileNotFoundError:
             require_space(self.path.parent, self.size, reserve=reserve_bytes)
-            file = self._disk.create(self.path)
+            left = -1
         try:
-            durable = self._recorded(os.pread(file, _RECORD.size, self.size))
-            if self._cipher is not None:
-                durable = self._resumed(file, self._cipher, durable)
-            self._disk.truncate(file, self.size + _trailer_bytes(self._key))
-            for offset in range(0, durable, MIB):
-                piece = os.pread(file, min(MIB, durable - offset), offset)
-                self.hash(self._crossed(piece, offset))
-            if self._cipher is not None:
-                place, entries = self._cipher.begin(durable)
-                self._disk.pwrite(file, entries, self.size + _RECORD.size + place)
+            self._make(copy, left)
+            self._disk.rename(copy, self.path)
+        except OSError:
+            with suppress(OSError):
+                self._disk.unlink(copy)
+            raise
         finally:
-            self._disk.close(file)
-        self.received = self.committed = self._synced = durable
+            if left >= 0:
+                self._disk.close(left)
 
     def hash(self, data: bytes | memoryview) -> None:
         """Add to the digest the bytes that `append` adds to the file."""
@@ -89,7 +93,7 @@ class UploadFile:
     def append(self, data: bytes | memoryview) -> None:
         """Write `data` behind what is there, with an fsync at each multiple of `sync_bytes`."""
         left = memoryview(data)
-        file = self._disk.open(self.path)
+        file = self._opened()
         try:
             while left:
                 piece = left[: self._sync_bytes - self.received % self._sync_bytes]
@@ -103,7 +107,7 @@ class UploadFile:
     def sync(self) -> None:
         """Make all durable that was received."""
         if self.committed < self.received:
-            file = self._disk.open(self.path)
+            file = self._opened()
             try:
                 self._commit(file)
                 self._commit(file)
@@ -116,7 +120,7 @@ class UploadFile:
 
     def finish(self, path: Path) -> None:
         """Bring all of it onto the disk and rename it; the new name is not durable yet."""
-        file = self._disk.open(self.path)
+        file = self._opened()
         try:
             self._disk.fsync(file)
         finally:
@@ -129,16 +133,45 @@ class UploadFile:
         with suppress(FileNotFoundError):
             self._disk.unlink(self.path)
 
-    def _resumed(self, file: int, cipher: UploadCipher, durable: int) -> int:
-        """How many of the durable bytes `cipher` opens; if not all, the file is emptied."""
-        table = os.pread(file, TABLE_BYTES, self.size + _RECORD.size)
-        if cipher.load(table, before=durable) and not cipher.full:
-            return durable
-        cipher.load(b"", before=0)
-        if durable:  # the old record must not be found with new counters
-            self._disk.truncate(file, 0)
-            self._disk.fsync(file)
-        return 0
+    def _make(self, path: Path, left: int) -> None:
+        """A new file with what is durable of the one that is `left`; −1: of none."""
+        durable, table = (0, b"") if left < 0 else self._durable(left)
+        file = self._disk.create(path)
+        try:
+            self._disk.truncate(file, self.size + _trailer_bytes(self._key))
+            for offset in range(0, durable, MIB):
+                piece = os.pread(left, min(MIB, durable - offset), offset)
+                self._disk.pwrite(file, piece, offset)
+                self.hash(self._crossed(piece, offset))
+            if self._cipher is not None:
+                place, entries = self._cipher.begin(durable)
+                self._disk.pwrite(file, table[:place] + entries, self.size + _RECORD.size)
+            if durable:
+                self._disk.pwrite(file, self._record(durable), self.size)
+                self._disk.fsync(file)
+            self._inode = os.fstat(file).st_ino
+        finally:
+            self._disk.close(file)
+        self.received = self.committed = self._synced = durable
+
+    def _durable(self, left: int) -> tuple[int, bytes]:
+        """How many bytes of a file are durable and can be read, and with which counters."""
+        durable = self._recorded(os.pread(left, _RECORD.size, self.size))
+        if self._cipher is None:
+            return durable, b""
+        table = os.pread(left, TABLE_BYTES, self.size + _RECORD.size)
+        if self._cipher.load(table, before=durable) and not self._cipher.full:
+            return durable, table
+        self._cipher.load(b"", before=0)
+        return 0, b""
+
+    def _opened(self) -> int:
+        """The file, as long as it is this object's. Raises: OSError, ESTALE once it is not."""
+        file = self._disk.open(self.path)
+        if os.fstat(file).st_ino == self._inode:
+            return file
+        self._disk.close(file)
+        raise OSError(errno.ESTALE, "another server has gone on with this upload")
 
     def _crossed(self, data: bytes | memoryview, offset: int) -> bytes | memoryview:
         """As it stands in the file, or what stands there as it was."""
@@ -161,6 +194,11 @@ class UploadFile:
         durable, size, _ = _RECORD.unpack(record)
         fits = size == self.size and durable <= size and record == self._record(durable)
         return durable if fits else 0
+
+
+def copy_of(path: Path) -> Path:
+    """Where the file of an upload is made anew, before it takes the place of the one there."""
+    return path.with_suffix(".copy")
 
 
 def size_of(path: Path, *, key: bytes | None = None) -> int:

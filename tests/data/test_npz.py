@@ -139,6 +139,31 @@ def test_a_bomb_is_refused_before_it_fills_the_memory(
     assert str(path) in caught.value.where and caught.value.fix
 
 
+@pytest.mark.parametrize("begin", [1, 200, -1, -26, -30, 2**32 - 30, 2**32 - 1, 2**63, 2**64 - 30])
+@pytest.mark.parametrize("states", [None, 2**20, 2**27 - 1])
+def test_a_directory_that_points_elsewhere_reaches_nothing_beyond_the_file(
+    tmp_path: Path, begin: int, states: int | None
+) -> None:
+    """`begin`: of an entry, from the file's end where it is negative; `states`: its size."""
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("a.npy", npy("{'descr': '|u1', 'fortran_order': False, 'shape': (99,), }"))
+        entry = file.filelist[0]
+        entry.header_offset = begin if begin >= 0 else file.start_dir + begin
+        if states is not None:
+            # The checksum of nothing, which is what a slice beyond the end gives.
+            entry.file_size = entry.compress_size = states
+            entry.CRC = 0
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataFormatError):
+            load_npz(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4_000_000
+
+
 def test_an_archive_that_inflates_beyond_the_limit_is_refused(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "a.npz", a=np.zeros(300_000), b=np.zeros(300_000))
     assert load_npz(tmp_path / "a.npz", max_bytes=5_000_000)["b"].shape == (300_000,)

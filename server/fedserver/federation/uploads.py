@@ -68,6 +68,7 @@ class Uploads(Parts):
         """Seals an upload: when it returns, the update is acknowledged."""
         ref = await self._round_of(caller, upload_id)
         attempt = self._collecting(ref, caller.id)
+        attempt.reports.require_size(size)
         if not self._spool.knows(upload_id):  # as after a restart
             await self._spool.open(upload_id, size, key=attempt.reports.key)
         await self._spool.seal(upload_id, size, sha256)

@@ -54,21 +54,49 @@ async def test_so_many_tasks_run_at_once_and_one_more_is_told_to_come_back(
     assert refused.value.retry is not None
 
 
-async def test_an_update_has_the_size_that_follows_from_its_task(world: World) -> None:
+async def assigned(world: World) -> list[tuple[Caller, bytes]]:
+    """Each device, as it calls, with its assignment."""
     assert world.federation is not None
-    federation, none = world.federation, frozenset[str]()
+    none = frozenset[str]()
     asks = [
         CheckIn(device.identity.id, "", "1", none, frozenset({"toy"}), none)
         for device in world.devices
     ]
     callers = [device.caller for device in world.devices]
-    answers = await asyncio.gather(*map(federation.check_in, callers, asks))
-    assert isinstance(answers[0], Assigned)
-    caller, part, size = callers[0], answers[0].assignment_id, TASK_OF_ONE.layout.upload_bytes
+    answers = await asyncio.gather(*map(world.federation.check_in, callers, asks))
+    return [
+        (caller, answer.assignment_id)
+        for caller, answer in zip(callers, answers, strict=True)
+        if isinstance(answer, Assigned)
+    ]
+
+
+async def test_an_update_has_the_size_that_follows_from_its_task(world: World) -> None:
+    (caller, part), _ = await assigned(world)
+    assert world.federation is not None
+    size = TASK_OF_ONE.layout.upload_bytes
     for wrong in (size - 1, size + 1):
         with pytest.raises(UploadError):
-            await federation.begin_upload(caller, part, size=wrong, header=None)
-    await federation.begin_upload(caller, part, size=size, header=None)
+            await world.federation.begin_upload(caller, part, size=wrong, header=None)
+    await world.federation.begin_upload(caller, part, size=size, header=None)
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 1 << 40, (1 << 64) - 1])
+async def test_a_seal_that_states_another_size_takes_nobody_s_room(
+    world: World, wrong: int
+) -> None:
+    """Also after a restart, when the seal is the first that is heard of the upload."""
+    (one, part), (other, others) = await assigned(world)
+    assert world.federation is not None
+    size = TASK_OF_ONE.layout.upload_bytes
+    begun = await world.federation.begin_upload(one, part, size=size, header=None)
+    await world.crash()
+    with pytest.raises(UploadError, match="bytes"):
+        await world.call(
+            lambda found: found.commit_upload(one, begun.upload_id, size=wrong, sha256=bytes(32))
+        )
+    for caller, assignment in ((other, others), (one, part)):
+        await world.federation.begin_upload(caller, assignment, size=size, header=None)
 
 
 async def test_a_chunk_has_at_most_its_size() -> None:
