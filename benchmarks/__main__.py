@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import machine, table
-from benchmarks.figure import Json
+from benchmarks.figure import Json, UnmeasuredError
 from benchmarks.load import CLEAN, Load
 from benchmarks.peers import DEFAULT_SCRIPTS, DEFAULT_VENVS, Peers
 from benchmarks.registry import Benchmark, discover
@@ -55,6 +55,8 @@ def _run(options: argparse.Namespace) -> int:
         except (InstallError, DeviceError) as absent:
             print(f"benchmarks: {benchmark.name} does not run here: {absent}", file=sys.stderr)
             left_out += options.all
+        except UnmeasuredError as reason:
+            print(f"benchmarks: {benchmark.name} failed: {reason}", file=sys.stderr)
         except Exception:  # one broken benchmark must not lose the figures of the others
             traceback.print_exc()
             print(f"benchmarks: {benchmark.name} failed", file=sys.stderr)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-__all__ = ["Figure", "Json", "Target"]
+__all__ = ["Figure", "Json", "Target", "UnmeasuredError"]
 
 Json: TypeAlias = str | float | bool | None
+
+
+class UnmeasuredError(Exception):
+    """What was to be measured did not come about, so that there is no number."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +69,19 @@ class Figure:
         """The figure as one flat JSON object; numbers are rounded to four significant digits.
 
         `foreign_cores`: mean number of cores that other programs kept busy meanwhile.
+        Raises: UnmeasuredError, where what is measured never came to an end.
         """
+        if not math.isfinite(self.value):
+            raise UnmeasuredError(
+                f"{self.name} would be {self.value}: too much of it failed or was never answered; "
+                "run it again while the machine has nothing else to do"
+            )
+        ratio = self.ratio if self.ratio is not None and math.isfinite(self.ratio) else None
         return {
             "name": self.name,
             "value": _rounded(self.value),
             "unit": self.unit,
-            "ratio": None if self.ratio is None else _rounded(self.ratio),
+            "ratio": None if ratio is None else _rounded(ratio),
             "against": self.against,
             "target": None if self.target is None else str(self.target),
             "meets": self.meets,

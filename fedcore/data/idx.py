@@ -116,9 +116,7 @@ def load_qmnist_labels(path: str | os.PathLike[str]) -> WriterLabels:
     return WriterLabels(table[:, 0].astype(np.int64), table[:, 2].astype(np.int64))
 
 
-def _header(
-    content: bytes, path: str | os.PathLike[str]
-) -> tuple[np.dtype[Any], tuple[int, ...]]:
+def _header(content: bytes, path: str | os.PathLike[str]) -> tuple[np.dtype[Any], tuple[int, ...]]:
     """The dtype and shape that the header states, each field checked before it is used."""
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _DTYPES:
         raise DataFormatError(

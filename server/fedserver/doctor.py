@@ -42,7 +42,8 @@ class Finding:
 def examine(config: Config, *, now_s: Callable[[], float] = time.time) -> Iterator[Finding]:
     """Every finding in turn; nothing is changed, and no error is raised."""
     yield _python()
-    yield _sqlite()
+    if isinstance(config.database, Path):
+        yield _sqlite()
     yield _grpc()
     yield _protobuf()
     yield _disk(config)
@@ -191,7 +192,8 @@ def _ports(config: Config) -> Iterator[Finding]:
             socket.create_server((host, port), family=family).close()
         except OSError as error:
             reason = f"{host}:{port}: {(error.strerror or str(error)).lower()}"
-            yield Finding(name, "error", reason, "stop what listens there, or choose another port")
+            fix = "if it is not this server that runs already, stop it, or choose another port"
+            yield Finding(name, "error", reason, fix)
         else:
             yield Finding(name, "ok", f"{host}:{port} is free")
 

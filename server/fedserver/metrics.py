@@ -47,6 +47,11 @@ class Metrics:
         self.check_ins = counter("check_ins", "answered check-ins", "answer")
         self.assignments = counter("assignments", "parts in rounds, given and completed", "state")
         self.rounds = counter("rounds", "attempts at rounds by how they ended", "outcome")
+        # From 0 on, since an alert that compares with a series that is not there never fires.
+        for state in ("given", "completed"):
+            self.assignments.labels(state)
+        for outcome in ("COMPLETED", "ABANDONED", "FAILED", "CANCELLED"):
+            self.rounds.labels(outcome)
         self.tasks_not_taken_up = gauge(
             "tasks_not_taken_up", "running tasks that this start could not go on with"
         )

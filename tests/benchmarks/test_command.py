@@ -27,6 +27,11 @@ def broken(_peers: Peers) -> Iterator[Figure]:
     raise ZeroDivisionError("inside a benchmark")
 
 
+def unanswered(_peers: Peers) -> Iterator[Figure]:
+    yield Figure("unanswered", 100.0, "1/s", float("inf"), "nothing")
+    yield Figure("unanswered.p99", float("inf"), "ms")
+
+
 @pytest.fixture
 def declare(monkeypatch: pytest.MonkeyPatch) -> Declare:
     """A function that makes the given functions the only benchmarks there are."""
@@ -86,6 +91,19 @@ def test_one_broken_benchmark_loses_no_other_figure(
     names = [json.loads(line)["name"] for line in captured.out.splitlines()]
     assert names == ["broken", "good", "good.size"]
     assert "inside a benchmark" in captured.err and "broken failed" in captured.err
+
+
+def test_a_figure_that_never_came_about_is_said_in_a_line(
+    declare: Declare, capsys: pytest.CaptureFixture[str]
+) -> None:
+    declare(unanswered, good)
+    assert command.main(["run", "--all"]) == 1
+    captured = capsys.readouterr()
+    records = [json.loads(line) for line in captured.out.splitlines()]
+    assert [r["name"] for r in records] == ["unanswered", "good", "good.size"]
+    assert records[0]["ratio"] is None
+    assert "unanswered failed: unanswered.p99 would be inf" in captured.err
+    assert "Traceback" not in captured.err
 
 
 def test_write_puts_the_finished_benchmarks_into_the_readme(

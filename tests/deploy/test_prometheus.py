@@ -48,6 +48,7 @@ def test_an_alert_looks_at_figures_that_there_are(rule: Any, figures: set[str]) 
     for figure, label, value in LABELS.findall(rule["expr"]):
         if label == "outcome":
             assert value in Phase.__members__, figure
+            assert f'{figure}{{{label}="{value}"}} 0.0' in Metrics().exposition().decode()
         elif label == "code":
             assert value == OverloadedError.code, figure
         else:

@@ -83,8 +83,8 @@ BY_FIRST_LINE = {
     ("docs/operations.md", "$ python3 -m venv /opt/fedcore"): (
         "tests/docs/test_operations.py::test_an_install_is_by_hashes_with_options_that_pip_has"
     ),
-    ("docs/operations.md", "$ cp deploy/systemd"): ELSEWHERE,
-    ("docs/operations.md", "$ docker build"): ELSEWHERE,
+    ("docs/operations.md", "$ install -d /etc/fedcore"): ELSEWHERE,
+    ("docs/operations.md", "$ install -d -m 0700 deploy/secrets"): ELSEWHERE,
     ("docs/operations.md", "$ kubectl apply"): ELSEWHERE,
 }
 """The test that runs a block which begins so."""

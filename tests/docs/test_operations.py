@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from fedcore.cli import main
 from fedserver.metrics import Metrics
 from tests.conftest import ROOT
 from tests.docs.blocks import blocks_of, commands_of, page
@@ -18,8 +19,11 @@ from tests.ports import free_ports
 
 PAGE = "docs/operations.md"
 TEXT = page(PAGE)
-OUTSIDE = ("cp", "docker", "kubectl", "systemctl", "systemd-sysusers")
+OUTSIDE = ("cp", "docker", "kubectl", "runuser", "systemctl", "systemd-sysusers")
 """Programs of a machine that this one is not: what they are given is looked at."""
+
+SHELL = ("(umask", "chmod", "chown", "export", "head", "install", "mv", "unset")
+"""What makes room for files and secrets."""
 
 
 def rows(heading: str) -> list[list[str]]:
@@ -126,9 +130,9 @@ def test_what_another_machine_runs_names_what_is_there() -> None:
     assert len(blocks) == 3
     for block in blocks:
         for words in commands_of(block):
-            assert words[0] in OUTSIDE, words
+            assert words[0] in OUTSIDE + SHELL, words
             for word in words:
-                if word.startswith("deploy/"):
+                if word.startswith("deploy/") and not word.startswith("deploy/secrets"):
                     assert (ROOT / word).exists(), word
     cluster = blocks[2].text
     manifests = (ROOT / "deploy/k8s/authority-job.yaml").read_text("utf-8")
@@ -143,6 +147,46 @@ def test_what_another_machine_runs_names_what_is_there() -> None:
     assert f"  {service}:" in compose
     (image,) = re.findall(r"-t (\S+)", blocks[1].text)
     assert f"image: {image}" in compose and f"image: {image}" in manifests
+
+
+@pytest.mark.parametrize("number", range(3), ids=["systemd", "container", "kubernetes"])
+def test_an_authority_is_made_and_gives_a_profile_on_another_machine(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = [block for block in blocks_of(PAGE, "console") if "venv" not in block.text][number]
+    for name in ("ISSUING", "ISSUING_PASSPHRASE"):
+        monkeypatch.setenv(name, "an issuing passphrase")
+    monkeypatch.setenv("ROOT", "a root passphrase")
+    monkeypatch.setenv("ROOT_PASSPHRASE", "a root passphrase")
+    secrets = tmp_path / "run/secrets"
+    secrets.mkdir(parents=True)
+    for name in ("issuing", "root"):
+        path = secrets / f"{name}-passphrase"
+        path.write_text(f"{'a' if name == 'root' else 'an'} {name} passphrase\n")
+        path.chmod(0o400)
+    given = [words[fed + 1 :] for words in commands_of(block) if (fed := fed_of(words)) is not None]
+    if number:
+        yaml = pytest.importorskip("yaml", reason="manifests are read with PyYAML")
+        name = ("compose.yml", "k8s/authority-job.yaml")[number - 1]
+        found = yaml.safe_load((ROOT / "deploy" / name).read_text("utf-8"))
+        if number == 1:
+            given.insert(0, found["services"]["authority"]["command"])
+        else:
+            given.insert(0, found["spec"]["template"]["spec"]["containers"][0]["args"])
+    assert [words[:2] for words in given] == [["ca", "init"], ["ca", "issue"]]
+    for words in given:
+        here = [re.sub(r"^/(?=var/|run/)", f"{tmp_path}/", word) for word in words]
+        assert main(here) == 0, words
+    assert (tmp_path / "var/lib/fedcore/ada").is_dir()
+    taken_off = tmp_path / "var/lib/fedcore/state/authority/root.key.pem"
+    assert taken_off.is_file() and f"/{taken_off.relative_to(tmp_path)}" in block.text
+
+
+def fed_of(words: list[str]) -> int | None:
+    """Where in a command `fed` stands, which another program starts."""
+    return next(
+        (i for i, word in enumerate(words) if word in ("fed", "/opt/fedcore/bin/fed")), None
+    )
 
 
 def test_an_install_is_by_hashes_with_options_that_pip_has() -> None:

@@ -180,6 +180,23 @@ def test_every_file_that_a_document_links_to_exists(path: Path) -> None:
     assert [link for link in links if not (path.parent / link).exists()] == []
 
 
+LINKING = [*DOCUMENTS, *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md"))]
+
+
+def anchors(path: Path) -> set[str]:
+    """What a link to a heading of the page may end with."""
+    text = re.sub(r"^```.*?^```$", "", path.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", said.lower()).replace(" ", "-") for said in headings}
+
+
+@pytest.mark.parametrize("path", LINKING, ids=named)
+def test_every_heading_that_a_document_links_to_exists(path: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", path.read_text("utf-8"))
+    for page, anchor in links:
+        assert anchor in anchors(path.parent / page if page else path), (page, anchor)
+
+
 def test_every_document_is_linked_from_the_readme(root: Path) -> None:
     readme = (root / "README.md").read_text("utf-8")
     guide = (root / "docs/secure-aggregation.md").read_text("utf-8")

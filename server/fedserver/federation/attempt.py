@@ -382,7 +382,9 @@ class Attempt:
             metrics.assignments.labels("given").inc(len(self.state.cohort))
         if transition.to_phase is Phase.COMPLETED:
             metrics.assignments.labels("completed").inc(len(self.state.survivors))
-        if self.state.over or transition.to_phase is Phase.COMPLETED:
+        if transition.to_phase is not Phase.SCRUBBED and (
+            self.state.over or transition.to_phase is Phase.COMPLETED
+        ):  # once an attempt: what is scrubbed was completed before
             metrics.rounds.labels(transition.to_phase.value).inc()
         plan, result = self.hosted.task.plan, self._result
         if plan is not None and result is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 from typing import NoReturn
 
@@ -72,6 +73,9 @@ async def test_a_task_ends_with_the_models_of_the_reference(tmp_path: Path, secu
         record = await world.run()
         assert (record.state, record.rounds_completed) == (TaskState.COMPLETED, 2)
         assert await final_of(world) == models_of(task, world)[-1]
+        told = world.metrics.exposition().decode()
+        ended = re.findall(r'^fedcore_rounds_total\{outcome="(\w+)"\} ([1-9].*)$', told, re.M)
+        assert ended == [("COMPLETED", "2.0")]  # each attempt is counted once
         for device in world.devices:
             assert [outcome for _, _, outcome in device.outcomes] == [Outcome.COMPLETED] * 2
             assert device.contributions == 2

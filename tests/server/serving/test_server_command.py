@@ -279,6 +279,17 @@ def test_a_server_that_others_cannot_reach_is_told(place: Path) -> None:
     assert found(place)["reach"].level == "warning" and "fl.test" in found(place)["reach"].detail
 
 
+def test_a_sqlite_that_is_not_used_is_not_judged(place: Path) -> None:
+    config = load(place / "server.toml")
+    assert next(one.check for one in examine(config)) == "python"
+    assert "sqlite" in {one.check for one in examine(config)}
+    elsewhere = {"database_url": "postgresql://fed@127.0.0.1:1/fed"}  # where nobody answers
+    server = config.server.model_copy(update=elsewhere)
+    other = config.model_copy(update={"server": server})
+    levels = {one.check: one.level for one in examine(other)}
+    assert "sqlite" not in levels and levels["database"] == "error"
+
+
 def test_too_few_open_files_are_told(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (place / "server.toml").write_text(
         (place / "server.toml").read_text() + "waiting_rpcs = 1_000_000\n"
