@@ -9,6 +9,7 @@ from typing import Final
 
 from fedcore.console import Console, Json
 from fedcore.errors import FedcoreError
+from fedsim.engine.processes import Starting
 from fedsim.records import Result, RoundRecord
 from fedsim.records.plain_json import to_plain
 from fedsim.report.page import write_report
@@ -53,7 +54,9 @@ class Following:
             event: Json = {"event": "start", "folder": str(folder.path), "done": done, **told}
             self._console.show(event, "")
 
-    def simulate(self, world: World, programs: Mapping[str, str]) -> Result | None:
+    def simulate(
+        self, world: World, programs: Mapping[str, str], starting: Starting | None = None
+    ) -> Result | None:
         """Runs to the end; None after Ctrl-C.
 
         Raises: as `simulate_in_folder`; what was finished is kept.
@@ -73,6 +76,7 @@ class Following:
                     self._folder,
                     world=world,
                     programs=programs,
+                    starting=starting,
                     on_round=on_round,
                 )
         except KeyboardInterrupt:

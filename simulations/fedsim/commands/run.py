@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from fedcore.console import Console, ExitCode, Parser, common_options
@@ -26,7 +26,7 @@ from fedsim.report.page import write_report
 from fedsim.run.folder import RunFolder
 from fedsim.run.origin import base_of, write_base
 from fedsim.run.reading import read_run
-from fedsim.run.simulation import plan_of
+from fedsim.run.simulation import plan_of, workers_to_come
 from fedsim.scenario import Scenario
 from fedsim.sweep.changes import Change, scenario_with
 from fedsim.world import World
@@ -72,17 +72,21 @@ def _run(options: argparse.Namespace) -> int:
     root = options.out or Path("runs")
     specs, programs = trackers_of(options, root), programs_of(options)
     require_program(scenario, programs)
-    world = World.of(scenario)
-    require_possible(scenario, world)
-    told = Description(scenario, world)
-    if options.dry_run:
-        console.show({"dry_run": True, **told.data}, f"{told.words}\nnothing was simulated")
-        return ExitCode.OK
-    console.progress(told.words)
-    with _folder(options, scenario, root) as folder:
+    with ExitStack() as stack:
+        starting = None
+        if not options.dry_run:
+            starting = stack.enter_context(closing(workers_to_come(scenario)))
+        world = World.of(scenario)
+        require_possible(scenario, world)
+        told = Description(scenario, world)
+        if options.dry_run:
+            console.show({"dry_run": True, **told.data}, f"{told.words}\nnothing was simulated")
+            return ExitCode.OK
+        console.progress(told.words)
+        folder = stack.enter_context(_folder(options, scenario, root))
         following = Following(console, scenario, folder, specs)
         following.begin(told.data, resumed=options.resume is not None)
-        if following.simulate(world, programs) is None:
+        if following.simulate(world, programs, starting) is None:
             return ExitCode.INTERRUPTED
         found = read_run(folder.path)
         write_report(found)

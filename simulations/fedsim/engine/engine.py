@@ -21,8 +21,7 @@ from fedsim.engine.measuring import pieces_of
 from fedsim.engine.order import Joined, SumTree
 from fedsim.engine.plan import Plan
 from fedsim.engine.pool import Here, Pool, Threads
-from fedsim.engine.processes import Processes
-from fedsim.engine.ray_pool import RayActors
+from fedsim.engine.processes import Processes, Starting
 from fedsim.engine.study import Study
 from fedsim.population import Population
 
@@ -49,8 +48,8 @@ class Engine:
     """Workers for the clients of one population, ready to train them. Use it as a context manager.
 
     `workers`: how many; one works in the thread that asks, except of Ray. `kind`: what they are.
-    `address`: of Ray's cluster, see `Cluster`. `entropy`: a seam for tests, for workers in this
-    process. Raises: what `Plan.worker` and the pools raise.
+    `address`: of Ray's cluster, see `Cluster`. `starting`: processes to take as workers. `entropy`:
+    a seam for tests, for workers in this process. Raises: what `Plan.worker` and the pools raise.
     """
 
     def __init__(
@@ -61,6 +60,7 @@ class Engine:
         workers: int,
         kind: Kind = "processes",
         address: str | None = None,
+        starting: Starting | None = None,
         entropy: Entropy | None = None,
     ) -> None:
         elsewhere = kind == "ray" or (kind == "processes" and workers > 1)
@@ -76,7 +76,7 @@ class Engine:
         self._later: list[Callable[[], None]] = []
         self._commits = _commits_of(plan)
         self._parts = workers * _PARTS_A_WORKER if workers > 1 else 1
-        self._pool = self._pool_of(workers, kind, address, entropy)
+        self._pool = self._pool_of(workers, kind, address, starting, entropy)
 
     def __enter__(self) -> Self:
         return self
@@ -218,15 +218,22 @@ class Engine:
         self._pool.close()
 
     def _pool_of(
-        self, workers: int, kind: Kind, address: str | None, entropy: Entropy | None
+        self,
+        workers: int,
+        kind: Kind,
+        address: str | None,
+        starting: Starting | None,
+        entropy: Entropy | None,
     ) -> Pool:
         if kind == "ray":
+            from fedsim.engine.ray_pool import RayActors  # which no other run needs
+
             return RayActors(self.plan, self.population, workers, address=address)
         if workers == 1:
             return Here(self.plan.worker(self.population, entropy=entropy))
         if kind == "threads":
             return Threads(lambda: self.plan.worker(self.population, entropy=entropy), workers)
-        return Processes(self.plan, self.population, workers)
+        return Processes(self.plan, self.population, workers, starting)
 
     def _job(
         self, leaves: Sequence[tuple[int, ...]], work: Work, *, rows: Sequence[int] = ()

@@ -1,6 +1,7 @@
 """A worker in a process of its own: lines of JSON come in and go out, arrays lie in shared files.
 
-`python -m fedsim.engine.process FOLDER NUMBER` is started by `Processes`, and ends with its input.
+`python -m fedsim.engine.process` is started for `Processes`, and ends with its input. The first
+line says in which folder the arrays lie, and which worker this is.
 """
 
 from __future__ import annotations
@@ -70,14 +71,16 @@ def _read_on(source: IO[str], lines: SimpleQueue[str], folder: Path) -> None:
 
 def main() -> None:
     """Serves on standard input and output; what programs print goes to standard error."""
-    folder, number = Path(sys.argv[1]), int(sys.argv[2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's is for who started this
     answers = os.dup(1)
     os.dup2(2, 1)
     blas.prepare()
     try:
+        place = json.loads(sys.stdin.readline() or "null")
+        if place is None:  # nobody had use for it
+            os._exit(0)
         with os.fdopen(answers, "w", encoding="ascii") as sink:
-            serve(folder, number, sys.stdin, sink)
+            serve(Path(place["folder"]), place["number"], sys.stdin, sink)
     except Exception as error:
         if not isinstance(error, FedcoreError):
             traceback.print_exc()

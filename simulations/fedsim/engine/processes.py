@@ -26,7 +26,7 @@ from fedsim.engine.pool import Done
 from fedsim.engine.scratch import SLOTS, Scratch
 from fedsim.population import Population
 
-__all__ = ["Processes"]
+__all__ = ["Processes", "Starting"]
 
 Vector: TypeAlias = NDArray[np.float32]
 
@@ -34,10 +34,48 @@ _SENT = 4  # vectors that clients are sent at most, about
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
-class Processes:
-    """`count` workers. Raises: SimulationError if one does not start."""
+class Starting:
+    """`count` processes that import what a worker needs while its data are still being read.
 
-    def __init__(self, plan: Plan, population: Population, count: int) -> None:
+    Those that nobody takes are ended by `close`.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._left = [_started() for _ in range(count)]
+
+    def take(self) -> subprocess.Popen[bytes]:
+        """One of them, or a new one where none is left."""
+        return self._left.pop() if self._left else _started()
+
+    def close(self) -> None:
+        """Ends those that are left."""
+        for process in self._left:
+            process.kill()
+            process.communicate()
+        self._left.clear()
+
+
+def _started() -> subprocess.Popen[bytes]:
+    path = os.pathsep.join(filter(None, sys.path))
+    return subprocess.Popen(
+        [sys.executable, "-m", "fedsim.engine.process"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+        env={**os.environ, **_ONE_THREAD, "PYTHONPATH": path},
+    )
+
+
+class Processes:
+    """`count` workers, of those that are `starting` first.
+
+    Raises: SimulationError if one does not start.
+    """
+
+    def __init__(
+        self, plan: Plan, population: Population, count: int, starting: Starting | None = None
+    ) -> None:
         self.count = count
         self._length, self._dtype = plan.shape
         data, each = population.data, self._length * np.dtype(self._dtype).itemsize
@@ -52,9 +90,11 @@ class Processes:
                     self._scratch.array(f"out-{number}-{slot}", self._length, self._dtype, new=True)
                     for slot in range(SLOTS)
                 ]
-                self._members.append(_Member(self._scratch, number, slots))
+                process = _started() if starting is None else starting.take()
+                self._members.append(_Member(process, self._scratch, number, slots))
             self._scratch.put(population)  # while they import what they need
-            for member in self._members:
+            for number, member in enumerate(self._members):
+                member.say({"folder": str(self._scratch.folder), "number": number})
                 member.say(plan.to_json())
             for member in self._members:
                 member.hear()
@@ -169,19 +209,16 @@ def _closed() -> SimulationError:
 class _Member:
     """One process, and what is on its way to and from it."""
 
-    def __init__(self, scratch: Scratch, number: int, slots: list[NDArray[Any]]) -> None:
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        scratch: Scratch,
+        number: int,
+        slots: list[NDArray[Any]],
+    ) -> None:
         self.slots, self.free = slots, list(range(len(slots)))
         self.under_way, self.lines = 0, deque[dict[str, Any]]()
-        self._number, self._rest, self._said = number, b"", ""
-        path = os.pathsep.join(filter(None, sys.path))
-        self._process = subprocess.Popen(  # noqa: S603, our own module in our own interpreter
-            [sys.executable, "-m", "fedsim.engine.process", str(scratch.folder), str(number)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            env={**os.environ, **_ONE_THREAD, "PYTHONPATH": path},
-        )
+        self._process, self._number, self._rest, self._said = process, number, b"", ""
         self._pass_on = Thread(target=self._listen, daemon=True)
         self._pass_on.start()
 

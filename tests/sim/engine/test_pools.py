@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from fedcore.metrics import accuracy
 from fedsim.engine import Engine, Facts, Plan, Summed
 from fedsim.engine.engine import Kind
 from fedsim.engine.jobs import Round
-from fedsim.engine.processes import Processes
+from fedsim.engine.processes import Processes, Starting
 from fedsim.engine.scratch import Scratch
 from fedsim.partition import hold_out
 from fedsim.population import Population
@@ -124,6 +125,32 @@ def test_processes_do_everything_outlive_runs_and_end_with_one_that_is_killed() 
         assert not folder.exists() and not any(map(lives, pids))
         with pytest.raises(SimulationError, match="closed"):
             engine.measure(THETA, OTHER)
+
+
+def test_processes_that_began_early_are_taken_and_those_that_nobody_takes_end() -> None:
+    plan = Plan(task=TASK, way="floats")
+    with Engine(plan, PEOPLE, workers=2) as engine:
+        late = engine.sum(range(len(SIZES)), THETA, Facts(0))
+    with closing(Starting(3)) as starting:
+        begun = {process.pid for process in starting._left}
+        with Engine(plan, PEOPLE, workers=2, starting=starting) as engine:
+            _, taken, _ = parts_of(engine)
+            early = engine.sum(range(len(SIZES)), THETA, Facts(0))
+        (left,) = begun - {*taken}
+        assert lives(left)
+    assert not any(map(lives, begun))
+    assert early.vector is not None and late.vector is not None
+    assert early.vector.tobytes() == late.vector.tobytes()
+
+
+def test_a_process_whose_owner_is_killed_before_there_was_work_ends() -> None:
+    process = Starting(1).take()
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait(20) == 0
+    assert process.stdout is not None and process.stderr is not None
+    with process.stdout, process.stderr:
+        assert (process.stdout.read(), process.stderr.read()) == (b"", b"")
 
 
 def test_a_worker_that_does_not_start_says_why(capfd: pytest.CaptureFixture[str]) -> None:
