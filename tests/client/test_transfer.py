@@ -382,7 +382,8 @@ def test_a_handshake_that_takes_its_time_is_not_begun_anew(
     assert path.read_bytes() == data and len(proxy.faults) == 1
 
 
-@pytest.mark.parametrize("direction", mostly_slow(["up", "down"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("direction", ["up", "down"])
 def test_a_line_too_slow_for_large_pieces_gets_small_ones(
     server: FakeServer,
     identity: DeviceIdentity,

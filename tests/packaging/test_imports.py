@@ -38,12 +38,19 @@ def test_importing_a_part_loads_neither_tensors_nor_what_it_does_not_need() -> N
         assert not {name for name in loaded if name.startswith(("fedcore.tensor", "fedcore.auto"))}
 
 
-def test_importing_the_simulator_loads_no_run_until_one_is_asked_for() -> None:
+def test_importing_the_simulator_loads_its_parts_as_they_are_asked_for() -> None:
+    assert not {name for name in modules_after("import fedsim") if name.startswith("fedsim.")}
     parts = ("fedsim.run", "fedsim.modes", "fedsim.report", "fedsim.sweep", "fedsim.commands")
-    loaded = modules_after("import fedsim")
+    loaded = modules_after("from fedsim import Scenario")
     assert "fedsim.scenario" in loaded
     assert not {name for name in loaded if name.startswith(parts)}
     assert "fedsim.run.outcome" in modules_after("from fedsim import simulate")
+
+
+def test_a_worker_of_a_simulation_loads_nothing_that_plans_or_reports_one() -> None:
+    loaded = modules_after("import fedsim.engine.process")
+    parts = ("clock", "commands", "engine.ray", "modes", "report", "run", "scenario", "sources")
+    assert not {name for name in loaded if name.startswith(tuple(f"fedsim.{p}" for p in parts))}
 
 
 def test_a_server_loads_what_speaks_to_other_machines_only_where_it_is_told_to() -> None:

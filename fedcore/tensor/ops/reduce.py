@@ -28,15 +28,18 @@ from fedcore.tensor.registry import operations
 from fedcore.tensor.tensor import Axis, Tensor
 
 __all__ = [
+    "Axes",
     "all",
     "any",
     "argmax",
     "argmin",
     "cumsum",
+    "cumsum_primitive",
     "logsumexp",
     "max",
     "mean",
     "min",
+    "min_primitive",
     "prod",
     "std",
     "sum",
