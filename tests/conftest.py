@@ -17,7 +17,7 @@ from tests.postgres import Postgres, binaries
 
 ROOT = Path(__file__).resolve().parent.parent
 
-settings.register_profile("quick", derandomize=True, deadline=None, max_examples=10)
+settings.register_profile("quick", derandomize=True, deadline=None, max_examples=8)
 settings.register_profile("thorough", deadline=None, max_examples=500, print_blob=True)
 # Without a database, so that a seed says all: what failed once is not tried first.
 settings.register_profile("repeated", deadline=None, max_examples=10, database=None)
