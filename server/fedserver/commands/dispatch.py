@@ -49,8 +49,10 @@ def _meaning(error: TyperException, command: str) -> ArgumentError:
     if context is not None:
         command = context.command_path
         told = told or " ".join(context.get_usage().split())
+    # Pydantic, which typer asks for enumerations, names its own class before what was said.
+    said = error.format_message().replace(": Value error, ", ": ")
     return ArgumentError(
-        f"{command}: {error.format_message()}",
+        f"{command}: {said}",
         why=told or "the arguments cannot be understood",
         fix=f"{command} --help says what it takes",
     )

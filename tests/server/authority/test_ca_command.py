@@ -246,10 +246,11 @@ def test_mistakes_end_as_those_of_every_command(capsys: Capture) -> None:
         (["nonsense"], "fed ca"),
         (["init"], "fed ca init"),
         (["issue", "--days", "x"], "fed ca issue"),
+        (["rotate", "registrar"], "fed ca rotate: Invalid value for 'key': 'registrar' is not one"),
     ):
         assert cli.main(["ca", *arguments]) == 4
         shown = capsys.readouterr()
-        assert shown.out == "" and shown.err.startswith(f"FED-1109 {where}: ")
+        assert shown.out == "" and shown.err.startswith(f"FED-1109 {where}")
 
 
 def test_help_is_plain_text(capsys: Capture) -> None:
