@@ -1,7 +1,7 @@
 """The same steps in PyTorch and JAX on the same GPU, for `gpu_train`.
 
-Each function returns one that makes 50 steps and waits for the device. It raises InstallError where
-its system, or a GPU for it, is not there.
+Each function returns one that makes `STEPS` steps and waits for the device. It raises InstallError
+where its system, or a GPU for it, is not there.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 from benchmarks.tasks import LEARNING_RATE, SIDE, Convolution, Dense, Task
 from fedcore.errors import InstallError
 
-__all__ = ["jax_step", "torch_graph_step", "torch_lanes_step", "torch_step"]
+__all__ = ["STEPS", "jax_step", "torch_graph_step", "torch_lanes_step", "torch_step"]
 
-_STEPS = 50
+STEPS = 50
 
 Steps = Callable[[], None]
 
@@ -28,7 +28,7 @@ def torch_step(task: Task, x: Any, y: Any) -> Steps:
     step = _torch_training(torch, task, x, y)
 
     def steps() -> None:
-        for _ in range(_STEPS):
+        for _ in range(STEPS):
             step()
         torch.cuda.synchronize()
 
@@ -50,7 +50,7 @@ def torch_graph_step(task: Task, x: Any, y: Any) -> Steps:
         step()
 
     def steps(kept: Any = step) -> None:  # the graph reads the arrays of the step, which owns them
-        for _ in range(_STEPS):
+        for _ in range(STEPS):
             graph.replay()
         torch.cuda.synchronize()
 
@@ -75,7 +75,7 @@ def torch_lanes_step(task: Task, x: Any, y: Any) -> Steps:
     images, labels = _torch_batch(torch, x, y)
 
     def steps() -> None:
-        for _ in range(_STEPS):
+        for _ in range(STEPS):
             for name, value in gradient(parameters, images, labels).items():
                 parameters[name].sub_(value, alpha=LEARNING_RATE)
         torch.cuda.synchronize()
@@ -109,7 +109,7 @@ def jax_step(task: Task, x: Any, y: Any, *, lanes: int) -> Steps:
 
     def steps() -> None:
         nonlocal parameters
-        for _ in range(_STEPS):
+        for _ in range(STEPS):
             parameters = mapped(parameters, images, labels)
         jax.block_until_ready(parameters)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 import fedcore as fc
 from benchmarks.figure import Figure
-from benchmarks.gpu_rivals import jax_step, torch_graph_step, torch_lanes_step, torch_step
+from benchmarks.gpu_rivals import STEPS, jax_step, torch_graph_step, torch_lanes_step, torch_step
 from benchmarks.measure import Run, compare
 from benchmarks.models import initial, loss_of
 from benchmarks.peers import Peers
@@ -25,7 +25,6 @@ from fedcore.tensor.backend import Backend, use_backend
 __all__ = ["gpu_lanes", "gpu_step"]
 
 _LARGE_BATCH = 256
-_STEPS = 50
 _REPEATS = 5
 
 
@@ -83,7 +82,7 @@ def _ours(task: Task, x: Any, y: Any, *, lanes: int, gpu: Backend) -> Run:
 
     def steps() -> None:
         nonlocal theta
-        for _ in range(_STEPS):
+        for _ in range(STEPS):
             theta = replayed(theta, images, labels, rate)
         gpu.synchronize()
 
@@ -109,7 +108,7 @@ def _timed(steps: Callable[[], None]) -> Run:
     def run() -> float:
         begin = time.perf_counter()
         steps()
-        return (time.perf_counter() - begin) / _STEPS
+        return (time.perf_counter() - begin) / STEPS
 
     return run
 

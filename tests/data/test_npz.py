@@ -61,6 +61,17 @@ def archive(path: Path, payload: bytes, *, method: int = zipfile.ZIP_STORED) -> 
     return path
 
 
+def refused(path: Path, says: str | None = None) -> tuple[DataFormatError, int]:
+    """With what a file is refused, and the most bytes that were allocated until then."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataFormatError, match=says) as caught:
+            load_npz(path)
+        return caught.value, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
 def npy(header: str, body: bytes = b"") -> bytes:
     text = header.encode().ljust(118) + b"\n"
     return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + body
@@ -82,14 +93,7 @@ def test_a_pickled_array_is_refused_and_not_run(tmp_path: Path) -> None:
 def test_a_header_that_promises_terabytes_allocates_nothing(tmp_path: Path, shape: str) -> None:
     header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}"
     path = archive(tmp_path / "a.npz", npy(header, bytes(8 * ("(0" not in shape))))
-    tracemalloc.start()
-    try:
-        with pytest.raises(DataFormatError):
-            load_npz(path)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < 4_000_000
+    assert refused(path)[1] < 4_000_000
 
 
 def bomb(path: Path, *, states: int | None = None, copies: int = 1) -> Path:
@@ -128,15 +132,9 @@ def test_a_bomb_is_refused_before_it_fills_the_memory(
 ) -> None:
     path = bomb(tmp_path / "a.npz", **options)
     assert path.stat().st_size < 150_000
-    tracemalloc.start()
-    try:
-        with pytest.raises(DataFormatError, match=says) as caught:
-            load_npz(path)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+    error, peak = refused(path, says)
     assert peak < 8_000_000
-    assert str(path) in caught.value.where and caught.value.fix
+    assert str(path) in error.where and error.fix
 
 
 @pytest.mark.parametrize("begin", [1, 200, -1, -26, -30, 2**32 - 30, 2**32 - 1, 2**63, 2**64 - 30])
@@ -154,14 +152,7 @@ def test_a_directory_that_points_elsewhere_reaches_nothing_beyond_the_file(
             # The checksum of nothing, which is what a slice beyond the end gives.
             entry.file_size = entry.compress_size = states
             entry.CRC = 0
-    tracemalloc.start()
-    try:
-        with pytest.raises(DataFormatError):
-            load_npz(path)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < 4_000_000
+    assert refused(path)[1] < 4_000_000
 
 
 def test_an_archive_that_inflates_beyond_the_limit_is_refused(tmp_path: Path) -> None:

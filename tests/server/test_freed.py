@@ -8,6 +8,12 @@ import sys
 import pytest
 
 
+def said(program: str) -> str:
+    """What a Python of its own prints: what is set here is set for a whole process."""
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the C library is not glibc")
 def test_threads_share_one_heap() -> None:
     def arenas(first: str) -> int:
@@ -22,10 +28,7 @@ def test_threads_share_one_heap() -> None:
             "libc.malloc_info(0, file)\nlibc.fflush(file)\n"
             "print(os.read(read, 1 << 20).decode().count('<heap nr='))\n"
         )
-        done = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, check=True
-        )
-        return int(done.stdout)
+        return int(said(program))
 
     assert arenas("one_heap()") == 1
     assert arenas("") > 1
@@ -39,7 +42,4 @@ def test_garbage_is_looked_for_after_many_new_objects_and_not_after_few() -> Non
         "few = [[] for _ in range(20_000)]\nbefore = len(searches)\n"
         "many = [[] for _ in range(40_000)]\nprint(before, len(searches) > 0)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split() == ["0", "True"]
+    assert said(program).split() == ["0", "True"]
