@@ -25,10 +25,7 @@ PLACES = [
     "complete.after_commit",
     "round.after_persist",
 ]
-QUICK = [
-    ("release.after_reserve", "shares"),
-    ("release.after_publish", "central"),
-]
+QUICK = [("release.after_reserve", "shares")]
 
 
 class Died(BaseException):

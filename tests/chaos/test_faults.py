@@ -103,6 +103,7 @@ def _uploads(scene: Scene, task: Task) -> int:
     return len({found for found in scene.uploaded() if found.task == task.name})
 
 
+@pytest.mark.slow
 def test_a_kill_between_lost_calls_and_broken_connections_changes_no_bit(
     scene: Scene, proxy: FaultProxy
 ) -> None:

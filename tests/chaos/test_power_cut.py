@@ -30,9 +30,9 @@ from fedserver.store.records import TaskRecord, TaskState, UploadState
 from fedserver.store.sqlite import SqliteStore
 from tests.chaos.disk_log import DiskLog, Sync, SyncFolder
 from tests.chaos.power_cut import Cut, digest_of, every_cut, tables_after
+from tests.server.databases import empty_database
 from tests.server.federation.test_rounds import CLIENTS, MASKED, SAMPLED
 from tests.server.federation.world import KEY, World, task_of
-from tests.server.store.conftest import empty_database
 
 PRIVATE, SHARED = CLIENTS.format(noise="central"), CLIENTS.format(noise="shares")
 _NAMES = ["masked", "central", "shares", "sampled"]
@@ -193,6 +193,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     return recorded(tmp_path_factory.mktemp("told"), task(PRIVATE), clients=3)
 
 
+@pytest.mark.slow
 def test_after_some_cuts_a_server_finds_all_that_it_had_acknowledged(
     told: Recorded, tmp_path: Path
 ) -> None:

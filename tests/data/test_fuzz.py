@@ -75,7 +75,7 @@ def test_a_file_cut_anywhere_is_read_or_refused(tmp_path: Path, name: str) -> No
         load_or_refuse(loader, tmp_path / "a", content[:end])
 
 
-@pytest.mark.parametrize("name", VALID)
+@pytest.mark.parametrize("name", mostly_slow(VALID, quick=4))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=thorough(200))
 @given(data=st.data())
 def test_a_file_with_changed_bytes_is_read_or_refused(

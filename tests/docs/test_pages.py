@@ -54,7 +54,15 @@ def guide() -> str:
     return (ROOT / "docs/secure-aggregation.md").read_text("utf-8")
 
 
-@pytest.mark.parametrize("path", [p for p in DOCUMENTS if p.name not in OF_THEIR_OWN], ids=named)
+PAGES = [
+    # What privacy costs is found by bisection, some of it to many digits: seconds.
+    pytest.param(path, marks=pytest.mark.slow) if path.name == "privacy.md" else path
+    for path in DOCUMENTS
+    if path.name not in OF_THEIR_OWN
+]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=named)
 def test_every_block_of_python_runs_as_pasted(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

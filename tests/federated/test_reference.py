@@ -155,7 +155,7 @@ def test_what_the_server_keeps_goes_from_round_to_round(small_task, hospitals):
     [
         {"name": "fedavg"},
         pytest.param({"name": "fedavgm", "momentum": 0.5}, marks=pytest.mark.slow),
-        {"name": "fedprox", "mu": 0.1},
+        pytest.param({"name": "fedprox", "mu": 0.1}, marks=pytest.mark.slow),
         pytest.param({"name": "fedadagrad"}, marks=pytest.mark.slow),
         pytest.param({"name": "fedyogi"}, marks=pytest.mark.slow),
         {"name": "fedadam"},

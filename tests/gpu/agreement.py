@@ -7,11 +7,11 @@ fixture `device`.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pytest
 
 import fedcore as fc
 from fedcore.tensor.backend import Backend, backend_of, to_host
@@ -86,11 +86,8 @@ def arguments(one: Sample, way: Way, sizes: tuple[int, ...], precision: Any) -> 
 
 
 @each_sample
-@pytest.mark.parametrize("precision", ["float64", "float32"])
-def test_values_and_derivatives_agree_with_numpy(
-    device: Backend, one: Sample, precision: str
-) -> None:
-    for way, sizes in patterns(one):
+def test_values_and_derivatives_agree_with_numpy(device: Backend, one: Sample) -> None:
+    for precision, (way, sizes) in itertools.product(("float64", "float32"), patterns(one)):
         g, *xs = arguments(one, way, sizes, precision)
         if not one.keeps_dtype:
             g = g.astype(np.float64)

@@ -19,11 +19,12 @@ from fedcore.privacy.noise import CompactShares
 from fedcore.privacy.sampling import FixedSize, Poisson, TruncatedPoisson, Uncontrolled
 from fedcore.privacy.units import Adjacency, Unit
 from tests.privacy.commands_world import CENTRAL, SHARES, Fed, planned
+from tests.variants import mostly_slow
 
 # Of noise, epsilon and rounds, the third.
 
 
-@pytest.mark.parametrize("accountant", ["rdp", "best", pytest.param("pld", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("accountant", mostly_slow(["best", "rdp", "pld"]))
 def test_the_noise_that_is_found_is_the_least_that_the_budget_allows(
     fed: Fed, accountant: str
 ) -> None:

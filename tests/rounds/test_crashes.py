@@ -10,6 +10,7 @@ from hypothesis import given, settings, strategies as st
 from fedcore.rounds import CLIENT_PHASES, Phase, RoundPolicy, RoundState, replay, to_record
 from tests.random_examples import thorough
 from tests.rounds.driving import Driver, Fate, clients, plain, secure
+from tests.variants import mostly_slow
 
 FATES = {b"a": Fate(), b"b": Fate(Phase.COLLECTING), b"c": Fate(), b"d": Fate()}
 STORIES: dict[str, tuple[RoundPolicy, dict[bytes, dict[int, Fate]], dict[int, Phase]]] = {
@@ -43,7 +44,7 @@ STORIES: dict[str, tuple[RoundPolicy, dict[bytes, dict[int, Fate]], dict[int, Ph
 }
 
 
-@pytest.mark.parametrize("story", STORIES)
+@pytest.mark.parametrize("story", mostly_slow(STORIES, quick=3))
 def test_one_crash_anywhere_changes_nothing(story: str) -> None:
     policy, fates, cannot = STORIES[story]
     undisturbed = Driver(policy, fates, cannot_close=cannot)

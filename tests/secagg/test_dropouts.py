@@ -127,7 +127,7 @@ def test_a_large_session_gives_the_exact_sum_or_ends_cleanly(
     ("n", "profile", "excess"),
     [
         pytest.param(64, Profile.MALICIOUS, 0, marks=pytest.mark.slow),
-        (65, Profile.SEMI_HONEST, 0),
+        pytest.param(65, Profile.SEMI_HONEST, 0, marks=pytest.mark.slow),
         pytest.param(65, Profile.MALICIOUS, 0, marks=pytest.mark.slow),
         (65, Profile.MALICIOUS, 1),
         pytest.param(200, Profile.MALICIOUS, 0, marks=pytest.mark.slow),

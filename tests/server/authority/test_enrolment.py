@@ -33,7 +33,6 @@ from fedserver.store.records import (
     ClientState,
     TokenRecord,
 )
-from fedserver.store.sqlite.store import SqliteStore
 from tests.server.authority.parties import (
     NOW,
     Parties,
@@ -43,6 +42,7 @@ from tests.server.authority.parties import (
     pem_of,
     token_record,
 )
+from tests.server.databases import opened
 
 
 async def test_a_token_makes_a_client(authority: Authority, request_for: RequestFor) -> None:
@@ -272,9 +272,7 @@ def test_ids_of_clients_sort_by_time_and_never_repeat() -> None:
 async def test_the_database_keeps_these_promises_too(
     authority: Authority, request_for: RequestFor, tmp_path: Path
 ) -> None:
-    store = await SqliteStore.open(
-        tmp_path / "server.db", keys=[b"k" * 32], clock=lambda: 1000 * NOW
-    )
+    store = await opened(tmp_path / "server.db", keys=[b"k" * 32], clock=lambda: 1000 * NOW)
     try:
         await store.create_token(token_record(uses=7))
         enrolment = enrolment_at(authority, cast(Parties, store))

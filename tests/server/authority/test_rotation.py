@@ -36,7 +36,7 @@ from fedserver.key_files import (
     load_keys,
 )
 from fedserver.store.sealing import Sealer
-from fedserver.store.sqlite.store import SqliteStore
+from tests.server.databases import opened
 from tests.server.federation.world import task_of
 
 HOSTS = ("localhost",)
@@ -79,7 +79,7 @@ def test_datastore_keys_are_exchanged_and_the_old_ones_open_until_they_are_retir
 async def test_the_audit_signer_is_exchanged_and_no_rollback_is_let_through_meanwhile(
     ca: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store = await SqliteStore.open(tmp_path / "fed.db", keys=[bytes(32)])
+    store = await opened(tmp_path / "fed.db", keys=[bytes(32)])
 
     def heads() -> AuditHeads:
         signer, *earlier = load_keys(ca / AUDIT_SIGNER)

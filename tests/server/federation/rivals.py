@@ -23,6 +23,7 @@ from fedserver.metrics import Metrics
 from fedserver.spool import Spool
 from fedserver.staging import Staging
 from fedserver.store.sqlite.store import SqliteStore
+from tests.server.databases import opened
 from tests.server.federation.world import KEY, World
 
 __all__ = ["LEASE_MS", "Rival", "Rivals"]
@@ -107,9 +108,7 @@ class Rivals(World):
     async def start(self) -> None:
         """Opens what all of them share, and starts the first."""
         self.folder.mkdir(exist_ok=True)
-        self.store = await SqliteStore.open(
-            self.folder / "fed.db", keys=[KEY], clock=lambda: self.now_ms
-        )
+        self.store = await opened(self.folder / "fed.db", keys=[KEY], clock=lambda: self.now_ms)
         self.blobs = LocalBlobStore(self.folder / "blobs")
         self.accounts = Accounts(self.folder / "ledgers", participation_key=KEY)
         if not self._names:

@@ -24,6 +24,7 @@ from fedserver.store.records import TaskState
 from tests.server.federation.rivals import Rivals
 from tests.server.federation.test_rounds import CLIENTS, MASKED, final_of, models_of
 from tests.server.federation.world import KEY, task_of
+from tests.variants import mostly_slow
 
 PRIVATE = CLIENTS.format(noise="central")
 _ONCE = ("AGGREGATING", "RELEASING", "COMPLETED", "SCRUBBED")
@@ -130,7 +131,7 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "_PAUSE_S", 0.0)
 
 
-@pytest.mark.parametrize("privacy", ["", PRIVATE], ids=["masked", "private"])
+@pytest.mark.parametrize("privacy", mostly_slow([PRIVATE, ""]), ids=["private", "masked"])
 async def test_a_driver_that_was_stopped_past_its_lease_changes_nothing(
     tmp_path: Path, privacy: str
 ) -> None:

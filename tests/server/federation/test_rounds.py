@@ -20,6 +20,7 @@ from fedserver.federation.interface import Outcome
 from fedserver.store.records import RoundRef, TaskState
 from tests.server.federation.device import data_of
 from tests.server.federation.world import World, task_of, world_in
+from tests.variants import mostly_slow
 
 MASKED = 'profile = "malicious"\ndelta = 0.2\ngamma = 0.0'
 RECORDS = """
@@ -99,15 +100,10 @@ async def test_figures_that_no_honest_clients_report_end_no_round_and_are_not_sh
         assert told == [(round, ["evaluation_accuracy"]) for round in (0, 1)]
 
 
-PLACES = [
-    "upload",
-    "confirm",
-    *(pytest.param(place, marks=pytest.mark.slow) for place in ("train", "share")),
-    *(pytest.param(place, marks=pytest.mark.slow) for place in ("uploading", "commit", "answer")),
-]
+PLACES = ["confirm", "upload", "train", "share", "uploading", "commit", "answer"]
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", mostly_slow(PLACES))
 async def test_a_lost_client_is_in_the_sum_if_its_update_was_acknowledged(
     tmp_path: Path, place: str
 ) -> None:
@@ -142,15 +138,14 @@ async def test_a_round_without_enough_clients_is_tried_again_with_fresh_keys(
         assert kept.ref.attempt == 2
 
 
-KILLED_AT = [Phase.KEYS, Phase.COLLECTING, Phase.UNMASKING]
-ALSO_AT = [Phase.SELECTING, Phase.SHARES, Phase.CONFIRMING, Phase.COMPLETED]
+KILLED_AT = [
+    Phase.COLLECTING,
+    *(Phase.KEYS, Phase.UNMASKING),
+    *(Phase.SELECTING, Phase.SHARES, Phase.CONFIRMING, Phase.COMPLETED),
+]
 
 
-@pytest.mark.parametrize(
-    "phase",
-    [*KILLED_AT, *(pytest.param(phase, marks=pytest.mark.slow) for phase in ALSO_AT)],
-    ids=lambda phase: phase.name,
-)
+@pytest.mark.parametrize("phase", mostly_slow(KILLED_AT), ids=lambda phase: phase.name)
 async def test_a_server_that_is_killed_ends_with_the_same_model(
     tmp_path: Path, phase: Phase
 ) -> None:
@@ -175,7 +170,7 @@ async def test_a_server_that_is_killed_ends_with_the_same_model(
             'name = "fedadam"\nlr = 0.1',
             marks=pytest.mark.slow,
         ),
-        (SAMPLED, 'name = "fedavg"'),
+        pytest.param(SAMPLED, 'name = "fedavg"', marks=pytest.mark.slow),
     ],
     ids=["records", "shares", "central", "sampled"],
 )

@@ -33,6 +33,7 @@ from tests.server.federation.rivals import Rival, Rivals
 from tests.server.federation.test_competing_drivers import ended, gone
 from tests.server.federation.test_rounds import CLIENTS, MASKED, final_of, models_of
 from tests.server.federation.world import task_of
+from tests.variants import mostly_slow
 
 FIRST, SECOND = "10.0.0.1:7443", "10.0.0.2:7443"
 
@@ -197,7 +198,9 @@ async def test_devices_meet_at_the_task_that_was_submitted_first(
         assert isinstance(await second.check_in(there, ask_of()), RetryLater)
 
 
-@pytest.mark.parametrize("privacy", ["", CLIENTS.format(noise="central")], ids=["open", "private"])
+@pytest.mark.parametrize(
+    "privacy", mostly_slow([CLIENTS.format(noise="central"), ""]), ids=["private", "open"]
+)
 async def test_uploads_that_another_server_has_sealed_are_in_the_sum(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, privacy: str
 ) -> None:

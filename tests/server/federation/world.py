@@ -37,7 +37,7 @@ from fedserver.model_files import load_model
 from fedserver.spool import Spool
 from fedserver.staging import Staging
 from fedserver.store.records import ClientRecord, Idempotency, RoundRef, TaskRecord, TaskState
-from fedserver.store.sqlite.store import SqliteStore
+from tests.server.databases import opened
 from tests.server.federation.device import LATER, TENANT, Device
 
 __all__ = ["KEY", "World", "task_of", "world_in"]
@@ -146,7 +146,7 @@ class World:
 
     async def start(self) -> None:
         """Opens the store and takes up what is there."""
-        self.store = await SqliteStore.open(self.folder / "fed.db", keys=[KEY])
+        self.store = await opened(self.folder / "fed.db", keys=[KEY])
         self.blobs = LocalBlobStore(self.folder / "blobs")
         resources = Resources(
             self.store,

@@ -38,6 +38,7 @@ from fedserver.store.records import (
     TokenRecord,
 )
 from fedserver.store.sqlite.store import SqliteStore
+from tests.server.databases import opened
 
 REF = RoundRef("digits-1", 3, 1)
 PLACE = Place(task_id="digits-1", round=3, attempt=1, nonce=b"n" * 32)
@@ -371,7 +372,7 @@ def settings(directory: Path, **sections: Any) -> Config:
 
 @asynccontextmanager
 async def a_world(directory: Path, authority: Authority, **sections: Any) -> AsyncIterator[World]:
-    store = await SqliteStore.open(directory / "fed.db", keys=[b"k" * 32])
+    store = await opened(directory / "fed.db", keys=[b"k" * 32])
     federation = CannedFederation(owner=b"c" * 16)
     heads = AuditHeads(store, directory / "head", signer=b"s" * 32)
     metrics = Metrics()

@@ -31,6 +31,7 @@ from fedcore.wire.envelope import Place
 from fedserver.authorisation import PERMISSIONS, READERS, ROLES
 from fedserver.serving import SERVICES
 from fedserver.store.records import ClientState
+from tests.variants import mostly_slow
 
 Code = grpc.StatusCode
 CLIENT_ID = b"c" * 16
@@ -300,7 +301,7 @@ async def test_another_clients_objects_do_not_exist(world: Any) -> None:
         assert code is Code.NOT_FOUND, name
 
 
-@pytest.mark.parametrize("name", SIGNED)
+@pytest.mark.parametrize("name", mostly_slow(SIGNED, quick=4))
 async def test_a_signature_holds_for_one_content_rpc_place_and_key(world: Any, name: str) -> None:
     callers = Callers(world)
     holder = await callers.of(role_for(name))

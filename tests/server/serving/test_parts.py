@@ -21,6 +21,7 @@ from fedserver.store.records import (
 )
 from fedserver.store.sqlite.store import SqliteStore
 from fedserver.trust import Trust
+from tests.server.databases import opened
 
 KEYS = [b"k" * 32]
 SIGNER = b"s" * 32
@@ -28,9 +29,9 @@ SIGNER = b"s" * 32
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    opened = await SqliteStore.open(tmp_path / "fed.db", keys=KEYS)
-    yield opened
-    await opened.close()
+    made = await opened(tmp_path / "fed.db", keys=KEYS)
+    yield made
+    await made.close()
 
 
 async def test_a_log_that_goes_on_from_its_signed_head_is_taken(
@@ -93,16 +94,16 @@ async def test_a_later_head_that_another_server_has_signed_stays(
 async def test_a_database_that_was_rolled_back_is_refused_unless_that_is_accepted(
     tmp_path: Path,
 ) -> None:
-    store = await SqliteStore.open(tmp_path / "fed.db", keys=KEYS)
+    store = await opened(tmp_path / "fed.db", keys=KEYS)
     await store.append_audit(AuditEntry("user:ada", "test", "1"))
     await store.close()
     shutil.copy(tmp_path / "fed.db", tmp_path / "old.db")
-    store = await SqliteStore.open(tmp_path / "fed.db", keys=KEYS)
+    store = await opened(tmp_path / "fed.db", keys=KEYS)
     await store.append_audit(AuditEntry("user:ada", "test", "2"))
     await AuditHeads(store, tmp_path / "head", signer=SIGNER).sign()
     await store.close()
     shutil.copy(tmp_path / "old.db", tmp_path / "fed.db")
-    store = await SqliteStore.open(tmp_path / "fed.db", keys=KEYS)
+    store = await opened(tmp_path / "fed.db", keys=KEYS)
     heads = AuditHeads(store, tmp_path / "head", signer=SIGNER)
     try:
         with pytest.raises(AuditError, match="--accept-rollback"):

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import hashlib
 import sqlite3
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from fedserver.store import migrating
 from fedserver.store.postgres.address import PostgresAddress
 from fedserver.store.protocol import Store
 from fedserver.store.records import (
@@ -29,8 +27,8 @@ from fedserver.store.records import (
     TokenRecord,
     Transition,
 )
-from fedserver.store.sqlite import SqliteStore
 from tests.postgres import DATABASES, Postgres
+from tests.server.databases import opened
 from tests.server.store.failing import FailingStore, Faults
 
 KEY = bytes(range(32))
@@ -161,15 +159,6 @@ class World:
         return part.assignment_id
 
 
-@functools.cache
-def empty_database() -> bytes:
-    """A database of the newest schema: to migrate one for every test takes too long."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "empty.db"
-        migrating.upgrade(path)
-        return path.read_bytes()
-
-
 class SqliteGround:
     """SQLite, in a file of the test's folder."""
 
@@ -177,9 +166,7 @@ class SqliteGround:
         self.database = folder / "server.db"
 
     async def open(self, *, keys: Sequence[bytes], clock: Callable[[], int] | None) -> Store:
-        if not self.database.exists():
-            self.database.write_bytes(empty_database())
-        return await SqliteStore.open(self.database, keys=keys, clock=clock)
+        return await opened(self.database, keys=keys, clock=clock)
 
     def execute(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         with contextlib.closing(sqlite3.connect(self.database)) as connection, connection:

@@ -14,7 +14,8 @@ import pytest
 from fedcore.errors import StoreError
 from fedserver.store.records import AuditEntry
 from fedserver.store.sqlite import SqliteStore
-from tests.server.store.conftest import KEY, FakeClock, World, empty_database
+from tests.server.databases import empty_database
+from tests.server.store.conftest import KEY, FakeClock, World
 from tests.server.store.failing import FAULTS, METHODS, FailingStore, Faults, digest_of
 from tests.server.store.story import a_round
 

@@ -41,6 +41,7 @@ from fedserver.store.records import (
     Transition,
 )
 from fedserver.store.sqlite import SqliteStore
+from tests.server.databases import empty_database
 from tests.server.store.conftest import (
     KEY,
     FakeClock,
@@ -48,7 +49,6 @@ from tests.server.store.conftest import (
     World,
     assignment,
     digest,
-    empty_database,
 )
 from tests.server.store.plain_store import PlainRound, PlainStore, observed
 

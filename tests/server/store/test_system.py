@@ -13,7 +13,8 @@ from fedcore.errors import ConflictError, NotFoundError, StoreError
 from fedserver.store.audit import verify
 from fedserver.store.records import AuditEntry, AuditHead, OutboxMessage, TokenRecord
 from fedserver.store.sqlite import SqliteStore
-from tests.server.store.conftest import KEY, empty_database
+from tests.server.databases import empty_database
+from tests.server.store.conftest import KEY
 
 
 async def test_a_server_keeps_its_identity_and_its_epoch_grows(world) -> None:

@@ -34,7 +34,7 @@ def personal_of(study: Study, theta: Any, kept: Any, place: int) -> dict[str, fl
 
 
 @pytest.mark.parametrize("compressed", mostly_slow([True, False]), ids=["compressed", "whole"])
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", mostly_slow(ALGORITHMS, quick=4))
 def test_an_algorithm_is_a_plain_loop_over_clients(
     name: str, compressed: bool, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ from fedsim.modes.foreseen import require_possible
 from fedsim.scenario import Scenario
 from fedsim.world import World
 from tests.sim.scenarios import scenario_of
+from tests.variants import mostly_slow
 
 BUFFERED = '[clock]\nschedule = "buffered"\nconcurrency = {concurrency}\nbuffer = 2\n'
 
@@ -71,12 +72,16 @@ def lossy(schedule: str, dropout: str) -> Scenario:
 
 @pytest.mark.parametrize(
     ("schedule", "stages"),
-    [
-        *(("synchronous", [stage.value]) for stage in Stage),
-        ("synchronous", ["training", "upload"]),
-        *(("buffered", [stage]) for stage in ("checked_in", "training", "upload")),
-        ("classes", ["training"]),
-    ],
+    mostly_slow(
+        [
+            ("synchronous", ["training", "upload"]),
+            ("buffered", ["upload"]),
+            ("classes", ["training"]),
+            *(("synchronous", [stage.value]) for stage in Stage),
+            *(("buffered", [stage]) for stage in ("checked_in", "training")),
+        ],
+        quick=3,
+    ),
 )
 def test_that_all_are_lost_for_certain_is_foreseen_and_the_drop_out_that_is_said_to_do_does(
     schedule: str, stages: list[str]

@@ -57,7 +57,7 @@ def scaffold(tmp_path_factory: pytest.TempPathFactory) -> tuple[Scenario, Path, 
     return scenario, path, models(simulate(scenario))
 
 
-@pytest.mark.parametrize("name", ["checkpoint", STATE, "client-state/commits"])
+@pytest.mark.parametrize("name", mostly_slow(["checkpoint", STATE, "client-state/commits"]))
 def test_one_byte_of_what_a_resume_reads_is_refused_and_the_remedy_leads_to_the_same_end(
     tmp_path: Path, scaffold: tuple[Scenario, Path, list[str]], name: str
 ) -> None:
@@ -116,7 +116,7 @@ def test_files_of_a_release_that_wrote_no_digest_are_gone_on_from(
 
 
 @pytest.mark.parametrize("ended", mostly_slow([False, True]))
-@pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoint.safetensors"])
+@pytest.mark.parametrize("name", mostly_slow(["checkpoint.safetensors", "metrics.jsonl"]))
 def test_of_a_run_that_lost_rounds_or_its_checkpoint_the_remedy_begins_anew(
     tmp_path: Path, name: str, ended: bool
 ) -> None:

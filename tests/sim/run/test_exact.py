@@ -11,6 +11,7 @@ from fedsim.records import digest_of
 from fedsim.world import World
 from tests.sim.run.test_simulation import run
 from tests.sim.scenarios import scenario_of
+from tests.variants import mostly_slow
 
 MASKED = 'profile = "malicious", gamma = 0.1, delta = 0.2'
 HONEST = MASKED.replace("malicious", "semi_honest")
@@ -23,12 +24,7 @@ RECORDS = (
 
 @pytest.mark.parametrize(
     ("secure", "workers"),
-    [
-        (MASKED, 2),
-        (HONEST, 1),
-        pytest.param(MASKED, 1, marks=pytest.mark.slow),
-        pytest.param(HONEST, 2, marks=pytest.mark.slow),
-    ],
+    mostly_slow([(MASKED, 2), (HONEST, 1), (MASKED, 1), (HONEST, 2)]),
 )
 def test_exact_and_fast_are_the_same_to_the_bit(tmp_path: Path, secure: str, workers: int) -> None:
     terms = {

@@ -14,6 +14,7 @@ from fedsim.run.simulation import plan_of, simulate_in_folder
 from fedsim.scenario import Scenario
 from fedsim.world import World
 from tests.sim.scenarios import scenario_of
+from tests.variants import mostly_slow
 
 RECORDS = (
     'unit = "record", epsilon = 8.0, delta = 1e-4, population = 240, clipping_norm = 1.0,'
@@ -38,7 +39,8 @@ def run(scenario: Scenario, root: Path) -> tuple[Result, list[RoundRecord]]:
 
 
 @pytest.mark.parametrize(
-    "algorithm", ['name = "fedavg"', 'name = "fedadam"', 'name = "fedsgd", lr = 0.5']
+    "algorithm",
+    mostly_slow(['name = "fedavg"', 'name = "fedadam"', 'name = "fedsgd", lr = 0.5'], quick=2),
 )
 def test_a_run_finds_the_models_of_the_task_in_one_process(tmp_path: Path, algorithm: str) -> None:
     scenario = scenario_of(goal=12, minimum=12, algorithm=algorithm)
@@ -52,7 +54,7 @@ def test_a_run_finds_the_models_of_the_task_in_one_process(tmp_path: Path, algor
     ("mode", "workers", "kind"),
     [
         ("fast", 2, "processes"),
-        ("plain", 2, "threads"),
+        pytest.param("plain", 2, "threads", marks=pytest.mark.slow),
         pytest.param("fast", 2, "threads", marks=pytest.mark.slow),
         pytest.param("plain", 2, "processes", marks=pytest.mark.slow),
     ],

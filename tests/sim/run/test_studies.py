@@ -59,8 +59,7 @@ def run(scenario: Scenario, root: Path) -> tuple[Result, list[RoundRecord]]:
         return result, [record.repeatable() for record in folder.rounds]
 
 
-# Of each kind one is quick: kept by clients and not, summed and seen one by one, buffered.
-QUICK = ("scaffold", "krum", "random k", "fedbuff")
+QUICK = ("scaffold", "fedbuff")  # kept by clients, and buffered
 
 
 @pytest.mark.parametrize(
@@ -91,10 +90,10 @@ def test_a_study_learns_and_goes_on_after_a_stop_as_if_there_had_been_none(
     ("name", "kind"),
     [
         ("scaffold", "processes"),
-        ("fedbuff", "threads"),
         *(
             pytest.param(name, kind, marks=pytest.mark.slow)
             for name, kind in [
+                ("fedbuff", "threads"),
                 ("scaffold", "threads"),
                 ("krum", "threads"),
                 ("krum", "processes"),
