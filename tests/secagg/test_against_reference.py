@@ -25,6 +25,7 @@ from fedcore.secagg.policy import Policy
 from fedcore.secagg.prg import Prg
 from tests.secagg import reference as ref, reference_session as second
 from tests.secagg.conversation import Conversation, converse, replay
+from tests.variants import mostly_slow
 
 LAYOUT = Layout(
     (
@@ -85,22 +86,22 @@ def check_same(machines: Conversation, reference: second.Outcome) -> None:
 
 LOSSES = [
     (2, {}),
-    (3, {}),
     (5, {}),
     (5, {2: LostAt.SHARES}),
-    (5, {0: LostAt.UPLOAD}),
     (5, {4: LostAt.UPLOADING}),
     (5, {3: LostAt.CONFIRMATION}),
+    (8, {4: LostAt.UPLOAD, 6: LostAt.CONFIRMATION}),
+    (3, {}),
+    (5, {0: LostAt.UPLOAD}),
     (5, {1: LostAt.ANSWER}),
     (8, {0: LostAt.SHARES, 7: LostAt.UPLOAD}),
     (8, {3: LostAt.UPLOADING, 5: LostAt.ANSWER}),
-    (8, {4: LostAt.UPLOAD, 6: LostAt.CONFIRMATION}),
 ]
 
 
 @prgs
 @profiles
-@pytest.mark.parametrize(("n", "lost"), LOSSES, ids=str)
+@pytest.mark.parametrize(("n", "lost"), mostly_slow(LOSSES, quick=6), ids=str)
 def test_the_machines_send_what_the_reference_sends(
     n: int, lost: Mapping[int, LostAt], profile: Profile, prg: Prg
 ) -> None:

@@ -30,7 +30,7 @@ crashes = pytest.mark.parametrize(
     ("moment", "in_flight"),
     [
         (Moment.BEFORE, InFlight.LOST),
-        (Moment.AFTER, InFlight.TWICE),
+        pytest.param(Moment.AFTER, InFlight.TWICE, marks=pytest.mark.slow),
         pytest.param(Moment.BEFORE, InFlight.TWICE, marks=pytest.mark.slow),
         pytest.param(Moment.AFTER, InFlight.LOST, marks=pytest.mark.slow),
     ],

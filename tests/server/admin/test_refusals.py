@@ -131,22 +131,16 @@ async def test_wrong_arguments_end_with_4_and_a_remedy(fed: Any, words: list[str
     assert found.code == 4 and "Fix: " in found.err and found.out == ""
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
+async def test_an_empty_task_id_is_told_before_a_call_is_made(fed: Any, canned: Any) -> None:
+    for words in (
         *(["task", verb] for verb in ("show", "watch")),
         ["task", "cancel", "--reason", "x", "--yes"],
         *(["round", "list"], ["round", "show"], ["model", "list"]),
         ["model", "export", "--out", "m.safetensors"],
-    ],
-    ids=" ".join,
-)
-async def test_an_empty_task_id_is_told_before_a_call_is_made(
-    fed: Any, canned: Any, words: list[str]
-) -> None:
-    found = await fed(*words[:2], "", *words[2:], profile=canned.profile())
-    assert found.code == 4 and "'' is no id of a task" in found.err, found.err
-    assert "Why: it is empty" in found.err and "fed task list" in found.err
+    ):
+        found = await fed(*words[:2], "", *words[2:], profile=canned.profile())
+        assert found.code == 4 and "'' is no id of a task" in found.err, (words, found.err)
+        assert "Why: it is empty" in found.err and "fed task list" in found.err
     assert canned.federation.calls == []
 
 
