@@ -21,7 +21,7 @@ from tests.tensor.test_primitives import (
     Calls,
     draw,
     each_differentiable,
-    each_sample,
+    first_samples,
     generator,
     in_lanes,
     inner,
@@ -85,7 +85,7 @@ def arguments(one: Sample, way: Way, sizes: tuple[int, ...], precision: Any) -> 
     return [a.astype(precision) if a.dtype == np.float64 else a for a in given]
 
 
-@each_sample
+@first_samples
 def test_values_and_derivatives_agree_with_numpy(device: Backend, one: Sample) -> None:
     for precision, (way, sizes) in itertools.product(("float64", "float32"), patterns(one)):
         g, *xs = arguments(one, way, sizes, precision)
@@ -127,7 +127,7 @@ def calls_of(one: Sample, device: Backend) -> Calls:
     return calls
 
 
-@each_sample
+@first_samples
 def test_out_and_operands_in_place_agree_with_a_fresh_result(device: Backend, one: Sample) -> None:
     for prim, xs, params, y in calls_of(one, device).made:
         if prim.view:
@@ -144,7 +144,7 @@ def test_out_and_operands_in_place_agree_with_a_fresh_result(device: Backend, on
                 assert_agree(own, y)
 
 
-@each_sample
+@first_samples
 def test_a_replay_on_other_inputs_agrees_with_the_eager_run(device: Backend, one: Sample) -> None:
     way, sizes = patterns(one)[1]
 
@@ -160,7 +160,7 @@ def test_a_replay_on_other_inputs_agrees_with_the_eager_run(device: Backend, one
             assert_agree(y, e, device)
 
 
-@each_sample
+@first_samples
 def test_strides_do_not_matter(device: Backend, one: Sample) -> None:
     g, *xs = arguments(one, [()] * len(one.operands), (), "float64")
     expected = outputs(one, [tensor(x) for x in xs], tensor(g))

@@ -19,7 +19,7 @@ from tests.gpu.host_kernels import MISSING_COMPILER
 from tests.gpu.stand_in import make_cupy, ndarray
 from tests.gpu.workloads import *  # noqa: F403
 from tests.tensor.samples.sample import Sample
-from tests.tensor.test_primitives import each_sample, in_lanes
+from tests.tensor.test_primitives import first_samples, in_lanes
 
 CUPY = make_cupy()
 
@@ -33,7 +33,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
         yield backend
 
 
-@each_sample
+@first_samples
 def test_only_random_draws_read_the_device(
     device: Backend, monkeypatch: pytest.MonkeyPatch, one: Sample
 ) -> None:

@@ -117,7 +117,7 @@ def test_rounds_by_the_filter_are_its_exact_stop() -> None:
     [
         pytest.param(0.01, 1, 2, marks=pytest.mark.slow),
         (1.0, 30, 2),
-        (1.0, 4, 1),
+        pytest.param(1.0, 4, 1, marks=pytest.mark.slow),
         (1.0, 4, 0.5),
     ],
 )

@@ -24,7 +24,7 @@ from tests.variants import mostly_slow
 # Of noise, epsilon and rounds, the third.
 
 
-@pytest.mark.parametrize("accountant", mostly_slow(["best", "rdp", "pld"]))
+@pytest.mark.parametrize("accountant", mostly_slow(["rdp", "best", "pld"]))
 def test_the_noise_that_is_found_is_the_least_that_the_budget_allows(
     fed: Fed, accountant: str
 ) -> None:

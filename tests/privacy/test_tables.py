@@ -26,6 +26,7 @@ from fedcore.privacy.masses import (
     running,
 )
 from fedcore.privacy.tables import CellTable, cell_table
+from tests.variants import mostly_slow
 
 mpmath = pytest.importorskip("mpmath")
 
@@ -374,7 +375,7 @@ def test_what_is_accepted_beyond_the_whole_cells_fits_what_is_left_of_the_law(ma
     )
 
 
-@pytest.mark.parametrize("x", [-300, -2, 3, 89, 301])
+@pytest.mark.parametrize("x", mostly_slow([3, -300, -2, 89, 301], quick=2))
 def test_a_chance_that_64_bits_leave_open_is_decided_by_further_bits(x: int) -> None:
     table = table_of(discrete_blocks)
     blocks, block = table.blocks, (x >> 1) - table.blocks.first
@@ -388,7 +389,7 @@ def test_a_chance_that_64_bits_leave_open_is_decided_by_further_bits(x: int) -> 
     assert stats.binomtest(accepted, 1500, float(threshold - chance)).pvalue > 1e-6
 
 
-@pytest.mark.parametrize("x", [-301, -2, 0, 89, 300])
+@pytest.mark.parametrize("x", mostly_slow([-2, 300, -301, 0, 89], quick=2))
 def test_a_point_that_64_bits_leave_open_is_decided_by_further_bits(x: int) -> None:
     """The point is known to 2^-64: what is asked lies between what its two ends would accept."""
     table = table_of(rounded_blocks)

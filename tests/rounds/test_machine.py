@@ -147,17 +147,17 @@ def test_a_transition_says_why_unless_it_only_follows_from_the_one_before() -> N
 
 
 @pytest.mark.parametrize("phase", Phase, ids=lambda phase: phase.name)
-@pytest.mark.parametrize("event", sorted(EVENTS, key=lambda e: e.__name__))
-def test_an_event_that_the_table_does_not_list_is_refused(phase: Phase, event: type[Event]) -> None:
-    told = [(s, e) for s, e in explored()[1] if s.phase is phase and type(e) is event]
-    if (phase, event) in TABLE:
-        assert any(type(one.event) is event and one.before.phase is phase for one in explored()[0])
-    else:
-        assert told
-        state, refused = told[0]
-        with pytest.raises(TransitionError, match=phase.name) as caught:
-            step(state, refused, POLICIES[0])
-        assert caught.value.why and caught.value.fix
+def test_an_event_that_the_table_does_not_list_is_refused(phase: Phase) -> None:
+    listed = {type(one.event) for one in explored()[0] if one.before.phase is phase}
+    told = {type(event): (state, event) for state, event in explored()[1] if state.phase is phase}
+    for event in EVENTS:
+        if (phase, event) in TABLE:
+            assert event in listed, event
+        else:
+            state, refused = told[event]
+            with pytest.raises(TransitionError, match=phase.name) as caught:
+                step(state, refused, POLICIES[0])
+            assert caught.value.why and caught.value.fix
 
 
 def test_every_reachable_state_accounts_for_each_client_once() -> None:

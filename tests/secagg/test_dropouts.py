@@ -18,6 +18,7 @@ from fedcore.secagg.session import run_session, shards
 from fedcore.secagg.stages import Stage
 from tests.random_examples import thorough
 from tests.secagg.crashing import Network, Silence, configuration, network_of
+from tests.variants import mostly_slow
 
 profiles = pytest.mark.parametrize("profile", list(Profile), ids=lambda profile: profile.name)
 
@@ -38,7 +39,7 @@ losses = pytest.mark.parametrize(
     ],
     ids=lambda choice: getattr(choice, "name", choice),
 )
-small = pytest.mark.parametrize("n", [2, 3, 5, 8])
+small = pytest.mark.parametrize("n", mostly_slow([3, 5, 2, 8], quick=2))
 large = pytest.mark.parametrize("n", [64, 65, 200])
 
 # Room for losses, where a quorum and a threshold above one corrupt client leave any.

@@ -28,6 +28,7 @@ from fedcore.secagg.packing import Block, Layout
 from fedcore.secagg.params import Profile
 from fedcore.secagg.prg import Prg
 from tests.secagg.conversation import converse, replay
+from tests.variants import mostly_slow
 
 T = TypeVar("T")
 FROZEN = Path(__file__).with_name("frozen.json")
@@ -125,7 +126,7 @@ def test_version_1_gives_the_bytes_that_it_always_gave(case: str) -> None:
         assert found[name] == value, name
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", mostly_slow(CASES))
 def test_the_reference_gives_the_same_bytes(case: str) -> None:
     machines, reference = held_by(converse, case), held_by(replay, case)
     assert machines.messages == reference.messages

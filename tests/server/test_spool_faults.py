@@ -23,6 +23,7 @@ from fedserver.spool import Spool
 from tests.random_examples import thorough
 from tests.server.lossy_disk import Loss, LossyDisk, PowerCut, every_cut
 from tests.server.uploads import ID, KEY, put, sealed, send, sha, small
+from tests.variants import mostly_slow
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ class Failing(FsOps):
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
-@pytest.mark.parametrize("turn", range(5))
+@pytest.mark.parametrize("turn", mostly_slow(range(5), quick=2))
 @pytest.mark.parametrize("method", ["create", "open", "pwrite", "fsync", "rename", "fsync_folder"])
 async def test_after_a_failure_of_the_disk_an_upload_goes_on_from_what_is_durable(
     root: Path, data: bytes, method: str, turn: int, code: int

@@ -26,7 +26,15 @@ SAME: dict[str, Any] = {
     "atol": 1e-12,
 }  # BLAS may order a sum differently at another address
 
+# Of each primitive one sample is quick where a test takes long.
+FIRST = {s.name: s for s in reversed(SAMPLES)}
+MOSTLY_SLOW = [
+    pytest.param(s, id=str(s), marks=() if FIRST[s.name] is s else pytest.mark.slow)
+    for s in SAMPLES
+]
+
 each_sample = pytest.mark.parametrize("one", SAMPLES, ids=str)
+first_samples = pytest.mark.parametrize("one", MOSTLY_SLOW)
 each_differentiable = pytest.mark.parametrize("one", DIFFERENTIABLE, ids=str)
 
 
@@ -209,7 +217,7 @@ def test_each_lane_equals_the_loop(one: Sample) -> None:
         assert_lanes_equal_loop(one, (size,))
 
 
-@each_sample
+@first_samples
 def test_each_lane_of_two_nested_levels_equals_the_loop(one: Sample) -> None:
     assert_lanes_equal_loop(one, (3, 2), ways=4)
 

@@ -18,6 +18,7 @@ from fedcore.privacy.audit import NoiseFit, Outcome, noise_fit
 from fedcore.privacy.audit.noise_fit import Kind
 from fedcore.privacy.audit.windows import repeated_windows
 from fedcore.privacy.sampler import discrete_gaussian, rounded_gaussian
+from tests.variants import mostly_slow
 
 Integers = npt.NDArray[np.int64]
 SIGMAS = [0.5, 1.0, 3.0, 20.0, 64.0, 65.0, 1000.0, 2.0**20, 1e9]
@@ -39,7 +40,7 @@ def fitted(samples: Integers, sigma: float, kind: Kind = "rounded") -> NoiseFit:
     return noise_fit(samples, Fraction(sigma) ** 2, kind=kind)
 
 
-@pytest.mark.parametrize("sigma", SIGMAS)
+@pytest.mark.parametrize("sigma", mostly_slow(SIGMAS, quick=4))
 def test_sound_rounded_noise_passes(sigma: float) -> None:
     found = fitted(rounded(sigma, (3, 100_000), seed=1), sigma)
     assert found.verdict.passed, found
@@ -83,7 +84,7 @@ def test_the_two_laws_are_told_apart_where_they_differ(sigma: float) -> None:
     assert fitted(discrete(sigma, 200_000, seed=3), sigma, "rounded").verdict.failed
 
 
-@pytest.mark.parametrize("sigma", SIGMAS)
+@pytest.mark.parametrize("sigma", mostly_slow(SIGMAS, quick=4))
 @pytest.mark.parametrize("factor", [0.98, 1.02])
 def test_a_deviation_two_percent_off_fails_and_the_reason_says_so(
     sigma: float, factor: float

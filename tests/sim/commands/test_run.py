@@ -22,6 +22,7 @@ from fedsim.run.simulation import plan_of
 from fedsim.scenario import Scenario
 from tests.sim.commands.conftest import Fed
 from tests.sim.scenarios import scenario_of
+from tests.variants import mostly_slow
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, round: int) -> None:
@@ -172,7 +173,9 @@ def test_what_is_expected_of_devices_is_a_warning(fed: Fed, file: Path) -> None:
     assert "warning" in fed.done("run", file, "--dry-run")
 
 
-@pytest.mark.parametrize("options", [["--workers", 2, "--kind", "threads"], ["--lanes", 1]])
+@pytest.mark.parametrize(
+    "options", mostly_slow([["--workers", 2, "--kind", "threads"], ["--lanes", 1]])
+)
 def test_how_the_machine_works_changes_no_model(
     fed: Fed, file: Path, options: list[object]
 ) -> None:

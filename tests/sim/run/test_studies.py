@@ -89,10 +89,10 @@ def test_a_study_learns_and_goes_on_after_a_stop_as_if_there_had_been_none(
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("scaffold", "processes"),
         *(
             pytest.param(name, kind, marks=pytest.mark.slow)
             for name, kind in [
+                ("scaffold", "processes"),
                 ("fedbuff", "threads"),
                 ("scaffold", "threads"),
                 ("krum", "threads"),
