@@ -28,6 +28,7 @@ from fedcore.progress import Report
 from fedcore.tensor.random import Key
 from fedcore.training import evaluate
 from tests.private_terms import examples, fit, linear, parameters, planned
+from tests.variants import mostly_slow
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +40,7 @@ def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 # It learns
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", mostly_slow([0, 1]))
 def test_digits_are_learned_at_epsilon_three(tmp_path: Path, seed: int) -> None:
     """Linear, at (3, 1e-4) for every image; the settings were chosen on the last 300 rows of the
     training set (91.2 %, mean of four seeds), before the test set was opened.

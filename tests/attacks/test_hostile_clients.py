@@ -19,6 +19,7 @@ from fedserver.store.records import TaskState
 from tests.server.federation.device import Device
 from tests.server.federation.test_rounds import MASKED
 from tests.server.federation.world import World, task_of, world_in
+from tests.variants import mostly_slow
 
 NOT_DECRYPTED = ComplaintReason.NOT_DECRYPTED
 
@@ -43,7 +44,7 @@ async def test_one_client_that_asks_often_begins_no_round_alone(
         assert (await world.record()).state is TaskState.RUNNING
 
 
-@pytest.mark.parametrize("kind", [Shares, Complaint])
+@pytest.mark.parametrize("kind", mostly_slow([Shares, Complaint]))
 async def test_what_is_said_while_a_phase_is_closed_does_not_end_the_session(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Message]
 ) -> None:

@@ -17,16 +17,13 @@ from fedcore.federated.programs import TrainingRequest
 from fedcore.federated.task import Task
 from tests.client.devices import Crasher, join, reopened, run_all
 from tests.client.server import FakeServer
+from tests.variants import mostly_slow
 
 Serve = Callable[..., FakeServer]
 Flowers = Callable[[int], Dataset]
 PLACES = (
-    pytest.param("client.after_checkin", marks=pytest.mark.slow),
-    "client.mid_download",
-    pytest.param("client.before_upload", marks=pytest.mark.slow),
-    "client.mid_upload",
-    pytest.param("client.after_upload", marks=pytest.mark.slow),
-    pytest.param("client.before_report", marks=pytest.mark.slow),
+    *("client.mid_upload", "client.mid_download", "client.after_checkin"),
+    *("client.before_upload", "client.after_upload", "client.before_report"),
 )
 # Prekey; roster, shares; mask request; release, digests; confirmation; tombstone, without answer.
 RECORDS = 9
@@ -77,7 +74,7 @@ def check(server: FakeServer, devices: list[Client], total: list[np.ndarray]) ->
         device.close()
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", mostly_slow(PLACES))
 def test_a_crash_anywhere_in_an_open_round_changes_nothing(
     serve: Serve,
     open_task: Task,

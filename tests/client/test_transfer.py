@@ -226,7 +226,7 @@ def test_small_chunks_are_cut_as_the_server_wants_them(
     assert max(length for _, length in update.upload.arrived) == 100_000
 
 
-@pytest.mark.parametrize("cut", [10_000, 1_500_000, 4_000_000])
+@pytest.mark.parametrize("cut", mostly_slow([1_500_000, 10_000, 4_000_000]))
 def test_an_upload_that_is_cut_sends_nothing_again_that_was_committed(
     server: FakeServer,
     identity: DeviceIdentity,

@@ -48,6 +48,7 @@ from fedcore.tensor.tensor import tensor
 from fedcore.training import fit
 from tests.privacy import plans
 from tests.privacy.attacks_rounds import has_variance, is_uniform
+from tests.variants import mostly_slow
 
 SIDE, CLASSES = 100, 10
 
@@ -194,7 +195,7 @@ def test_members_of_an_overfitted_model_are_recognised() -> None:
     assert attacked.auc >= 0.7 and attacked.verdict.outcome is Outcome.FAILED
 
 
-@pytest.mark.parametrize("epsilon", [1.0, 2.0])
+@pytest.mark.parametrize("epsilon", mostly_slow([1.0, 2.0]))
 def test_members_of_a_private_model_stay_below_the_line(tmp_path: Path, epsilon: float) -> None:
     _, members = strangers_and_members()
     plan = plans.record(

@@ -30,6 +30,7 @@ from fedcore.privacy.quantise import decode, quantise
 from fedcore.privacy.rotation import Rotation
 from fedcore.privacy.skellam import skellam
 from fedcore.privacy.values import IntSum, squared_norm
+from tests.variants import mostly_slow
 
 SEED = hashlib.sha256(b"round").digest()
 
@@ -204,7 +205,7 @@ def test_sums_modulo_the_slot_decode_as_those_of_the_exact_mode(dimension: int, 
     assert error.var() < 1.2 * clients / 4
 
 
-@pytest.mark.parametrize("bits", SLOT_BITS)
+@pytest.mark.parametrize("bits", mostly_slow(SLOT_BITS))
 def test_the_noise_of_a_mean_is_what_the_terms_declare(bits: int) -> None:
     dimension, clients, norm, source = 3000, 20, 1.0, stream()
     found, rotation = terms(dimension, slot_bits=bits), Rotation(dimension, SEED)

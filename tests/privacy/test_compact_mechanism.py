@@ -44,6 +44,7 @@ from fedcore.secagg.loopback import LostAt
 from fedcore.secagg.session import run_session
 from tests.privacy import plans
 from tests.privacy.releases import ledgers_in, opened, reserved
+from tests.variants import mostly_slow
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +79,7 @@ def parts(
 # From the clients to the mean.
 
 
-@pytest.mark.parametrize("bits", [16, 21])
+@pytest.mark.parametrize("bits", mostly_slow([21, 16]))
 def test_masked_sums_that_wrap_release_the_exact_modes_mean_within_rounding(
     create: Callable[[PrivacyPlan], Ledger], bits: int
 ) -> None:

@@ -21,6 +21,7 @@ from fedcore.privacy.skellam import (
     skellam,
     skellam_cells,
 )
+from tests.variants import mostly_slow
 
 VARIANCES = [
     Fraction(1, 4),
@@ -78,7 +79,7 @@ def test_the_trapezoidal_rule_agrees_with_the_bessel_function() -> None:
         assert abs(probability(5, Fraction(144), 2048) - exact) < mpmath.mpf(2) ** -280
 
 
-@pytest.mark.parametrize("variance", VARIANCES)
+@pytest.mark.parametrize("variance", mostly_slow(VARIANCES, quick=3))
 def test_masses_are_exact_to_the_last_bit(variance: Fraction) -> None:
     first, sums = skellam_cells(variance)
     middle, reach = -first, -first

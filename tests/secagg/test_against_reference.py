@@ -114,10 +114,8 @@ def test_the_machines_send_what_the_reference_sends(
             assert total == sum(vectors[i][block] for i in survivors).tolist()
 
 
-@pytest.mark.parametrize(
-    "profile",
-    [Profile.MALICIOUS, pytest.param(Profile.SEMI_HONEST, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@profiles
 def test_a_ring_sends_what_the_reference_sends(profile: Profile) -> None:
     terms: Any = {"delta": Fraction(1, 16), "gamma": Fraction(1, 50)}
     config = configuration(profile, layout=Layout((Block(4, 21, 2**13),)), **terms)

@@ -69,9 +69,8 @@ def masked(world: World, i: int) -> npt.NDArray[np.uint64]:
 # --- Flower ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "count", [2**14, pytest.param(2**20, marks=pytest.mark.slow)], ids=["2^14", "2^20"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2**14, 2**20], ids=["2^14", "2^20"])
 def test_flower_28_bit_seeds(count: int) -> None:
     """It folds a pair's secret to 28 varying bits: 2^20 masks would hold some 2,000 pairs alike."""
     words = first_words(SCHEDULE.self_seed(ENTROPY.token(32), 0) for _ in range(count))

@@ -283,10 +283,8 @@ def storm(profile: Profile, *, seed: int, burst: int) -> Storm:
     return storms[0]
 
 
-@pytest.mark.parametrize(
-    "profile",
-    [Profile.MALICIOUS, pytest.param(Profile.SEMI_HONEST, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("profile", Profile)
 def test_a_storm_of_bad_messages_changes_neither_a_machine_nor_what_it_says(
     profile: Profile,
 ) -> None:

@@ -214,6 +214,7 @@ def test_in_a_ring_the_survivors_cannot_be_cut_apart() -> None:
     session.assert_sum(kept)
 
 
+@pytest.mark.slow
 def test_in_a_ring_a_client_is_not_left_without_its_honest_neighbours() -> None:
     session = ring()
     near = set(session.roster.neighbours[0]) - {session.roster.neighbours[0][0]}

@@ -69,6 +69,7 @@ def test_half_of_the_noise_is_noticed(epsilon: float) -> None:
     assert all(f.verdict.failed for f in found)
 
 
+@pytest.mark.slow
 def test_real_vectors_in_one_release_show_the_noise_they_got() -> None:
     # 200 canaries in 20,000 coordinates: each hides the others by a deviation of 0.1 only.
     canaries = Canaries(count=200, dimension=20_000, clipping_norm=3.0, seed=1)

@@ -62,6 +62,7 @@ def test_the_noise_of_this_package_passes(sigma2: Fraction | int) -> None:
         assert found.verdict.passed, found
 
 
+@pytest.mark.slow
 def test_the_p_values_of_sound_noise_are_uniform() -> None:
     scipy_stats = pytest.importorskip("scipy.stats")
     found = [fitted(rounded(6.0, 20_000, seed), 6.0) for seed in range(200)]
@@ -69,6 +70,7 @@ def test_the_p_values_of_sound_noise_are_uniform() -> None:
         assert scipy_stats.kstest(values, "uniform").pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_the_deviations_of_sound_noise_have_unit_variance() -> None:
     found = [fitted(rounded(0.5, 20_000, seed), 0.5) for seed in range(200)]
     ratios = [4 * (f.variance_ratio - 1) / f.variance_tolerance for f in found]

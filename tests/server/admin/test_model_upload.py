@@ -34,6 +34,7 @@ from fedserver.model_files import load_model
 from tests.server.admin.conftest import Training, training_in
 from tests.server.federation.world import World
 from tests.server.own_program import own_program_task
+from tests.variants import mostly_slow
 
 ROWS = 1_310  # of 1,000 parameters: five pieces, the last of them short
 TASK = own_program_task(rows=ROWS)
@@ -118,7 +119,7 @@ def change(path: Path) -> None:
         file.write(b"x")
 
 
-@pytest.mark.parametrize("sorted_by_name", [False, True])
+@pytest.mark.parametrize("sorted_by_name", mostly_slow([True, False]))
 async def test_a_model_of_five_megabytes_begins_a_task_in_whichever_order_it_was_saved(
     fed: Any,
     training: Training,

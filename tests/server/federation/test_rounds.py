@@ -198,7 +198,7 @@ async def test_the_ledger_is_charged_once_a_round_whatever_happens(
         assert account.ledger.history.reservations == 2, certificate
 
 
-@pytest.mark.parametrize("privacy", [CLIENTS.format(noise="central"), SAMPLED])
+@pytest.mark.parametrize("privacy", mostly_slow([CLIENTS.format(noise="central"), SAMPLED]))
 async def test_a_round_that_was_released_in_vain_says_why_and_what_it_has_cost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, privacy: str
 ) -> None:

@@ -14,18 +14,16 @@ from fedserver.store.sqlite.store import SqliteStore
 from tests.server.federation.device import Silence
 from tests.server.federation.test_rounds import MASKED, final_of, models_of
 from tests.server.federation.world import task_of, world_in
-from tests.variants import mostly_slow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "step", "then"),
-    mostly_slow(
-        [
-            ("seal_upload", "trailer", Phase.CONFIRMING),
-            ("put_session", "shares", Phase.COLLECTING),
-            ("put_session", "confirmation", Phase.UNMASKING),
-        ]
-    ),
+    [
+        ("seal_upload", "trailer", Phase.CONFIRMING),
+        ("put_session", "shares", Phase.COLLECTING),
+        ("put_session", "confirmation", Phase.UNMASKING),
+    ],
     ids=lambda given: getattr(given, "name", given),
 )
 async def test_a_message_that_was_not_written_and_never_came_again_counts_for_nothing(

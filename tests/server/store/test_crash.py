@@ -14,6 +14,7 @@ import pytest
 
 from fedserver.store.audit import verify
 from fedserver.store.sqlite import SqliteStore
+from tests.variants import mostly_slow
 
 CHILD = Path(__file__).with_name("crash_child.py")
 
@@ -67,7 +68,7 @@ async def survives(database: Path, kills: int, seed: int) -> None:
         assert acknowledged <= await acts_in(database)
 
 
-@pytest.mark.parametrize("place", ["store.before_commit", "store.after_commit"])
+@pytest.mark.parametrize("place", mostly_slow(["store.after_commit", "store.before_commit"]))
 async def test_a_kill_around_a_commit_takes_nothing_that_was_acknowledged(
     tmp_path: Path, place: str
 ) -> None:

@@ -19,6 +19,7 @@ from fedsim.run.simulation import plan_of, simulate_in_folder
 from fedsim.scenario import Scenario
 from fedsim.world import World
 from tests.sim.scenarios import scenario_of
+from tests.variants import mostly_slow
 
 
 def ran(scenario: Scenario, root: Path) -> Path:
@@ -37,7 +38,7 @@ def test_without_models_of_their_own_clients_use_everybodys(tmp_path: Path) -> N
     assert all(np.array_equal(theta, state.theta) for theta in found.values())
 
 
-@pytest.mark.parametrize("algorithm", ['name = "fedper"', 'name = "ditto"'])
+@pytest.mark.parametrize("algorithm", mostly_slow(['name = "fedper"', 'name = "ditto"']))
 def test_models_of_their_own_are_those_that_the_run_measured(
     tmp_path: Path, algorithm: str
 ) -> None:

@@ -40,7 +40,7 @@ def run(scenario: Scenario, root: Path) -> tuple[Result, list[RoundRecord]]:
 
 @pytest.mark.parametrize(
     "algorithm",
-    mostly_slow(['name = "fedavg"', 'name = "fedadam"', 'name = "fedsgd", lr = 0.5'], quick=2),
+    mostly_slow(['name = "fedavg"', 'name = "fedadam"', 'name = "fedsgd", lr = 0.5']),
 )
 def test_a_run_finds_the_models_of_the_task_in_one_process(tmp_path: Path, algorithm: str) -> None:
     scenario = scenario_of(goal=12, minimum=12, algorithm=algorithm)
@@ -88,7 +88,7 @@ def test_a_private_run_tells_what_it_spent_and_nothing_that_was_not_released(
     assert all(record.test is not None for record in records)
 
 
-@pytest.mark.parametrize("stop", [1, 3])
+@pytest.mark.parametrize("stop", mostly_slow([1, 3]))
 def test_a_run_that_was_stopped_goes_on_to_the_same_end(tmp_path: Path, stop: int) -> None:
     scenario = scenario_of(more=LOSING, algorithm='name = "fedadam"')
     whole = run(scenario, tmp_path / "whole")
