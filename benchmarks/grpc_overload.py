@@ -42,12 +42,16 @@ _PUT_CHUNK = head_of("/fedcore.v1.UploadService/PutChunk", timeout_s=int(_PATIEN
 
 @dataclass(frozen=True)
 class _Size:
-    """`population` clients ask for work while those of the cohort upload so many parameters."""
+    """`population` clients ask for work while those of the cohort upload so many parameters.
+
+    So long lasts a step of check-ins, and one of pieces, of which the updates have but so many.
+    """
 
     population: int
     cohort: int
     parameters: int
-    seconds: float
+    asking_s: float
+    sending_s: float
 
 
 @dataclass(frozen=True)
@@ -83,9 +87,9 @@ def _overload(_peers: Peers, *, size: _Size) -> Iterator[Figure]:
                 wires = [Wire(server.address, one, stage.root) for one in stage.devices]
                 storm = Storm(wires, patience_s=_PATIENCE_S)
                 asking = _asking(wires[size.cohort :])
-                check_ins = _curve(storm, asking, asking, size.seconds)
+                check_ins = _curve(storm, asking, asking, size.asking_s)
                 sending = _Sending(wires[: size.cohort], uploads, update)
-                pieces = _curve(storm, sending, asking, size.seconds)
+                pieces = _curve(storm, sending, asking, size.sending_s)
                 storm.close()
                 most_mb = resident_bytes(server.pid, most=True) / 1e6
         finally:
@@ -100,7 +104,7 @@ def _overload(_peers: Peers, *, size: _Size) -> Iterator[Figure]:
 @benchmark(
     "grpc-overload",
     "What does a server do when it is offered three times what it can take?",
-    short=partial(_overload, size=_Size(90, 8, 25_000_000, 0.8)),
+    short=partial(_overload, size=_Size(90, 8, 25_000_000, 0.8, 0.8)),
 )
 def grpc_overload(peers: Peers) -> Iterator[Figure]:
     """One server process on one core, calls as bare frames from another.
@@ -110,7 +114,7 @@ def grpc_overload(peers: Peers) -> Iterator[Figure]:
     what is answered within 5 s. It has recovered once a second's check-ins, 20 of them, are each
     answered within 250 ms.
     """
-    yield from _overload(peers, size=_Size(280, 24, 25_000_000, 2.0))
+    yield from _overload(peers, size=_Size(280, 24, 25_000_000, 8.0, 2.0))
 
 
 def _figures(kind: str, curve: _Curve, unit: float, name: str) -> Iterator[Figure]:

@@ -6,6 +6,7 @@ to behave is what a task's bounds are for.
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from importlib import metadata
@@ -54,6 +55,7 @@ class Version:
         return f"{self.major}.{self.minor}.{self.patch}"
 
 
+@functools.cache  # every check-in names it, and to read it from the disk takes a millisecond
 def installed_version() -> str:
     """The version of this installation, "0.0.0" where it was never installed."""
     try:
