@@ -185,7 +185,7 @@ class TaskDriver:
             await attempt.run()
             lease()  # which may be why it returned
             self._log.info(
-                "attempt.ended",
+                "attempt.ended" if attempt.over else "attempt.left",
                 round=attempt.state.round,
                 attempt=attempt.state.attempt,
                 phase=attempt.state.phase.value,

@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from fedcore.errors import ConflictError, InvalidRequestError, NotFoundError, TaskError
 from fedcore.federated.task import Task
-from fedcore.rounds import Phase
+from fedcore.rounds import ENDS, Phase
 from fedcore.wire.envelope import TASK, Place, signed_bytes
 from fedserver.federation.interface import (
     Assigned,
@@ -192,12 +193,15 @@ async def test_a_server_that_is_stopped_and_started_goes_on(tmp_path: Path) -> N
     task = task_of(secure=MASKED)
     async with world_in(tmp_path, task) as world:
         running = asyncio.ensure_future(world.run())
-        for phase in (Phase.SHARES, Phase.CONFIRMING, Phase.COMPLETED):
-            await world.in_phase(phase)
-            await world.stop()
-            await world.start()
-        record = await running
+        with capture_logs() as logs:
+            for phase in (Phase.SHARES, Phase.CONFIRMING, Phase.COMPLETED):
+                await world.in_phase(phase)
+                await world.stop()
+                await world.start()
+            record = await running
         assert (record.state, record.rounds_completed) == (TaskState.COMPLETED, 2)
+        told = [(log["event"], Phase(log["phase"]) in ENDS) for log in logs if "phase" in log]
+        assert set(told) == {("attempt.left", False), ("attempt.ended", True)}
         kept = await world.store.latest_attempt(record.task_id, 0)
         assert kept is not None
         assert kept.ref.attempt == 1
