@@ -46,6 +46,7 @@ __all__ = [
 
 _VERSION = 1
 _PAGE = 1000
+_LOGS = ("-wal", "-journal")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +152,8 @@ async def restore(
     manifest = read_manifest(backup)
     check_history(backup, None if accept_rollback else signed)
     lock = FileLock(database)
+    draft = database.with_name(f".{database.name}.restored")
     try:
-        draft = database.with_name(f".{database.name}.restored")
         with _explained(f"the database {database.name} cannot be restored"):
             _forget(draft)
             shutil.copyfile(backup, draft)
@@ -171,29 +172,46 @@ async def restore(
             old = _set_aside(database)
             draft.replace(database)
             _sync(database.parent)
-            _forget(draft)
     finally:
+        with contextlib.suppress(OSError):
+            _forget(draft)  # where the disk is full, half a copy would keep it so
         lock.release()
     return manifest, old
 
 
 def _set_aside(database: Path) -> Path | None:
     """A second name for the old database, with all of its log in it; it has its own still."""
-    if not database.exists():
-        return None
     old = database.with_name(f"{database.name}.before-{time.time_ns() // 1_000_000}")
-    log = database.with_name(database.name + "-wal")
+    there = database.exists()
+    if not (there and _took_up_log(database)):
+        # SQLite would play a log that lies there into whatever database lies beside it.
+        for suffix in _LOGS:
+            with contextlib.suppress(FileNotFoundError):
+                database.with_name(database.name + suffix).replace(f"{old}{suffix}")
+    if there:
+        os.link(database, old)
+    for suffix in (*_LOGS, "-shm"):
+        database.with_name(database.name + suffix).unlink(missing_ok=True)
+    return old if there else None
+
+
+def _took_up_log(database: Path) -> bool:
+    """Whether a database has all of its log in it; one that is beyond repair has not.
+
+    Raises: StoreError while something reads it, which keeps the log from being taken up.
+    """
     try:
         with contextlib.closing(writing(database)) as connection:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     except (StoreError, sqlite3.Error):
-        # It is beyond repair, which may be why it is replaced. Its log must not meet the new file.
-        if log.exists():
-            log.replace(old.with_name(old.name + "-wal"))
-    os.link(database, old)
-    for suffix in ("-wal", "-shm"):
-        database.with_name(database.name + suffix).unlink(missing_ok=True)
-    return old
+        return False
+    if busy:
+        raise StoreError(
+            f"the database {database.name} is being read",
+            why="what its log holds cannot be taken up meanwhile, and would be lost",
+            fix="end what reads it, as a backup or a shell of SQLite, and restore again",
+        )
+    return True
 
 
 def _described(copy: Path) -> Manifest:

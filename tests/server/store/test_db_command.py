@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fedcore.cli import main
 from fedserver.audit_heads import AUDIT_HEAD
 from fedserver.key_files import AUDIT_SIGNER
-from fedserver.store import migrating
+from fedserver.store import connection, migrating
 from fedserver.store.audit import sign_head
 from fedserver.store.backup import manifest_path
 from fedserver.store.records import AssignmentState, AuditEntry, RoundRef, UploadState
@@ -210,6 +210,54 @@ async def test_a_database_is_restored_where_there_is_none_any_more(
     code, data, _ = fed("restore", tmp_path / "copy.db", "--yes")
     assert (code, data["before"]) == (0, None)
     assert (await (await world.reopen()).round(ref)).phase == ABANDONED
+
+
+async def killed(world, tmp_path: Path) -> bytes:
+    """Leaves the database as a server that is killed does; gives what its log holds then."""
+    files = [tmp_path / "server.db", tmp_path / "server.db-wal"]
+    left = [file.read_bytes() for file in files]
+    await world.store.close()
+    for file, data in zip(files, left, strict=True):
+        file.write_bytes(data)
+    return left[1]
+
+
+async def test_a_log_that_its_database_has_left_behind_is_not_played_into_what_is_restored(
+    world, ref, fed, tmp_path
+) -> None:
+    assert fed("backup", "--output", tmp_path / "copy.db")[0] == 0
+    await world.store.append_audit(AuditEntry("user:eve", "forgotten", "act"))
+    log = await killed(world, tmp_path)
+    (tmp_path / "server.db").rename(tmp_path / "damaged.db")
+
+    code, data, _ = fed("restore", tmp_path / "copy.db", "--yes")
+    assert (code, data["before"]) == (0, None)
+    store = await world.reopen()
+    assert (await store.server_identity()).epoch == data["epoch"]
+    assert (await store.round(ref)).phase == ABANDONED
+    actions = [record.entry.action for record in await store.audit_entries()]
+    assert (actions[-1], "forgotten" in actions) == ("db.restore", False)
+    (kept,) = tmp_path.glob("server.db.before-*-wal")
+    assert kept.read_bytes() == log
+
+
+async def test_a_database_that_is_being_read_is_not_set_aside_without_its_log(
+    world, ref, fed, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(connection, "_WRITER_WAITS_S", 0.0)
+    assert fed("backup", "--output", tmp_path / "copy.db")[0] == 0
+    await world.store.append_audit(AuditEntry("user:eve", "newest", "act"))
+    await killed(world, tmp_path)
+    with contextlib.closing(sqlite3.connect(tmp_path / "server.db")) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM audit_log").fetchall()
+        code, _, err = fed("restore", tmp_path / "copy.db", "--yes")
+        assert (code, "is being read" in err) == (1, True)
+        assert not [*tmp_path.glob("server.db.before-*"), *tmp_path.glob(".server.db.restored*")]
+    code, data, _ = fed("restore", tmp_path / "copy.db", "--yes")
+    assert code == 0
+    with contextlib.closing(sqlite3.connect(data["before"])) as old:
+        assert ("newest",) in old.execute("SELECT action FROM audit_log").fetchall()
 
 
 async def test_an_upgrade_says_from_where_to_where_and_refuses_an_unknown_schema(
