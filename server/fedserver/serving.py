@@ -181,7 +181,8 @@ class _Endpoint:
         admission.check_server(permission)
         async with admission.slot(permission):
             caller = await self._caller(context)
-            admission.check_caller(permission, caller.principal + caller.address)
+            # Who is known may call from as many addresses as it likes, and counts as one.
+            admission.check_caller(permission, caller.principal if caller.name else caller.address)
             if context.time_remaining() is None:
                 raise InvalidRequestError(
                     "the call has no deadline",

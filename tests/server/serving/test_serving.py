@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -167,6 +168,18 @@ async def test_a_caller_that_asks_too_often_is_told_when_to_return(make_world: A
         other = await world.client(client_id=b"o" * 16)
         code, _, _ = await world.call(other, BEAT, A_BEAT)
         assert code is grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_caller_that_calls_from_many_addresses_counts_as_one(
+    make_world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    addresses = map("ipv6:[2001:db8::{}]".format, itertools.count())
+    monkeypatch.setattr("fedserver.app.peer_address", lambda _: next(addresses))
+    async with make_world(limits={"calls_per_second": 0.001, "calls_at_once": 3}) as world:
+        holder = await world.client(client_id=b"c" * 16)
+        codes = [(await world.call(holder, BEAT, A_BEAT))[0] for _ in range(4)]
+        assert codes == [grpc.StatusCode.OK] * 3 + [grpc.StatusCode.RESOURCE_EXHAUSTED]
+        assert next(addresses).endswith("::4]")
 
 
 async def test_too_much_metadata_is_refused(world: Any) -> None:
