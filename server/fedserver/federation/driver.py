@@ -234,12 +234,22 @@ class TaskDriver:
         ref, open_next = RoundRef(task_id, head.round, number), open_attempt
         if (account := self.hosted.account) is not None:
             if account.ledger.receipt(head.round) is not None:
-                if record is not None and record.reason != RESTORED:
+                if record is not None and await self._released_in_vain(record):
                     return None  # what was released makes no model, and is not released again
                 open_next = open_released
             else:
                 await asyncio.to_thread(account.require_funds)
         return await open_next(self.hosted, self._resources, ref, head=head, lease=lease)
+
+    async def _released_in_vain(self, latest: RoundRecord) -> bool:
+        """Whether the latest attempt had the sum that the ledger has released.
+
+        Else a later one had, of which a database that was restored does not know.
+        """
+        if latest.reason == RESTORED:
+            return False
+        events = await self._resources.store.round_events(latest.ref)
+        return any(event.from_phase == Phase.AGGREGATING.value for event in events)
 
     async def _why_for_good(self, round: int) -> str:
         """What a failed task says; nothing that tells how many took part in a secret sample."""

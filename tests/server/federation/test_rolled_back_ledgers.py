@@ -6,7 +6,9 @@ The drill of docs/operations.md: copies are made, the task goes on, and a copy i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +18,7 @@ import pytest
 from fedcore.privacy import verify
 from fedcore.rounds import Phase
 from fedserver.store.backup import back_up, restore
-from fedserver.store.records import TaskRecord, TaskState
+from fedserver.store.records import RESTORED, TaskRecord, TaskState
 from fedserver.store.sqlite.store import SqliteStore
 from tests.server.federation.world import KEY, World, task_of, world_in
 
@@ -110,15 +112,25 @@ async def test_nothing_is_released_from_a_ledger_that_was_rolled_back(
         assert verify(ledger_of(world)).released == ROUNDS
 
 
-@pytest.mark.parametrize("secure", ["", pytest.param(MASKED, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("secure", "reason"),
+    [
+        ("", RESTORED),
+        pytest.param(MASKED, RESTORED, marks=pytest.mark.slow),
+        # A backup between an attempt that was given up and the one that released.
+        pytest.param("", "too few clients: 1 of 5", marks=pytest.mark.slow),
+    ],
+)
 async def test_an_older_database_beside_the_newest_ledger_releases_each_round_once(
-    tmp_path: Path, secure: str
+    tmp_path: Path, secure: str, reason: str
 ) -> None:
     async with drill(tmp_path, secure=secure) as (world, running, copies):
         before, model = verify(ledger_of(world)), await newest_model(world)
         found, _ = await restore(
             world.folder / "fed.db", copies / "fed.db", signed=None, accept_rollback=True
         )
+        with contextlib.closing(sqlite3.connect(world.folder / "fed.db")) as database, database:
+            database.execute("UPDATE round SET reason = ? WHERE reason = ?", (reason, RESTORED))
         assert found.ledger_heads.keys() == {ledger_of(world).name}
         running.cancel()  # these devices have no words for a part that is not known any more
         await world.start()
