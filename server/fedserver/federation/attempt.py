@@ -261,7 +261,12 @@ class Attempt:
             if transition.to_phase in ENDS and not state.digest:
                 epsilon = await self._spent_in_vain(state.reason)
             await self.journal.advance(
-                transition, state, cohort=self.cohort, result=result, epsilon=epsilon
+                transition,
+                state,
+                cohort=self.cohort,
+                result=result,
+                epsilon=epsilon,
+                ledger_head=self.hosted.ledger_head,
             )
         failpoint("round.after_persist")
         before, self.state = self.state, state

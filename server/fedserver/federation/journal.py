@@ -69,10 +69,12 @@ class Journal:
         cohort: Cohort,
         result: Result | None,
         epsilon: float | None = None,
+        ledger_head: bytes = b"",
     ) -> None:
         """One transition; who was selected by it has an assignment when this returns.
 
-        `epsilon`: what is spent in all, where the transition says so.
+        `epsilon`: what is spent in all, where the transition says so. `ledger_head`: of the task's
+        privacy ledger, which from now on must hold all that was paid for so far.
         """
         assignments = []
         if transition.from_phase is Phase.SELECTING and transition.to_phase in CLIENT_PHASES:
@@ -89,6 +91,7 @@ class Journal:
             end_assignments=end,
             result_digest=result.digest if result else None,
             epsilon=epsilon,
+            ledger_head=ledger_head,
             outbox=self._scrub_later(end),
             audit=self._audit(transition),
         )

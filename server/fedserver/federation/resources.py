@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -67,3 +68,10 @@ class HostedTask:
     algorithm: Algorithm
     account: Account | None
     config: SessionConfig | None
+
+    @property
+    def ledger_head(self) -> bytes:
+        """Of its privacy ledger as that is now, JSON; empty without privacy."""
+        return (
+            b"" if self.account is None else json.dumps(self.account.ledger.head.to_json()).encode()
+        )

@@ -120,12 +120,11 @@ class Results:
         next_clipping = mean.clipping if isinstance(mean, PrivateMean) else None
         account = self._hosted.account
         epsilon = 0.0 if account is None else await asyncio.to_thread(account.ledger.epsilon)
-        head = b"" if account is None else json.dumps(account.ledger.head.to_json()).encode()
         return Result(
             digest=digest,
             size=await self._resources.blobs.size(digest),
             state_digest=await self._keep(kept, next_clipping),
-            ledger_head=head,
+            ledger_head=self._hosted.ledger_head,
             epsilon=epsilon,
             metrics=_metrics(mean, epsilon),
         )

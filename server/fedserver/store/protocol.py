@@ -283,14 +283,16 @@ class RoundStore(Protocol):
         erase: Iterable[str] = (),
         result_digest: bytes | None = None,
         epsilon: float | None = None,
+        ledger_head: bytes = b"",
         outbox: Sequence[OutboxMessage] = (),
         audit: AuditEntry | None = None,
     ) -> RoundRecord:
         """One transition by compare-and-swap, with its event and all that belongs to it (W3).
 
         `assignments`: new ones, each answers the check-in of its `request_id`; `end_assignments`:
-        how those that are still ACTIVE end; `session`, `erase`: as in `put_session`. Without
-        `audit` the lease's owner is written as the actor. Raises: ConflictError if phase or
+        how those that are still ACTIVE end; `session`, `erase`: as in `put_session`;
+        `ledger_head`: to stand beside the newest model, unless it is empty. Without `audit` the
+        lease's owner is written as the actor. Raises: ConflictError if phase or
         sequence differ; NotFoundError.
         """
 

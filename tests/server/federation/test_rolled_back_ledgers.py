@@ -12,13 +12,16 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+from fedcore.errors import PlanError
+from fedcore.federated.payments import Payment
 from fedcore.privacy import verify
 from fedcore.rounds import Phase
 from fedserver.store.backup import back_up, restore
-from fedserver.store.records import RESTORED, TaskRecord, TaskState
+from fedserver.store.records import RESTORED, RoundRef, TaskRecord, TaskState
 from fedserver.store.sqlite.store import SqliteStore
 from tests.server.federation.world import KEY, World, task_of, world_in
 
@@ -142,3 +145,38 @@ async def test_an_older_database_beside_the_newest_ledger_releases_each_round_on
         assert model in {found.digest for found in await world.store.models(record.task_id)}
         again = await world.store.latest_attempt(record.task_id, 1)
         assert again is not None and (again.phase, again.assigned) == ("SCRUBBED", 0)
+
+
+@pytest.mark.slow
+async def test_a_ledger_from_before_what_was_spent_in_vain_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, older = asyncio.get_running_loop(), tmp_path / "older"
+    async with world_in(tmp_path, task_of(rounds=1, privacy=PRIVACY, secure="")) as world:
+        running = asyncio.ensure_future(world.run())
+
+        def fails(*_: object, **__: object) -> NoReturn:
+            loop.call_soon_threadsafe(running.cancel)  # nobody comes to the next attempt
+            raise PlanError("the sum cannot be released", why="a test", fix="none")
+
+        shutil.copytree(ledger_of(world), older)
+        with monkeypatch.context() as patched:
+            patched.setattr(Payment, "release", fails)
+            await world.attempt_over(RoundRef(ledger_of(world).name, 0, 1))
+            await world.stop()
+        await asyncio.gather(running, return_exceptions=True)
+        spent, newest = verify(ledger_of(world)), tmp_path / "newest"
+        assert (spent.released, verify(older).epsilon < spent.epsilon) == (0, True)
+        ledger_of(world).rename(newest)
+        shutil.copytree(older, ledger_of(world))
+
+        await world.start()
+        assert world.federation is not None
+        assert "FED-1509" in await shown(world) and not world.federation._drivers
+        await world.stop()
+        shutil.rmtree(ledger_of(world))
+        newest.rename(ledger_of(world))
+        await world.start()
+        record = await world.run()  # which ends at once, as nothing is left
+        assert (record.state, record.rounds_completed) == (TaskState.COMPLETED, 0)
+        assert verify(ledger_of(world)) == spent

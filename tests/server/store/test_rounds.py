@@ -41,12 +41,9 @@ async def everything(world, ref: RoundRef) -> object:
 async def advance(world, ref: RoundRef, transition: Transition, **options: object) -> object:
     options = {"state": {}, "lease_token": world.held, "session": {"a": b"x"}} | options
     (client,) = await world.store.clients(limit=1)
+    options = {"assignments": (world.assignment(ref, client.client_id),)} | options
     return await world.store.advance_round(
-        ref,
-        transition,
-        assignments=(world.assignment(ref, client.client_id),),
-        outbox=(OutboxMessage("topic", b"payload"),),
-        **options,
+        ref, transition, outbox=(OutboxMessage("topic", b"payload"),), **options
     )
 
 
@@ -174,6 +171,14 @@ async def complete(world, ref: RoundRef, *, parent: bytes, expected: bytes | Non
         ledger_head=b"ledger",
         outbox=(OutboxMessage("scrub", b"1"),),
     )
+
+
+async def test_a_transition_keeps_what_the_ledger_must_hold_from_then_on(world, ref) -> None:
+    before = await world.store.head("task-1")
+    await advance(world, ref, Transition("SELECTING", "COLLECTING", 1), ledger_head=b"paid")
+    assert await world.store.head("task-1") == replace(before, ledger_head=b"paid")
+    await advance(world, ref, Transition("COLLECTING", "ABANDONED", 2), assignments=())
+    assert (await world.store.head("task-1")).ledger_head == b"paid"
 
 
 async def test_completing_a_round_moves_the_head_in_the_same_step(world, ref) -> None:

@@ -97,6 +97,7 @@ class SqlRounds(SqlBase):
         erase: Iterable[str] = (),
         result_digest: bytes | None = None,
         epsilon: float | None = None,
+        ledger_head: bytes = b"",
         outbox: Sequence[OutboxMessage] = (),
         audit: AuditEntry | None = None,
     ) -> RoundRecord:
@@ -118,6 +119,8 @@ class SqlRounds(SqlBase):
             for assignment in assignments:
                 add_assignment(db, ref, assignment)
             change_session(db, ref, session or {}, erased)
+            if ledger_head:
+                db.update("model_head", {"task_id": ref.task_id}, ledger_head=ledger_head)
             return _as_it_stands(db, ref)
 
         return await self._write("advance_round", act)
