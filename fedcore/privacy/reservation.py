@@ -132,6 +132,8 @@ class Reservation:
             names, table = self._journal.seal.names(units), self._journal.table
             if again:
                 names = tuple(name for name in names if not table.takes_part(name))
+                if self._admitted and not names:
+                    return
             table.check(names)
             self._journal.part(self.seq, names)
             self._admitted = True

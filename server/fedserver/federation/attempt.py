@@ -286,7 +286,9 @@ class Attempt:
         """Where nothing is masked, what is sent next is all: so it is paid for now."""
         if self.state.phase is not Phase.COLLECTING or self.masked is not None:
             return
-        if self.hosted.account is not None and self._payment is None:
+        account = self.hosted.account
+        # What was paid for before a crash may not say yet who takes part.
+        if account is not None and not account.draws_clients:
             await self._guarded(Phase.COLLECTING, self._pay_openly())
 
     async def _pay_openly(self) -> None:

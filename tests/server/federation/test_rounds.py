@@ -6,16 +6,18 @@ import asyncio
 import json
 import re
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 import structlog
 
-from fedcore.errors import DivergenceError
+from fedcore.errors import DivergenceError, StoreError
 from fedcore.federated.algorithms import Algorithm
+from fedcore.federated.payments import Payment
 from fedcore.federated.reference import train_in_process
 from fedcore.federated.task import Task
 from fedcore.rounds import Phase
+from fedserver.federation.federation import LocalFederation
 from fedserver.federation.interface import Outcome
 from fedserver.store.records import RoundRef, TaskState
 from tests.server.federation.device import data_of
@@ -196,6 +198,36 @@ async def test_the_ledger_is_charged_once_a_round_whatever_happens(
         account = await world.account()
         assert sum(account.ledger.spent.values()) >= 2
         assert account.ledger.history.reservations == 2, certificate
+
+
+async def test_a_server_that_dies_before_it_says_who_takes_part_goes_on_with_what_it_paid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, real_upload, begun = Payment.begin, LocalFederation.begin_upload, []
+
+    def dies_once(payment: Payment, *terms: Any) -> None:
+        begun.append(terms)
+        if len(begun) == 1:
+            raise StoreError("the server died", why="a test", fix="none")
+        real(payment, *terms)
+
+    async def once_it_goes_on(*asked: Any, **terms: Any) -> Any:
+        for _ in range(500):
+            if len(begun) == 2:
+                break
+            await asyncio.sleep(0.01)
+        return await real_upload(*asked, **terms)
+
+    monkeypatch.setattr(Payment, "begin", dies_once)
+    monkeypatch.setattr(LocalFederation, "begin_upload", once_it_goes_on)
+    monkeypatch.setattr("fedserver.federation.driver._PAUSE_S", 0.0)
+    task = task_of(rounds=1, secure="", privacy=CLIENTS.format(noise="central"))
+    async with world_in(tmp_path, task) as world:
+        record = await world.run()
+        found = await world.store.latest_attempt(record.task_id, 0)
+        assert (record.state, found and found.ref.attempt) == (TaskState.COMPLETED, 1)
+        account = await world.account()
+        assert (len(begun), account.ledger.history.reservations) == (2, 1)
 
 
 @pytest.mark.parametrize("privacy", mostly_slow([CLIENTS.format(noise="central"), SAMPLED]))
