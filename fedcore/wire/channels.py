@@ -11,6 +11,7 @@ from typing import Final, TypeAlias
 
 __all__ = [
     "CLIENT_RECEIVES_BYTES",
+    "ENROLMENT_RECEIVES_BYTES",
     "LONGEST_WAIT_S",
     "METADATA_BYTES",
     "SERVER_RECEIVES_BYTES",
@@ -25,6 +26,8 @@ Options: TypeAlias = "tuple[tuple[str, int | str], ...]"
 # A piece of 1 MiB and its envelope; the client also takes the messages of a secure aggregation.
 SERVER_RECEIVES_BYTES: Final = 2 << 20
 CLIENT_RECEIVES_BYTES: Final = 4 << 20
+# What strangers have sent of a message is in memory before anybody is asked who they are.
+ENROLMENT_RECEIVES_BYTES: Final = 64 << 10
 METADATA_BYTES: Final = 8 << 10
 # Of `RoundService.Next`: shorter than the idle time after which balancers cut connections.
 LONGEST_WAIT_S: Final = 20
@@ -63,17 +66,22 @@ def client_options(*, retries: bool = True) -> Options:
 
 
 def server_options(
-    *, jitter: float = 0.0, concurrent_streams: int = 100, connections: int = 15_000
+    *,
+    jitter: float = 0.0,
+    concurrent_streams: int = 100,
+    connections: int = 15_000,
+    receives_bytes: int = SERVER_RECEIVES_BYTES,
 ) -> Options:
     """Options of a server's port.
 
     `jitter`: 0 … 1, drawn by the caller, spreads the ends of connections over a tenth of their age,
     so that the clients of one moment do not all come back in one moment.
     `concurrent_streams`: of one connection. `connections`: at once; more are closed unheard. Who
-    has shown no certificate in 20 s, or answers no ping, makes room for others.
+    has shown no certificate in 20 s, or answers no ping, makes room for others. `receives_bytes`:
+    of the largest message that is taken.
     """
     return (
-        ("grpc.max_receive_message_length", SERVER_RECEIVES_BYTES),
+        ("grpc.max_receive_message_length", receives_bytes),
         ("grpc.max_send_message_length", CLIENT_RECEIVES_BYTES),
         ("grpc.max_metadata_size", METADATA_BYTES),
         ("grpc.max_concurrent_streams", concurrent_streams),

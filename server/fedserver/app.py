@@ -20,6 +20,7 @@ from typing import Any
 import structlog
 
 from fedcore.errors import FedcoreError, StoreError
+from fedcore.wire.channels import ENROLMENT_RECEIVES_BYTES, SERVER_RECEIVES_BYTES
 from fedcore.wire.versions import installed_version
 from fedserver.admission import Admission, LoopLag
 from fedserver.authentication import Authenticator
@@ -86,11 +87,19 @@ class Server:
         self._ops: Ops | None = None
         self._passing: Passing | None = None
         self.lag = LoopLag(threshold_s=config.limits.loop_lag_s)
-        self._admission = _admission(config, self.lag, burst=config.limits.calls_at_once)
+        self._admission = _admission(
+            config,
+            self.lag,
+            burst=config.limits.calls_at_once,
+            waiting=config.limits.waiting_rpcs,
+        )
         # Room of their own, so that strangers cannot take that of those who are known; and a ward
         # full of devices behind one address enrols at once.
         self._for_strangers = _admission(
-            config, self.lag, burst=_CALLS_TO_ENROL * config.limits.enrolments_per_minute
+            config,
+            self.lag,
+            burst=_CALLS_TO_ENROL * config.limits.enrolments_per_minute,
+            waiting=0,
         )
         self._authenticator = Authenticator(parts.store, parts.authority, now_ms=now_ms)
         self._health = Health(
@@ -129,15 +138,21 @@ class Server:
                 host=settings.hosts[0],
             )
         most = Connections.within(self._config.limits.connections)
-        for port, credentials, admission, connections in zip(
+        for port, credentials, admission, connections, receives_bytes in zip(
             (settings.port, settings.enrolment_port),
             self._credentials,
             (self._admission, self._for_strangers),
             (most.members, most.strangers),
+            (SERVER_RECEIVES_BYTES, ENROLMENT_RECEIVES_BYTES),
             strict=True,
         ):
             made = Port(
-                settings.host, port, credentials, rpcs=admission.rpcs, connections=connections
+                settings.host,
+                port,
+                credentials,
+                rpcs=admission.rpcs,
+                connections=connections,
+                receives_bytes=receives_bytes,
             )
             self._ports.append(made)
         service, enrolment = self._ports
@@ -369,7 +384,7 @@ class Server:
         return "the event loop is late" if self.lag.overloaded else ""
 
 
-def _admission(config: Config, lag: LoopLag, *, burst: int) -> Admission:
+def _admission(config: Config, lag: LoopLag, *, burst: int, waiting: int) -> Admission:
     limits = config.limits
 
     def disk_free() -> float:
@@ -383,7 +398,7 @@ def _admission(config: Config, lag: LoopLag, *, burst: int) -> Admission:
         concurrent=limits.concurrent_rpcs,
         queue=limits.queue,
         queue_wait_s=limits.queue_wait_s,
-        waiting=limits.waiting_rpcs,
+        waiting=waiting,
         bulk_bytes=limits.upload_bytes,
         rate=limits.calls_per_second,
         burst=burst,

@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from fedcore.errors import ServerError
-from fedcore.wire.channels import server_options
+from fedcore.wire.channels import SERVER_RECEIVES_BYTES, server_options
 from fedserver.authority import ServerCertificate
 
 __all__ = ["Credentials", "Port"]
@@ -63,14 +63,23 @@ class Credentials:
 class Port:
     """A gRPC server on one port; `number` is known before it starts.
 
-    `rpcs`, `connections`: at most so many at once.
+    `rpcs`, `connections`: at most so many at once; `receives_bytes`: of the largest message.
     """
 
     def __init__(
-        self, host: str, port: int, credentials: Credentials, *, rpcs: int, connections: int
+        self,
+        host: str,
+        port: int,
+        credentials: Credentials,
+        *,
+        rpcs: int,
+        connections: int,
+        receives_bytes: int = SERVER_RECEIVES_BYTES,
     ) -> None:
         jitter = random.random()  # noqa: S311, it guards nothing
-        options = server_options(jitter=jitter, connections=connections)
+        options = server_options(
+            jitter=jitter, connections=connections, receives_bytes=receives_bytes
+        )
         self.server = grpc.aio.server(options=options, maximum_concurrent_rpcs=rpcs)
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:

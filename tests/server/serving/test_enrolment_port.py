@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedcore.v1 import enrolment_service_pb2 as messages
+from fedcore.wire.channels import ENROLMENT_RECEIVES_BYTES
 from fedcore.wire.envelope import proof_statement, reissue_statement
 from fedcore.wire.failures import error_from
 from fedcore.wire.versions import installed_version
@@ -68,6 +69,17 @@ async def test_fourteen_devices_behind_one_address_join_at_once(make_world: Any)
         answers = await asyncio.gather(*(join() for _ in range(14)))
         assert answers == [[OK, OK]] * 14
         assert len(await world.store.clients()) == 14
+
+
+async def test_strangers_fill_little_memory_before_they_are_refused(world: Any) -> None:
+    request = enrolment(world, Ed25519PrivateKey.generate())
+    request.signing_request = bytes(ENROLMENT_RECEIVES_BYTES)
+    assert (await call(world, "Enrol", request))[0] is REFUSED
+    assert b"EnrolmentService.Enrol" not in world.metrics.exposition()  # it was not even read
+    request.signing_request = bytes(ENROLMENT_RECEIVES_BYTES // 2)
+    assert (await call(world, "Enrol", request))[0] is grpc.StatusCode.INVALID_ARGUMENT
+    # Of each call that has begun so much may have come, and nobody knows of it yet.
+    assert world.server._for_strangers.rpcs * ENROLMENT_RECEIVES_BYTES <= 256 << 20
 
 
 async def test_a_device_gets_new_certificates_for_the_proof_of_its_key(world: Any) -> None:
