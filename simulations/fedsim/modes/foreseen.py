@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fedsim.clock import BufferedClock, Terms, Work, require_reports
+from fedsim.clock import BufferedClock, ClockState, Terms, Work, require_reports
+from fedsim.devices import DevicesSpec
 from fedsim.modes.participations import require_participations
 from fedsim.modes.rounds import timelines_of
 from fedsim.modes.studies import rule_of, study_work
@@ -38,6 +39,10 @@ def require_possible(scenario: Scenario, world: World) -> None:
         needed = 1  # of those that are drawn, whoever comes is enough
     work = work_of(scenario, world)
     require_reports(terms, world.devices, work, needed=needed)
+    if scenario.clock.schedule == "buffered":
+        return
+    clock, _ = timelines_of(scenario, world)
+    if scenario.devices != DevicesSpec() and not scenario.draws_clients:
+        clock.round(0, ClockState(), work)  # raises where too few are ever there to begin it
     if scenario.task.plan is not None:
-        clock, _ = timelines_of(scenario, world)
         require_participations(scenario, world, clock, work)

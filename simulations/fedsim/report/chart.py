@@ -28,6 +28,7 @@ _LETTER = 6.6  # the mean width of one at 12 px
 _LONGEST_NAME = 44
 _MOST_POINTS = 600  # a pixel of the plot each
 _MOST_MARKS = 40
+_SMALLEST = 1e-100  # a span below it is no span: steps within it would vanish
 _LARGEST = 1e100  # beyond it there is nothing to see, and differences overflow
 
 
@@ -259,8 +260,9 @@ def _height(point: _Point) -> float:
 def _span(values: Sequence[float]) -> Span:
     """From the least to the largest, or around what is hardly more than one value."""
     low, high = min(values), max(values)
-    if high - low <= 1e-9 * max(abs(low), abs(high)):
-        half = max(abs(low), abs(high)) * 0.05 or 0.5
+    if high - low <= max(1e-9 * max(abs(low), abs(high)), _SMALLEST):
+        half = max(abs(low), abs(high)) * 0.05
+        half = half if half > _SMALLEST else 0.5
         return Span(low - half, high + half)
     return Span(low, high)
 

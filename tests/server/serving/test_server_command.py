@@ -94,6 +94,14 @@ class Running:
         self.process.communicate()
 
 
+def served(place: Path, *options: str, **environment: str) -> Running:
+    """One that serves; if it does not, the test says why."""
+    running = Running(place, *options, **environment)
+    if not running.said:
+        pytest.fail(running.process.communicate(timeout=60)[1])
+    return running
+
+
 def handshake(address: str, version: ssl.TLSVersion) -> str | None:
     """What version a port speaks with a client that offers this one at most."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -109,7 +117,7 @@ def handshake(address: str, version: ssl.TLSVersion) -> str | None:
 
 
 def test_a_client_that_offers_no_tls_13_is_refused_and_the_log_stays_whole(place: Path) -> None:
-    running = Running(place)
+    running = served(place)
     try:
         for port in ("service", "enrolment"):
             with pytest.raises(OSError):
@@ -175,7 +183,7 @@ def test_who_waits_for_a_server_is_answered_as_soon_as_it_takes_work(
 def test_a_server_starts_is_asked_drains_and_stops(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    running = Running(place)
+    running = served(place)
     try:
         monkeypatch.setenv("FEDCORE__SERVER__OPS_PORT", str(running.said["ops"]))
         status = ["status", "--config", f"{place}/server.toml", "--format", "json"]
@@ -205,9 +213,9 @@ def test_a_server_starts_is_asked_drains_and_stops(
 
 @pytest.mark.slow
 def test_a_server_that_was_killed_starts_again_as_the_same_server(place: Path) -> None:
-    first = Running(place)
+    first = served(place)
     first.kill()
-    second = Running(place)
+    second = served(place)
     try:
         assert second.said["server_id"] == first.said["server_id"]
         assert second.end()[0] == 0
@@ -221,9 +229,9 @@ def test_failpoints_are_refused_outside_of_the_test_mode(place: Path) -> None:
     refused = Running(place, **spec)
     _, errors = refused.process.communicate(timeout=60)
     assert refused.said == {} and "test mode" in errors
-    taken = Running(place, "--test-mode", **spec)
+    taken = served(place, "--test-mode", **spec)
     try:
-        assert taken.said and taken.end()[0] == 0
+        assert taken.end()[0] == 0
     finally:
         taken.kill()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -145,6 +146,17 @@ def test_a_budget_that_failures_have_used_up_is_no_remedy_for_too_few_clients() 
     refused = refusal(bounded(**often, most=2))
     assert refused is not None and "maximum_participations =" not in refused.fix
     assert refusal(bounded(**often, most=3)) is not None
+
+
+@pytest.mark.parametrize("make", [bounded, scenario_of], ids=["private", "open"])
+def test_fewer_than_a_round_needs_are_ever_there_at_once_is_told_with_how_many_are(
+    make: Callable[..., Scenario],
+) -> None:
+    terms = {**FEW, "clients": 12, "goal": 12, "rounds": 2, "more": CYCLES}
+    refused = refusal(make(**terms, minimum=12))
+    assert refused is not None and refused.where == "cohort.minimum"
+    found = re.search(r"let cohort.minimum be (\d+) at most", refused.fix)
+    assert found is not None and refusal(make(**terms, minimum=int(found[1]))) is None
 
 
 @pytest.mark.slow

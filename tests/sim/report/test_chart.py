@@ -7,7 +7,7 @@ import re
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 from fedsim.report.chart import BarChart, Line, LineChart, Span, Unit, draw, stand_alone, ticks
 from fedsim.report.palette import PLOT_STYLE
@@ -35,6 +35,7 @@ def coordinates(svg: str) -> list[tuple[float, float]]:
 
 
 @given(st.lists(POINTS, max_size=4), st.sampled_from(["number", "share", "bytes", "seconds"]))
+@example([[(0.0, 0.0), (0.0, 5e-324)]], "number")
 def test_any_points_at_all_are_drawn_within_the_frame(
     lines: list[list[tuple[float, float]]], unit: Unit
 ) -> None:
