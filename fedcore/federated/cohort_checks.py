@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from fedcore.errors import TaskError
@@ -26,6 +27,9 @@ __all__ = ["check_clients", "check_cohort"]
 
 _FEWEST: Final = 3
 """In a sum of two, each client knows the other's update by its own."""
+
+_MOST_SESSIONS: Final = 8
+"""What is tried of a remedy until it is left out."""
 
 
 def check_cohort(task: Task) -> None:
@@ -120,11 +124,20 @@ def _summed_by(cohort: CohortSpec, terms: SecAggSpec) -> Iterator[str]:
     delta = _delta_for(cohort.select, fewest)
     if _is_summed(cohort, replace(terms, delta=delta)):
         yield _taken({"secure_aggregation.delta": delta})
-    for select in range(cohort.select - 1, cohort.goal - 1, -1):
-        fewer = replace(cohort, overselection=Fraction(1000 * select // cohort.goal, 1000))
-        if _is_summed(fewer, terms):
-            yield _taken({"overselection": fewer.overselection})
-            break
+    fewer = (
+        replace(cohort, overselection=Fraction(1000 * select // cohort.goal, 1000))
+        for select in range(cohort.select - 1, cohort.goal - 1, -1)
+    )
+    # A search for a ring takes up to 5 ms, and a task may come from a stranger.
+    likely = (one for one in fewer if one.select - int(terms.delta * one.select) <= fewest)
+    for one in islice(likely, _MOST_SESSIONS):
+        if _is_summed(one, terms):
+            yield _taken({"overselection": one.overselection})
+            return
+    least = cohort.goal - int(terms.delta * cohort.goal)
+    plain = replace(cohort, overselection=Fraction(1), minimum=max(least, cohort.minimum))
+    if cohort.overselection > 1 and _is_summed(plain, terms):
+        yield _taken({"overselection": Fraction(1), "minimum": plain.minimum})
 
 
 def _delta_for(clients: int, reports: int) -> Fraction:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from fedcore.errors import PlanError, TaskError
+from fedcore.federated import cohort_checks
+from fedcore.federated.spec import SecAggSpec
 from fedcore.federated.task import Task
 from tests.federated.conftest import SMALL, write_toml
 from tests.federated.private_tasks import client_privacy
@@ -20,6 +22,10 @@ TASKS: dict[str, dict[str, Any]] = {
     "overselection": {
         "cohort": {"goal": 30, "minimum": 28, "overselection": 1.5},
         "secure_aggregation": MASKED,
+    },
+    "overselection and minimum": {
+        "cohort": {"goal": 300, "minimum": 11, "overselection": 3},
+        "secure_aggregation": {"profile": "malicious", "gamma": 0.3, "delta": 0.15},
     },
     "two": {"cohort": {"goal": 2, "minimum": 2}, "secure_aggregation": {"delta": 0}},
     "drawn by coins": {"cohort": {"goal": 20, "minimum": 8}, "privacy": DRAWN},
@@ -94,3 +100,18 @@ def test_gradients_of_records_are_asked_for_first_and_all_at_once() -> None:
     with pytest.raises(TaskError) as caught:
         resolved({"algorithm": {"name": "fedsgd", "lr": 1.0}})
     assert all(name in caught.value.what for name in ("epochs", "batch_size", "optimizer"))
+
+
+def test_a_search_for_a_remedy_makes_few_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each may take 5 ms, and a server reads the tasks of strangers."""
+    made: list[int] = []
+    real = cohort_checks.session_parameters
+
+    def counted(terms: SecAggSpec, clients: int) -> Any:
+        made.append(clients)
+        return real(terms, clients)
+
+    monkeypatch.setattr(cohort_checks, "session_parameters", counted)
+    with pytest.raises(TaskError, match="take overselection = 1 and minimum = 255"):
+        resolved(TASKS["overselection and minimum"])
+    assert len(made) <= 30
