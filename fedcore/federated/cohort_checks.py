@@ -137,7 +137,7 @@ def _summed_by(cohort: CohortSpec, terms: SecAggSpec) -> Iterator[str]:
     least = _least(cohort.goal, terms)
     plain = replace(cohort, overselection=Fraction(1), minimum=max(least, cohort.minimum))
     if cohort.overselection > 1 and _is_summed(plain, terms):
-        yield _taken({"overselection": Fraction(1), "minimum": plain.minimum})
+        yield _taken({"overselection": plain.overselection, "minimum": plain.minimum})
 
 
 def _least(select: int, terms: SecAggSpec) -> int:

@@ -22,8 +22,12 @@ from tests.variants import mostly_slow
 Serve = Callable[..., FakeServer]
 Flowers = Callable[[int], Dataset]
 PLACES = (
-    *("client.mid_upload", "client.mid_download", "client.after_checkin"),
-    *("client.before_upload", "client.after_upload", "client.before_report"),
+    "client.mid_upload",
+    "client.mid_download",
+    "client.after_checkin",
+    "client.before_upload",
+    "client.after_upload",
+    "client.before_report",
 )
 # Prekey; roster, shares; mask request; release, digests; confirmation; tombstone, without answer.
 RECORDS = 9

@@ -147,3 +147,8 @@ class DevicesSpec(HardwareSpec):
             return self.classes
         own = {each.name: getattr(self, each.name) for each in fields(HardwareSpec)}
         return (ClassSpec(name="device", share=1.0, **own),)
+
+    @property
+    def ideal(self) -> bool:
+        """Whether all are always there, done at once and never lost."""
+        return self == DevicesSpec()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fedsim.clock import BufferedClock, ClockState, Terms, Work, require_reports
-from fedsim.devices import DevicesSpec
 from fedsim.modes.participations import require_participations
 from fedsim.modes.rounds import timelines_of
 from fedsim.modes.studies import rule_of, study_work
@@ -42,7 +41,7 @@ def require_possible(scenario: Scenario, world: World) -> None:
     if scenario.clock.schedule == "buffered":
         return
     clock, _ = timelines_of(scenario, world)
-    if scenario.devices != DevicesSpec() and not scenario.draws_clients:
+    if not (scenario.devices.ideal or scenario.draws_clients):
         clock.round(0, ClockState(), work)  # raises where too few are ever there to begin it
     if scenario.task.plan is not None:
         require_participations(scenario, world, clock, work)

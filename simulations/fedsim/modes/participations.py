@@ -19,14 +19,11 @@ from fedcore.privacy import PrivacyPlan, Uncontrolled
 from fedcore.privacy.participation import ParticipationTable
 from fedcore.privacy.rdp import compose, epsilon
 from fedsim.clock import Attempt, ClockState, SynchronousClock, Work
-from fedsim.devices import DevicesSpec
 from fedsim.modes.payments import allowed_places, members_of
 from fedsim.scenario import Scenario
 from fedsim.world import World
 
 __all__ = ["require_participations"]
-
-_IDEAL: Final = DevicesSpec()
 
 # A round takes 2 ms, and of 10,000 clients 4 ms: all that is gone through takes some seconds.
 _MOST_LOOKS: Final = 3000
@@ -77,7 +74,7 @@ def _is_ample(scenario: Scenario, bounds: Uncontrolled, *, clients: int) -> bool
     """Whether enough may take part in the last round, whoever came in those before it."""
     task, apart = scenario.task, bounds.minimum_separation
     count, most = task.rounds.count, bounds.maximum_participations
-    if scenario.devices != _IDEAL:
+    if not scenario.devices.ideal:
         return False  # who is lost or away, and in how many attempts, is for the rounds to tell
     recent, earlier = min(apart, count) - 1, max(0, count - apart)
     used_up = earlier / most if most < count else 0.0

@@ -142,8 +142,12 @@ async def test_a_round_without_enough_clients_is_tried_again_with_fresh_keys(
 
 KILLED_AT = [
     Phase.COLLECTING,
-    *(Phase.KEYS, Phase.UNMASKING),
-    *(Phase.SELECTING, Phase.SHARES, Phase.CONFIRMING, Phase.COMPLETED),
+    Phase.KEYS,
+    Phase.UNMASKING,
+    Phase.SELECTING,
+    Phase.SHARES,
+    Phase.CONFIRMING,
+    Phase.COMPLETED,
 ]
 
 
