@@ -14,9 +14,8 @@ from fedcore.tensor.primitive import Primitive
 from fedcore.tensor.random import Key
 from fedcore.tensor.registry import operations as ops
 from fedcore.tensor.tensor import Tensor, interpreter, tensor
-from tests.tensor.samples import SAMPLES
 from tests.tensor.samples.sample import Sample
-from tests.tensor.test_primitives import in_lanes, shape_of
+from tests.tensor.test_primitives import first_samples, in_lanes, shape_of
 
 Array = np.ndarray[Any, Any]
 LANES, BATCH, WORDS, STEPS = 7, 5, 11, 6
@@ -227,7 +226,7 @@ def calls_in_lanes(one: Sample, pattern: tuple[bool, ...]) -> Calls:
     return calls
 
 
-@pytest.mark.parametrize("one", SAMPLES, ids=str)
+@first_samples
 def test_a_kernel_gives_each_lane_bits_of_its_own(one: Sample) -> None:
     for pattern in ((True,), (True, False), (False, True)):
         assert_each_lane_has_bits_of_its_own(one, pattern)

@@ -18,7 +18,6 @@ from tests.deploy.manifests import (
     require_command,
     settings_in,
 )
-from tests.variants import mostly_slow
 
 yaml = pytest.importorskip("yaml", reason="manifests are read with PyYAML (the extra 'dev')")
 
@@ -48,7 +47,8 @@ def containers(pods: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("version", mostly_slow(VERSIONS))
+@pytest.mark.slow  # to import the schemas takes seconds
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_each_is_a_resource_by_the_schema_of_its_version(path: Path, version: str) -> None:
     found = yaml.safe_load(path.read_text("utf-8"))

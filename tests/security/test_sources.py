@@ -40,12 +40,13 @@ def found_in(source: str) -> list[str]:
 
 
 def _findings(tree: ast.AST) -> Iterator[tuple[ast.expr | ast.stmt, str]]:
+    nodes = list(ast.walk(tree))
     numbers = {  # the fencing token of a lease is a number that everybody may know
         node.arg
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.arg) and node.annotation and ast.unparse(node.annotation) == "int"
     }
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.name.partition(".")[0] in FORBIDDEN_MODULES:

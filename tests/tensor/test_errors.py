@@ -85,11 +85,8 @@ def assert_helpful(error: FedcoreError) -> None:
 def test_every_operation_has_a_valid_call() -> None:
     called = {call.name for call in CALLS}
     assert (set(operations) - called, called - set(operations)) == (INTERNAL, set())
-
-
-@each_call
-def test_the_valid_call_is_valid(call: Call) -> None:
-    run(call, call.args, call.options)
+    for call in CALLS:
+        run(call, call.args, call.options)
 
 
 @each_call

@@ -355,7 +355,7 @@ def test_a_kernel_keeps_its_contract_in_every_call(one: Sample) -> None:
         assert_prepared_call_leaves_the_bits_of_the_kernel(call)
 
 
-@each_sample
+@first_samples
 def test_a_replay_on_other_inputs_gives_the_bits_of_the_eager_run(one: Sample) -> None:
     for lanes in ((), (3,)):
         assert_replay_gives_the_bits_of_the_eager_run(one, lanes)
