@@ -12,6 +12,7 @@ from typing import Final, TypeAlias
 __all__ = [
     "CLIENT_RECEIVES_BYTES",
     "ENROLMENT_RECEIVES_BYTES",
+    "LONGEST_MESSAGE_S",
     "LONGEST_WAIT_S",
     "METADATA_BYTES",
     "SERVER_RECEIVES_BYTES",
@@ -31,6 +32,8 @@ ENROLMENT_RECEIVES_BYTES: Final = 64 << 10
 METADATA_BYTES: Final = 8 << 10
 # Of `RoundService.Next`: shorter than the idle time after which balancers cut connections.
 LONGEST_WAIT_S: Final = 20
+# A message that is not whole by then is refused; a device gives up on a piece after as long.
+LONGEST_MESSAGE_S: Final = 60
 
 _MAX_AGE_MS: Final = 30 * 60 * 1000
 _SERVICES: Final = (
@@ -85,6 +88,10 @@ def server_options(
         ("grpc.max_send_message_length", CLIENT_RECEIVES_BYTES),
         ("grpc.max_metadata_size", METADATA_BYTES),
         ("grpc.max_concurrent_streams", concurrent_streams),
+        # Of a message that nobody reads yet so much may come. Else gRPC takes what the line brings:
+        # of 500 messages of 2 MiB, none of them read, 1,020 MiB in 15 s, and so 42.
+        ("grpc.http2.lookahead_bytes", 64 << 10),
+        ("grpc.http2.bdp_probe", 0),
         ("grpc.max_allowed_incoming_connections", connections),
         ("grpc.server_handshake_timeout_ms", 20_000),
         ("grpc.keepalive_time_ms", 120_000),

@@ -191,8 +191,8 @@ class Admission:
     `concurrent`: calls that work at once; `queue`, `queue_wait_s`: behind them. `waiting`: calls
     that are held until something happens, which cost memory and no work. `bulk_bytes`: of chunks of
     `chunk_bytes` that are worked on at once. `rate`, `burst`: of one caller, a second; chunks are
-    exempt. `waiting_each`: calls of one caller that are held. `disk_free`: the free share of the
-    disk, of which `least_free` is kept.
+    exempt. Of one caller `waiting_each` calls are held, and `reading_each` messages read, at once.
+    `disk_free`: the free share of the disk, of which `least_free` is kept.
     """
 
     def __init__(
@@ -206,6 +206,7 @@ class Admission:
         queue_wait_s: float = 2.0,
         waiting: int = 12_000,
         waiting_each: int = 8,
+        reading_each: int = 16,
         bulk_bytes: int = 512 << 20,
         chunk_bytes: int = 1 << 20,
         rate: float = 10.0,
@@ -224,7 +225,8 @@ class Admission:
             waits=Slots(limit=waiting, queue=0, wait_s=0),
         )
         self._held: Counter[str] = Counter()
-        self._waiting_each = waiting_each
+        self._read: Counter[str] = Counter()
+        self._waiting_each, self._reading_each = waiting_each, reading_each
         self.rpcs = concurrent + queue + waiting + most_bulk + _BEING_REFUSED
 
     def check_server(self, permission: Permission) -> None:
@@ -265,6 +267,25 @@ class Admission:
             self._held[who] -= permission.waits
             if not self._held[who]:
                 del self._held[who]
+
+    @contextlib.contextmanager
+    def reading(self, who: str) -> Iterator[None]:
+        """Counts a message of `who` that is not whole. Raises: OverloadedError for one too many.
+
+        One caller could else fill the memory, and every slot, with messages that never end.
+        """
+        if self._read[who] >= self._reading_each:
+            raise refused(
+                "too many messages of one caller are on their way",
+                why=f"{self._reading_each} are read at once",
+            )
+        self._read[who] += 1
+        try:
+            yield
+        finally:
+            self._read[who] -= 1
+            if not self._read[who]:
+                del self._read[who]
 
     def slot(self, permission: Permission) -> contextlib.AbstractAsyncContextManager[None]:
         """A place for one call. Raises: OverloadedError on entry where none becomes free."""

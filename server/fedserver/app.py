@@ -49,6 +49,7 @@ __all__ = ["Addresses", "Server", "now_ms"]
 
 _ENROLMENT = "EnrolmentService"
 _CALLS_TO_ENROL = 2  # the authority, and the enrolment itself
+_MESSAGES_OF_A_MEMBER = 16  # that have come in part; a device sends four at once
 _RENEW_EVERY_S = 3600.0
 _SIGN_EVERY_S = 10.0  # if it is due
 _HEARTBEAT_EVERY_S = 10.0
@@ -92,14 +93,13 @@ class Server:
             self.lag,
             burst=config.limits.calls_at_once,
             waiting=config.limits.waiting_rpcs,
+            reading_each=_MESSAGES_OF_A_MEMBER,
         )
         # Room of their own, so that strangers cannot take that of those who are known; and a ward
         # full of devices behind one address enrols at once.
+        calls = _CALLS_TO_ENROL * config.limits.enrolments_per_minute
         self._for_strangers = _admission(
-            config,
-            self.lag,
-            burst=_CALLS_TO_ENROL * config.limits.enrolments_per_minute,
-            waiting=0,
+            config, self.lag, burst=calls, waiting=0, reading_each=calls
         )
         self._authenticator = Authenticator(parts.store, parts.authority, now_ms=now_ms)
         self._health = Health(
@@ -384,7 +384,9 @@ class Server:
         return "the event loop is late" if self.lag.overloaded else ""
 
 
-def _admission(config: Config, lag: LoopLag, *, burst: int, waiting: int) -> Admission:
+def _admission(
+    config: Config, lag: LoopLag, *, burst: int, waiting: int, reading_each: int
+) -> Admission:
     limits = config.limits
 
     def disk_free() -> float:
@@ -399,6 +401,7 @@ def _admission(config: Config, lag: LoopLag, *, burst: int, waiting: int) -> Adm
         queue=limits.queue,
         queue_wait_s=limits.queue_wait_s,
         waiting=waiting,
+        reading_each=reading_each,
         bulk_bytes=limits.upload_bytes,
         rate=limits.calls_per_second,
         burst=burst,

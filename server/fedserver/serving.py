@@ -4,6 +4,9 @@ A gRPC interceptor sees neither the peer's certificate nor the message, so the g
 handler: room, who calls, what that role may do, a deadline, the message itself, its signature. Each
 step raises; only what passed all of them reaches the service, as `(caller, request)`. A signed
 request arrives as its payload. Nothing that an error says of the server's inside leaves it.
+
+To gRPC each call is a stream of one message, because of a stream nothing is read before it is asked
+for: whoever is refused has sent one window, and no message is in memory that no slot is held for.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ from fedcore.v1 import (
     secagg_service_pb2,
     upload_service_pb2,
 )
-from fedcore.wire.channels import METADATA_BYTES
+from fedcore.wire.channels import LONGEST_MESSAGE_S, METADATA_BYTES
 from fedcore.wire.envelope import Place, opened
 from fedcore.wire.failures import failure_of, metadata_of, status_of
 from fedserver.admission import Admission, Rates, refused
@@ -71,6 +74,7 @@ SERVICES: Mapping[str, ServiceDescriptor] = {
 
 # Who is refused again and again is counted in the metrics; the audit log need not be filled by it.
 _AUDITED_A_SECOND, _AUDITED_AT_ONCE = 0.1, 20
+_CANCELLED_WITHIN_S = 0.2
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Method: TypeAlias = Callable[[Caller, Any], Awaitable[Message]]
@@ -131,7 +135,7 @@ def handler_of(service: Service, name: str, *, gate: Gate) -> grpc.GenericRpcHan
     """
     descriptor = SERVICES[name]
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-        method.name: grpc.unary_unary_rpc_method_handler(_Endpoint(service, method, gate).serve)
+        method.name: grpc.stream_unary_rpc_method_handler(_Endpoint(service, method, gate).serve)
         for method in descriptor.methods
     }
     return grpc.method_handlers_generic_handler(descriptor.full_name, handlers)
@@ -150,12 +154,16 @@ class _Endpoint:
         self._method: Method = self._implementation()
         self._payload = self._payload_type(method)
 
-    async def serve(self, data: bytes, context: Context) -> bytes:
-        """Answers, or ends the RPC with a status and a `Failure`."""
+    async def serve(self, _: object, context: Context) -> bytes:
+        """Answers the first message, or ends the RPC with a status and a `Failure`.
+
+        The iterator over the messages is left alone: it refers to itself once it has begun, so that
+        a connection would be closed when garbage is collected, and not before.
+        """
         start_s, reference = time.perf_counter(), secrets.token_hex(8)
         with structlog.contextvars.bound_contextvars(request_id=reference, method=self._signed):
             try:
-                answer = await self._answer(data, context)
+                answer = await self._answer(context)
             except asyncio.CancelledError:
                 self._count(grpc.StatusCode.CANCELLED, start_s)
                 raise
@@ -175,20 +183,23 @@ class _Endpoint:
         metrics.rpcs.labels(self._signed, status.name).inc()
         metrics.rpc_seconds.labels(self._signed).observe(time.perf_counter() - start_s)
 
-    async def _answer(self, data: bytes, context: Context) -> bytes:
+    async def _answer(self, context: Context) -> bytes:
         permission, admission = self._permission, self._gate.admission
         _check_metadata(context)
         admission.check_server(permission)
         async with admission.slot(permission):
             caller = await self._caller(context)
             # Who is known may call from as many addresses as it likes, and counts as one.
-            admission.check_caller(permission, caller.principal if caller.name else caller.address)
+            who = caller.principal if caller.name else caller.address
+            admission.check_caller(permission, who)
             if context.time_remaining() is None:
                 raise InvalidRequestError(
                     "the call has no deadline",
                     why="what nobody waits for any more must end",
                     fix="set a timeout on every call",
                 )
+            with admission.reading(who):
+                data = await _message(context)
             try:
                 return await self._served(caller, data)
             except ElsewhereError as found:
@@ -296,6 +307,23 @@ class _Endpoint:
                 fix="name the envelope in PERMISSIONS, and its content in `payloads`",
             )
         return payload
+
+
+async def _message(context: Context) -> bytes:
+    """The message of a call. Raises: InvalidRequestError if it does not come."""
+    try:
+        async with asyncio.timeout(LONGEST_MESSAGE_S):
+            found: bytes | object = await context.read()
+        if isinstance(found, bytes):
+            return found
+        # Of whoever went away gRPC says first that nothing comes, and then that it is cancelled.
+        await asyncio.sleep(_CANCELLED_WITHIN_S)
+        why = "it ended before its message was whole"
+    except TimeoutError:
+        why = f"its message was not whole after {LONGEST_MESSAGE_S} s"
+    raise InvalidRequestError(
+        "the call has no message", why=why, fix="send one message, on a slow line a shorter one"
+    )
 
 
 def _parsed(kind: type[Message], data: bytes, name: str) -> Message:

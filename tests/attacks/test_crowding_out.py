@@ -46,6 +46,12 @@ class Refused(Exception):
 class Call:
     """What gRPC tells a handler of a call."""
 
+    def __init__(self, message: bytes) -> None:
+        self._message = message
+
+    async def read(self) -> bytes:
+        return self._message
+
     def invocation_metadata(self) -> tuple[()]:
         return ()
 
@@ -83,7 +89,7 @@ async def test_a_client_that_asks_nine_times_at_once_is_answered_eight_times() -
     service = RoundService(cast(Any, federation), now_ms=lambda: 0)
     endpoint = _Endpoint(service, SERVICES["RoundService"].methods_by_name["Next"], gate)
     data = NextRequest(assignment_id=bytes(16), wait_ms=20_000).SerializeToString()
-    calls = [asyncio.ensure_future(endpoint.serve(data, cast(Any, Call()))) for _ in range(9)]
+    calls = [asyncio.ensure_future(endpoint.serve(None, cast(Any, Call(data)))) for _ in range(9)]
     [refused], _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
     assert isinstance(refused.exception(), Refused)
     assert refused.exception().args == (grpc.StatusCode.RESOURCE_EXHAUSTED,)

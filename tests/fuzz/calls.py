@@ -111,6 +111,10 @@ class _Context:
     """As much of gRPC's context as a handler asks for."""
 
     caller: Caller
+    message: bytes
+
+    async def read(self) -> bytes:
+        return self.message
 
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
         return ()
@@ -183,7 +187,7 @@ class Calls:
         caller = _caller_of(rpc.permission, served.world)
         if sealed:
             data = await _sealed(served, rpc, caller, data)
-        answering = served.handlers[rpc.path](data, _Context(caller))
+        answering = served.handlers[rpc.path](None, _Context(caller, data))
         if not rpc.permission.waits:
             await answering
             return
@@ -258,7 +262,7 @@ async def _serving(folder: Path) -> _Served:
             _Details(rpc.path)
         )
         assert found is not None
-        handlers[rpc.path] = found.unary_unary
+        handlers[rpc.path] = found.stream_unary
     names = {
         NAMES["assignment"]: parts[0],
         NAMES["masked_assignment"]: masked[0],

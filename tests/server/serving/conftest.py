@@ -281,16 +281,18 @@ class World:
         """A connection with this certificate, or with none."""
         which = (holder.fingerprint if holder else b"", enrolment)
         if which not in self._channels:
-            credentials = grpc.ssl_channel_credentials(
-                self.authority.root_pem,
-                holder.key_pem if holder else None,
-                holder.chain_pem if holder else None,
-            )
             target = self.addresses.enrolment if enrolment else self.addresses.service
-            self._channels[which] = grpc.aio.secure_channel(
-                target, credentials, options=(("grpc.enable_retries", 0),)
-            )
+            self._channels[which] = self.connection(holder, target)
         return self._channels[which]
+
+    def connection(self, holder: Holder | None, target: str) -> grpc.aio.Channel:
+        """A connection to this host:port, for its caller to close."""
+        credentials = grpc.ssl_channel_credentials(
+            self.authority.root_pem,
+            holder.key_pem if holder else None,
+            holder.chain_pem if holder else None,
+        )
+        return grpc.aio.secure_channel(target, credentials, options=(("grpc.enable_retries", 0),))
 
     async def call(
         self,
