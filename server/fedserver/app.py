@@ -26,11 +26,13 @@ from fedserver.admission import Admission, LoopLag
 from fedserver.authentication import Authenticator
 from fedserver.authorisation import Caller
 from fedserver.authority import ServerCertificate, due
+from fedserver.calls import Context, peer_address
 from fedserver.config import Config
 from fedserver.connections import Connections
 from fedserver.enrolment import Enrolment
 from fedserver.enrolment_limits import EnrolmentLimits
 from fedserver.health import Health
+from fedserver.health_rpcs import health_handler
 from fedserver.memory_limit import MemoryLimit
 from fedserver.notify import notify
 from fedserver.ops import Ops, application
@@ -43,7 +45,7 @@ from fedserver.services.client import ClientService
 from fedserver.services.enrolment import EnrolmentService
 from fedserver.services.overview import About
 from fedserver.services.transfer import ModelService, ModelUploadService, UploadService
-from fedserver.serving import SERVICES, Context, Gate, Service, handler_of, peer_address
+from fedserver.serving import SERVICES, Gate, Service, handler_of
 
 __all__ = ["Addresses", "Server", "now_ms"]
 
@@ -274,8 +276,10 @@ class Server:
         service_port, enrolment_port = self._ports
         gate = self._gate(self._admission, self._identify, passing=self._passing)
         service_port.serve(
-            [handler_of(service, name, gate=gate) for name, service in services.items()],
-            health=self._health.servicer,
+            [
+                health_handler(self._health.servicer, admission=self._admission),
+                *(handler_of(service, name, gate=gate) for name, service in services.items()),
+            ],
             reflected=[*services] if self._config.server.reflection else [],
         )
         anonymous = self._gate(self._for_strangers, _anonymous)

@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Sequence
 
 import grpc
-from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from fedcore.errors import ServerError
@@ -97,13 +96,10 @@ class Port:
         self,
         handlers: Sequence[grpc.GenericRpcHandler],
         *,
-        health: health_pb2_grpc.HealthServicer | None = None,
         reflected: Sequence[str] = (),
     ) -> None:
         """Answers with these handlers. `reflected`: services that are described to whoever asks."""
         self.server.add_generic_rpc_handlers(tuple(handlers))
-        if health is not None:
-            health_pb2_grpc.add_HealthServicer_to_server(health, self.server)
         if reflected:
             names = [f"fedcore.v1.{name}" for name in reflected]
             reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], self.server)

@@ -4,9 +4,6 @@ A gRPC interceptor sees neither the peer's certificate nor the message, so the g
 handler: room, who calls, what that role may do, a deadline, the message itself, its signature. Each
 step raises; only what passed all of them reaches the service, as `(caller, request)`. A signed
 request arrives as its payload. Nothing that an error says of the server's inside leaves it.
-
-To gRPC each call is a stream of one message, because of a stream nothing is read before it is asked
-for: whoever is refused has sent one window, and no message is in memory that no slot is held for.
 """
 
 from __future__ import annotations
@@ -44,17 +41,18 @@ from fedcore.v1 import (
     secagg_service_pb2,
     upload_service_pb2,
 )
-from fedcore.wire.channels import LONGEST_MESSAGE_S, METADATA_BYTES
+from fedcore.wire.channels import METADATA_BYTES
 from fedcore.wire.envelope import Place, opened
 from fedcore.wire.failures import failure_of, metadata_of, status_of
 from fedserver.admission import Admission, Rates, refused
 from fedserver.authorisation import Caller, Permission, authorise, permission_of
+from fedserver.calls import Context, message_of, peer_address
 from fedserver.federation.interface import ElsewhereError
 from fedserver.metrics import Metrics
 from fedserver.passing import Passing, RelayedError
 from fedserver.store.records import AuditEntry
 
-__all__ = ["SERVICES", "Context", "Gate", "Service", "handler_of", "peer_address"]
+__all__ = ["SERVICES", "Gate", "Service", "handler_of"]
 
 _FILES = (
     admin_service_pb2,
@@ -74,9 +72,7 @@ SERVICES: Mapping[str, ServiceDescriptor] = {
 
 # Who is refused again and again is counted in the metrics; the audit log need not be filled by it.
 _AUDITED_A_SECOND, _AUDITED_AT_ONCE = 0.1, 20
-_CANCELLED_WITHIN_S = 0.2
 
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Method: TypeAlias = Callable[[Caller, Any], Awaitable[Message]]
 
 
@@ -155,11 +151,7 @@ class _Endpoint:
         self._payload = self._payload_type(method)
 
     async def serve(self, _: object, context: Context) -> bytes:
-        """Answers the first message, or ends the RPC with a status and a `Failure`.
-
-        The iterator over the messages is left alone: it refers to itself once it has begun, so that
-        a connection would be closed when garbage is collected, and not before.
-        """
+        """Answers, or ends the RPC with a status and a `Failure`."""
         start_s, reference = time.perf_counter(), secrets.token_hex(8)
         with structlog.contextvars.bound_contextvars(request_id=reference, method=self._signed):
             try:
@@ -199,7 +191,7 @@ class _Endpoint:
                     fix="set a timeout on every call",
                 )
             with admission.reading(who):
-                data = await _message(context)
+                data = await message_of(context)
             try:
                 return await self._served(caller, data)
             except ElsewhereError as found:
@@ -309,23 +301,6 @@ class _Endpoint:
         return payload
 
 
-async def _message(context: Context) -> bytes:
-    """The message of a call. Raises: InvalidRequestError if it does not come."""
-    try:
-        async with asyncio.timeout(LONGEST_MESSAGE_S):
-            found: bytes | object = await context.read()
-        if isinstance(found, bytes):
-            return found
-        # Of whoever went away gRPC says first that nothing comes, and then that it is cancelled.
-        await asyncio.sleep(_CANCELLED_WITHIN_S)
-        why = "it ended before its message was whole"
-    except TimeoutError:
-        why = f"its message was not whole after {LONGEST_MESSAGE_S} s"
-    raise InvalidRequestError(
-        "the call has no message", why=why, fix="send one message, on a slow line a shorter one"
-    )
-
-
 def _parsed(kind: type[Message], data: bytes, name: str) -> Message:
     try:
         message = kind.FromString(data)
@@ -342,8 +317,3 @@ def _check_metadata(context: Context) -> None:
     pairs = context.invocation_metadata() or ()
     if sum(len(key) + len(value) for key, value in pairs) > METADATA_BYTES:
         raise refused("too much metadata", why=f"{METADATA_BYTES} bytes are taken")
-
-
-def peer_address(context: Context) -> str:
-    """Whence a call comes, without the port: "ipv4:127.0.0.1"."""
-    return context.peer().rpartition(":")[0]

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2
 
 from fedcore.v1 import client_service_pb2 as client, common_pb2 as common
 from fedcore.wire.failures import FAILURE_KEY
@@ -18,13 +19,15 @@ BEAT = "/fedcore.v1.ClientService/Heartbeat"
 A_BEAT = client.HeartbeatRequest(assignment_id=b"a" * 16)
 # With a field of 1 MiB that nobody knows, which is passed over: number 100, so many bytes.
 LARGE = A_BEAT.SerializeToString() + b"\xa2\x06\x80\x80\x40" + bytes(1 << 20)
-MOST = 16
+HEALTH = "/grpc.health.v1.Health/Check"
+SERVING = health_pb2.HealthCheckResponse(status="SERVING").SerializeToString()
+MOST, WATCHERS = 16, 8
 LIMITS = {"calls_per_second": 1000.0, "calls_at_once": 1000}
 
 
-def unsaid(world: Any, holder: Any) -> Any:
+def unsaid(world: Any, holder: Any, method: str = BEAT) -> Any:
     """A call of which nothing but the headers is sent."""
-    return world.channel(holder).stream_unary(BEAT)(timeout=60)
+    return world.channel(holder).stream_unary(method)(timeout=60)
 
 
 async def refusal_of(call: Any) -> tuple[grpc.StatusCode, common.Failure]:
@@ -36,9 +39,11 @@ async def refusal_of(call: Any) -> tuple[grpc.StatusCode, common.Failure]:
 
 
 @contextlib.asynccontextmanager
-async def open_calls(world: Any, holder: Any, count: int) -> AsyncIterator[list[Any]]:
+async def open_calls(
+    world: Any, holder: Any, count: int, method: str = BEAT
+) -> AsyncIterator[list[Any]]:
     """So many calls of a member that say nothing and are being read."""
-    calls = [unsaid(world, holder) for _ in range(count)]
+    calls = [unsaid(world, holder, method) for _ in range(count)]
     await eventually(lambda: world.server._admission._read.total() == count)
     try:
         yield calls
@@ -65,7 +70,7 @@ async def test_of_one_member_so_many_are_read_and_the_next_is_refused_before_it_
 async def test_a_message_that_is_not_whole_in_time_is_refused(
     make_world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fedserver.serving.LONGEST_MESSAGE_S", 0.2)
+    monkeypatch.setattr("fedserver.calls.LONGEST_MESSAGE_S", 0.2)
     async with make_world(limits=LIMITS) as world:
         holder = await world.client(client_id=b"c" * 16)
         async with open_calls(world, holder, 1) as [call]:
@@ -89,6 +94,33 @@ async def test_whoever_is_not_known_is_refused_before_a_message_is_read(make_wor
         holder = await world.client(client_id=b"c" * 16, enrolled=False)
         code, _ = await refusal_of(unsaid(world, holder))
         assert code is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_questions_after_health_that_are_never_asked_are_as_few(make_world: Any) -> None:
+    async with make_world(limits=LIMITS) as world:
+        holder = await world.client(client_id=b"c" * 16)
+        async with open_calls(world, holder, MOST, HEALTH):
+            code, failure = await refusal_of(unsaid(world, holder, HEALTH))
+            assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert failure.retry.delay_min_ms > 0
+
+
+async def test_of_one_address_so_many_watch_the_health(make_world: Any) -> None:
+    async with make_world(limits=LIMITS) as world:
+        holder = await world.client(client_id=b"c" * 16)
+        watch = world.channel(holder).unary_stream(HEALTH.replace("Check", "Watch"))
+        watching = [watch(b"", timeout=60) for _ in range(WATCHERS)]
+        for call in watching:
+            assert await call.read() == SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await watch(b"", timeout=60).read()
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert (await world.call(holder, HEALTH, health_pb2.HealthCheckRequest()))[1] == SERVING
+        watching.pop().cancel()
+        await eventually(lambda: world.server._admission._held.total() < WATCHERS)
+        assert await watch(b"", timeout=60).read() == SERVING
+        for call in watching:
+            call.cancel()
 
 
 class Relay:

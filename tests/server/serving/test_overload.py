@@ -137,8 +137,11 @@ async def test_whoever_came_and_went_leaves_no_descriptor_and_no_coroutine(make_
                 await asyncio.gather(*calls, return_exceptions=True)
             await world.channel(guest).close()
 
-        for number in range(1, 4):  # what is made once, as readers of the store, is made now
+        for number in range(1, 4):  # what is made once is made now
             await comes_and_goes(number)
+        await asyncio.gather(
+            *(world.store.clients() for _ in range(50))
+        )  # all readers of the store
         before, coroutines = descriptors(), figure(world, "fedcore_coroutines")
         for number in range(4, 10):
             await comes_and_goes(number)

@@ -7,6 +7,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
@@ -16,8 +17,10 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from fedcore.wire import channels
+from fedserver.admission import Admission, LoopLag
 from fedserver.authority import ServerCertificate
 from fedserver.connections import Connections
+from fedserver.health_rpcs import health_handler
 from fedserver.ports import Credentials, Port
 from tests.client.authority import Authority
 
@@ -37,7 +40,8 @@ async def serving(authority: Authority) -> AsyncIterator[Port]:
     certificate = ServerCertificate(*authority.server(), 0, 0)
     credentials = Credentials(certificate, root_pem=authority.pem)
     port = Port("127.0.0.1", 0, credentials, rpcs=10, connections=MOST)
-    port.serve([], health=health.aio.HealthServicer())
+    admission = Admission(now_s=time.monotonic, lag=LoopLag(), disk_free=lambda: 1.0)
+    port.serve([health_handler(health.aio.HealthServicer(), admission=admission)])
     await port.start()
     try:
         yield port

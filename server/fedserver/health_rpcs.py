@@ -1,0 +1,68 @@
+"""`grpc.health.v1` for balancers: no certificate is looked at, and no address keeps much of it.
+
+A check is answered also where a server is too busy for work, or a balancer would take it for dead.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import grpc
+from grpc_health.v1 import health_pb2
+from grpc_health.v1.health import SERVICE_NAME, aio
+
+from fedcore.errors import FedcoreError
+from fedcore.wire.failures import failure_of, metadata_of, status_of
+from fedserver.admission import Admission
+from fedserver.authorisation import ANYONE, Permission
+from fedserver.calls import Context, message_of, peer_address
+
+__all__ = ["health_handler"]
+
+_WATCHED = Permission(ANYONE, waits=True)
+
+
+def health_handler(servicer: aio.HealthServicer, *, admission: Admission) -> grpc.GenericRpcHandler:
+    """The RPCs of `servicer`, for `add_generic_rpc_handlers`.
+
+    Of one address at most as many are read, and watch, as `admission` says.
+    """
+    calls = _Calls(servicer, admission)
+    codec: dict[str, Any] = {
+        "request_deserializer": health_pb2.HealthCheckRequest.FromString,
+        "response_serializer": health_pb2.HealthCheckResponse.SerializeToString,
+    }
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+        "Check": grpc.stream_unary_rpc_method_handler(calls.check, **codec),
+        "Watch": grpc.stream_stream_rpc_method_handler(calls.watch, **codec),
+    }
+    return grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
+
+
+class _Calls:
+    def __init__(self, servicer: aio.HealthServicer, admission: Admission) -> None:
+        self._servicer, self._admission = servicer, admission
+
+    async def check(self, _: object, context: Context) -> Any:
+        try:
+            request = await self._request(context)
+        except FedcoreError as error:
+            await _refuse(error, context)
+        return await self._servicer.Check(request, context)
+
+    async def watch(self, _: object, context: Context) -> None:
+        try:
+            request = await self._request(context)
+            async with self._admission.slot(_WATCHED):
+                with self._admission.held(_WATCHED, peer_address(context)):
+                    await self._servicer.Watch(request, context)
+        except FedcoreError as error:
+            await _refuse(error, context)
+
+    async def _request(self, context: Context) -> Any:
+        with self._admission.reading(peer_address(context)):
+            return await message_of(context)
+
+
+async def _refuse(error: FedcoreError, context: Context) -> NoReturn:
+    await context.abort(status_of(error), failure_of(error).what, metadata_of(error))
