@@ -1,6 +1,6 @@
 """Whoever may try without being known is slowed down, and whoever guesses is locked out.
 
-Counted by network address, in memory: a restart forgets, which gives a guesser of 256-bit tokens
+Counted by network, in memory: a restart forgets, which gives a guesser of 256-bit tokens
 nothing. An attempt that succeeds is given back, so that a ward full of devices behind one address
 can enrol at the speed of its tokens.
 """
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from fedcore.errors import OverloadedError
+from fedserver.networks import network_of
 
 __all__ = ["EnrolmentLimits", "Try"]
 
@@ -66,7 +67,7 @@ class EnrolmentLimits:
     @contextmanager
     def attempt(self, address: str) -> Iterator[Try]:
         """One attempt of an address. Raises: OverloadedError, which says when it may try again."""
-        record, now_ms = self._record(address), self.now_ms()
+        record, now_ms = self._record(network_of(address)), self.now_ms()
         if now_ms < record.locked_until_ms:
             raise _slowed("it tried too many wrong tokens", record.locked_until_ms - now_ms)
         regained = max(0, now_ms - record.at_ms) * self.per_minute / _MINUTE_MS
@@ -77,9 +78,9 @@ class EnrolmentLimits:
         record.left -= 1
         yield Try(record, self)
 
-    def _record(self, address: str) -> _Record:
-        record = self._records.setdefault(address, _Record(self.per_minute, self.now_ms()))
-        self._records.move_to_end(address)
+    def _record(self, network: str) -> _Record:
+        record = self._records.setdefault(network, _Record(self.per_minute, self.now_ms()))
+        self._records.move_to_end(network)
         if len(self._records) > _ADDRESSES:
             self._records.popitem(last=False)
         return record

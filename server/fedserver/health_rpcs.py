@@ -16,6 +16,7 @@ from fedcore.wire.failures import failure_of, metadata_of, status_of
 from fedserver.admission import Admission
 from fedserver.authorisation import ANYONE, Permission
 from fedserver.calls import Context, message_of, peer_address
+from fedserver.networks import network_of
 
 __all__ = ["health_handler"]
 
@@ -54,14 +55,18 @@ class _Calls:
         try:
             request = await self._request(context)
             async with self._admission.slot(_WATCHED):
-                with self._admission.held(_WATCHED, peer_address(context)):
+                with self._admission.held(_WATCHED, _who(context)):
                     await self._servicer.Watch(request, context)
         except FedcoreError as error:
             await _refuse(error, context)
 
     async def _request(self, context: Context) -> Any:
-        with self._admission.reading(peer_address(context)):
+        with self._admission.reading(_who(context)):
             return await message_of(context)
+
+
+def _who(context: Context) -> str:
+    return network_of(peer_address(context))
 
 
 async def _refuse(error: FedcoreError, context: Context) -> NoReturn:

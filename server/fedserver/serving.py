@@ -49,6 +49,7 @@ from fedserver.authorisation import Caller, Permission, authorise, permission_of
 from fedserver.calls import Context, message_of, peer_address
 from fedserver.federation.interface import ElsewhereError
 from fedserver.metrics import Metrics
+from fedserver.networks import network_of
 from fedserver.passing import Passing, RelayedError
 from fedserver.store.records import AuditEntry
 
@@ -182,7 +183,7 @@ class _Endpoint:
         async with admission.slot(permission):
             caller = await self._caller(context)
             # Who is known may call from as many addresses as it likes, and counts as one.
-            who = caller.principal if caller.name else caller.address
+            who = caller.principal if caller.name else network_of(caller.address)
             admission.check_caller(permission, who)
             if context.time_remaining() is None:
                 raise InvalidRequestError(
