@@ -116,3 +116,10 @@ def test_memory_is_bounded_whoever_asks(monkeypatch: pytest.MonkeyPatch) -> None
     for number in range(100):
         waits(limits, str(number))
     assert len(limits._records) == 10
+
+
+def test_all_addresses_of_an_ipv6_network_are_one() -> None:
+    limits = EnrolmentLimits(Clock(), per_minute=3)
+    assert [waits(limits, f"ipv6:[2001:db8::{i}]") for i in range(3)] == [0] * 3
+    assert waits(limits, "ipv6:[2001:db8::ffff]") > 0
+    assert waits(limits, "ipv6:[2001:db8:0:1::1]") == 0
