@@ -77,9 +77,15 @@ def fed(
     *arguments: str, site: Path | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Runs `fed` in an interpreter of its own."""
+    return ran(FED, *arguments, site=site, **environment)
+
+
+def ran(
+    program: str, *arguments: str, site: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
     path = {"PYTHONPATH": str(site)} if site else {}
     return subprocess.run(
-        [sys.executable, "-W", "error", "-c", FED, *arguments],
+        [sys.executable, "-W", "error", "-c", program, *arguments],
         env={**os.environ, "NO_COLOR": "1", **path, **environment},
         capture_output=True,
         text=True,
@@ -188,10 +194,13 @@ def test_the_line_of_the_script_that_ran_it_is_left_out(install: Install) -> Non
     body = "from fedcore.optim import Adam\n\ndef main(argv):\n    Adam(lr=-1)\n"
     install("__name__ = 'fedcore.works'\n" + body, name="ours")
     site = install(body)
-    theirs, ours = fed("works", site=site), fed("ours", site=site)
-    assert theirs.returncode == ours.returncode == 4
-    assert re.search(r"\n  at acme_works_\w+.py:4: Adam", theirs.stderr)
-    assert "FED-1109" in ours.stderr and "\n  at " not in ours.stderr
+    program = (
+        "import sys\nfrom fedcore.cli import main\nfor name in ('works', 'ours'):\n"
+        "    assert main([name]) == 4\n    print('ended', file=sys.stderr)"
+    )
+    theirs, ours, rest = ran(program, site=site).stderr.split("ended\n")
+    assert re.search(r"\n  at acme_works_\w+.py:4: Adam", theirs)
+    assert "FED-1109" in ours and "\n  at " not in ours and not rest
 
 
 @pytest.mark.parametrize("before", [True, False])
@@ -430,14 +439,17 @@ def test_no_colour_is_printed_even_on_a_terminal(install: Install) -> None:
 
     site = install(COMMAND)
     environment: Mapping[str, str] = {**os.environ, "NO_COLOR": "1", "PYTHONPATH": str(site)}
-    for arguments in (["--help"], ["works", "--help"], ["wroks"], ["works", "add", "1"]):
-        terminal, end = pty.openpty()
-        command = [sys.executable, "-c", FED, *arguments]
-        with subprocess.Popen(command, env=environment, stdout=end, stderr=end):
-            os.close(end)
-            shown = b""
-            with contextlib.suppress(OSError):  # how Linux says that the other end was closed
-                while part := os.read(terminal, 4096):
-                    shown += part
-        os.close(terminal)
-        assert shown and b"\x1b" not in shown
+    orders = (["--help"], ["works", "--help"], ["wroks"], ["works", "add", "1"])
+    program = f"from fedcore.cli import main\nfor words in {orders}:\n main(words); print('ended')"
+    terminal, end = pty.openpty()
+    command = [sys.executable, "-u", "-c", program]
+    with subprocess.Popen(command, env=environment, stdout=end, stderr=end):
+        os.close(end)
+        shown = b""
+        with contextlib.suppress(OSError):  # how Linux says that the other end was closed
+            while part := os.read(terminal, 4096):
+                shown += part
+    os.close(terminal)
+    *each, rest = shown.split(b"ended\r\n")
+    assert len(each) == len(orders) and all(each) and not rest
+    assert b"\x1b" not in shown

@@ -65,15 +65,29 @@ def test_a_cohort_has_fifty_different_clients_and_repeats() -> None:
     assert not np.array_equal(clients, tasks.cohort(4))
 
 
-def test_the_data_is_always_the_same() -> None:
+@pytest.mark.parametrize(
+    ("clients", "expected"),
+    [
+        (10, "328c8e989ebc04f4894194861b5e571d858ba4f820d2cb924bc6c51b8a164b80"),
+        pytest.param(
+            tasks.CLIENTS,
+            "cb00eb6f37e5534c74d1859e5d47a88e8315da2624ea6dfa78bd4f5efeaff00c",
+            marks=pytest.mark.slow,  # draws 188 MB
+        ),
+    ],
+)
+def test_the_data_is_always_the_same(
+    clients: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "CLIENTS", clients)
     data = tasks.population()
-    assert data.x.shape == (1000, 60, 28, 28, 1) and data.x.dtype == np.float32
-    assert data.y.shape == (1000, 60) and data.y.dtype == np.int64
+    assert data.x.shape == (clients, 60, 28, 28, 1) and data.x.dtype == np.float32
+    assert data.y.shape == (clients, 60) and data.y.dtype == np.int64
     assert data.x_test.shape == (2000, 28, 28, 1) and data.y_test.shape == (2000,)
     digest = hashlib.sha256()
     for part in (data.x[0], data.x[-1], data.y, data.x_test, data.y_test):
         digest.update(np.ascontiguousarray(part).tobytes())
-    assert digest.hexdigest() == "cb00eb6f37e5534c74d1859e5d47a88e8315da2624ea6dfa78bd4f5efeaff00c"
+    assert digest.hexdigest() == expected
 
 
 @pytest.mark.slow

@@ -130,6 +130,8 @@ def test_a_server_that_does_not_start_says_which_log_to_read(
 ) -> None:
     deployment = importlib.import_module("deployment")
     monkeypatch.setattr(deployment, "_SETTINGS", "[server]\nprot = 1\n")
+    # The settings are read first, and an authority takes a command of its own.
+    monkeypatch.setattr(deployment.Deployment, "fed", lambda *words: None)
     with (
         pytest.raises(deployment.PartFailed, match=r"did not start: see .*server\.log"),
         deployment.Deployment(tmp_path / "run", show=lambda text: None),

@@ -28,7 +28,12 @@ kind = "linear"
 inputs = 8
 outputs = 3
 """
-_LOCAL = 'loss = "cross_entropy"\nbatch_size = 8\nepochs = 2\noptimizer = {name = "sgd", lr = 0.1}'
+_LOCAL = """
+loss = "cross_entropy"
+batch_size = {batch_size}
+epochs = 2
+optimizer = {{ name = "sgd", lr = 0.1 }}
+"""
 
 
 def scenario_of(
@@ -46,10 +51,16 @@ def scenario_of(
     kind: str = "threads",
     rows: int = 240,
     clients_every: int = 0,
+    batch_size: int = 64,
     more: str = "",
 ) -> Scenario:
-    """A scenario of Gaussian classes that trains in milliseconds."""
-    training = 'loss = "cross_entropy"' if "fedsgd" in algorithm else _LOCAL
+    """A scenario of Gaussian classes that trains in milliseconds.
+
+    `batch_size`: of 64, no client has more than a batch, so that all take two steps. Each number of
+    steps and of clients side by side records a program, which takes longer than all the training.
+    """
+    local = _LOCAL.format(batch_size=batch_size)
+    training = 'loss = "cross_entropy"' if "fedsgd" in algorithm else local
     task = _TASK.format(
         algorithm=algorithm,
         secure=secure,

@@ -30,6 +30,7 @@ def task_of(
     model: str = DENSE,
     optimizer: str = 'name = "sgd"',
     work: str = "epochs = 2",
+    batch_size: int = 4,
     algorithm: str = 'name = "fedavg"',
     privacy: str = "",
     secure: str = 'profile = "off"',
@@ -40,7 +41,8 @@ def task_of(
     more: str = "",
 ) -> Task:
     training = (
-        f'loss = "cross_entropy"\nbatch_size = 4\n{work}\noptimizer = {{ {optimizer}, lr = 0.1 }}'
+        f'loss = "cross_entropy"\nbatch_size = {batch_size}\n{work}\n'
+        f"optimizer = {{ {optimizer}, lr = 0.1 }}"
     )
     if "fedsgd" in algorithm:
         training = 'loss = "cross_entropy"'

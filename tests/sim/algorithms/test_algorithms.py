@@ -116,6 +116,7 @@ def minimum() -> Any:
     return (a * b).sum(axis=0) / a.sum(axis=0)
 
 
+@pytest.mark.slow
 def test_scaffold_and_feddyn_reach_the_minimum_that_fedavg_misses():
     everybody = [range(len(PEOPLE))] * 400
     for rule, near in ((Scaffold(), True), (FedDyn(alpha=1.0), True), (FedAvg(), False)):

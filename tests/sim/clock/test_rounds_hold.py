@@ -229,6 +229,11 @@ def test_attempts_and_rounds_draw_other_cohorts() -> None:
         clock.round(number, ClockState(), work(*[1] * 200)).last.cohort for number in range(4)
     ]
     assert len({frozenset(cohort) for cohort in cohorts}) == 4
+
+
+@pytest.mark.slow
+def test_every_client_is_drawn_as_often() -> None:
+    clock = SynchronousClock(terms(goal=5), Hands([Device()] * 200))
     counts = np.bincount(
         [
             client

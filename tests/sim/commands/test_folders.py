@@ -13,7 +13,7 @@ from fedcore.federated.task import Task
 from fedsim.run.reading import read_run
 from fedsim.scenario import Scenario
 from fedsim.world import World
-from tests.sim.commands.conftest import Fed
+from tests.sim.commands.conftest import Ended, Fed
 from tests.sim.commands.test_run import stop_after
 from tests.sim.scenarios import scenario_of
 
@@ -22,7 +22,7 @@ STUDY = 'name = "scaffold"'
 
 def test_a_list_has_each_run_and_what_is_damaged(fed: Fed, file: Path) -> None:
     for name in ("runs/a", "runs/more/b", "runs/c"):
-        fed.done("run", file, "--folder", name, "-q")
+        fed.done("run", file, "--folder", name, "--rounds", 1, "-q")
     Path("runs/c/metrics.jsonl").write_text("{}\n")
     Path("runs/other").mkdir()
     lines = fed.done("list").splitlines()
@@ -75,17 +75,17 @@ def test_on_which_rows_clients_are_measured_is_said_before_and_after(
     assert f" on {rows} rows, mean of 12 clients" in fed.done("show", "measured")
 
 
-def test_what_is_not_there_is_refused(fed: Fed, file: Path) -> None:
-    fed.done("run", file, "--folder", "a", "-q")
+def test_what_is_not_there_is_refused(fed: Fed, file: Path, ended: Ended) -> None:
+    ended.copied("a")
     for words in (["list", "absent"], ["show", "absent"], ["compare", "a", "absent"]):
         code, out, err = fed(*words)
         assert (code, out) == (4, "") and "absent" in err and "Fix: " in err
 
 
 def test_a_comparison_tells_what_differs_and_when_a_target_was_reached(
-    fed: Fed, file: Path
+    fed: Fed, file: Path, ended: Ended
 ) -> None:
-    fed.done("run", file, "--folder", "a", "-q")
+    ended.copied("a")
     fed.done("run", file, "--folder", "b", "--rounds", 2, "-q")
     words = ("compare", "a", "b", "--target", 0.2, "--out", "page.html")
     data = json.loads(fed.done(*words, "--format", "json"))["data"]
@@ -95,9 +95,9 @@ def test_a_comparison_tells_what_differs_and_when_a_target_was_reached(
     assert "task.rounds.count" in fed.done(*words)
 
 
-def test_a_comparison_that_cannot_be_made_is_refused(fed: Fed, file: Path) -> None:
+def test_a_comparison_that_cannot_be_made_is_refused(fed: Fed, file: Path, ended: Ended) -> None:
     for name in ("a", "b"):
-        fed.done("run", file, "--folder", name, "-q")
+        ended.copied(name)
     for words in (["a"], ["a", "b", "--target", "2"], ["a", "b", "--out", "absent/page.html"]):
         code, out, err = fed("compare", *words)
         assert (code, out) == (4, "") and "Fix: " in err

@@ -20,7 +20,7 @@ from fedsim.run.folder import RunFolder
 from fedsim.run.reading import SavedState, read_run
 from fedsim.run.simulation import plan_of
 from fedsim.scenario import Scenario
-from tests.sim.commands.conftest import Fed
+from tests.sim.commands.conftest import Ended, Fed
 from tests.sim.scenarios import scenario_of
 from tests.variants import mostly_slow
 
@@ -177,24 +177,22 @@ def test_what_is_expected_of_devices_is_a_warning(fed: Fed, file: Path) -> None:
     "options", mostly_slow([["--workers", 2, "--kind", "threads"], ["--lanes", 1]])
 )
 def test_how_the_machine_works_changes_no_model(
-    fed: Fed, file: Path, options: list[object]
+    fed: Fed, file: Path, ended: Ended, options: list[object]
 ) -> None:
-    fed.done("run", file, "--folder", "alone")
     fed.done("run", file, "--folder", "other", *options)
-    assert models(Path("alone")) == models(Path("other"))
+    assert models(Path("other")) == models(ended.copied("alone"))
 
 
-def test_rounds_are_those_that_were_asked_for(fed: Fed, file: Path) -> None:
-    fed.done("run", file, "--folder", "all")
+def test_rounds_are_those_that_were_asked_for(fed: Fed, file: Path, ended: Ended) -> None:
     fed.done("run", file, "--folder", "some", "--rounds", 2)
-    assert models(Path("some")) == models(Path("all"))[:2]
+    assert models(Path("some")) == models(ended.copied("all"))[:2]
 
 
 @pytest.mark.parametrize("named", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_run_that_was_interrupted_goes_on_to_the_same_end(
-    fed: Fed, file: Path, monkeypatch: pytest.MonkeyPatch, named: bool
+    fed: Fed, file: Path, ended: Ended, monkeypatch: pytest.MonkeyPatch, named: bool
 ) -> None:
-    fed.done("run", file, "--folder", "whole")
+    whole = models(ended.copied("whole"))
     with monkeypatch.context() as patched:
         stop_after(patched, 0)
         code, out, err = fed("run", file, "--folder", "parts", "-q")
@@ -202,9 +200,9 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_end(
     assert "1 of 3 rounds are kept" in err and "fed sim run --resume parts" in err
     assert "stopped" in fed.done("show", "parts") and "--resume parts" in fed.done("show", "parts")
     fed.done("run", "--resume", "parts", *([file] if named else []))
-    assert models(Path("parts")) == models(Path("whole"))
+    assert models(Path("parts")) == whole
     again = fed.done("run", "--resume", "parts")
-    assert models(Path("whole"))[-1] in again
+    assert whole[-1] in again
 
 
 def test_a_run_goes_on_from_another_working_folder_and_finds_its_data(
@@ -226,8 +224,10 @@ def test_a_run_goes_on_from_another_working_folder_and_finds_its_data(
     fed.done("run", "--resume", "../deep/er/run")
 
 
-def test_other_versions_are_told_of(fed: Fed, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fed.done("run", file, "--folder", "a")
+def test_other_versions_are_told_of(
+    fed: Fed, ended: Ended, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended.copied("a")
     others = replace(Versions.here(), numpy="9.9")
     monkeypatch.setattr(Versions, "here", classmethod(lambda cls: others))
     _, _, err = fed("run", "--resume", "a")
@@ -305,8 +305,10 @@ def test_workers_that_there_are_not_are_refused(fed: Fed, file: Path) -> None:
     assert code == 4 and "coroutines" in err and "'processes', 'ray', 'threads'" in err
 
 
-def test_a_folder_of_another_scenario_and_one_in_use_are_refused(fed: Fed, file: Path) -> None:
-    fed.done("run", file, "--folder", "a")
+def test_a_folder_of_another_scenario_and_one_in_use_are_refused(
+    fed: Fed, file: Path, ended: Ended
+) -> None:
+    ended.copied("a")
     other = file.with_name("other.toml")
     other.write_text(scenario_of(rounds=2).text)
     code, _, err = fed("run", other, "--resume", "a")
@@ -330,7 +332,7 @@ def test_a_round_that_is_given_up_ends_with_1_and_keeps_what_was_finished(
 
 
 def test_a_disk_that_fills_up_says_what_is_kept_though_it_takes_no_report_either(
-    fed: Fed, file: Path, monkeypatch: pytest.MonkeyPatch
+    fed: Fed, file: Path, ended: Ended, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -346,9 +348,8 @@ def test_a_disk_that_fills_up_says_what_is_kept_though_it_takes_no_report_either
         code, _, err = fed("run", file, "--folder", "a")
     assert code == 4 and "the run in a cannot be written" in err
     assert "fed sim run --resume a" in err and "the report of" not in err
-    fed.done("run", file, "--folder", "whole")
     fed.done("run", "--resume", "a")
-    assert read_run(Path("a")).rounds[-1].model == read_run(Path("whole")).rounds[-1].model
+    assert models(Path("a")) == models(ended.copied("whole"))
 
 
 def test_a_program_of_ones_own_is_found_where_it_is_said_to_be(

@@ -36,6 +36,7 @@ def test_over_all_choices_of_coordinates_the_mean_is_the_vector(dimension: int, 
     assert np.array_equal(np.sum(decoded, axis=0), len(codes) * vector)
 
 
+@pytest.mark.slow
 def test_codes_are_drawn_with_that_scale_and_each_coordinate_as_often() -> None:
     rule, rounds, dimension = RandomK(fraction=0.3), 4000, 10
     codes = [rule.code(dimension, seed=SEED, round=round) for round in range(rounds)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -15,11 +17,14 @@ from tests.sim.tasks import population_of, task_of
 from tests.variants import mostly_slow
 
 SIZES = (5, 12, 12, 3, 12, 1, 12, 33, 12, 12, 7, 8, 4, 4, 4, 21, 12, 9, 2, 2)
+BATCH = 12  # of one batch or less, but for the clients of two and three: few programs are recorded
 COHORT = [0, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15, 16, 17, 18, 19, 1, 2]
 
 
+@cache
 def summed(way: str, kind: Kind, workers: int, lanes: int | None = None) -> Summed:
-    task, people = task_of(goal=20, optimizer='name = "sgd", momentum = 0.5'), population_of(SIZES)
+    task = task_of(goal=20, batch_size=BATCH, optimizer='name = "sgd", momentum = 0.5')
+    people = population_of(SIZES)
     plan = Plan(task=task, way=way, lanes=lanes)  # type: ignore[arg-type]
     with Engine(plan, people, workers=workers, kind=kind) as engine:
         engine.sum(COHORT[:3], initial_theta(task), Facts(0))
@@ -32,8 +37,8 @@ def summed(way: str, kind: Kind, workers: int, lanes: int | None = None) -> Summ
         ("grid", "threads", 1, 1),
         ("words", "threads", 3, 4),
         *mostly_slow([(way, "threads", 3, 4) for way in ("floats", "grid")]),
-        ("grid", "processes", 2, None),
-        # A start of processes takes a second.
+        # A start of processes takes a second; the quick one is that of a study.
+        pytest.param("grid", "processes", 2, None, marks=pytest.mark.slow),
         pytest.param("floats", "processes", 4, 2, marks=pytest.mark.slow),
         pytest.param("words", "processes", 2, None, marks=pytest.mark.slow),
     ],
@@ -47,7 +52,7 @@ def test_sums_are_the_same_to_the_bit(way: str, kind: Kind, workers: int, lanes:
 
 
 def test_the_grid_gives_the_models_of_a_whole_task_in_one_process() -> None:
-    task, people = task_of(goal=20), population_of(SIZES)
+    task, people = task_of(goal=20, batch_size=BATCH), population_of(SIZES)
     expected = train_in_process(task, {client.name: client.dataset for client in people})
     layout, algorithm, theta = UpdateLayout.of(task), algorithm_of(task), initial_theta(task)
     with Engine(Plan(task=task, way="grid"), people, workers=2, kind="threads") as engine:

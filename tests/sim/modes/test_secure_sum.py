@@ -34,6 +34,7 @@ from fedsim.modes.secure_sum import SecureSum
 from tests.random_examples import thorough
 from tests.sim.clock.hands import Device, Hands
 from tests.sim.tasks import population_of, task_of
+from tests.variants import mostly_slow
 
 MODEL = bytes(range(32))
 PLACES = 12
@@ -124,7 +125,7 @@ def test_totals_are_those_of_the_survivors_or_the_machine_says_why_not(
 
 @pytest.mark.parametrize("profile", ["malicious", "semi_honest"])
 @pytest.mark.parametrize("at", LostAt)
-@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("count", mostly_slow([2, 3, 1], quick=2))
 def test_so_many_may_be_lost_at_any_stage_as_the_terms_provide_for(
     profile: str, at: LostAt, count: int
 ) -> None:
@@ -331,7 +332,7 @@ def test_a_failing_program_leaves_a_clock_without_that_report() -> None:
     assert found.last.survivors == (0, 1, 2, 4, 5, 6, 7)
 
 
-@pytest.mark.parametrize("profile", ["malicious", "semi_honest"])
+@pytest.mark.parametrize("profile", mostly_slow(["malicious", "semi_honest"]))
 def test_its_models_are_those_of_a_whole_task_in_one_process(profile: str) -> None:
     task, people = task_with(profile, rounds=2), population_of((5, 12, 3, 12, 7, 9, 4))
     clients = {client.name: client.dataset for client in people}

@@ -14,6 +14,7 @@ from fedcore.errors import ArgumentError, DatasetError
 from fedsim.partition import Partition
 from fedsim.partition.by_label import classes, dirichlet, dirichlet_by_client, iid, shards
 from fedsim.partition.labels import BINS, class_numbers
+from tests.variants import mostly_slow
 
 
 def counts_of(partition: Partition, labels: NDArray[Any]) -> NDArray[np.int64]:
@@ -60,7 +61,7 @@ def test_iid_sizes_differ_by_one_at_most(rows: int, data: st.DataObject) -> None
     assert sizes.max() - sizes.min() <= 1
 
 
-@pytest.mark.parametrize("alpha", [0.1, 1.0, 10.0])
+@pytest.mark.parametrize("alpha", mostly_slow([0.1, 1.0, 10.0]))
 def test_shares_of_a_class_have_the_moments_of_a_dirichlet_distribution(alpha: float) -> None:
     clients, number, each = 5, 2000, 200
     labels = np.repeat(np.arange(number), each)
@@ -76,7 +77,7 @@ def test_shares_of_a_class_have_the_moments_of_a_dirichlet_distribution(alpha: f
     assert pair == pytest.approx(-variance / (clients - 1), rel=0.25)
 
 
-@pytest.mark.parametrize("alpha", [0.3, 3.0])
+@pytest.mark.parametrize("alpha", mostly_slow([0.3, 3.0]))
 def test_shares_of_a_client_have_the_moments_of_a_dirichlet_distribution(alpha: float) -> None:
     # So many more rows than the clients need that no class runs out for the first half of them;
     # over all clients the shares sum to the classes', so moments are those of the law up to 1/P.

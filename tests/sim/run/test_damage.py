@@ -118,27 +118,33 @@ def test_files_of_a_release_that_wrote_no_digest_are_gone_on_from(
 @pytest.mark.parametrize("ended", mostly_slow([False, True]))
 @pytest.mark.parametrize("name", mostly_slow(["checkpoint.safetensors", "metrics.jsonl"]))
 def test_of_a_run_that_lost_rounds_or_its_checkpoint_the_remedy_begins_anew(
-    tmp_path: Path, name: str, ended: bool
+    tmp_path: Path, name: str, ended: bool, small: tuple[Outcome, Path]
 ) -> None:
     scenario, path = scenario_of(), tmp_path / "run"
-    expected = models(simulate(scenario, folder=path) if ended else simulate(scenario))
-    if not ended:
+    found, whole = small
+    if ended:
+        shutil.copytree(whole, path)
+    else:
         stopped(scenario, path)
     data = (path / name).read_bytes()
     (path / name).write_bytes(data[: len(data) // 2])
     with pytest.raises(DataFormatError) as caught:
         simulate(scenario, folder=path)
     as_it_was_told(path, caught.value)
-    assert models(simulate(scenario, folder=path)) == expected
+    assert models(simulate(scenario, folder=path)) == models(found)
 
 
 @pytest.mark.parametrize("private", [False, True])
 def test_a_result_that_is_damaged_is_written_again_once_it_is_removed(
-    tmp_path: Path, private: bool
+    tmp_path: Path, private: bool, small: tuple[Outcome, Path]
 ) -> None:
     terms = {"privacy": RECORDS, "algorithm": 'name = "fedsgd", lr = 0.5'} if private else {}
     scenario, path = scenario_of(**terms), tmp_path / "run"  # type: ignore[arg-type]
-    found = simulate(scenario, folder=path)
+    if private:
+        found = simulate(scenario, folder=path)
+    else:
+        found, whole = small
+        shutil.copytree(whole, path)
     written = (path / "result.json").read_bytes()
     (path / "result.json").write_bytes(written[:-20])
     with pytest.raises(DataFormatError, match=r"result\.json") as caught:

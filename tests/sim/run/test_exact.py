@@ -43,7 +43,7 @@ def test_exact_and_fast_are_the_same_to_the_bit(tmp_path: Path, secure: str, wor
 
 
 def test_an_exact_run_finds_the_models_of_the_task_in_one_process(tmp_path: Path) -> None:
-    scenario = scenario_of(mode="exact", secure=MASKED, goal=12, minimum=10, rounds=2)
+    scenario = scenario_of(mode="exact", secure=MASKED, goal=12, minimum=10, rounds=2, batch_size=8)
     people = World.of(scenario).population
     expected = train_in_process(scenario.task, {one.name: one.dataset for one in people})
     _, records = run(scenario, tmp_path)

@@ -12,6 +12,7 @@ from fedcore.errors import DataFormatError
 from fedcore.federated.evaluation import evaluate_sums
 from fedcore.federated.flat import FlatModel
 from fedcore.metrics import accuracy
+from fedsim import Outcome
 from fedsim.run.folder import RunFolder
 from fedsim.run.own_models import own_models
 from fedsim.run.reading import read_run, read_state
@@ -28,9 +29,9 @@ def ran(scenario: Scenario, root: Path) -> Path:
         return folder.path
 
 
-def test_without_models_of_their_own_clients_use_everybodys(tmp_path: Path) -> None:
+def test_without_models_of_their_own_clients_use_everybodys(small: tuple[Outcome, Path]) -> None:
     scenario = scenario_of()
-    world, path = World.of(scenario), ran(scenario, tmp_path)
+    world, path = World.of(scenario), small[1]
     state = read_state(read_run(path))
     assert state is not None
     found = own_models(scenario, world, path)
@@ -57,10 +58,10 @@ def test_models_of_their_own_are_those_that_the_run_measured(
     assert len({theta.tobytes() for theta in found.values()}) > 1
 
 
-def test_models_of_another_scenarios_run_are_refused(tmp_path: Path) -> None:
-    path, other = ran(scenario_of(), tmp_path), scenario_of(rounds=5)
+def test_models_of_another_scenarios_run_are_refused(small: tuple[Outcome, Path]) -> None:
+    other = scenario_of(rounds=5)
     with pytest.raises(DataFormatError, match="no model of the scenario"):
-        own_models(other, World.of(other), path)
+        own_models(other, World.of(other), small[1])
 
 
 def test_a_run_without_a_round_has_no_models(tmp_path: Path) -> None:

@@ -146,12 +146,20 @@ def test_a_run_whose_only_round_was_paid_for_in_vain_has_no_result(
     assert (found.reservations, found.released) == (1, 0)
 
 
+@pytest.fixture(scope="module")
+def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a run was killed after the release of its second round, to be copied."""
+    root = tmp_path_factory.mktemp("released")
+    interrupted(scenario("records"), root, "release.after_publish")
+    return root
+
+
 @pytest.mark.parametrize("change", [None, {"round": 0}, {"reservation": 0}])
 def test_a_release_of_which_nothing_is_told_is_not_made_again(
-    tmp_path: Path, armed: None, change: dict[str, int] | None
+    tmp_path: Path, released: Path, change: dict[str, int] | None
 ) -> None:
     one = scenario("records")
-    interrupted(one, tmp_path, "release.after_publish")
+    shutil.copytree(released, tmp_path, dirs_exist_ok=True)
     (told,) = tmp_path.glob("[!.]*/release.json")
     if change is None:
         told.unlink()
@@ -163,18 +171,26 @@ def test_a_release_of_which_nothing_is_told_is_not_made_again(
     assert verify(ledger(tmp_path)).released == 2
 
 
-@pytest.mark.parametrize("lost", [(), ("checkpoint.safetensors",), ("release.json",)])
-def test_a_ledger_that_was_rolled_back_is_refused_whatever_else_is_lost(
-    tmp_path: Path, armed: None, lost: tuple[str, ...]
-) -> None:
-    one = scenario("records")
-    interrupted(one, tmp_path, "release.after_reserve")
-    older = ledger(tmp_path)
-    shutil.copytree(older, tmp_path / ".older")
+@pytest.fixture(scope="module")
+def beside_an_older_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose second round is released, and in .older its ledger before that."""
+    root, one = tmp_path_factory.mktemp("beside"), scenario("records")
+    interrupted(one, root, "release.after_reserve")
+    shutil.copytree(ledger(root), root / ".older")
     arm("release.after_publish=error", test_mode=True)
     with pytest.raises(OSError, match="failpoint release"):
-        gone_on(one, tmp_path)  # releases the second round, of which no checkpoint tells
+        gone_on(one, root)  # releases the second round, of which no checkpoint tells
     disarm()
+    return root
+
+
+@pytest.mark.parametrize("lost", [(), ("checkpoint.safetensors",), ("release.json",)])
+def test_a_ledger_that_was_rolled_back_is_refused_whatever_else_is_lost(
+    tmp_path: Path, beside_an_older_ledger: Path, lost: tuple[str, ...]
+) -> None:
+    one = scenario("records")
+    shutil.copytree(beside_an_older_ledger, tmp_path, dirs_exist_ok=True)
+    older = ledger(tmp_path)
     shutil.rmtree(older)
     if lost != ("release.json",):
         shutil.copytree(tmp_path / ".older", older)
