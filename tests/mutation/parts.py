@@ -72,14 +72,13 @@ PARTS = {
         "toeplitz",
     ),
     "accounting": _privacy(
-        "accounting analytic calibration events rdp sampling",
-        *("accounting", "analytic", "calibration", "coherence", "events", "rdp", "rdp_sampled"),
-        "sampling",
+        "accounting analytic attacks_cohort calibration events rdp sampling",
+        *("accounting", "analytic", "calibration", "events", "rdp", "rdp_sampled", "sampling"),
     ),
     "plan": _privacy(
         "certificate claims codec dpsgd participation plan",
-        *("certificate", "claims", "codec", "dpsgd", "grade", "participation", "plan"),
-        *("statement", "units", "verification"),
+        *("certificate", "claims", "codec", "coherence", "dpsgd", "grade", "participation"),
+        *("plan", "statement", "units", "verification"),
     ),
     "ledger": _privacy(
         "forks ledger",

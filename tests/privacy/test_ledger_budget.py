@@ -203,6 +203,24 @@ def test_a_changed_plan_composes_with_what_was_spent_at_an_order_settled_before(
     assert verify(tmp_path).plans == 2
 
 
+def test_after_a_change_of_plan_as_many_rounds_are_left_as_the_new_one_can_pay(
+    tmp_path: Path,
+) -> None:
+    first, second = plan_of(), plan_of(noise_multiplier=Fraction(2), rounds=50_000, epsilon=1.5)
+    with Ledger.create(tmp_path, first) as ledger:
+        ledger.reserve(0)
+        order = epsilon(compose({first.event: 3}, first.adjacency), 1e-5)[1]
+        ledger.migrate(second)
+
+        def costs(count: int) -> float:
+            spent = {first.event: 1, second.event: count}
+            return epsilon(compose(spent, first.adjacency), 1e-5, order=order)[0]
+
+        left = ledger.remaining_rounds()
+        assert 1 < left < 50_000
+        assert costs(left) <= 1.5 < costs(left + 1)
+
+
 def test_the_plan_that_holds_already_is_no_change(tmp_path: Path) -> None:
     pytest.importorskip("dp_accounting")
     plan = plan_of(epsilon=9.0)

@@ -19,9 +19,23 @@ from fedcore.privacy import ledger_file
 from fedcore.privacy.ledger import Head, Ledger, verify
 from fedcore.privacy.ledger_history import History
 from fedcore.privacy.ledger_journal import require_current
-from fedcore.privacy.ledger_records import Chain, read_chain
+from fedcore.privacy.ledger_records import (
+    VERSION,
+    Chain,
+    Close,
+    Migrate,
+    Open,
+    Part,
+    Release,
+    Reserve,
+    Void,
+    encode,
+    read_chain,
+)
 from fedcore.privacy.plan import PrivacyPlan
-from tests.privacy.ledger_world import FILE, plan_of, release, written
+from tests.privacy.ledger_world import FILE, banded, plan_of, release, written
+
+RECORDED = Path(__file__).parent / "recorded" / "version_1.ledger"
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +86,50 @@ def test_a_ledger_cut_off_anywhere_lacks_a_record_that_a_checkpoint_names(tmp_pa
         if len(found.digests) < len(whole.digests):
             with pytest.raises(RollbackError):
                 require_current(tmp_path / "none", found, whole.head)
+
+
+def test_a_ledger_of_version_1_is_read_and_written_as_it_always_was() -> None:
+    """In the folder `recorded` lies one with a record of each kind, and is never written again."""
+    data = RECORDED.read_bytes()
+    chain = read_chain(data)
+    kinds = [type(record) for record in chain.records]
+    assert {*kinds} == {Open, Reserve, Part, Release, Void, Migrate, Close}
+    lines, head = b"", None
+    for record in chain.records:
+        line, head = encode(record, head)
+        lines += line
+    assert lines == data and head == chain.head
+    history = History(chain)
+    assert (history.reservations, history.voided, history.closed) == (4, 1, True)
+    assert history.epsilon() == pytest.approx(4.0119116424199746, rel=1e-12)
+
+
+def test_of_a_line_that_was_torn_zeros_may_follow_its_beginning_and_not_be_within(
+    tmp_path: Path,
+) -> None:
+    data = written(tmp_path)
+    for end in (b'{"rec', b'{"rec\0\0', b"\0\0"):
+        assert read_chain(data + end).torn
+    with pytest.raises(LedgerError, match="other than a newline"):
+        read_chain(data + b'{"rec\0\0ord')
+
+
+def test_what_is_done_to_a_copy_of_a_history_changes_the_other_in_nothing() -> None:
+    plan = banded(3)
+    records = [
+        Open(VERSION, "", "rdp", None, 2, "", plan),
+        Reserve(0, plan.event),
+        Release(1, "0" * 64),
+        Release(1, "1" * 64),
+    ]
+    history = History()
+    for seq, record in enumerate(records[:3]):
+        history.add(record, seq)
+    twin = history.copy()
+    twin.add(records[3], 3)
+    assert history.current is not None and history.current.released == [2]
+    assert (history.segment.rounds, history.payers) == ({0: 2}, {2: 1})
+    assert twin.segment.rounds == {0: 2, 1: 3}
 
 
 def test_lines_in_any_other_order_or_number_are_refused(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import example, given, strategies as st
+from hypothesis import assume, example, given, strategies as st
 from numpy.typing import NDArray
 
 from fedcore.privacy.events import (
@@ -109,6 +109,21 @@ def test_skellam_noise_never_leaks_more_than_its_curve(
     assert there <= bound * (1 + 1e-9) + 1e-12
     if variance >= 50:
         assert there >= bound * 0.9
+
+
+@given(st.fractions(1, 10**9), st.integers(1, 10**6), st.integers(1, 10**4), st.integers(2, 256))
+def test_the_curve_of_skellam_noise_is_the_papers(
+    variance: Fraction, squared: int, dimension: int, order: int
+) -> None:
+    """Agarwal et al. 2021, theorem 3.5, at the largest L1 norm that this L2 norm allows."""
+    assume(1000 * variance >= squared)
+    event = SkellamEvent(variance, Fraction(squared), dimension)
+    manhattan = min(math.sqrt(dimension * squared), squared)
+    fine = ((2 * order - 1) * squared + 6 * manhattan) / (4 * variance**2)
+    coarse = 3 * manhattan / (2 * variance)
+    expected = order * squared / (2 * variance) + min(fine, coarse)
+    found = rdp(event, ADD)[order - 2]
+    assert float(expected) * (1 - 1e-13) <= found <= float(expected) * (1 + 1e-10)
 
 
 def test_the_widest_gap_of_shares_is_counted() -> None:
