@@ -203,6 +203,7 @@ def test_a_changed_plan_composes_with_what_was_spent_at_an_order_settled_before(
     assert verify(tmp_path).plans == 2
 
 
+@pytest.mark.usefixtures("coarse_losses")
 def test_the_plan_that_holds_already_is_no_change(tmp_path: Path) -> None:
     pytest.importorskip("dp_accounting")
     plan = plan_of(epsilon=9.0)
