@@ -23,6 +23,7 @@ from fedcore.tensor.ops.elementwise import sqrt
 from fedcore.tensor.random import Key
 from tests.private_terms import examples, linear, planned
 from tests.random_examples import thorough
+from tests.variants import mostly_slow
 
 
 def conv() -> Any:
@@ -64,7 +65,9 @@ def sums(
     return total, moved, plan
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", mostly_slow(["two layers", "convolution", "linear", "normalised"], quick=2)
+)
 def test_an_exact_sum_has_the_same_bits_in_every_order_and_for_every_chunk(name: str) -> None:
     """A record's integers depend on that record alone; else removing it would change others'."""
     data = examples(37, MODELS[name][1])
@@ -191,7 +194,7 @@ BAD: dict[str, tuple[Any, Any, Any, Any, Any]] = {
 
 
 @pytest.mark.parametrize("grade", list(Grade))
-@pytest.mark.parametrize("chunk", [2, 8, 64])
+@pytest.mark.parametrize("chunk", mostly_slow([8, 2, 64]))
 @pytest.mark.parametrize("case", BAD)
 def test_a_record_that_cannot_be_computed_adds_what_no_record_does(
     case: str, chunk: int, grade: Grade

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
@@ -380,6 +381,7 @@ def _require_key(plan: PrivacyPlan, keeps_names: bool) -> None:
         )
 
 
+@cache  # every ledger names it, and to read it from the disk takes a millisecond
 def _software() -> str:
     try:
         return f"fedcore {version('fedcore-fl')}"

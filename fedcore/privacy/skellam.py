@@ -36,7 +36,7 @@ def skellam(variance: Fraction | int, size: int, *, stream: Stream) -> NDArray[n
     """Draws of the symmetric Skellam law of `variance`, 1/4 … 2^26: shape (size,), int64.
 
     On 10^6 coordinates 3 ns each up to a standard deviation of 500, 12 at 2000, 60 at 8192. The
-    first draw of a variance makes its table: 0.1 s at 1000, 0.8 s at 8192. Raises: ArgumentError.
+    first draw of a variance makes its table: 0.06 s at 1000, 0.5 s at 8192. Raises: ArgumentError.
 
     >>> noise = skellam(Fraction(9, 4), 1000, stream=Stream())
     >>> noise.shape, noise.dtype, bool((abs(noise) < 40).all())
@@ -79,8 +79,9 @@ def skellam_cells(variance: Fraction) -> tuple[int, tuple[int, ...]]:
     count = math.ceil(_TAIL / 3 + math.sqrt((_TAIL / 3) ** 2 + 2 * _TAIL * variance)) + 2
     above, value = 0, 1 << _BITS
     side = [value]
-    for k in range(count - 1, 0, -1):
-        above, value = value, above + 2 * k * variance.denominator * value // variance.numerator
+    doubled, over = 2 * variance.denominator, variance.numerator
+    for factor in range(doubled * (count - 1), 0, -doubled):  # 2 k of the recurrence
+        above, value = value, above + factor * value // over
         side.append(value)
     return 1 - count, running([*side, *side[-2::-1]])
 

@@ -151,11 +151,10 @@ def cell_table(
 def _fine(ends: Sequence[int], sure: int, bits: int) -> npt.NDArray[np.int32]:
     """The outcome of each cell of width 2^-bits from `sure` on, -1 where a boundary lies inside."""
     start = sure << bits >> GUIDE_BITS
-    fine = np.full((1 << bits) - start, -1, np.int32)
-    low = sure << MASS_BITS - GUIDE_BITS
-    for outcome, end in enumerate(ends):
-        begin_cell = -(-low >> MASS_BITS - bits)
-        end_cell = end >> MASS_BITS - bits
-        fine[begin_cell - start : max(begin_cell, end_cell) - start] = outcome
-        low = end
-    return fine
+    count, shift = (1 << bits) - start, MASS_BITS - bits
+    # The outcome at a point is the number of boundaries up to it: here up to the first point of
+    # each cell, and up to its last.
+    up_to_first = np.bincount([-(-end >> shift) - start for end in ends], minlength=count + 1)
+    up_to_last = np.bincount([(end >> shift) - start for end in ends], minlength=count + 1)
+    first, last = up_to_first.cumsum()[:count], up_to_last.cumsum()[:count]
+    return np.where(first == last, first, -1).astype(np.int32)

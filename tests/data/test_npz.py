@@ -96,11 +96,13 @@ def test_a_header_that_promises_terabytes_allocates_nothing(tmp_path: Path, shap
     assert refused(path)[1] < 4_000_000
 
 
-def bomb(path: Path, *, states: int | None = None, copies: int = 1) -> Path:
-    """150 MB of zeros in 150 kB; `states`: the size that the archive states instead."""
-    header = "{'descr': '|u1', 'fortran_order': False, 'shape': (150000000,), }"
+def bomb(
+    path: Path, *, size: int = 150_000_000, states: int | None = None, copies: int = 1
+) -> Path:
+    """`size` zeros in a thousandth of it; `states`: the size that the archive states instead."""
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({size},), }}"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
-        file.writestr("a.npy", npy(header, bytes(150_000_000)))
+        file.writestr("a.npy", npy(header, bytes(size)))
         if states is not None:
             file.filelist[0].file_size = states
         # Others whose bytes are those of the first: what a directory states, a file need not have.
@@ -117,7 +119,7 @@ def _copied(entry: zipfile.ZipInfo, name: str) -> zipfile.ZipInfo:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"states": 1000}, "no archive|too early|no room"),
+        ({"size": 30_000_000, "states": 1000}, "no archive|too early|no room"),
         pytest.param({}, "inflates to more than 134217728 bytes", marks=pytest.mark.slow),
         pytest.param(
             {"states": 60_000_000, "copies": 20},

@@ -132,6 +132,7 @@ def test_a_seeded_generator_gives_a_client_away_exactly() -> None:
     assert np.abs(difference * 16 - victim).max() < 1e-13
 
 
+@pytest.mark.usefixtures("coarse_losses")
 def test_noise_of_a_known_seed_gives_a_client_away_and_never_passes_for_private(
     tmp_path: Path,
 ) -> None:

@@ -250,6 +250,7 @@ def test_noise_that_was_drawn_is_not_voided_away(tmp_path: Path) -> None:
             CentralMechanism(plan).release(rounds.sum_of(plan, []), again)
 
 
+@pytest.mark.slow  # quickly asked of the lock itself, in test_ledger_chain
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     program = (
         "import sys\n"

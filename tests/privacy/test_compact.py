@@ -143,7 +143,7 @@ def test_one_attempt_of_three_succeeds_at_least_as_published() -> None:
 
 def test_rounding_is_without_bias_and_nearly_so_if_it_has_to_be_repeated() -> None:
     vector, source, count = np.linspace(-1.5, 1.5, 40), stream(), 20_000
-    free = np.mean([_rounded(vector, 10**6, source) for _ in range(count)], axis=0)
+    free = _rounded(np.tile(vector, count), 10**6, source).reshape(count, -1).mean(axis=0)
     np.testing.assert_allclose(free, vector, atol=5 * 0.5 / count**0.5)
     # Acceptance depends a little on each of so few coordinates: at most as 1 / sqrt(D).
     radius = _radius(math.ceil(np.linalg.norm(vector)), 40)

@@ -166,13 +166,13 @@ def test_of_threads_that_take_one_step_one_takes_it(create: Callable[..., Ledger
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
-        for index in range(300):
-            steps = NoisySteps(plan, ledger.reserve(index))
-            steps.draw(100)
-            with ThreadPoolExecutor(2) as pool:
+        with ThreadPoolExecutor(2) as pool:
+            for index in range(300):
+                steps = NoisySteps(plan, ledger.reserve(index))
+                steps.draw(100)
                 tried = [pool.submit(steps.step, nothing) for _ in range(2)]
-            assert [isinstance(one.exception(), PlanError) for one in tried].count(True) == 1
-            steps.release(b"")
+                assert [isinstance(one.exception(), PlanError) for one in tried].count(True) == 1
+                steps.release(b"")
     finally:
         sys.setswitchinterval(interval)
 

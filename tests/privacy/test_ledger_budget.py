@@ -221,6 +221,7 @@ def test_after_a_change_of_plan_as_many_rounds_are_left_as_the_new_one_can_pay(
         assert costs(left) <= 1.5 < costs(left + 1)
 
 
+@pytest.mark.usefixtures("coarse_losses")
 def test_the_plan_that_holds_already_is_no_change(tmp_path: Path) -> None:
     pytest.importorskip("dp_accounting")
     plan = plan_of(epsilon=9.0)

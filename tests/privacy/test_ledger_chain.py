@@ -276,14 +276,22 @@ def test_a_second_opener_is_refused_in_this_process_and_in_another(tmp_path: Pat
         "from fedcore.errors import LedgerBusyError\n"
         "from fedcore.privacy.ledger import Ledger\n"
         "try: Ledger.open(sys.argv[1], checkpoint=None)\n"
-        "except LedgerBusyError: print('busy')\n"
+        "except LedgerBusyError: print('busy', flush=True)\n"
+        "sys.stdin.read()\n"
+        "Ledger.open(sys.argv[1], checkpoint=None)\n"
+        "print('open')\n"
     )
-    command = [sys.executable, "-c", program, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.stdout == "busy\n", done.stderr
-    ledger.close()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.stdout == "", done.stderr
+    other = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout is not None
+    with other:
+        assert other.stdout.readline() == "busy\n"
+        ledger.close()
+        assert other.communicate(timeout=60)[0] == "open\n"
 
 
 def test_who_ignores_the_lock_is_noticed_before_the_next_record(tmp_path: Path) -> None:

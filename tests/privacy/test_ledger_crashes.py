@@ -25,6 +25,7 @@ from tests.privacy.ledger_world import (
     plan_of,
     run,
 )
+from tests.variants import mostly_slow
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def test_a_process_killed_at_any_call_of_the_disk_has_paid_for_what_it_drew(
         assert folder in disk.entries  # as its parent lists it, whoever made it
 
 
-@pytest.mark.parametrize("kill", [killed_before, killed_after])
+@pytest.mark.parametrize("kill", mostly_slow([killed_after, killed_before]))
 def test_folders_above_a_new_ledger_are_found_after_a_power_cut_too(
     disk: Disk, tmp_path: Path, kill: Callable[..., Any]
 ) -> None:
@@ -107,7 +108,8 @@ def test_folders_above_a_new_ledger_are_found_after_a_power_cut_too(
         assert folder.parent.stat().st_mode & 0o777 == 0o700
 
 
-@pytest.mark.parametrize("every", [20, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.slow  # any series of crashes is quickly asked below
+@pytest.mark.parametrize("every", [20, 5])
 def test_a_process_killed_again_while_it_recovers_has_paid_too(
     disk: Disk, tmp_path: Path, every: int
 ) -> None:

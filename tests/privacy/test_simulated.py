@@ -95,6 +95,7 @@ def test_its_noise_is_as_wide_as_the_private_one(create: Callable[[PrivacyPlan],
     assert abs(error.mean()) < 5 * (float(plan.variance) / 20_000) ** 0.5
 
 
+@pytest.mark.usefixtures("coarse_losses")
 def test_not_private_stands_in_the_ledger_the_certificate_and_what_is_printed(
     create: Callable[[PrivacyPlan], Ledger],
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import cache
 from itertools import pairwise
 
 import mpmath
@@ -37,10 +38,11 @@ def stream(seed: bytes = b"") -> Stream:
     return Stream(SeededEntropy(seed))
 
 
+@cache
 def masses(variance: Fraction) -> tuple[int, np.ndarray]:
     """The first integer, and the probability of each from there on."""
     first, sums = skellam_cells(variance)
-    return first, np.array([float(Fraction(b - a, 2**192)) for a, b in pairwise((0, *sums))])
+    return first, np.array([(b - a) / 2**192 for a, b in pairwise((0, *sums))])
 
 
 def goodness(drawn: np.ndarray, first: int, probabilities: np.ndarray) -> float:

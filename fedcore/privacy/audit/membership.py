@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from fedcore.errors import ArgumentError, DtypeError, ShapeError
 from fedcore.privacy.audit.arguments import require_claim, require_finite, require_share
-from fedcore.privacy.audit.tails import clopper_pearson
+from fedcore.privacy.audit.tails import clopper_pearson_lower, clopper_pearson_upper
 from fedcore.privacy.audit.verdict import Finding, Outcome, Verdict
 
 __all__ = ["Membership", "lira_scores", "membership"]
@@ -91,8 +91,8 @@ def membership(
         ((k - false[::-1], n - true[::-1]), k, n),
     ):
         caught, wrong = _corners(*curve)
-        low, _ = clopper_pearson(caught, catchable, confidence=confidence)
-        _, high = clopper_pearson(wrong, spared, confidence=confidence)
+        low = clopper_pearson_lower(caught, catchable, confidence=confidence)
+        high = clopper_pearson_upper(wrong, spared, confidence=confidence)
         worst = max(worst, float((low - _line(high, epsilon, delta)).max()))
     lower = _epsilon_lower(inside, outside, delta=delta, confidence=confidence)
     rates = false / k, true / n
@@ -217,8 +217,8 @@ def _epsilon_lower(inside: Floats, outside: Floats, *, delta: float, confidence:
         level = 1 - (1 - confidence) / (4 * len(ranks))
         thresholds = np.sort(spared)[::-1][ranks]
         caught = len(catchable) - np.searchsorted(np.sort(catchable), thresholds, side="right")
-        low, _ = clopper_pearson(caught, len(catchable), confidence=level)
-        _, high = clopper_pearson(ranks, len(spared), confidence=level)
+        low = clopper_pearson_lower(caught, len(catchable), confidence=level)
+        high = clopper_pearson_upper(ranks, len(spared), confidence=level)
         signal = np.maximum(low - delta, 1e-300)
         best = max(best, float(np.log(signal / high).max()))
     return best

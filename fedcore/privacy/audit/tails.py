@@ -15,7 +15,8 @@ import numpy.typing as npt
 __all__ = [
     "binomial_probabilities",
     "chi_square_tail",
-    "clopper_pearson",
+    "clopper_pearson_lower",
+    "clopper_pearson_upper",
     "normal_tail",
 ]
 
@@ -49,22 +50,28 @@ def binomial_probabilities(trials: int, chance: float) -> Floats:
     return found
 
 
-def clopper_pearson(successes: Counts, trials: int, *, confidence: float) -> tuple[Floats, Floats]:
-    """A lower and an upper bound of a chance, each of which alone holds with `confidence`.
+def clopper_pearson_lower(successes: Counts, trials: int, *, confidence: float) -> Floats:
+    """A lower bound of a chance, which holds with `confidence`.
 
-    Elementwise, exact, rounded outward; 0.05 s for a thousand different counts, 1 s for 10,000.
+    Elementwise, exact, rounded down; 0.03 s for a thousand different counts, 0.5 s for 10,000.
     Source: Clopper and Pearson, Biometrika 26 (1934).
 
-    >>> lower, upper = clopper_pearson(np.array([0, 5]), 10, confidence=0.95)
-    >>> lower.round(4), upper.round(4)
-    (array([0.    , 0.2224]), array([0.2589, 0.7776]))
+    >>> clopper_pearson_lower(np.array([0, 5]), 10, confidence=0.95).round(4)
+    array([0.    , 0.2224])
     """
     distinct, places = np.unique(successes, return_inverse=True)
     parts = [distinct[start : start + _CHUNK] for start in range(0, len(distinct), _CHUNK)]
-    lower = [_lower_bounds(part, trials, confidence) for part in parts]
+    return np.concatenate([_lower_bounds(part, trials, confidence) for part in parts])[places]
+
+
+def clopper_pearson_upper(successes: Counts, trials: int, *, confidence: float) -> Floats:
+    """An upper bound of a chance, which holds with `confidence`: as `clopper_pearson_lower`.
+
+    >>> clopper_pearson_upper(np.array([0, 5]), 10, confidence=0.95).round(4)
+    array([0.2589, 0.7776])
+    """
     # To see k of n at most is to see n - k failures at least.
-    upper = [1 - _lower_bounds(trials - part, trials, confidence) for part in parts]
-    return np.concatenate(lower)[places], np.concatenate(upper)[places]
+    return 1 - clopper_pearson_lower(trials - successes, trials, confidence=confidence)
 
 
 def chi_square_tail(statistic: float, degrees: int) -> float:
