@@ -19,13 +19,15 @@ from fedcore.secagg.params import Profile
 from fedcore.secagg.stages import Stage
 from tests.random_examples import thorough
 from tests.secagg.crashing import SERVER, InFlight, Moment, Silence, configuration, network_of
-from tests.secagg.soundness import N, assert_sound, disk_of, moments, writes
+from tests.secagg.soundness import N, assert_sound, disk_of, writes
+from tests.variants import mostly_slow
 
 profiles = pytest.mark.parametrize(
     "profile",
     [Profile.MALICIOUS, pytest.param(Profile.SEMI_HONEST, marks=pytest.mark.slow)],
     ids=lambda profile: profile.name,
 )
+moments = pytest.mark.parametrize("moment", mostly_slow(Moment), ids=lambda moment: moment.value)
 crashes = pytest.mark.parametrize(
     ("moment", "in_flight"),
     [
