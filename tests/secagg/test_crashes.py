@@ -73,6 +73,7 @@ def test_every_client_that_crashes_at_any_write_goes_on_to_the_exact_sum(
             crash_once(profile, who, write, moment, in_flight)
 
 
+@pytest.mark.slow
 @profiles
 @crashes
 def test_a_server_that_crashes_at_any_write_goes_on_to_the_exact_sum(
@@ -170,6 +171,7 @@ def test_a_server_that_restarts_announces_the_same_set_and_refuses_who_comes_lat
     assert_sound(net, total)
 
 
+@pytest.mark.slow
 @profiles
 @moments
 def test_programs_may_crash_again_while_they_recover(profile: Profile, moment: Moment) -> None:

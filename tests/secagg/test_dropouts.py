@@ -173,7 +173,7 @@ def test_any_losses_in_a_ring_give_the_exact_sum_or_a_clean_end(
     assert_exact_or_clean(session(n, profile, lost, seed=seed), lost)
 
 
-@profiles
+@pytest.mark.parametrize("profile", mostly_slow(reversed(Profile)), ids=lambda each: each.name)
 @pytest.mark.parametrize("at", list(LostAt), ids=lambda at: at.name)
 def test_a_session_in_one_call_leaves_out_who_was_lost_before_its_upload(
     profile: Profile, at: LostAt

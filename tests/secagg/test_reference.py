@@ -71,7 +71,7 @@ def of_type(outcome: Outcome, i: int, type: int) -> list[bytes]:
 
 
 @pytest.mark.parametrize("prg", mostly_slow([AES_128_CTR, CHACHA20]))
-@profiles
+@pytest.mark.parametrize("profile", mostly_slow([MALICIOUS, SEMI_HONEST]))
 @pytest.mark.parametrize(
     ("n", "lost"),
     [
