@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from enum import IntEnum
+from functools import cached_property
 from itertools import pairwise, starmap
 from struct import Struct, calcsize
 from types import SimpleNamespace
@@ -108,12 +109,14 @@ class Cursor:
         """The bytes that are left."""
         return len(self._view) - self._at
 
-    def take(self, where: str, size: int) -> memoryview:
+    def take(self, size: int, field: Field, values: Values) -> memoryview:
         """The next `size` bytes. Raises: MessageError where the message ends before."""
-        if size > self.rest:
+        begin, end = self._at, self._at + size
+        if end > len(self._view):
+            where = field.where(values)
             raise refusal(where, f"{size} bytes are announced, {self.rest} are left")
-        self._at += size
-        return self._view[self._at - size : self._at]
+        self._at = end
+        return self._view[begin:end]
 
 
 @dataclass(frozen=True)
@@ -167,7 +170,7 @@ class Integer(Field):
         return int(getattr(values, self.name)).to_bytes(self.width, "little")
 
     def read(self, cursor: Cursor, values: Values) -> None:
-        value = int.from_bytes(cursor.take(self.where(values), self.width), "little")
+        value = int.from_bytes(cursor.take(self.width, self, values), "little")
         if self.limit and value > (most := getattr(cursor.limits, self.limit)):
             raise refusal(
                 self.where(values),
@@ -229,15 +232,16 @@ class Bytes(Field):
     size: Size
 
     def check(self, values: Values) -> None:
-        size = _evaluate(self.size, values)
-        _expect_bytes(self.where(values), getattr(values, self.name), size)
+        value, size = getattr(values, self.name), _evaluate(self.size, values)
+        if not isinstance(value, bytes) or len(value) != size:
+            _expect_bytes(self.where(values), value, size)
 
     def write(self, values: Values) -> bytes:
         return getattr(values, self.name)  # type: ignore[no-any-return]
 
     def read(self, cursor: Cursor, values: Values) -> None:
         size = _evaluate(self.size, values)
-        setattr(values, self.name, cursor.take(self.where(values), size))
+        setattr(values, self.name, cursor.take(size, self, values))
 
     def finish(self, values: Values) -> None:
         setattr(values, self.name, bytes(getattr(values, self.name)))
@@ -290,18 +294,19 @@ class Rows(Field):
                 if code == "H"
                 else [column[i : i + size] for i in range(0, len(column), size)]
             )
-        return b"".join(starmap(self._row().pack, zip(*cells, strict=True)))
+        return b"".join(starmap(self._row.pack, zip(*cells, strict=True)))
 
     def read(self, cursor: Cursor, values: Values) -> None:
-        size = _evaluate(self.count, values) * self._row().size
-        setattr(values, self.name, cursor.take(self.where(values), size))
+        size = _evaluate(self.count, values) * self._row.size
+        setattr(values, self.name, cursor.take(size, self, values))
 
     def finish(self, values: Values) -> None:
-        rows = list(self._row().iter_unpack(getattr(values, self.name)))
+        rows = list(self._row.iter_unpack(getattr(values, self.name)))
         for place, (name, code) in enumerate(self.columns):
             column = tuple(row[place] for row in rows)
             setattr(values, name, column if code == "H" else b"".join(column))
 
+    @cached_property
     def _row(self) -> Struct:
         return Struct("<" + "".join(code for _, code in self.columns))
 
@@ -338,7 +343,7 @@ class Entries(Field):
 
     def read(self, cursor: Cursor, values: Values) -> None:
         size = _evaluate(self.count, values) * sum(self._sizes(values))
-        setattr(values, self.name, cursor.take(self.where(values), size))
+        setattr(values, self.name, cursor.take(size, self, values))
 
     def finish(self, values: Values) -> None:
         row = Struct("".join(f"{size}s" for size in self._sizes(values)))

@@ -67,7 +67,8 @@ POLICY = Policy(roots=())
 
 def members(n: int, these: Iterable[int]) -> npt.NDArray[np.bool_]:
     """A set of clients, (n,) bool."""
-    return np.isin(np.arange(n), list(these))
+    held = set(these)
+    return np.array([i in held for i in range(n)], np.bool_)
 
 
 class World:

@@ -7,7 +7,7 @@ sums that can be opened.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -204,25 +204,32 @@ class Monitor:
 
     def _hear_answer(self, client_id: bytes, message: UnmaskAnswer) -> None:
         """Find the dealer and the kind of each half that was revealed, by the hashes dealt."""
-        dealings = [
+        dealings = deque(
             dealing
             for (_, sid), dealing in self._dealings.items()
             if sid == message.sid and client_id in dealing.holders
-        ]
+        )
         for place in range(len(message.other_hashes) // HASH_BYTES):
             half = message.shares[SHARE_BYTES * place :][:SHARE_BYTES]
             other = message.other_hashes[HASH_BYTES * place :][:HASH_BYTES]
-            for dealing in dealings:
-                self._attribute(dealing, dealing.holders[client_id], half, other)
+            for _ in range(len(dealings)):  # the next one is the likeliest
+                dealing = dealings[0]
+                dealings.rotate(-1)
+                if self._attribute(dealing, dealing.holders[client_id], half, other):
+                    break
         for dealing in self._dealings.values():
             if commitment(dealing.pid, message.b) == dealing.committed:
                 self._b.add(dealing.pid)
 
-    def _attribute(self, dealing: Dealing, holder: int, half: bytes, other: bytes) -> None:
+    def _attribute(self, dealing: Dealing, holder: int, half: bytes, other: bytes) -> bool:
+        """Whether the half is one of this share, which its hash alone can say."""
         sid, dealer = dealing.view.sid, dealing.view.index
         of_b = half_hash("b", sid, dealer, holder, half)
         of_mask_key = half_hash("sk", sid, dealer, holder, half)
-        if share_hash_of_halves(of_b, other) == dealing.hashes[holder]:
+        is_b = share_hash_of_halves(of_b, other) == dealing.hashes[holder]
+        is_mask_key = share_hash_of_halves(other, of_mask_key) == dealing.hashes[holder]
+        if is_b:
             dealing.points["b"].add(holder)
-        if share_hash_of_halves(other, of_mask_key) == dealing.hashes[holder]:
+        if is_mask_key:
             dealing.points["sk"].add(holder)
+        return is_b or is_mask_key

@@ -39,7 +39,6 @@ LAYOUT = Layout(
 )
 TASK, MODEL, SEED = hashlib.sha256(b"task").digest(), hashlib.sha256(b"model").digest(), b"same"
 profiles = pytest.mark.parametrize("profile", list(Profile))
-prgs = pytest.mark.parametrize("prg", list(Prg))
 
 
 def configuration(profile: Profile = Profile.MALICIOUS, **terms: Any) -> SessionConfig:
@@ -99,7 +98,7 @@ LOSSES = [
 ]
 
 
-@prgs
+@pytest.mark.parametrize("prg", mostly_slow(Prg))
 @profiles
 @pytest.mark.parametrize(("n", "lost"), mostly_slow(LOSSES, quick=6), ids=str)
 def test_the_machines_send_what_the_reference_sends(

@@ -19,13 +19,15 @@ from fedcore.secagg.params import Profile
 from fedcore.secagg.stages import Stage
 from tests.random_examples import thorough
 from tests.secagg.crashing import SERVER, InFlight, Moment, Silence, configuration, network_of
-from tests.secagg.soundness import N, assert_sound, disk_of, moments, writes
+from tests.secagg.soundness import N, assert_sound, disk_of, writes
+from tests.variants import mostly_slow
 
 profiles = pytest.mark.parametrize(
     "profile",
     [Profile.MALICIOUS, pytest.param(Profile.SEMI_HONEST, marks=pytest.mark.slow)],
     ids=lambda profile: profile.name,
 )
+moments = pytest.mark.parametrize("moment", mostly_slow(Moment), ids=lambda moment: moment.value)
 crashes = pytest.mark.parametrize(
     ("moment", "in_flight"),
     [
@@ -71,6 +73,7 @@ def test_every_client_that_crashes_at_any_write_goes_on_to_the_exact_sum(
             crash_once(profile, who, write, moment, in_flight)
 
 
+@pytest.mark.slow
 @profiles
 @crashes
 def test_a_server_that_crashes_at_any_write_goes_on_to_the_exact_sum(
@@ -168,6 +171,7 @@ def test_a_server_that_restarts_announces_the_same_set_and_refuses_who_comes_lat
     assert_sound(net, total)
 
 
+@pytest.mark.slow
 @profiles
 @moments
 def test_programs_may_crash_again_while_they_recover(profile: Profile, moment: Moment) -> None:

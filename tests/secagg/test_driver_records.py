@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from fedcore.secagg.messages import (
 from fedcore.secagg.server import SecAggServer
 from fedcore.secagg.stages import Stage
 from tests.secagg.adversary import EXPIRES, NOW, POLICY, Session, World
-from tests.secagg.liars import play
+from tests.secagg.liars import Game, play
 from tests.secagg.picture import picture
 
 N = 5
@@ -194,9 +195,9 @@ def damaged(records: dict[str, bytes], change: str) -> Iterator[dict[str, bytes]
         yield rest if other is None else rest | {key: other}
 
 
-@pytest.mark.parametrize("change", DAMAGES)
-def test_a_client_whose_records_are_damaged_says_so_or_goes_on_without_them(change: str) -> None:
-    """No other error; and what it still says is nothing new under masks that were used."""
+@cache
+def half_way() -> tuple[World, Session]:
+    """A world whose clients have opened one session, and said all but the last word in another."""
     world = World(N)
     session = confirmed(world)
     first = Session(world, round=1)
@@ -204,6 +205,13 @@ def test_a_client_whose_records_are_damaged_says_so_or_goes_on_without_them(chan
     first.mask()
     first.confirm()
     first.answer()
+    return world, session
+
+
+@pytest.mark.parametrize("change", DAMAGES)
+def test_a_client_whose_records_are_damaged_says_so_or_goes_on_without_them(change: str) -> None:
+    """No other error; and what it still says is nothing new under masks that were used."""
+    world, session = half_way()
     good = dict(world.hosts[0].disk)
     last = f"session/{session.sid.hex()}/confirmation"
     for records in damaged(good, change):
@@ -220,12 +228,18 @@ def test_a_client_whose_records_are_damaged_says_so_or_goes_on_without_them(chan
                 client.handle(message, now=NOW)
 
 
+@cache
+def played(stage: Stage) -> Game:
+    """A session on its way to a stage; who restores a server from its records leaves it alone."""
+    return play(World(N), until=stage)
+
+
 @pytest.mark.parametrize("change", DAMAGES)
 @pytest.mark.parametrize("stage", [Stage.UPLOADS, Stage.ANSWERS, Stage.OPENED])
 def test_a_server_whose_records_are_damaged_says_so_or_goes_on(stage: Stage, change: str) -> None:
     """No other error, neither at once nor when it is asked."""
-    world = World(N)
-    game = play(world, until=stage)
+    game = played(stage)
+    world = game.world
     for records in damaged(dict(game.loopback.server.disk), change):
         with suppress(MessageError, StageError):
             server, effects = SecAggServer.restore(records, trust=world.trust)

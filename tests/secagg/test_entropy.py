@@ -10,6 +10,7 @@ from hypothesis import given, strategies as st
 
 from fedcore.entropy import SeededEntropy, SystemEntropy, require_entropy
 from fedcore.errors import EntropyError
+from tests.variants import mostly_slow
 
 
 @given(st.binary(max_size=8), st.lists(st.integers(0, 100), max_size=5))
@@ -31,7 +32,9 @@ def test_the_system_gives_new_bytes_of_the_size_asked() -> None:
     assert source.token(32) != source.token(32)
 
 
-@pytest.mark.parametrize("first", ["", "import pytest", "import _pytest.assertion.rewrite"])
+@pytest.mark.parametrize(
+    "first", mostly_slow(["import pytest", "", "import _pytest.assertion.rewrite"])
+)
 def test_a_seeded_source_is_refused_outside_a_test(first: str) -> None:
     program = f"""
 {first}

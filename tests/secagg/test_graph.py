@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fedcore.errors import AxisError, DtypeError, FedcoreError, ParameterError, ShapeError
 from fedcore.secagg import graph as graph_module
 from fedcore.secagg.graph import Graph, build_graph
+from tests.variants import mostly_slow
 
 ROOT = bytes(range(32))
 Masks = NDArray[np.int64]
@@ -93,7 +94,7 @@ def test_equal_keys_stand_in_the_order_of_their_indices(draws: list[int]) -> Non
     assert graph.order.tolist() == sorted(range(len(keys)), key=lambda i: (keys[i], i))
 
 
-@pytest.mark.parametrize(("n", "orders"), [(4, 24), (5, 120)])
+@pytest.mark.parametrize(("n", "orders"), mostly_slow([(4, 24), (5, 120)]))
 def test_every_order_of_the_ring_is_equally_likely(n: int, orders: int) -> None:
     trials = 100 * orders
     seen = Counter(

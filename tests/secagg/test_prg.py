@@ -16,6 +16,7 @@ from hypothesis import given, strategies as st
 
 from fedcore.errors import ArgumentError, DtypeError, FedcoreError, ShapeError
 from fedcore.secagg.prg import CHUNK_WORDS, MAX_WORDS, Prg, Stream, apply_streams, keystream
+from tests.variants import mostly_slow
 
 PRGS = list(Prg)
 BLOCK_WORDS = {Prg.AES_128_CTR: 2, Prg.CHACHA20: 8}
@@ -221,7 +222,7 @@ def colliding_pairs(count: int, prg: Prg) -> int:
     return count - len(set(first))
 
 
-@pytest.mark.parametrize("prg", PRGS)
+@pytest.mark.parametrize("prg", mostly_slow(PRGS))
 def test_distinct_seeds_have_distinct_streams(prg: Prg) -> None:
     """Seeds folded to 24 bits would collide about 8 times."""
     assert colliding_pairs(2**14, prg) == 0

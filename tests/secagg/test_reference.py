@@ -17,6 +17,7 @@ from hypothesis import given, strategies as st
 from tests.secagg import reference as ref, reference_messages as wire
 from tests.secagg.reference import AES_128_CTR, CHACHA20, MALICIOUS, SEMI_HONEST, Block, Config
 from tests.secagg.reference_session import NEVER, Aborted, Client, Outcome, Session, run
+from tests.variants import mostly_slow
 
 BLOCKS = (Block(13, 21, False, 2**10), Block(5, 16, False, 2**9), Block(3, 40, False, 2**30))
 CA = hashlib.sha256(b"CA").digest()
@@ -69,8 +70,8 @@ def of_type(outcome: Outcome, i: int, type: int) -> list[bytes]:
 # A whole session
 
 
-@streams
-@profiles
+@pytest.mark.parametrize("prg", mostly_slow([AES_128_CTR, CHACHA20]))
+@pytest.mark.parametrize("profile", mostly_slow([MALICIOUS, SEMI_HONEST]))
 @pytest.mark.parametrize(
     ("n", "lost"),
     [
@@ -125,6 +126,7 @@ def test_damaged_shares_cost_holders_and_the_sum_stays_exact(profile: int) -> No
     assert count == 2 * 68  # of the shares of 1, 2, 3 and 4
 
 
+@pytest.mark.slow
 def test_a_ring_of_66_gives_the_exact_sum_with_losses_in_every_round() -> None:
     crowd = clients(66, {11: 1, 40: 3, 41: 4, 65: 5})
     small = session(delta=Fraction(1, 16), gamma=Fraction(1, 50))

@@ -130,14 +130,14 @@ def plain_root(leaves: list[bytes]) -> bytes:
     return digest("node", plain_root(filled[:half]), plain_root(filled[half:]))
 
 
-@pytest.mark.parametrize("n", range(1, 71))
-def test_every_leaf_is_proved_by_its_path(n: int) -> None:
-    tree = MerkleTree(DIGESTS[:n])
-    assert tree.root == plain_root(DIGESTS[:n])
-    for index in range(n):
-        path = tree.path(index)
-        assert len(path) == 32 * path_depth(n)
-        assert root_of_path(DIGESTS[index], index, path) == tree.root
+def test_every_leaf_is_proved_by_its_path() -> None:
+    for n in range(1, 71):
+        tree = MerkleTree(DIGESTS[:n])
+        assert tree.root == plain_root(DIGESTS[:n]), n
+        for index in range(n):
+            path = tree.path(index)
+            assert len(path) == 32 * path_depth(n), (n, index)
+            assert root_of_path(DIGESTS[index], index, path) == tree.root, (n, index)
 
 
 @pytest.mark.parametrize(("n", "depth"), [(1, 0), (2, 1), (3, 2), (4, 2), (5, 3), (1024, 10)])

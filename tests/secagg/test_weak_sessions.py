@@ -125,7 +125,7 @@ def test_terms_weaker_than_the_policy_are_refused(
     session.refused(0, proposed(session, 0, config), PolicyError, stage="R1")
     if policy.get("smallest_cohort") == 9:
         return
-    session.deal()  # the stronger terms are taken
+    session.deal([0])  # the stronger terms are taken
 
 
 def test_how_often_a_sum_is_lost_costs_no_privacy() -> None:
