@@ -174,6 +174,7 @@ def test_a_file_of_another_form_is_refused(
         ("audit", "noise", "x.npy", "--variance", "1/x"),
         ("audit", "noise", "x.npy", "--variance", "4", "--kind", "gaussian"),
         ("audit", "one-run", "x.npy", "--epsilon", "1"),
+        ("audit", "one-run", "x.npy", "--delta", "1e-5"),
         ("audit", "replay"),
         ("verify",),
         ("show", "a", "b"),

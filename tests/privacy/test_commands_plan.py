@@ -66,6 +66,7 @@ def test_the_epsilon_that_is_found_is_the_accountants(fed: Fed) -> None:
     plan, data = planned(fed, *CENTRAL, "--rounds", 1000, "--noise", 1)
     cost = account(plan.spend(1000), adjacency=Adjacency.ADD_REMOVE, delta=1e-5)
     assert (data["found"], plan.epsilon) == ("epsilon", cost.rdp)
+    assert data["digest"] == plan.digest.hex()
     assert data["rdp"] == {"epsilon": cost.rdp, "order": cost.order}
     assert data["pld"] == {"epsilon": cost.pld, "why_not": ""}
     assert data["epsilon"] == cost.value == cost.pld
@@ -242,6 +243,7 @@ def test_without_the_extra_a_plan_says_why_there_is_no_second_figure(
         ("{client} --sampling fixed --rate .1 {two}", "FED-1109", "--cohort missing"),
         ("{client} --sampling fixed --cohort 9 --rate .1 {two}", "FED-1109", "would be ignored"),
         ("{client} --sampling truncated --rate .1 {two}", "FED-1109", "--limit missing"),
+        ("{client} --sampling truncated --limit 9 {two}", "FED-1109", "--rate Q or --cohort M"),
         ("{client} --sampling none {two}", "FED-1109", "--participations, --rounds missing"),
         (
             "{client} --sampling none --participations 3 --noise 1 --epsilon 1",

@@ -9,6 +9,17 @@ from pathlib import Path
 import pytest
 
 from fedcore.privacy.certificate import certificate
+from fedcore.privacy.commands.layout import describe
+from fedcore.privacy.events import (
+    Event,
+    FixedSizeEvent,
+    GaussianEvent,
+    PoissonEvent,
+    RepeatedEvent,
+    SharesEvent,
+    SkellamEvent,
+    TruncatedPoissonEvent,
+)
 from fedcore.privacy.ledger import Ledger
 from fedcore.privacy.noise import SimulatedNoise
 from fedcore.privacy.plan import PrivacyPlan
@@ -211,3 +222,29 @@ def test_noise_that_is_not_private_is_named_so_everywhere(fed: Fed, tmp_path: Pa
         ("export", tmp_path / "ledger", "--format", "text"),
     ):
         assert "NOT PRIVATE" in fed(*arguments)[1]
+
+
+GAUSSIAN = GaussianEvent(Fraction(3, 2))
+
+
+@pytest.mark.parametrize(
+    ("event", "said"),
+    [
+        (GAUSSIAN, "Gaussian noise of 1.5 norms"),
+        (SharesEvent(9, Fraction(1), Fraction(4), 5), "9 shares of noise, 1.5 norms together"),
+        (SkellamEvent(Fraction(9), Fraction(4), 5), "Skellam noise of 1.5 norms"),
+        (
+            PoissonEvent(2**30, GAUSSIAN),
+            "Gaussian noise of 1.5 norms on a Poisson sample of rate 0.25",
+        ),
+        (
+            TruncatedPoissonEvent(2**30, 30, 100, GAUSSIAN),
+            "Gaussian noise of 1.5 norms on a Poisson sample of rate 0.25 cut to 30",
+        ),
+        (FixedSizeEvent(20, 100, GAUSSIAN), "Gaussian noise of 1.5 norms on 20 of 100"),
+        (RepeatedEvent(3, GAUSSIAN), "3 times Gaussian noise of 1.5 norms"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_every_event_is_told_in_a_few_words(event: Event, said: str) -> None:
+    assert describe(event) == said

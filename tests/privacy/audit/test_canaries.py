@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
 from fedcore.errors import ArgumentError, ShapeError
 from fedcore.privacy.audit import Canaries, CanaryFit, Outcome, canary_fit
-from fedcore.privacy.audit.canaries import gaussian_delta, gaussian_epsilon
+from fedcore.privacy.audit.canaries import _mills, gaussian_delta, gaussian_epsilon
 
 DELTA = 1e-5
 # Analytic noise multipliers of the Gaussian mechanism at delta 1e-5; checked below.
@@ -89,6 +91,24 @@ def test_a_canary_is_made_again_and_has_the_length_of_a_clipped_update() -> None
     assert np.array_equal(first, canaries.update(0))
     assert np.linalg.norm(first) == pytest.approx(0.3, rel=1e-12)
     assert abs(first @ second) < 0.3**2 * 0.2
+
+
+@given(st.integers(2, 60), st.integers(2, 60), st.floats(0.1, 10), st.integers(0, 2**32))
+def test_mu_is_the_shift_over_the_deviation_of_both_together(
+    m: int, k: int, wider: float, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    inside, outside = 1 + wider * random.normal(size=m), random.normal(size=k)
+    squares = sum(((scores - scores.mean()) ** 2).sum() for scores in (inside, outside))
+    mu = (inside.mean() - outside.mean()) / math.sqrt(squares / (m + k - 2))
+    assert canary_fit(inside, outside, epsilon=1, delta=DELTA).mu == pytest.approx(mu, rel=1e-9)
+
+
+@given(st.floats(0.01, 1e6))
+def test_mills_ratio_is_the_scaled_complementary_error_function(x: float) -> None:
+    special = pytest.importorskip("scipy.special")
+    expected = math.sqrt(math.pi / 2) * special.erfcx(x / math.sqrt(2))
+    assert _mills(x) == pytest.approx(expected, rel=1e-9)
 
 
 def test_too_few_canaries_say_so() -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings, strategies as st
 
 from fedcore.errors import ArgumentError, DtypeError, ShapeError
 from fedcore.privacy.audit import Membership, Outcome, lira_scores, membership
+from fedcore.privacy.audit.membership import _possible
 
 POOL, FEATURES, STEPS = 400, 300, 60
 # Labels are coins: whatever a model knows of them, it knows from having been told.
@@ -88,6 +89,13 @@ def test_so_few_examples_that_no_attack_would_do_say_so() -> None:
     found = membership(np.ones(30), np.zeros(30), epsilon=4, delta=1e-5)
     assert found.verdict.outcome is Outcome.INCONCLUSIVE
     assert found.auc == 1 and found.epsilon_lower < 4
+
+
+@pytest.mark.parametrize(("n", "k"), [(20, 20), (30, 500), (500, 30)])
+def test_what_an_attack_may_show_at_most_is_what_one_without_errors_shows(n: int, k: int) -> None:
+    found = membership(np.ones(n), np.zeros(k), epsilon=1, delta=1e-5, confidence=0.95)
+    possible = _possible(n, k, 1e-5, 0.95)
+    assert found.epsilon_lower == pytest.approx(possible, rel=1e-6) and possible > 0
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1))

@@ -15,7 +15,7 @@ from fedcore.entropy import SeededEntropy
 from fedcore.errors import ArgumentError, DtypeError, ShapeError
 from fedcore.privacy import Stream
 from fedcore.privacy.audit import NoiseFit, Outcome, noise_fit
-from fedcore.privacy.audit.noise_fit import Kind
+from fedcore.privacy.audit.noise_fit import Kind, _table
 from fedcore.privacy.audit.windows import repeated_windows
 from fedcore.privacy.sampler import discrete_gaussian, rounded_gaussian
 from tests.variants import mostly_slow
@@ -63,6 +63,17 @@ def test_the_noise_of_this_package_passes(sigma2: Fraction | int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["rounded", "discrete"])
+@pytest.mark.parametrize("sigma", [0.5, 3.0, 20.0])
+def test_the_law_that_is_fitted_has_all_the_mass_and_that_variance(
+    kind: Kind, sigma: float
+) -> None:
+    integers, chances = _table(sigma, kind)
+    assert chances.sum() == pytest.approx(1, abs=1e-14)
+    drawn = {"rounded": rounded, "discrete": discrete}[kind](sigma, 400_000, 5)
+    assert (chances * integers**2).sum() == pytest.approx(drawn.var(), rel=0.02)
+
+
 def test_the_p_values_of_sound_noise_are_uniform() -> None:
     scipy_stats = pytest.importorskip("scipy.stats")
     found = [fitted(rounded(6.0, 20_000, seed), 6.0) for seed in range(200)]
