@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -71,6 +71,23 @@ def members(n: int, these: Iterable[int]) -> npt.NDArray[np.bool_]:
     return np.array([i in held for i in range(n)], np.bool_)
 
 
+def certified(
+    authority: CertificateAuthority, client_id: bytes, *, expires: int = EXPIRES
+) -> Identity:
+    """A new identity under an id."""
+    return Identity.generate(
+        SystemEntropy(), certify=lambda key: authority.issue(client_id, key, expires=expires)
+    )
+
+
+@cache
+def registered(n: int) -> tuple[CertificateAuthority, tuple[Identity, ...]]:
+    """A registrar and n clients of its, by their ids; no session changes them."""
+    authority = CertificateAuthority.generate(SystemEntropy())
+    ids = sorted(SystemEntropy().token(16) for _ in range(n))
+    return authority, tuple(certified(authority, client_id) for client_id in ids)
+
+
 class World:
     """Certified clients by their index in a full roster: honest ones, and those in `corrupt`.
 
@@ -82,11 +99,11 @@ class World:
         self, n: int = 8, *, corrupt: Iterable[int] = (), policy: Policy = POLICY, seed: int = 1
     ) -> None:
         self.n, self.corrupt = n, frozenset(corrupt)
-        self.authority = CertificateAuthority.generate(SystemEntropy())
+        self.authority, identities = registered(n)
+        self.identities = list(identities)
+        self.ids = [identity.id for identity in identities]
         self.policy = replace(policy, roots=(self.authority.public_key,))
         self.trust = TrustStore(self.policy.roots, self.policy.revoked, remember_signatures=True)
-        self.ids = sorted(SystemEntropy().token(16) for _ in range(n))
-        self.identities = [self.certified(client_id) for client_id in self.ids]
         draw = np.random.default_rng(seed).integers
         self.vectors = [[draw(-9, 9, block.length) for block in LAYOUT.blocks] for _ in self.ids]
         self.hosts = [self._host(i) for i in range(n)]
@@ -95,10 +112,7 @@ class World:
 
     def certified(self, client_id: bytes, *, expires: int = EXPIRES) -> Identity:
         """A new identity under an id."""
-        return Identity.generate(
-            SystemEntropy(),
-            certify=lambda key: self.authority.issue(client_id, key, expires=expires),
-        )
+        return certified(self.authority, client_id, expires=expires)
 
     def client(self, i: int) -> SecAggClient:
         """The machine of a client, as it runs now."""

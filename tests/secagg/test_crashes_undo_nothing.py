@@ -60,7 +60,11 @@ def test_a_prekey_never_serves_a_second_session_whenever_the_first_crashed() -> 
             list(host.restart())
 
 
-@pytest.mark.parametrize("stage", STAGES[:3], ids=lambda stage: stage.name)
+@pytest.mark.parametrize(
+    "stage",
+    mostly_slow([Stage.UPLOADS, Stage.SHARES, Stage.CONFIRMATIONS]),
+    ids=lambda stage: stage.name,
+)
 @pytest.mark.parametrize("how", mostly_slow(["aborted", "abandoned", "expired"]))
 def test_a_session_that_a_client_leaves_keeps_no_secret_of_it(stage: Stage, how: str) -> None:
     """Whenever it crashes while it leaves; and the others open their sum without it."""

@@ -30,12 +30,15 @@ def kinds_of(profile: Profile) -> list[Silence]:
 
 losses = pytest.mark.parametrize(
     ("profile", "silence", "lost"),
-    [(profile, Silence.BEFORE_ANSWER, "nobody") for profile in Profile]
-    + [
-        (profile, silence, lost)
+    [
+        pytest.param(
+            profile, silence, lost, marks=[pytest.mark.slow] * (profile is Profile.SEMI_HONEST)
+        )
         for profile in Profile
-        for silence in kinds_of(profile)
-        for lost in ("d0", "d0+1")
+        for silence, lost in [
+            (Silence.BEFORE_ANSWER, "nobody"),
+            *((silence, lost) for silence in kinds_of(profile) for lost in ("d0", "d0+1")),
+        ]
     ],
     ids=lambda choice: getattr(choice, "name", choice),
 )
