@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from enum import Enum, auto
 from pathlib import Path
@@ -44,6 +44,10 @@ class LossyDisk(FsOps):
             else:
                 self._names[path] = path.stat().st_ino
                 self._synced[path.stat().st_ino] = path.read_bytes()
+
+    def keeps(self, path: Path) -> bool:
+        """Whether that file would be there by its name after a cut now, whatever the loss."""
+        return path in self._names and path.parent in self._folders | {self.root}
 
     def left_over(self, loss: Loss, target: Path) -> Path:
         """A new folder `target` with what is there when the power comes back."""
@@ -106,8 +110,8 @@ class LossyDisk(FsOps):
         self._step()
         inside = list(path.iterdir())
         self._folders |= {entry for entry in inside if entry.is_dir()}
-        self._names = {name: inode for name, inode in self._names.items() if name.parent != path}
-        self._names |= {entry: entry.stat().st_ino for entry in inside if entry.is_file()}
+        others = {name: inode for name, inode in self._names.items() if name.parent != path}
+        self._names = others | {e: e.stat().st_ino for e in inside if e.is_file()}
 
     def _step(self) -> None:
         self.steps += 1
@@ -121,13 +125,12 @@ async def every_cut(
     *,
     kind: type[LossyDisk] = LossyDisk,
     start: Path | None = None,
-) -> list[tuple[LossyDisk, Loss, Path]]:
+) -> AsyncIterator[tuple[LossyDisk, Loss, Path]]:
     """Tell `story` again and again, cut one step later each time, until it comes to its end.
 
     (disk, loss, what is left over) for each cut and each kind of loss, that of the end included.
     `start`: a folder whose content lies on the disk at first.
     """
-    found: list[tuple[LossyDisk, Loss, Path]] = []
     for cut_at in itertools.count(1):
         root = folder / str(cut_at) / "disk"
         if start is None:
@@ -139,9 +142,7 @@ async def every_cut(
         with suppress(PowerCut):
             await story(disk)
             ended = True
-        found += [
-            (disk, loss, disk.left_over(loss, folder / str(cut_at) / loss.name)) for loss in Loss
-        ]
+        for loss in Loss:
+            yield disk, loss, disk.left_over(loss, folder / str(cut_at) / loss.name)
         if ended:
             break
-    return found

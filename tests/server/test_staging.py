@@ -197,7 +197,7 @@ async def test_after_a_power_cut_anywhere_what_can_be_read_is_the_file(tmp_path:
         await staging.seal(ADA, sha(data), 70)
         told[disk] = True
 
-    for disk, _, left in await every_cut(tmp_path, story, start=tmp_path / "before"):
+    async for disk, _, left in every_cut(tmp_path, story, start=tmp_path / "before"):
         staging = staging_in(left / "state" / "staging")
         try:
             found = await content(staging, data)

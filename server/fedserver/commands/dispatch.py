@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import typer
@@ -12,6 +13,9 @@ from fedcore.console import Console, ExitCode, common_options
 from fedcore.errors import ArgumentError
 
 __all__ = ["dispatch", "verbs"]
+
+# It reads the signatures of all verbs of an application, which takes longer than most verbs do.
+_built = functools.cache(get_command)
 
 
 def verbs(summary: str) -> typer.Typer:
@@ -34,7 +38,7 @@ def dispatch(app: typer.Typer, argv: Sequence[str], *, command: str) -> int:
     verb = next((word for word in rest if not word.startswith("-")), "")
     console = Console.of(options, command=f"{command} {verb}".strip())
     try:
-        code = get_command(app).main(
+        code = _built(app).main(
             rest, prog_name=f"fed {command}", standalone_mode=False, obj=console
         )
     except TyperException as error:

@@ -71,7 +71,8 @@ def prepare(database: Database) -> None:
         upgrade(database)
         return
     with connected(database) as connection:
-        found, empty = version_of(connection), not inspect(connection).get_table_names()
+        found = version_of(connection)
+        empty = found is None and not inspect(connection).get_table_names()
     if empty:  # or killed before its first migration was durable
         upgrade(database)
     elif found not in SUPPORTED:

@@ -4,6 +4,7 @@ that trains with devices that are coroutines."""
 from __future__ import annotations
 
 import asyncio
+import functools
 import io
 import json
 import logging
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 import structlog
 
-from fedcore.cli import main
+from fedcore import cli
 from fedcore.federated.task import Task
 from fedserver import logs
 from fedserver.admin import watching
@@ -83,6 +84,15 @@ class Ran:
 Fed = Callable[..., Awaitable[Ran]]
 
 
+# To read what all installed distributions offer takes longer than most commands do.
+_installed = functools.cache(cli._entry_points)
+
+
+@pytest.fixture(autouse=True)
+def commands_are_listed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "_entry_points", _installed)
+
+
 @pytest.fixture
 def fed(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fed:
     """Runs a command beside the server of the test: `await fed("task", "list", profile=folder)`."""
@@ -95,7 +105,7 @@ def fed(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_
         words = [str(argument) for argument in arguments]
         words += ["--profile", str(profile)] if profile is not None else []
         capfd.readouterr()
-        code = await asyncio.to_thread(main, [command, *words])
+        code = await asyncio.to_thread(cli.main, [command, *words])
         found = capfd.readouterr()
         return Ran(int(code), found.out, found.err)
 

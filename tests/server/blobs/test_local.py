@@ -8,6 +8,7 @@ import hashlib
 import os
 import stat
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from fedcore.errors import ArgumentError, BlobError
 from fedcore.failpoints import arm, disarm
 from fedserver.blobs import LocalBlobStore
 from fedserver.disk import FsOps
-from tests.server.lossy_disk import Loss, LossyDisk, every_cut
+from tests.server.lossy_disk import LossyDisk, every_cut
 
 
 def sha(data: bytes) -> bytes:
@@ -257,7 +258,7 @@ def whole(root: Path) -> set[bytes]:
 
 async def acknowledged_and_left(
     tmp_path: Path, kind: type[LossyDisk]
-) -> list[tuple[set[bytes], Loss, Path]]:
+) -> AsyncIterator[tuple[set[bytes], Path]]:
     told: dict[LossyDisk, set[bytes]] = {}
 
     async def story(disk: LossyDisk) -> None:
@@ -266,21 +267,22 @@ async def acknowledged_and_left(
         told[disk] = set()
         await put_three(disk, told[disk])
 
-    cuts = await every_cut(tmp_path, story, kind=kind)
-    return [(told[disk], loss, left) for disk, loss, left in cuts]
+    async for disk, _, left in every_cut(tmp_path, story, kind=kind):
+        yield told[disk], left
 
 
 async def test_after_a_cut_anywhere_every_blob_is_whole_and_none_that_was_told_of_is_missing(
     tmp_path: Path,
 ) -> None:
-    cuts = await acknowledged_and_left(tmp_path, LossyDisk)
-    assert len(cuts) > 60
-    for told, _, left in cuts:
+    cuts = 0
+    async for told, left in acknowledged_and_left(tmp_path, LossyDisk):
+        cuts += 1
         assert told <= whole(left)
         store = LocalBlobStore(left / "state" / "blobs")
         await store.collect(told, older_than_s=-1)
         assert whole(left) == told
         assert await store.put_bytes(b"life goes on") == sha(b"life goes on")
+    assert cuts > 60
 
 
 class WithoutFileSync(LossyDisk):
@@ -303,5 +305,7 @@ async def test_a_cut_finds_a_store_that_leaves_out_a_sync(
         except AssertionError:
             return True
 
-    cuts = await acknowledged_and_left(tmp_path, kind)
-    assert any(broken(told, left) for told, _, left in cuts)
+    async for told, left in acknowledged_and_left(tmp_path, kind):
+        if broken(told, left):
+            return
+    pytest.fail("no cut shows what is wrong")

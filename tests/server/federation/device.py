@@ -195,7 +195,8 @@ class Device:
             return self._kept[part.assignment_id]
         self._speak(part.ref.round, "train")
         theta = await world.theta(train.model_digest)
-        worker = self._contributors.setdefault(part.ref.task_id, Contributor(world.task))
+        if (worker := self._contributors.get(part.ref.task_id)) is None:
+            worker = self._contributors[part.ref.task_id] = Contributor(world.task)
         self.contributions += 1
         request = TrainingRequest(
             task=world.task,

@@ -73,7 +73,7 @@ async def test_who_dealt_bad_shares_is_on_record_and_takes_part_no_more(
 async def test_a_task_that_cannot_be_taken_up_does_not_keep_the_server_down(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with world_in(tmp_path, task_of()) as world:
+    async with world_in(tmp_path, task_of(rounds=1)) as world:
         await world.stop()
         with monkeypatch.context() as patched:
 

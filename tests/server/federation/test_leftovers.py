@@ -6,6 +6,8 @@ import asyncio
 import os
 from pathlib import Path
 
+import pytest
+
 from fedcore.rounds import Phase
 from fedserver.federation.leftovers import collect_blobs
 from fedserver.spool import Spool
@@ -22,6 +24,7 @@ async def test_uploads_of_no_open_round_are_gone_after_a_start(tmp_path: Path) -
         assert await Spool(tmp_path / "spool").stored() == frozenset()
 
 
+@pytest.mark.slow  # test_forgetting.py has the sum of what is sealed before a crash, too
 async def test_uploads_of_an_open_round_are_kept_by_a_start(tmp_path: Path) -> None:
     task = task_of(rounds=1, minimum=4, heartbeat_s=0.5)
     async with world_in(tmp_path, task) as world:

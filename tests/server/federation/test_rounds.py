@@ -69,7 +69,12 @@ async def final_of(world: World) -> bytes:
     return (await world.theta(await world.final())).tobytes()
 
 
-@pytest.mark.parametrize("secure", ["", MASKED], ids=["plain", "masked"])
+@pytest.mark.parametrize(
+    "secure",
+    # Plain sums are held against the reference by test_forgetting.py, too.
+    [pytest.param("", marks=pytest.mark.slow), MASKED],
+    ids=["plain", "masked"],
+)
 async def test_a_task_ends_with_the_models_of_the_reference(tmp_path: Path, secure: str) -> None:
     task = task_of(secure=secure)
     async with world_in(tmp_path, task) as world:

@@ -83,19 +83,6 @@ async def test_a_task_ends_in_order_when_its_budget_does(tmp_path: Path) -> None
         assert spent.epsilon <= spent.budget
 
 
-async def test_the_newest_model_of_a_task_is_named_from_its_first_round_to_after_its_last(
-    tmp_path: Path,
-) -> None:
-    async with world_in(tmp_path, task_of()) as world:
-        assert world.federation is not None and world.submitted is not None
-        task_id = world.submitted.task_id
-        assert (await world.federation.task(world.user, task_id)).model_digest == b""
-        record = await world.run()
-        assert record.state is TaskState.COMPLETED
-        found = await world.federation.task(world.user, task_id)
-        assert found.model_digest == await world.final()
-
-
 async def test_the_same_submission_twice_is_one_task(tmp_path: Path) -> None:
     async with world_in(tmp_path, task_of()) as world:
         assert world.federation is not None and world.submitted is not None
@@ -104,13 +91,20 @@ async def test_the_same_submission_twice_is_one_task(tmp_path: Path) -> None:
         assert len(await world.store.tasks()) == 1
 
 
-async def test_a_task_that_runs_or_ran_is_not_taken_again(tmp_path: Path) -> None:
+async def test_a_task_that_runs_or_ran_is_not_taken_again_and_names_its_newest_model(
+    tmp_path: Path,
+) -> None:
     async with world_in(tmp_path, task_of(rounds=1)) as world:
         assert world.federation is not None and world.submitted is not None
-        submit, known = world.federation.submit, f"known as {world.submitted.task_id}"
+        task_id = world.submitted.task_id
+        submit, known = world.federation.submit, f"known as {task_id}"
         with pytest.raises(ConflictError, match=known):
             await submit(world.user, signed(world, world.task), once=once(world, 1))
-        await world.run()
+        assert (await world.federation.task(world.user, task_id)).model_digest == b""
+        record = await world.run()
+        assert record.state is TaskState.COMPLETED
+        found = await world.federation.task(world.user, task_id)
+        assert found.model_digest == await world.final()
         with pytest.raises(ConflictError, match=known):
             await submit(world.user, signed(world, world.task), once=once(world, 2))
         other = task_of(rounds=1, seed=2)

@@ -150,31 +150,34 @@ class FailingStore:
 
     async def _call(self, name: str, *given: Any, **named: Any) -> Any:
         async with self._turn:
+            before = digest_of(self._database)
             while True:
-                before = digest_of(self._database)
                 self._faults.arm(name)
                 try:
                     answer = await getattr(self._store, name)(*given, **named)
                 except FedcoreError as error:
                     if (fault := self._faults.happened) is None:
                         raise
-                    await self._check(name, error, fault, before)
+                    before = await self._checked(name, error, fault, before)
                 else:
                     assert self._faults.happened is None, f"{name} has not noticed its failure"
                     return answer
                 finally:
                     self._faults.method = ""
 
-    async def _check(self, name: str, error: FedcoreError, fault: Fault, before: str) -> None:
+    async def _checked(self, name: str, error: FedcoreError, fault: Fault, before: str) -> str:
+        """The digest of what is committed now: what it was before."""
         assert isinstance(error, StoreError), f"{name}: {fault.name} gives {error!r}"
         assert error.code.startswith("FED-2") and error.why
+        found = digest_of(self._database)
         if not self._faults.committed:  # else only the log was left to be emptied
-            assert digest_of(self._database) == before, f"{name} is half done after {fault.name}"
+            assert found == before, f"{name} is half done after {fault.name}"
         if not (fault.fatal and self._faults.writing):
-            return  # the same call, made once more, shows that the store goes on
+            return found  # the same call, made once more, shows that the store goes on
         self._faults.method = ""
         with pytest.raises(StoreError):
             await self._store.append_audit(AuditEntry("nobody", "goes.on", name))
         with contextlib.suppress(StoreError):
             await self._store.close()
         self._store = await self._open_again()
+        return found

@@ -90,6 +90,7 @@ async def test_sixty_kills_lose_nothing(tmp_path: Path) -> None:
     await survives(tmp_path / "server.db", kills=60, seed=2)
 
 
+@pytest.mark.slow  # after each kill above, too, the database is opened
 async def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
     database = tmp_path / "server.db"
     killed(database, 1, after=1)
