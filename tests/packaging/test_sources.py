@@ -87,6 +87,16 @@ def test_what_a_module_takes_from_another_is_in_the_others_all(package: str) -> 
 
 
 @pytest.mark.parametrize("package", PACKAGES)
+def test_a_class_is_the_same_wherever_it_is_named(package: str) -> None:
+    """Else a module was imported twice, by whoever collects tests as by whoever runs them."""
+    for path in OF_PACKAGE[package]:
+        for value in vars(module_of(path)).values():
+            if isinstance(value, type) and value.__module__.partition(".")[0] in PACKAGES:
+                home = importlib.import_module(value.__module__)
+                assert getattr(home, value.__qualname__, value) is value, named(path)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
 def test_a_package_lists_every_public_name_it_gathers(package: str) -> None:
     unlisted = []
     for path in sorted({path.parent / "__init__.py" for path in OF_PACKAGE[package]}):
