@@ -21,6 +21,7 @@ from hypothesis import given, strategies as st
 
 import fedcore
 from fedcore.cli import GROUP, main
+from tests.variants import mostly_slow
 
 FED = "import sys\nfrom fedcore.cli import main\nsys.exit(main())"
 COMMAND = """
@@ -221,8 +222,10 @@ def test_debug_shows_the_traceback_of_any_error(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes break in another way")
-@pytest.mark.parametrize("many", ["1", "100000"])
-@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("many", "unbuffered"),
+    mostly_slow([("1", ""), ("100000", "1"), ("1", "1"), ("100000", "")], quick=2),
+)
 def test_a_reader_that_goes_away_is_no_bug(
     install: Install, tmp_path: Path, many: str, unbuffered: str
 ) -> None:

@@ -156,9 +156,9 @@ def test_features_that_are_missing_are_counted_before_the_run_and_in_what_it_say
         file.write_text(re.sub("source = .*", source, scenario_of(rounds=1, minimum=3).text))
         data = json.loads(fed.done("run", file, "--dry-run", "--format", "json"))["data"]
         assert data["filled"] == 50
-        assert "50 features were missing" in " ".join(fed("run", file)[2].split())
-        ended = json.loads(fed.done("run", file, "--format", "json"))["data"]
-        assert ended["simulated"]["filled"] == 50
+        code, out, err = fed("run", file, "--format", "json")
+        assert code == 0 and "50 features were missing" in " ".join(err.split())
+        assert json.loads(out)["data"]["simulated"]["filled"] == 50
 
 
 def test_a_mode_without_privacy_says_so_everywhere(fed: Fed, file: Path) -> None:
