@@ -47,6 +47,7 @@ class Chunks:
     def __init__(self, training: Training) -> None:
         self.runs: list[tuple[int, list[int]]] = []
         self.faults: list[tuple[int, BaseException]] = []  # of each run, after so many chunks
+        self._under_way = 0
         federation: Any = training.federation
         self._begin, self._put = federation.begin_model, federation.put_model_chunk
         federation.begin_model, federation.put_model_chunk = self.begin, self.put
@@ -59,9 +60,16 @@ class Chunks:
     async def put(self, *given: Any, offset: int, **options: Any) -> Any:
         run, (_, taken) = len(self.runs) - 1, self.runs[-1]
         if run < len(self.faults) and len(taken) >= self.faults[run][0]:
+            # Whoever hears of the fault may cancel what was taken before it.
+            while self._under_way:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
             raise self.faults[run][1]
         taken.append(offset)
-        return await self._put(*given, offset=offset, **options)
+        self._under_way += 1
+        try:
+            return await self._put(*given, offset=offset, **options)
+        finally:
+            self._under_way -= 1
 
     def check(self, size: int) -> None:
         """Each run began where the server said, and sent every piece from there on but once."""
