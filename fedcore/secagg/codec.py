@@ -232,9 +232,8 @@ class Bytes(Field):
     size: Size
 
     def check(self, values: Values) -> None:
-        value, size = getattr(values, self.name), _evaluate(self.size, values)
-        if not isinstance(value, bytes) or len(value) != size:
-            _expect_bytes(self.where(values), value, size)
+        size = _evaluate(self.size, values)
+        _expect_bytes(self.where(values), getattr(values, self.name), size)
 
     def write(self, values: Values) -> bytes:
         return getattr(values, self.name)  # type: ignore[no-any-return]

@@ -32,7 +32,7 @@ ENROLMENT_RECEIVES_BYTES: Final = 64 << 10
 METADATA_BYTES: Final = 8 << 10
 # Of `RoundService.Next`: shorter than the idle time after which balancers cut connections.
 LONGEST_WAIT_S: Final = 20
-# A message that is not whole by then is refused; a device gives up on a piece after as long.
+# A message that is not whole by then is refused, and given up by the device that sends it.
 LONGEST_MESSAGE_S: Final = 60
 
 _MAX_AGE_MS: Final = 30 * 60 * 1000

@@ -51,7 +51,6 @@ __all__ = ["Addresses", "Server", "now_ms"]
 
 _ENROLMENT = "EnrolmentService"
 _CALLS_TO_ENROL = 2  # the authority, and the enrolment itself
-_MESSAGES_OF_A_MEMBER = 16  # that have come in part; a device sends four at once
 _RENEW_EVERY_S = 3600.0
 _SIGN_EVERY_S = 10.0  # if it is due
 _HEARTBEAT_EVERY_S = 10.0
@@ -95,7 +94,6 @@ class Server:
             self.lag,
             burst=config.limits.calls_at_once,
             waiting=config.limits.waiting_rpcs,
-            reading_each=_MESSAGES_OF_A_MEMBER,
         )
         # Room of their own, so that strangers cannot take that of those who are known; and a ward
         # full of devices behind one address enrols at once.
@@ -388,9 +386,8 @@ class Server:
         return "the event loop is late" if self.lag.overloaded else ""
 
 
-def _admission(
-    config: Config, lag: LoopLag, *, burst: int, waiting: int, reading_each: int
-) -> Admission:
+def _admission(config: Config, lag: LoopLag, **own: int) -> Admission:
+    """Bounds that the settings name; `own`: those in which the ports differ."""
     limits = config.limits
 
     def disk_free() -> float:
@@ -404,12 +401,10 @@ def _admission(
         concurrent=limits.concurrent_rpcs,
         queue=limits.queue,
         queue_wait_s=limits.queue_wait_s,
-        waiting=waiting,
-        reading_each=reading_each,
         bulk_bytes=limits.upload_bytes,
         rate=limits.calls_per_second,
-        burst=burst,
         least_free=limits.disk_free,
+        **own,
     )
 
 
