@@ -75,15 +75,9 @@ def that(statement: str) -> str:
 
 
 def fed(
-    *arguments: str, site: Path | None = None, **environment: str
+    *arguments: str, site: Path | None = None, program: str = FED, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs `fed` in an interpreter of its own."""
-    return ran(FED, *arguments, site=site, **environment)
-
-
-def ran(
-    program: str, *arguments: str, site: Path | None = None, **environment: str
-) -> subprocess.CompletedProcess[str]:
+    """Runs `fed`, or a program that calls it, in an interpreter of its own."""
     path = {"PYTHONPATH": str(site)} if site else {}
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", program, *arguments],
@@ -199,7 +193,7 @@ def test_the_line_of_the_script_that_ran_it_is_left_out(install: Install) -> Non
         "import sys\nfrom fedcore.cli import main\nfor name in ('works', 'ours'):\n"
         "    assert main([name]) == 4\n    print('ended', file=sys.stderr)"
     )
-    theirs, ours, rest = ran(program, site=site).stderr.split("ended\n")
+    theirs, ours, rest = fed(site=site, program=program).stderr.split("ended\n")
     assert re.search(r"\n  at acme_works_\w+.py:4: Adam", theirs)
     assert "FED-1109" in ours and "\n  at " not in ours and not rest
 
@@ -445,14 +439,12 @@ def test_no_colour_is_printed_even_on_a_terminal(install: Install) -> None:
     orders = (["--help"], ["works", "--help"], ["wroks"], ["works", "add", "1"])
     program = f"from fedcore.cli import main\nfor words in {orders}:\n main(words); print('ended')"
     terminal, end = pty.openpty()
-    command = [sys.executable, "-u", "-c", program]
+    command, shown = [sys.executable, "-u", "-c", program], b""
     with subprocess.Popen(command, env=environment, stdout=end, stderr=end):
         os.close(end)
-        shown = b""
         with contextlib.suppress(OSError):  # how Linux says that the other end was closed
             while part := os.read(terminal, 4096):
                 shown += part
     os.close(terminal)
     *each, rest = shown.split(b"ended\r\n")
-    assert len(each) == len(orders) and all(each) and not rest
-    assert b"\x1b" not in shown
+    assert len(each) == len(orders) and all(each) and not rest and b"\x1b" not in shown

@@ -340,6 +340,10 @@ def test_a_stop_ends_a_call_that_waits(
     gate.set()
 
 
+def test_a_server_waits_for_a_piece_as_long_as_its_device_does() -> None:
+    assert channels.LONGEST_MESSAGE_S >= transfer._PIECE_S
+
+
 @pytest.mark.parametrize("way", mostly_slow(["down", "up"]))
 def test_a_connection_that_brings_nothing_back_is_left_long_before_its_calls_are_late(
     server: FakeServer,
