@@ -12,15 +12,21 @@ from fedcore.autograd.plan import Plan
 from fedcore.autograd.program import Call
 from fedcore.errors import TraceError, user_line
 from fedcore.tensor.backend import Backend, backend_of, current_backend, is_array
+from fedcore.tensor.scratch import Scratch
 
 __all__ = ["Binding"]
 
 
 class Binding:
-    """A plan bound to an arena and to the caller's donated arrays; owned by one thread."""
+    """A plan bound to an arena and to the caller's donated arrays; owned by one thread.
 
-    def __init__(self, plan: Plan, inputs: Sequence[Any], arena: Any = None) -> None:
-        self._plan = plan
+    `scratch`: what single calls work in.
+    """
+
+    def __init__(
+        self, plan: Plan, inputs: Sequence[Any], scratch: Scratch, arena: Any = None
+    ) -> None:
+        self._plan, self._scratch = plan, scratch
         self._backend = backend_of(inputs[0]) if inputs else current_backend()
         fresh = arena is None
         self.arena = self._backend.xp.empty(plan.arena_bytes, dtype=np.uint8) if fresh else arena
@@ -147,7 +153,9 @@ class Binding:
             for step in _assembly(xp, arrays, out, params, self._plan.copies[call.output]):
                 self._add(step, out)
         else:
-            self._add(_bound_call(self._backend, call, arrays, out, params), out)
+            with self._scratch.lent():
+                bound = _bound_call(self._backend, call, arrays, out, params)
+            self._add(bound, out)
 
     def _add(self, step: Callable[[], Any], out: Any) -> None:
         """Append a call, having run it: one that answers with another array must be copied."""

@@ -19,6 +19,7 @@ from fedcore.autograd.signature import Arguments
 from fedcore.autograd.tree import Structure, flatten, unflatten
 from fedcore.errors import ArgumentError, FedcoreError, TraceError, user_line
 from fedcore.tensor.backend import backend_of, is_array, to_host
+from fedcore.tensor.scratch import Scratch
 from fedcore.tensor.tensor import Tensor, interpreter
 
 __all__ = ["Compiled", "compile"]
@@ -130,7 +131,8 @@ class Compiled:
         arena = next((b.arena for (other, _), b in bindings.items() if other is recorded), None)
         _separate(inputs, sorted(plan.donated))
         memory = tuple(_address(inputs[i]) for i in sorted(plan.donated))
-        binding = bindings[recorded, memory] = Binding(plan, inputs, arena)
+        scratch = self._own.__dict__.setdefault("scratch", Scratch())
+        binding = bindings[recorded, memory] = Binding(plan, inputs, scratch, arena)
         self._own.__dict__["latest"] = recorded, binding
         if len(bindings) > MAX_BINDINGS:
             del bindings[next(iter(bindings))]

@@ -31,7 +31,7 @@ def bind_copy(source: np.ndarray, out: np.ndarray) -> Callable[[], Any]:
     found = _as_transpositions(source, out) if blas else None
     if blas is None or found is None:
         return functools.partial(np.copyto, out, source)
-    outer, rows, columns = found
+    outer, (rows, columns), (gap, gap_after) = found
     letter, real = _REAL[out.dtype]
     function = blas[f"scipy_cblas_{letter}omatcopy64_"]
     function.restype = None
@@ -39,8 +39,8 @@ def bind_copy(source: np.ndarray, out: np.ndarray) -> Callable[[], Any]:
         functools.partial(
             function,
             *(_ROW_MAJOR, _TRANS, ctypes.c_int64(rows), ctypes.c_int64(columns), real(1.0)),
-            *(ctypes.c_void_p(_address(source, outer, at)), ctypes.c_int64(columns)),
-            *(ctypes.c_void_p(_address(out, outer, at)), ctypes.c_int64(rows)),
+            *(ctypes.c_void_p(_address(source, outer, at)), ctypes.c_int64(gap)),
+            *(ctypes.c_void_p(_address(out, outer, at)), ctypes.c_int64(gap_after)),
         )
         for at in np.ndindex(*[out.shape[a] for a in outer])
     )
@@ -52,8 +52,12 @@ def _address(x: np.ndarray, axes: list[int], index: tuple[int, ...]) -> int:
     return int(x.ctypes.data) + sum(i * x.strides[a] for a, i in steps)
 
 
-def _as_transpositions(source: np.ndarray, out: np.ndarray) -> tuple[list[int], int, int] | None:
-    """The outer axes, rows and columns of the matrices in `source` that `out` holds transposed."""
+def _as_transpositions(
+    source: np.ndarray, out: np.ndarray
+) -> tuple[list[int], tuple[int, int], tuple[int, int]] | None:
+    """The outer axes; rows and columns of the matrices in `source` that `out` holds transposed;
+    and how many elements after a row the next one begins, in `source` and in `out`.
+    """
     if source.dtype != out.dtype or out.dtype not in _REAL or 0 in out.shape:
         return None
     axes = [a for a, n in enumerate(out.shape) if n != 1]
@@ -62,17 +66,28 @@ def _as_transpositions(source: np.ndarray, out: np.ndarray) -> tuple[list[int], 
     while before and before[0] == after[0]:
         outer.append(before.pop(0))
         after.pop(0)
-    for x, order in ((source, before), (out, after)):
-        expected = x.itemsize
-        for a in reversed(order):
-            if x.strides[a] != expected:
-                return None
-            expected *= x.shape[a]
     for cut in range(1, len(before)):
-        if before[cut:] + before[:cut] == after:
-            sizes = [source.shape[a] for a in before]
-            return outer, math.prod(sizes[:cut]), math.prod(sizes[cut:])
+        rows, columns = before[:cut], before[cut:]
+        if columns + rows == after:
+            leading = _leading(source, rows, columns), _leading(out, columns, rows)
+            size = [math.prod(source.shape[a] for a in part) for part in (rows, columns)]
+            return (outer, (size[0], size[1]), leading) if all(leading) else None
     return None
+
+
+def _leading(x: np.ndarray, rows: list[int], columns: list[int]) -> int:
+    """How many elements after a row the next begins; 0 where these axes are no such matrix."""
+    run = x.itemsize
+    for axis in reversed(columns):
+        if x.strides[axis] != run:
+            return 0
+        run *= x.shape[axis]
+    step = after = x.strides[rows[-1]]
+    for axis in reversed(rows):
+        if x.strides[axis] != after:
+            return 0
+        after *= x.shape[axis]
+    return step // x.itemsize if step >= run and step % x.itemsize == 0 else 0
 
 
 def _run(calls: tuple[Callable[[], Any], ...], _alive: tuple[np.ndarray, ...]) -> None:

@@ -14,6 +14,7 @@ import pytest
 import fedcore as fc
 from fedcore.tensor.primitive import Primitive, primitives
 from fedcore.tensor.tensor import Tensor, interpreter, tensor
+from tests.tensor.poisoned import poison_scratch
 from tests.tensor.samples import SAMPLES
 from tests.tensor.samples.sample import Sample
 
@@ -356,7 +357,10 @@ def test_a_kernel_keeps_its_contract_in_every_call(one: Sample) -> None:
 
 
 @first_samples
-def test_a_replay_on_other_inputs_gives_the_bits_of_the_eager_run(one: Sample) -> None:
+def test_a_replay_on_other_inputs_gives_the_bits_of_the_eager_run(
+    one: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison_scratch(monkeypatch)
     for lanes in ((), (3,)):
         assert_replay_gives_the_bits_of_the_eager_run(one, lanes)
 

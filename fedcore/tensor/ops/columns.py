@@ -19,6 +19,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from fedcore.tensor.ops.windows import Border, Pair, slid
+from fedcore.tensor.scratch import empty
 from fedcore.tensor.transposing import bind_copy
 
 __all__ = [
@@ -174,10 +175,10 @@ class Columns:
             inner = (slab.depth, g.kernel[1], g.channels)
             outer = (slab.rows, across, g.batch)
             if g.first:
-                array = np.empty((*lanes, *inner, *outer), dtype=dtype)
+                array = empty(np, (*lanes, *inner, *outer), dtype)
                 array = np.moveaxis(array, (-6, -5, -4), (-3, -2, -1))
             else:
-                array = np.empty((*lanes, *outer, *inner), dtype=dtype)
+                array = empty(np, (*lanes, *outer, *inner), dtype)
             self.arrays.append(array)
 
     def products(
@@ -208,7 +209,7 @@ class Columns:
             apart = array.swapaxes(-7, -4)  # (..., N, rows, Wo, 1, depth, KW, C)
             if self.geometry.first:
                 source, core = np.moveaxis(apart, (-3, -2, -1), (-6, -5, -4)), apart.ndim - 6
-                dense = np.empty(source.shape, self.dtype)
+                dense = empty(np, source.shape, self.dtype)
                 steps.append(bind_copy(source, dense))
                 apart = np.moveaxis(dense, (core, core + 1, core + 2), (-3, -2, -1))
             arrays.append(apart)
@@ -253,7 +254,7 @@ class Columns:
         """Images (*lanes, H, W, N, C) with the channels first in memory."""
         g = self.geometry
         return np.moveaxis(
-            np.empty((*self.lanes, g.channels, *g.size, g.batch), self.dtype), -4, -1
+            empty(np, (*self.lanes, g.channels, *g.size, g.batch), self.dtype), -4, -1
         )
 
     def _windows(self, padded: Array, slab: Slab, above: int, rows: int) -> Array:

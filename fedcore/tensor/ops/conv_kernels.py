@@ -17,6 +17,7 @@ import numpy as np
 
 from fedcore.tensor import blas
 from fedcore.tensor.ops.columns import BLOCK_BYTES, Columns, Geometry, Product, Step, matrix, pixels
+from fedcore.tensor.scratch import empty
 from fedcore.tensor.transposing import bind_copy
 
 __all__ = ["convolve", "input_gradient", "weight_gradient"]
@@ -177,7 +178,7 @@ def _readable(a: Array, steps: list[Step]) -> Array:
     found = _as_matrix(a)
     if found is not None:
         return found
-    dense = np.empty(a.shape, a.dtype)
+    dense = empty(np, a.shape, a.dtype)
     steps.append(bind_copy(a, dense))
     return _matrix(dense)
 
@@ -187,14 +188,14 @@ def _writable(out: Array) -> tuple[Array, list[Step]]:
     found = _as_matrix(out)
     if found is not None:
         return found, []
-    dense = np.empty(out.shape, out.dtype)
+    dense = empty(np, out.shape, out.dtype)
     return _matrix(dense), [bind_copy(dense, out)]
 
 
 def _by_columns(a: Array) -> Array:
     """Memory like `a`, but with its last axis before the other core axes."""
     shape = (*a.shape[:-4], a.shape[-1], *a.shape[-4:-1])
-    return np.moveaxis(np.empty(shape, a.dtype), -4, -1)
+    return np.moveaxis(empty(np, shape, a.dtype), -4, -1)
 
 
 def _matrix(a: Array) -> Array:

@@ -18,6 +18,7 @@ from fedcore.tensor.ops.broadcasting import unbroadcast
 from fedcore.tensor.ops.shape import reshape, swapaxes
 from fedcore.tensor.primitive import Core, Shape, broadcast_shape, primitive
 from fedcore.tensor.registry import operations
+from fedcore.tensor.scratch import empty
 from fedcore.tensor.tensor import Tensor
 from fedcore.tensor.transposing import bind_copy
 
@@ -163,7 +164,7 @@ def _prepare_rows(rows: Any, right: Any, out: Any) -> Callable[[], None] | None:
         _bind(a, right[..., None, :, :], to, steps)
     if whole < count:
         padded = _padded(np, rows, together)
-        last = np.empty((*out.shape[:-2], together, out.shape[-1]), out.dtype)
+        last = empty(np, (*out.shape[:-2], together, out.shape[-1]), out.dtype)
         steps.append(partial(np.copyto, padded[..., : count - whole, :], rows[..., whole:, :]))
         _bind(padded, right, last, steps)
         steps.append(partial(np.copyto, out[..., whole:, :], last[..., : count - whole, :]))
@@ -173,7 +174,7 @@ def _prepare_rows(rows: Any, right: Any, out: Any) -> Callable[[], None] | None:
 def _bind(a: Any, b: Any, out: Any, steps: list[Callable[[], Any]]) -> None:
     """Append what `_product` does to `steps`."""
     if _turns(a, b):
-        turned = np.empty(b.shape, b.dtype)
+        turned = empty(np, b.shape, b.dtype)
         steps.append(bind_copy(b, turned))
         b = turned
     if _pays(a, b) and blas.is_multipliable(a) and blas.is_multipliable(b):

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from fedcore.tensor import scratch
 from fedcore.tensor.ops.windows import Pair, slid
 
 __all__ = ["Step", "gather", "images_like", "pool", "route", "run", "spread"]
@@ -29,17 +30,25 @@ def run(steps: list[Step]) -> None:
         step()
 
 
-def images_like(xp: Any, x: Any, core: tuple[int, ...], dtype: Any = None) -> Any:
+def images_like(xp: Any, x: Any, core: tuple[int, ...]) -> Any:
     """Memory for images of shape `core`, in the lanes of x and with its order of axes."""
+    return _laid_out(x, core, partial(xp.empty, dtype=x.dtype))
+
+
+def _scratch_like(xp: Any, x: Any, core: tuple[int, ...], dtype: Any = None) -> Any:
+    """The same for what is written and read in one run."""
+    return _laid_out(x, core, lambda shape: scratch.empty(xp, shape, dtype or x.dtype))
+
+
+def _laid_out(x: Any, core: tuple[int, ...], new: Callable[[tuple[int, ...]], Any]) -> Any:
     shape = (*x.shape[: x.ndim - 4], *core)
     order = sorted(range(x.ndim), key=lambda a: -abs(x.strides[a]))
-    laid = xp.empty([shape[a] for a in order], dtype=dtype or x.dtype)
-    return laid.transpose([order.index(a) for a in range(x.ndim)])
+    return new(tuple(shape[a] for a in order)).transpose([order.index(a) for a in range(x.ndim)])
 
 
 def pool(xp: Any, reduce: Any, x: Any, out: Any, *, window: Pair, stride: Pair) -> list[Step]:
     """The steps that write into `out` each window of x, reduced by a ufunc of two operands."""
-    low = images_like(xp, x, (x.shape[-4], out.shape[-3], x.shape[-2], x.shape[-1]))
+    low = _scratch_like(xp, x, (x.shape[-4], out.shape[-3], x.shape[-2], x.shape[-1]))
     return [
         *_reduce(xp, reduce, x, low, HEIGHT, window[0], stride[0]),
         *_reduce(xp, reduce, low, out, WIDTH, window[1], stride[1]),
@@ -69,11 +78,11 @@ def _maxima(xp: Any, x: Any, window: Pair, stride: Pair) -> tuple[list[Step], An
     """The maxima of x along the height, and of these along the width if the routing needs them."""
     down, across = (slid(x.shape[a], window[a + 3], stride=stride[a + 3]) for a in (HEIGHT, WIDTH))
     n, _, w, c = x.shape[-4:]
-    low = images_like(xp, x, (n, down, w, c))
+    low = _scratch_like(xp, x, (n, down, w, c))
     steps = _reduce(xp, xp.maximum, x, low, HEIGHT, window[0], stride[0])
     if window[1] < 3:
         return steps, low, None
-    top = images_like(xp, x, (n, down, across, c))
+    top = _scratch_like(xp, x, (n, down, across, c))
     return steps + _reduce(xp, xp.maximum, low, top, WIDTH, window[1], stride[1]), low, top
 
 
@@ -83,7 +92,7 @@ def _maxima(xp: Any, x: Any, window: Pair, stride: Pair) -> tuple[list[Step], An
 def route(xp: Any, g: Any, x: Any, out: Any, *, window: Pair, stride: Pair) -> list[Step]:
     """The steps that write into `out` each value of g at the maximum of its window of x."""
     steps, low, top = _maxima(xp, x, window, stride)
-    middle = images_like(xp, out, (*low.shape[-4:],))
+    middle = _scratch_like(xp, out, (*low.shape[-4:],))
     steps += _route(xp, g, low, middle, top, WIDTH, window[1], stride[1])
     return steps + _route(xp, middle, x, out, low, HEIGHT, window[0], stride[0])
 
@@ -98,9 +107,9 @@ def _route(
         steps.append(partial(out.fill, 0))
     adds = stride < window
     core = g.shape[-4:]
-    taken = images_like(xp, out, core) if adds else None
-    rest = images_like(xp, out, core) if adds or window > 2 else None
-    hit = images_like(xp, x, core, bool)
+    taken = _scratch_like(xp, out, core) if adds else None
+    rest = _scratch_like(xp, out, core) if adds or window > 2 else None
+    hit = _scratch_like(xp, x, core, bool)
     left = g
     for k, (source, target) in enumerate(zip(sources[:-1], targets[:-1], strict=True)):
         last = k == window - 2
@@ -125,7 +134,7 @@ def _route(
 def gather(xp: Any, h: Any, x: Any, out: Any, *, window: Pair, stride: Pair) -> list[Step]:
     """The steps that write into `out` the value of h at the maximum of each window of x."""
     steps, low, top = _maxima(xp, x, window, stride)
-    middle = images_like(xp, out, (*low.shape[-4:],))
+    middle = _scratch_like(xp, out, (*low.shape[-4:],))
     steps += _gather(xp, h, x, middle, low, HEIGHT, window[0], stride[0])
     return steps + _gather(xp, middle, low, out, top, WIDTH, window[1], stride[1])
 
@@ -135,7 +144,7 @@ def _gather(
 ) -> list[Step]:
     """One axis of `gather`, from the last tap to the first, so that the first winner stays."""
     sources, values = (_taps(a, axis, window, stride) for a in (x, h))
-    hit = images_like(xp, x, out.shape[-4:], bool)
+    hit = _scratch_like(xp, x, out.shape[-4:], bool)
     steps: list[Step] = [partial(xp.copyto, out, values[-1])]
     for k in range(window - 2, -1, -1):
         if k == window - 2:
@@ -152,7 +161,7 @@ def _gather(
 def spread(xp: Any, g: Any, out: Any, *, window: Pair, stride: Pair) -> list[Step]:
     """The steps that add each value of g to all elements of its window of `out`."""
     n, down, _, c = g.shape[-4:]
-    middle = images_like(xp, out, (n, down, out.shape[-2], c))
+    middle = _scratch_like(xp, out, (n, down, out.shape[-2], c))
     return [
         *_spread(xp, g, middle, WIDTH, window[1], stride[1]),
         *_spread(xp, middle, out, HEIGHT, window[0], stride[0]),

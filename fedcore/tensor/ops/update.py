@@ -19,6 +19,7 @@ from fedcore.tensor.ops.flat import leaf
 from fedcore.tensor.ops.linalg import matmul
 from fedcore.tensor.ops.reduce import sum as sum_
 from fedcore.tensor.primitive import Core, Shape, bind, primitive
+from fedcore.tensor.scratch import empty
 from fedcore.tensor.tensor import Tensor, tensor
 
 __all__ = ["add_scaled"]
@@ -131,7 +132,7 @@ def _prepare(
         core = target.ndim - out.ndim + 1
         if h is None:
             each = scale.reshape(scale.shape + (1,) * core)
-            scaled = np.empty(np.broadcast_shapes(x.shape, each.shape), dtype=theta.dtype)
+            scaled = empty(np, np.broadcast_shapes(x.shape, each.shape), theta.dtype)
             steps.append(partial(np.multiply, x, each, scaled))
             steps.append(partial(np.add, target, scaled, target))
         else:

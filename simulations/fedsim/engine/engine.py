@@ -18,7 +18,7 @@ from fedcore.errors import ArgumentError, SimulationError
 from fedsim.engine.commits import Commits
 from fedsim.engine.jobs import ClientReport, Facts, Job, Round, Work
 from fedsim.engine.measuring import pieces_of
-from fedsim.engine.order import Joined, SumTree
+from fedsim.engine.order import Joined, Subtree, SumTree
 from fedsim.engine.plan import Plan
 from fedsim.engine.pool import Here, Pool, Threads
 from fedsim.engine.processes import Processes, Starting
@@ -103,12 +103,17 @@ class Engine:
         """
         order = self._ordered(cohort)
         tree = SumTree.over([float(self._sizes[place]) for place in order])
-        parts = tree.parts(self._pool.count)
+        joined, reports = Joined(tree), list[ClientReport]()
+        parts: list[Subtree] = []
+        for part in tree.parts(self._pool.count):
+            if any(tree.places(part)):
+                parts.append(part)
+            else:
+                joined.put(part, None)
         jobs = [
             self._job([tuple(order[i] for i in leaf) for leaf in tree.places(part)], "sum")
             for part in parts
         ]
-        joined, reports = Joined(tree), list[ClientReport]()
         self._pool.begin(Round(theta, facts, sent or {}))
         with closing(self._pool.run(jobs, self.settle)) as results:
             for number, found, vector in results:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, TypeVar
 
 import numpy as np
@@ -39,13 +39,14 @@ class Subtree:
 class SumTree:
     """A balanced binary tree over the places of a cohort; leaf i holds those of `bounds[i]`.
 
-    Leaves hold consecutive places of about the same cost, and may be empty.
+    Leaves hold consecutive places of about the same cost, `costs[i]`, and may be empty.
 
-    >>> [len(part.leaves) for part in SumTree.over([1.0, 1.0, 2.0]).parts(2)]
+    >>> [len(part.leaves) for part in SumTree.over([1.0] * 50).parts(2)]
     [4, 4, 2, 2, 1, 1, 1, 1]
     """
 
     bounds: tuple[range, ...]
+    costs: tuple[float, ...]
 
     @classmethod
     def over(cls, costs: Sequence[float]) -> SumTree:
@@ -58,28 +59,42 @@ class SumTree:
             marks = ends[-1] * np.arange(1, leaves) / leaves
             inner = np.searchsorted(ends, marks, side="left").tolist()
             cuts = [0, *inner, len(costs)]
-        return cls(tuple(range(begin, end) for begin, end in pairwise(cuts)))
+        bounds = tuple(range(begin, end) for begin, end in pairwise(cuts))
+        return cls(bounds, tuple(sum(costs[place] for place in leaf) for leaf in bounds))
 
     def parts(self, workers: int) -> list[Subtree]:
-        """Subtrees that together hold all leaves, for so many workers: large ones come first.
+        """Subtrees that together hold all leaves, for so many workers: the costliest come first.
 
         Each takes a share of half of what is left, so that few sums are joined, and at the end
         nobody waits for more than a leaf.
         """
         wide, leaves = 1 << (workers - 1).bit_length(), len(self.bounds)
-        found: list[Subtree] = []
+        ends = [0.0, *accumulate(self.costs)]
+        half_a_leaf = ends[-1] / sum(map(bool, self.bounds)) / 2
+        found: list[tuple[float, Subtree]] = []
         begin = 0
         while begin < leaves:
-            share = leaves if wide == 1 else max(1, (leaves - begin) // (2 * wide))
-            level = share.bit_length() - 1
-            for _ in range(min(wide, leaves - begin)):
-                found.append(Subtree(level, begin >> level))
-                begin += 1 << level
-        return found
+            left = ends[-1] - ends[begin]
+            share = (left if wide == 1 else left / (2 * wide)) + half_a_leaf
+            for _ in range(wide):
+                if begin < leaves:
+                    part = self._largest(begin, share, ends)
+                    found.append((ends[part.leaves.stop] - ends[begin], part))
+                    begin = part.leaves.stop
+        return [part for _, part in sorted(found, key=lambda each: -each[0])]
 
     def places(self, subtree: Subtree) -> list[range]:
         """The places of the cohort in each leaf of a subtree."""
         return [self.bounds[leaf] for leaf in subtree.leaves]
+
+    def _largest(self, begin: int, share: float, ends: Sequence[float]) -> Subtree:
+        """The largest subtree that begins with this leaf and costs no more; at least the leaf."""
+        level = 0
+        while begin % (2 << level) == 0 and begin + (2 << level) < len(ends):
+            if ends[begin + (2 << level)] - ends[begin] > share:
+                break
+            level += 1
+        return Subtree(level, begin >> level)
 
 
 def total(

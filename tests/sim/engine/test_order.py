@@ -24,6 +24,27 @@ def test_leaves_of_many_cost_about_the_same(costs: list[float]) -> None:
     assert max(shares) <= sum(costs) / len(shares) + 2 * max(costs)
 
 
+@given(COSTS, st.integers(1, 64))
+def test_nobody_waits_for_more_than_a_leaf(costs: list[float], workers: int) -> None:
+    tree = SumTree.over(costs)
+    parts = tree.parts(workers)
+    held = sorted(leaf for part in parts for leaf in part.leaves)
+    assert held == list(range(len(tree.bounds)))
+    took = [sum(tree.costs[leaf] for leaf in part.leaves) for part in parts]
+    assert took == sorted(took, reverse=True)
+    ends = [0.0] * workers
+    for cost in took:  # whoever is free takes the next, as from a pool
+        ends[ends.index(min(ends))] += cost
+    assert max(ends) - min(ends) <= max(tree.costs) * (1 + 1e-9)
+
+
+@given(st.integers(1, 400), st.integers(1, 64))
+def test_everybody_has_work_as_long_as_there_is_a_leaf_for_each(count: int, workers: int) -> None:
+    tree = SumTree.over([1.0] * count)
+    with_members = [part for part in tree.parts(workers) if any(tree.places(part))]
+    assert len(with_members) >= min(workers, sum(map(bool, tree.bounds)))
+
+
 @given(COSTS, st.integers(1, 64), st.randoms(use_true_random=False))
 def test_parts_in_any_number_and_order_give_the_same_bits(costs, count, random) -> None:
     draw = np.random.default_rng(len(costs))
@@ -43,10 +64,6 @@ def test_parts_in_any_number_and_order_give_the_same_bits(costs, count, random) 
         return joined.whole()
 
     parts = tree.parts(count)
-    assert len(parts) >= min(count, len(tree.bounds))
-    sizes = [len(part.leaves) for part in parts]
-    assert sizes == sorted(sizes, reverse=True)
-    assert sizes[-1] == (1 if count > 1 else len(tree.bounds))
     random.shuffle(parts)
     alone, many = summed(tree.parts(1)), summed(parts)
     assert alone.tobytes() == many.tobytes()
