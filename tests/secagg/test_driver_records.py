@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
@@ -18,9 +18,9 @@ from fedcore.errors import (
     SecAggError,
     StageError,
 )
-from fedcore.secagg.effects import Erase, Persist, Send
+from fedcore.secagg.effects import Effect, Erase, Persist, Send
 from fedcore.secagg.keys import PrekeyBundle
-from fedcore.secagg.loopback import Disk
+from fedcore.secagg.loopback import Disk, LostAt
 from fedcore.secagg.messages import (
     Advertise,
     decode,
@@ -250,6 +250,39 @@ def test_a_server_whose_records_are_damaged_says_so_or_goes_on(stage: Stage, cha
             if server.stage is Stage.OPENED:
                 with suppress(SecAggError):
                     server.plan()
+
+
+def sent(effects: Sequence[Effect]) -> dict[bytes, bytes]:
+    """The messages among effects that are nothing else, by who gets them."""
+    assert all(isinstance(effect, Send) for effect in effects)
+    return {one.to: encode(one.message) for one in effects if isinstance(one, Send)}
+
+
+@pytest.mark.parametrize(
+    ("stage", "lost_at"),
+    [
+        (Stage.SHARES, LostAt.SHARES),
+        (Stage.UPLOADS, LostAt.UPLOADING),
+        (Stage.CONFIRMATIONS, LostAt.CONFIRMATION),
+        (Stage.ANSWERS, LostAt.ANSWER),
+    ],
+)
+def test_a_restored_server_asks_again_whom_it_waits_for(stage: Stage, lost_at: LostAt) -> None:
+    game = play(World(N), lost={2: lost_at}, until=stage)
+    records = dict(game.loopback.server.disk)
+    restored, effects = SecAggServer.restore(records, trust=game.world.trust)
+    silent = game.world.ids[2]
+    assert restored.pending == game.server.pending == {silent}
+    assert sent(effects) == sent(game.server.resend(silent)[-1:])
+
+
+def test_a_restored_server_tells_everyone_that_a_session_is_over() -> None:
+    game = play(World(N), until=Stage.UPLOADS)
+    told = dict(game.loopback.server.perform(game.server.abort()))
+    records = dict(game.loopback.server.disk)
+    restored, effects = SecAggServer.restore(records, trust=game.world.trust)
+    assert restored.stage is Stage.ABORTED
+    assert sent(effects) == told and told.keys() == set(game.world.ids)
 
 
 def test_a_set_whose_messages_are_missing_is_no_session_to_restore() -> None:
