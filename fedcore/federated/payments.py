@@ -1,8 +1,10 @@
 """What a round's release is paid with: a reservation in the task's ledger, and its one mechanism.
 
-A reservation is durable before the first client is asked for anything that may enter a noisy sum.
-A server that dies takes it up again for the same session, so that nothing is paid for twice; a new
-attempt has new noise and pays anew.
+A reservation is durable before a noisy sum of its round can exist: before clients are drawn, where
+the plan draws them; under secure aggregation before anybody learns with whom to mask; and where
+nothing is masked once it is known who takes part, for no sum is noisy before its release. A server
+that dies takes it up again for the same session, so that nothing is paid for twice; a new attempt
+has new noise and pays anew.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -33,6 +33,8 @@ from fedserver.objects import ObjectAddress
 from fedserver.store.postgres.address import Database, PostgresAddress
 
 __all__ = [
+    "AUTHORITY",
+    "STATE",
     "AuthoritySettings",
     "Config",
     "LimitSettings",
@@ -41,6 +43,9 @@ __all__ = [
     "ServerSettings",
     "load",
 ]
+
+STATE: Final = Path("fed-state")
+AUTHORITY: Final = "authority"
 
 PREFIX = "FEDCORE__"
 _PORT = Field(ge=0, le=65_535)
@@ -115,7 +120,7 @@ class ServerSettings(_Section):
     )
     address: str = ""
     enrolment_address: str = ""
-    state_directory: _Directory = Path("fed-state")
+    state_directory: _Directory = STATE
     database_url: Annotated[str, AfterValidator(_postgres)] = ""
     database_password_file: Annotated[str, AfterValidator(_secret)] = ""
     blobs_url: Annotated[str, AfterValidator(_objects)] = ""
@@ -263,7 +268,7 @@ class Config(BaseSettings):
     def authority_directory(self) -> Path:
         """The folder of the certificate authority."""
         given = self.authority.directory
-        return self.server.state_directory / "authority" if given == Path() else given
+        return self.server.state_directory / AUTHORITY if given == Path() else given
 
 
 def load(path: Path | None = None) -> Config:

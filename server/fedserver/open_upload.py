@@ -158,7 +158,7 @@ class OpenUpload:
                     fix=f"go on from byte {self._file.received}",
                 )
             if not hmac.compare_digest(self._file.digest, sha256):
-                await self._on_disk(self._file.remove)
+                await self._on_disk(self._file.remove_own)
                 await self._names_on_disk()
                 self.close()
                 raise UploadError(

@@ -129,9 +129,14 @@ class UploadFile:
         self._disk.rename(self.path, path)
 
     def remove(self) -> None:
-        """Delete the file; that it is gone is not durable yet."""
+        """Delete the file, whoever went on with it; that it is gone is not durable yet."""
         with suppress(FileNotFoundError):
             self._disk.unlink(self.path)
+
+    def remove_own(self) -> None:
+        """The same as long as it is this object's. Raises: OSError, ESTALE once it is not."""
+        self._disk.close(self._opened())
+        self.remove()
 
     def _make(self, path: Path, left: int) -> None:
         """A new file with what is durable of the one that is `left`; −1: of none."""

@@ -75,10 +75,7 @@ class World:
         ports = free_ports(3)
         self.address = f"localhost:{ports[0]}"
         listening = "port = {}\nenrolment_port = {}\nops_port = {}\n".format(*ports)
-        (folder / "server.toml").write_text(
-            f'[server]\n{listening}state_directory = "state"\n[authority]\ndirectory = "ca"\n'
-            "[limits]\ndisk_free = 0.0\n"
-        )
+        (folder / "server.toml").write_text(f"[server]\n{listening}[limits]\ndisk_free = 0.0\n")
         (folder / "digits.toml").write_text(TASK)
         (folder / "policy.toml").write_text("[secure_aggregation]\nsmallest_cohort = 3\n")
         draw = np.random.default_rng(0)

@@ -77,7 +77,10 @@ async def test_a_server_that_stood_still_changes_no_upload_of_its_successor(
     assert sealed(root, data, key=key) == data
 
 
-async def test_a_server_that_stood_still_seals_nothing_of_its_successor(tmp_path: Path) -> None:
+@pytest.mark.parametrize("other_digest", [False, True])
+async def test_a_server_that_stood_still_seals_and_deletes_nothing_of_its_successor(
+    tmp_path: Path, other_digest: bool
+) -> None:
     root, data = tmp_path / "spool", random.Random(1).randbytes(200)
     first, second = small(root), small(root)
     await first.open(ID, 200, key=KEY)
@@ -85,7 +88,7 @@ async def test_a_server_that_stood_still_seals_nothing_of_its_successor(tmp_path
     await second.look_again([ID])
     durable = (await second.open(ID, 200, key=KEY)).committed_offset
     with pytest.raises(BlobError, match="another server"):
-        await first.seal(ID, 200, sha(data))
+        await first.seal(ID, 200, bytes(32) if other_digest else sha(data))
     await send(second, data, durable)
     await second.seal(ID, 200, sha(data))
     assert sealed(root, data, key=KEY) == data

@@ -34,6 +34,7 @@ from fedserver.authority_files import ISSUING, ROOT, SERVER, forget_previous
 from fedserver.certificate_lists import CertificateLists, Listed
 from fedserver.certificates import der_of, new_key, pem_of_key
 from fedserver.commands.dispatch import dispatch, verbs
+from fedserver.config import AUTHORITY, STATE
 from fedserver.key_files import (
     AUDIT_SIGNER,
     DATASTORE_KEYS,
@@ -73,7 +74,7 @@ def init(
     context: typer.Context,
     trust_domain: Annotated[str, typer.Option(help="stands in every name, like fl.example.org")],
     host: Annotated[list[str], typer.Option(help="under which clients reach the server; repeat")],
-    directory: Directory = Path("authority"),
+    directory: Directory = STATE / AUTHORITY,
     root_passphrase: RootPassphrase = "",
     passphrase: Passphrase = "",
 ) -> None:
@@ -123,7 +124,7 @@ def init(
 @app.command()
 def renew(
     context: typer.Context,
-    directory: Directory = Path("authority"),
+    directory: Directory = STATE / AUTHORITY,
     root_passphrase: RootPassphrase = "",
     passphrase: Passphrase = "",
 ) -> None:
@@ -157,7 +158,7 @@ _KEYS_IN: Final = {Key.AUDIT_SIGNER: AUDIT_SIGNER, Key.DATASTORE: DATASTORE_KEYS
 def rotate(
     context: typer.Context,
     key: Annotated[Key, typer.Argument(help="which one")],
-    directory: Directory = Path("authority"),
+    directory: Directory = STATE / AUTHORITY,
     root_passphrase: RootPassphrase = "",
     passphrase: Passphrase = "",
 ) -> None:
@@ -185,7 +186,7 @@ def rotate(
 def retire(
     context: typer.Context,
     key: Annotated[Key, typer.Argument(help="which one; the server's has none")],
-    directory: Directory = Path("authority"),
+    directory: Directory = STATE / AUTHORITY,
     yes: Confirmed = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -219,7 +220,7 @@ def issue(
     tenant: str = "default",
     days: Annotated[int, typer.Option(help="how long it is valid")] = 90,
     server_id: Annotated[str, typer.Option(help="32 hexadecimal digits, if known")] = "",
-    directory: Directory = Path("authority"),
+    directory: Directory = STATE / AUTHORITY,
     passphrase: Passphrase = "",
 ) -> None:
     """Writes a profile, with which a user's commands reach the server."""
@@ -275,7 +276,7 @@ def revoke(
     context: typer.Context,
     fingerprint: Annotated[str, typer.Argument(help="SHA-256 of the certificate: `fed ca list`")],
     reason: Annotated[str, typer.Option(help="for the list")],
-    directory: Directory = Path("authority"),
+    directory: Directory = STATE / AUTHORITY,
     yes: Confirmed = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -298,7 +299,7 @@ def revoke(
 
 
 @app.command("list")
-def list_(context: typer.Context, directory: Directory = Path("authority")) -> None:
+def list_(context: typer.Context, directory: Directory = STATE / AUTHORITY) -> None:
     """Lists the authority's certificates, the users', and those that were revoked."""
     _check_directory(directory)
     lists = CertificateLists(directory)

@@ -23,7 +23,7 @@ from fedcore.console import Console, ExitCode, Json
 from fedcore.errors import ArgumentError, AuditError, SchemaError, StoreError
 from fedserver.audit_heads import AUDIT_HEAD, public_keys
 from fedserver.commands.dispatch import dispatch, verbs
-from fedserver.config import load
+from fedserver.config import AUTHORITY, load
 from fedserver.key_files import AUDIT_SIGNER, load_keys
 from fedserver.store import migrating
 from fedserver.store.audit import read_head
@@ -260,7 +260,7 @@ def _files(
     require_driver(where)
     authority = settings.authority_directory
     if config is None and database is not None:
-        authority = database.parent / "authority"
+        authority = database.parent / AUTHORITY
     state = where.parent if isinstance(where, Path) else settings.server.state_directory
     return _Files(where, head or state / AUDIT_HEAD, signer or authority / AUDIT_SIGNER)
 

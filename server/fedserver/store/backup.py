@@ -91,12 +91,9 @@ def back_up(database: Path, target: Path) -> Manifest:
     with _explained(f"the backup {target.name} cannot be written"):
         _forget(draft)
         try:
-            with contextlib.closing(reading(database)) as source, _fresh(draft) as copy:
-                source.backup(copy)
-                copy.execute("PRAGMA secure_delete=ON")
-                copy.execute("DELETE FROM attempt_key")
+            _copy(database, draft)
         except BaseException:
-            _forget(draft)  # it may have the keys still
+            _forget(draft)
             raise
         manifest = _described(draft)
         _sync(draft)
@@ -257,16 +254,26 @@ def read_manifest(backup: Path) -> Manifest:
     return manifest
 
 
-@contextlib.contextmanager
-def _fresh(path: Path) -> Iterator[sqlite3.Connection]:
+def _fresh(path: Path) -> sqlite3.Connection:
     path.touch(mode=0o600)
-    connection = sqlite3.connect(path, isolation_level=None)
-    try:
-        yield connection
-        # A backup is one file; with a log it would be three.
-        connection.execute("PRAGMA journal_mode=DELETE").fetchall()
-    finally:
-        connection.close()
+    return sqlite3.connect(path, isolation_level=None)
+
+
+def _copy(database: Path, draft: Path) -> None:
+    """Row by row: of pages the attempts' keys would be copied as well, if only to be deleted."""
+    with contextlib.closing(_fresh(draft)) as copy:
+        copy.execute("ATTACH ? AS source", (str(database),))
+        copy.execute("PRAGMA foreign_keys=OFF")  # rows come before those that they point to
+        copy.execute("BEGIN")
+        of_source = "SELECT name, sql FROM source.sqlite_master WHERE sql IS NOT NULL AND type"
+        tables = copy.execute(f"{of_source} = 'table'").fetchall()
+        for name, made in tables:
+            copy.execute(made)
+            if name != schema.attempt_key.name:
+                copy.execute(f'INSERT INTO main."{name}" SELECT * FROM source."{name}"')  # noqa: S608
+        for _, made in copy.execute(f"{of_source} <> 'table'").fetchall():
+            copy.execute(made)
+        copy.execute("COMMIT")
 
 
 def _sha256(path: Path) -> str:

@@ -26,6 +26,7 @@ from fedcore.errors import (
 from fedserver.authority import Authority
 from fedserver.certificates import new_key, pem_of_key
 from fedserver.commands.ca import main
+from fedserver.config import load
 from fedserver.key_files import load_key, load_keys, read_secret, write_secret
 
 Capture = pytest.CaptureFixture[str]
@@ -67,6 +68,14 @@ def test_init_makes_all_that_a_server_needs(made: Path) -> None:
     for path in made.iterdir():
         others = stat.S_IMODE(path.stat().st_mode) & 0o077
         assert others == (0o044 if path.suffix == ".pem" and ".key" not in path.name else 0)
+
+
+def test_init_without_a_directory_makes_what_a_server_without_settings_looks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "--trust-domain", "fl.example.org", "--host", "localhost"]) == 0
+    assert Authority.open(load().authority_directory).root_pem
 
 
 def test_init_overwrites_nothing(made: Path, capsys: Capture) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import random
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
@@ -227,27 +228,52 @@ async def test_a_backup_never_holds_the_key_of_an_attempt(world, tmp_path) -> No
     assert await world.store.session(ref) == {"share/1": b"secret"}
 
 
-class Full(sqlite3.Connection):
-    """A copy on a disk that takes no further page."""
-
-    def execute(self, sql: str, *values: object) -> sqlite3.Cursor:
-        if sql.startswith("DELETE"):
-            raise sqlite3.OperationalError("database or disk is full")
-        return super().execute(sql, *values)
-
-
 @sqlite_only
-async def test_a_backup_that_fails_leaves_no_copy_with_keys(world, tmp_path, monkeypatch) -> None:
+async def test_a_backup_that_is_killed_or_fails_leaves_no_key(world, tmp_path, monkeypatch) -> None:
+    """After each statement the folder is looked at, as a kill would leave it."""
     await world.round(await world.task())
-    (tmp_path / "elsewhere").mkdir()
+    (key,) = column(tmp_path / "server.db", "attempt_key")
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    sizes = set()
 
-    def full(path: Path) -> contextlib.closing[Full]:
-        return contextlib.closing(sqlite3.connect(path, factory=Full))
+    class Full(sqlite3.Connection):
+        """A copy on a disk that has no room for an end."""
+
+        def execute(self, sql: str, *values: object) -> sqlite3.Cursor:
+            done = super().execute(sql, *values)
+            assert not holds(folder, key)
+            sizes.add(sum(path.stat().st_size for path in folder.iterdir()))
+            if sql == "COMMIT":
+                raise sqlite3.OperationalError("database or disk is full")
+            return done
+
+    def full(path: Path) -> sqlite3.Connection:
+        return sqlite3.connect(path, isolation_level=None, factory=Full)
 
     monkeypatch.setattr(backup, "_fresh", full)
     with pytest.raises(StoreError, match="full"):
-        back_up(tmp_path / "server.db", tmp_path / "elsewhere" / "monday.db")
-    assert list((tmp_path / "elsewhere").iterdir()) == []
+        back_up(tmp_path / "server.db", folder / "monday.db")
+    assert list(folder.iterdir()) == [] and max(sizes) > 0
+
+
+@sqlite_only
+async def test_a_backup_has_every_other_row_and_all_of_the_schema(world, tmp_path) -> None:
+    ref = await world.round(await world.task())
+    await world.store.put_session(ref, {"share/1": b"secret"})
+    back_up(tmp_path / "server.db", tmp_path / "monday.db")
+    found = [dumped(tmp_path / name) for name in ("server.db", "monday.db")]
+    assert found[0].pop("attempt_key") and not found[1].pop("attempt_key")
+    assert found[0] == found[1] and len(found[0]["audit_log"]) > 0
+
+
+def dumped(path: Path) -> dict[str, list[Any]]:
+    """The rows of every table, and under "" what was said to make tables, indexes and triggers."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        made = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall()
+        tables = [name for kind, name, *_ in made if kind == "table"]
+        rows = {name: connection.execute(f'SELECT * FROM "{name}"').fetchall() for name in tables}
+    return {"": sorted(made, key=repr)} | {name: sorted(r, key=repr) for name, r in rows.items()}
 
 
 @sqlite_only
