@@ -19,7 +19,7 @@ from fedcore.failpoints import failpoint
 from fedcore.secagg import Layout
 from fedserver.disk import MIB, FolderSync, FsOps, blob_error, finished
 from fedserver.open_upload import ChunkMemory, OpenUpload, Promises, changed, not_open
-from fedserver.upload_file import UploadFile, copy_of, part_of, reader_of, size_of
+from fedserver.upload_file import MOST_BYTES, UploadFile, copy_of, part_of, reader_of, size_of
 
 __all__ = ["Spool", "SpoolProgress"]
 
@@ -184,10 +184,10 @@ class Spool:
         return found
 
     async def _open(self, upload_id: bytes, size: int, key: bytes | None) -> SpoolProgress:
-        if not 1 <= len(upload_id) <= _MOST_ID_BYTES or size < 1:
+        if not 1 <= len(upload_id) <= _MOST_ID_BYTES or not 1 <= size <= MOST_BYTES:
             raise InvalidRequestError(
                 f"an upload of {size} bytes under an id of {len(upload_id)} bytes is none",
-                why=f"an id has 1 … {_MOST_ID_BYTES} bytes, an upload at least one",
+                why=f"an id has 1 … {_MOST_ID_BYTES} bytes, an upload 1 … {MOST_BYTES}",
                 fix="begin an upload with the id and the size of its assignment",
             )
         self._keys[upload_id] = key

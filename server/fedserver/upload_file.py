@@ -8,6 +8,7 @@ that they need stand behind the record: they are on the disk before it counts an
 
 Whoever goes on with an upload does so in a new file. A server that stood still while another took
 its tasks up may be in the middle of a write: it ends in the old file, which nobody reads any more.
+The number of that file can come again; so each has a mark of its maker's in its record, too.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import secrets
 import struct
 import zlib
 from collections.abc import Callable
@@ -26,11 +28,14 @@ from fedcore.failpoints import failpoint
 from fedserver.disk import MIB, FsOps, require_space
 from fedserver.upload_cipher import TABLE_BYTES, UploadCipher
 
-__all__ = ["UploadFile", "copy_of", "part_of", "reader_of", "size_of"]
+__all__ = ["MOST_BYTES", "UploadFile", "copy_of", "part_of", "reader_of", "size_of"]
 
-# Durable bytes, size of the upload, CRC-32 of the two. Short enough to lie in one sector or two
-# that follow each other; where a cut tears it, the checksum says that there is none.
+# The maker's mark above the durable bytes, size of the upload, CRC-32 of both. Short enough to lie
+# in one sector or two that follow each other; where a cut tears it, the checksum says that there is
+# none.
 _RECORD: Final = struct.Struct("<QQI")
+_DURABLE_BITS: Final = 40
+MOST_BYTES: Final = (1 << _DURABLE_BITS) - 1
 
 
 class UploadFile:
@@ -49,7 +54,7 @@ class UploadFile:
         self._cipher = None if key is None else UploadCipher(key)
         self.received = self.committed = self._synced = 0
         self._sync_bytes, self._disk, self._hash = sync_bytes, disk, hashlib.sha256()
-        self._inode = 0
+        self._inode, self._mark = 0, secrets.randbits(64 - _DURABLE_BITS)
 
     @property
     def digest(self) -> bytes:
@@ -151,8 +156,8 @@ class UploadFile:
             if self._cipher is not None:
                 place, entries = self._cipher.begin(durable)
                 self._disk.pwrite(file, table[:place] + entries, self.size + _RECORD.size)
+            self._disk.pwrite(file, self._record(durable), self.size)
             if durable:
-                self._disk.pwrite(file, self._record(durable), self.size)
                 self._disk.fsync(file)
             self._inode = os.fstat(file).st_ino
         finally:
@@ -161,7 +166,7 @@ class UploadFile:
 
     def _durable(self, left: int) -> tuple[int, bytes]:
         """How many bytes of a file are durable and can be read, and with which counters."""
-        durable = self._recorded(os.pread(left, _RECORD.size, self.size))
+        durable, _ = self._recorded(left)
         if self._cipher is None:
             return durable, b""
         table = os.pread(left, TABLE_BYTES, self.size + _RECORD.size)
@@ -173,7 +178,7 @@ class UploadFile:
     def _opened(self) -> int:
         """The file, as long as it is this object's. Raises: OSError, ESTALE once it is not."""
         file = self._disk.open(self.path)
-        if os.fstat(file).st_ino == self._inode:
+        if os.fstat(file).st_ino == self._inode and self._recorded(file)[1] == self._mark:
             return file
         self._disk.close(file)
         raise OSError(errno.ESTALE, "another server has gone on with this upload")
@@ -189,16 +194,22 @@ class UploadFile:
         self.committed, self._synced = self._synced, self.received
 
     def _record(self, durable: int) -> bytes:
-        body = struct.pack("<QQ", durable, self.size)
-        return body + zlib.crc32(body).to_bytes(4, "little")
+        return _record_of(durable, self.size, self._mark)
 
-    def _recorded(self, record: bytes) -> int:
-        """How many bytes a record says are durable; 0 for what is no record of this upload."""
+    def _recorded(self, file: int) -> tuple[int, int]:
+        """How many bytes the record in a file says are durable, and whose it is; 0, 0 for none."""
+        record = os.pread(file, _RECORD.size, self.size)
         if len(record) < _RECORD.size:
-            return 0
-        durable, size, _ = _RECORD.unpack(record)
-        fits = size == self.size and durable <= size and record == self._record(durable)
-        return durable if fits else 0
+            return 0, 0
+        marked, size, _ = _RECORD.unpack(record)
+        mark, durable = divmod(marked, 1 << _DURABLE_BITS)
+        fits = size == self.size and durable <= size
+        return (durable, mark) if fits and record == _record_of(durable, size, mark) else (0, 0)
+
+
+def _record_of(durable: int, size: int, mark: int) -> bytes:
+    body = struct.pack("<QQ", mark << _DURABLE_BITS | durable, size)
+    return body + zlib.crc32(body).to_bytes(4, "little")
 
 
 def copy_of(path: Path) -> Path:

@@ -208,7 +208,9 @@ async def test_an_upload_that_is_not_open_is_not_found(spool: Spool, data: bytes
         next(spool.read_frames(ID, Layout((Block(8, 64, 1),))))
 
 
-@pytest.mark.parametrize(("upload", "size"), [(b"", 1), (bytes(65), 1), (ID, 0), (ID, -1)])
+@pytest.mark.parametrize(
+    ("upload", "size"), [(b"", 1), (bytes(65), 1), (ID, 0), (ID, -1), (ID, 1 << 40)]
+)
 async def test_an_upload_without_a_name_or_a_size_is_refused(
     spool: Spool, upload: bytes, size: int
 ) -> None:

@@ -77,6 +77,22 @@ async def test_a_server_that_stood_still_changes_no_upload_of_its_successor(
     assert sealed(root, data, key=key) == data
 
 
+async def test_a_file_of_the_same_number_is_another_all_the_same(tmp_path: Path) -> None:
+    """As a disk may give the number of a file that is gone to the next but one."""
+    root, data = tmp_path / "spool", random.Random(1).randbytes(200)
+    first, second = small(root), small(root)
+    await first.open(ID, 200)
+    await send(first, data[:100])
+    part, kept = root / f"{ID.hex()}.part", tmp_path / "kept"
+    os.link(part, kept)
+    await second.look_again([ID])
+    await second.open(ID, 200)
+    kept.write_bytes(part.read_bytes())
+    kept.replace(part)
+    with pytest.raises(BlobError, match="another server"):
+        await put(first, 100, data[100:132])
+
+
 @pytest.mark.parametrize("other_digest", [False, True])
 async def test_a_server_that_stood_still_seals_and_deletes_nothing_of_its_successor(
     tmp_path: Path, other_digest: bool
