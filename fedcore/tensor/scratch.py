@@ -17,7 +17,7 @@ import numpy as np
 __all__ = ["Scratch", "empty"]
 
 _LINE: Final = 64  # bytes of a cache line
-_LEAST: Final = 1 << 20  # what nobody writes to costs nothing
+_LEAST: Final = 1 << 16  # a device has few models' memory, and many models need no more
 
 
 class _Lent(threading.local):

@@ -155,7 +155,8 @@ def test_labels_that_are_noise_are_learnt_by_heart_and_only_held_out_rows_tell(
 ) -> None:
     """Why it matters: on training rows a personal model is flattered."""
     written(tmp_path)
-    options = {"algorithm": 'name = "ditto"', "rounds": 12, "clients_every": 12}
+    many_steps = {"rounds": 12, "clients_every": 12, "batch_size": 8}
+    options = {"algorithm": 'name = "ditto"', **many_steps}
     training = simulate(people_of(tmp_path, partition='name = "iid"', **options)).result
     held = simulate(people_of(tmp_path, **options)).result
     assert training.personal["accuracy"] > 0.6 > 0.45 > held.personal["accuracy"]
