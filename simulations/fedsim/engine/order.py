@@ -70,7 +70,7 @@ class SumTree:
         """
         wide, leaves = 1 << (workers - 1).bit_length(), len(self.bounds)
         ends = [0.0, *accumulate(self.costs)]
-        half_a_leaf = ends[-1] / sum(map(bool, self.bounds)) / 2
+        half_a_leaf = ends[-1] / max(1, sum(map(bool, self.bounds))) / 2
         found: list[tuple[float, Subtree]] = []
         begin = 0
         while begin < leaves:

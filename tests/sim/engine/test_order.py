@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, strategies as st
 
 from fedsim.engine.order import Joined, SumTree, total
@@ -36,6 +37,16 @@ def test_nobody_waits_for_more_than_a_leaf(costs: list[float], workers: int) -> 
     for cost in took:  # whoever is free takes the next, as from a pool
         ends[ends.index(min(ends))] += cost
     assert max(ends) - min(ends) <= max(tree.costs) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_of_nobody_the_sum_is_none(workers: int) -> None:
+    tree = SumTree.over([])
+    joined = Joined(tree)
+    for part in tree.parts(workers):
+        assert not any(tree.places(part))
+        joined.put(part, None)
+    assert joined.whole() is None
 
 
 @given(st.integers(1, 400), st.integers(1, 64))
