@@ -1,4 +1,4 @@
-"""Replays whose scratch holds no number whenever a call begins: who reads what he left is found."""
+"""Replays whose scratch holds no number whenever a call begins: none may read what it left there."""
 
 from __future__ import annotations
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, strategies as st
 
+from fedcore.tensor.blas import library
 from fedcore.tensor.transposing import bind_copy
 
 Array = np.ndarray[Any, Any]
@@ -35,6 +37,7 @@ def laid_out(shape: tuple[int, ...], dtype: type, data: st.DataObject) -> Array:
     return cut
 
 
+@pytest.mark.skipif(library() is None, reason="NumPy is not linked to OpenBLAS here")
 def test_rows_with_gaps_are_transposed_by_blas() -> None:
     """The last block of a convolution's rows is smaller than its memory: 25 µs by NumPy, 5 so."""
     source = np.zeros((8, 10, 560), np.float32)[:, :8].transpose(1, 2, 0)

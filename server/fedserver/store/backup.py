@@ -263,6 +263,8 @@ def _copy(database: Path, draft: Path) -> None:
     """Row by row: of pages the attempts' keys would be copied as well, if only to be deleted."""
     with contextlib.closing(_fresh(draft)) as copy:
         copy.execute("ATTACH ? AS source", (str(database),))
+        copy.execute("PRAGMA mmap_size=0")  # of both, as for whoever reads the database
+        copy.execute("PRAGMA wal_autocheckpoint=0")
         copy.execute("PRAGMA foreign_keys=OFF")  # rows come before those that they point to
         copy.execute("BEGIN")
         of_source = "SELECT name, sql FROM source.sqlite_master WHERE sql IS NOT NULL AND type"
