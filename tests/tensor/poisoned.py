@@ -1,4 +1,4 @@
-"""Replays whose scratch holds no number whenever a call begins: none may read what it left there."""
+"""Replays whose scratch holds no number whenever a call begins: none may read what it left."""
 
 from __future__ import annotations
 
