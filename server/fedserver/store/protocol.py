@@ -402,8 +402,8 @@ class RoundStore(Protocol):
     ) -> UploadRecord:
         """The one upload of an assignment: a repeat finds the first, whatever its `upload_id`.
 
-        Raises: ConflictError for another size or header; PhaseError for a first one unless the
-        assignment is ACTIVE and its attempt open; NotFoundError.
+        Raises: ConflictError for another size or header; PhaseError once the attempt has ended, and
+        for a first one unless the assignment is ACTIVE; NotFoundError.
         """
 
     async def committed(self, upload_id: bytes, offset: int) -> None:

@@ -245,11 +245,13 @@ class PlainStore:
     def begin_upload(self, assignment_id: bytes, upload_id: bytes, *, size: int) -> None:
         found = self._round_of(assignment_id)
         upload = found.uploads.get(assignment_id)
+        if not found.open:
+            raise PhaseError("over")
         if upload is not None:
             if upload["size"] != size:
                 raise ConflictError("begun otherwise")
             return
-        if not found.open or found.parts[assignment_id][1] is not AssignmentState.ACTIVE:
+        if found.parts[assignment_id][1] is not AssignmentState.ACTIVE:
             raise PhaseError("over")
         first = {"id": upload_id, "size": size, "committed": 0}
         found.uploads[assignment_id] = {**first, "sha256": b"", "state": UploadState.OPEN}

@@ -129,6 +129,18 @@ async def test_an_assignment_has_one_upload(world, ref) -> None:
     assert await world.store.upload(b"upload-2") is None
 
 
+async def test_an_upload_that_comes_after_the_end_is_late_and_not_another_one(world, ref) -> None:
+    part = await world.part(ref, world.client_id(1))
+    await world.store.begin_upload(part, b"upload-1", size=100, header=b"h")
+    await world.go(ref, "ABANDONED", end_assignments=AssignmentState.CANCELLED)
+    for scrub in (False, True):
+        if scrub:
+            await world.store.scrub_round(ref)
+        for again in ({"size": 100, "header": b"h"}, {"size": 101, "header": b"h"}):
+            with pytest.raises(PhaseError):
+                await world.store.begin_upload(part, b"upload-2", **again)
+
+
 async def test_a_seal_is_acknowledged_again_and_another_digest_is_refused_and_audited(
     world, ref
 ) -> None:

@@ -34,6 +34,7 @@ class SqlUploads(SqlSessions):
     ) -> UploadRecord:
         def act(db: Transaction) -> UploadRecord:
             if (row := db.find("upload", assignment_id=assignment_id)) is not None:
+                require_open(db, ref_of(row))  # one that is scrubbed has forgotten its headers
                 if row["size"] != size or row["header"] != header:
                     raise ConflictError(
                         "the upload of this assignment was begun otherwise",
