@@ -16,7 +16,7 @@ from fedserver.store.records import (
     RoundRef,
 )
 from fedserver.store.sql.base import SqlBase
-from fedserver.store.sql.reads import all_rows, is_round, one_row
+from fedserver.store.sql.reads import all_rows, one_row, rows_by, rows_of_round
 from fedserver.store.sql.rows import Row, as_json, assignment_of, check_in_of, report_text
 from fedserver.store.sql.transaction import Transaction, missing, of_round
 
@@ -93,19 +93,20 @@ class SqlParticipation(SqlBase):
         return await self._read(lambda c: tuple(map(check_in_of, all_rows(c, ordered))))
 
     async def assignment(self, assignment_id: bytes) -> AssignmentRecord | None:
-        table = schema.assignment
-        wanted = select(table).where(table.c.assignment_id == assignment_id)
+        wanted = rows_by(schema.assignment, "assignment_id")
 
         def query(connection: Connection) -> AssignmentRecord | None:
-            row = one_row(connection, wanted)
+            row = one_row(connection, wanted, assignment_id=assignment_id)
             return assignment_of(row) if row else None
 
         return await self._read(query)
 
     async def assignments(self, ref: RoundRef) -> tuple[AssignmentRecord, ...]:
         table = schema.assignment
-        wanted = select(table).where(*is_round(table, ref)).order_by(table.c.client_id)
-        return await self._read(lambda c: tuple(map(assignment_of, all_rows(c, wanted))))
+        wanted = rows_of_round(table).order_by(table.c.client_id)
+        return await self._read(
+            lambda c: tuple(map(assignment_of, all_rows(c, wanted, **of_round(ref))))
+        )
 
     async def end_assignment(
         self, assignment_id: bytes, state: AssignmentState, *, failure: int = 0, reason: str = ""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hmac
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from sqlalchemy import Connection, RowMapping, Select, func, select
+from sqlalchemy import Connection, RowMapping, bindparam, func, select
 
 from fedcore.errors import ConflictError, TokenError
 from fedserver.store import schema
@@ -21,7 +22,7 @@ from fedserver.store.records import (
     TokenRecord,
 )
 from fedserver.store.sql.base import SqlBase
-from fedserver.store.sql.reads import all_rows, one_row
+from fedserver.store.sql.reads import Query, all_rows, one_row
 from fedserver.store.sql.rows import Row, as_json, certificate_of, client_of, token_of
 from fedserver.store.sql.transaction import Transaction, missing
 
@@ -121,8 +122,9 @@ class SqlParties(SqlBase):
         return await self._read(query)
 
     async def client(self, client_id: bytes) -> ClientRecord | None:
-        wanted = _clients().where(schema.client.c.client_id == client_id)
-        return await self._read(lambda c: _optional(client_of, one_row(c, wanted)))
+        return await self._read(
+            lambda c: _optional(client_of, one_row(c, _one_client(), client_id=client_id))
+        )
 
     async def clients(
         self,
@@ -218,7 +220,7 @@ def _optional(record_of: Callable[[Row], T], row: RowMapping | None) -> T | None
     return None if row is None else record_of(row)
 
 
-def _clients() -> Select[*tuple[object, ...]]:
+def _clients() -> Query:
     """Clients, each with the day until which its newest certificate is good."""
     held = schema.certificate
     expires = (
@@ -227,6 +229,12 @@ def _clients() -> Select[*tuple[object, ...]]:
         .scalar_subquery()
     )
     return select(schema.client, expires.label("certificate_expires_ms"))
+
+
+@functools.cache
+def _one_client() -> Query:
+    """The same of the client `client_id`."""
+    return _clients().where(schema.client.c.client_id == bindparam("client_id"))
 
 
 def _use_token(db: Transaction, token_sha256: bytes, *, tenant: str) -> None:

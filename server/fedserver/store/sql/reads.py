@@ -3,45 +3,47 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Engine,
-    RowMapping,
-    Select,
-    Table,
-)
+from sqlalchemy import Connection, Engine, RowMapping, Select, Table, bindparam, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from fedcore.errors import StoreError
-from fedserver.store.records import RoundRef
 
-__all__ = ["Reads", "all_rows", "is_round", "one_row"]
+__all__ = ["Query", "Reads", "all_rows", "one_row", "rows_by", "rows_of_round"]
 
 T = TypeVar("T")
+Query: TypeAlias = Select[*tuple[object, ...]]
 
 READERS = 4
 
 
-def all_rows(connection: Connection, query: Select[*tuple[object, ...]]) -> Sequence[RowMapping]:
-    """The rows of a query."""
-    return connection.execute(query).mappings().all()
+def all_rows(connection: Connection, query: Query, **values: object) -> Sequence[RowMapping]:
+    """The rows of a query whose parameters are `values`."""
+    return connection.execute(query, values).mappings().all()
 
 
-def one_row(connection: Connection, query: Select[*tuple[object, ...]]) -> RowMapping | None:
-    """The only row of a query, or None."""
-    return connection.execute(query).mappings().one_or_none()
+def one_row(connection: Connection, query: Query, **values: object) -> RowMapping | None:
+    """The only row of a query whose parameters are `values`, or None."""
+    return connection.execute(query, values).mappings().one_or_none()
 
 
-def is_round(table: Table, ref: RoundRef) -> tuple[ColumnElement[bool], ...]:
-    """The conditions for rows of that attempt."""
-    c = table.c
-    return (c.task_id == ref.task_id, c.round == ref.round, c.attempt == ref.attempt)
+@functools.cache
+def rows_by(table: Table, *names: str) -> Query:
+    """The rows of a table by the columns `names`, whose values are the query's parameters.
+
+    Made once: to put a query together takes SQLAlchemy 100 us, and to answer it the database 30.
+    """
+    return select(table).where(*(table.c[name] == bindparam(name) for name in names))
+
+
+def rows_of_round(table: Table) -> Query:
+    """The rows of one attempt, whose parameters are those of `of_round`."""
+    return rows_by(table, "task_id", "round", "attempt")
 
 
 class Reads:

@@ -6,7 +6,7 @@ import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, func, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Table, bindparam, func, select, tuple_
 from sqlalchemy.dialects import sqlite
 
 from fedcore.errors import ConflictError, RefusedError
@@ -27,7 +27,7 @@ from fedserver.store.records import (
 )
 from fedserver.store.sql.base import SqlBase
 from fedserver.store.sql.participation import add_assignment, end_assignments
-from fedserver.store.sql.reads import all_rows, is_round, one_row
+from fedserver.store.sql.reads import Query, all_rows, one_row, rows_of_round
 from fedserver.store.sql.rows import Row, as_json, event_of, metric_of, round_of
 from fedserver.store.sql.sessions import ENDED, change_session, make_key
 from fedserver.store.sql.tasks import add_model
@@ -168,8 +168,7 @@ class SqlRounds(SqlBase):
         return await self._write("complete_round", act)
 
     async def round(self, ref: RoundRef) -> RoundRecord | None:
-        wanted = _rounds().where(*is_round(schema.round_table, ref))
-        return await self._read(lambda c: _first(c, wanted))
+        return await self._read(lambda c: _first(c, _one_round(), **of_round(ref)))
 
     async def latest_attempt(self, task_id: str, round: int) -> RoundRecord | None:
         table = schema.round_table
@@ -211,16 +210,15 @@ class SqlRounds(SqlBase):
 
     async def round_events(self, ref: RoundRef) -> tuple[EventRecord, ...]:
         table = schema.round_event
-        wanted = select(table).where(*is_round(table, ref))
-        ordered = wanted.order_by(table.c.sequence)
-        return await self._read(lambda c: tuple(map(event_of, all_rows(c, ordered))))
+        ordered = rows_of_round(table).order_by(table.c.sequence)
+        return await self._read(
+            lambda c: tuple(map(event_of, all_rows(c, ordered, **of_round(ref))))
+        )
 
     async def metrics(self, ref: RoundRef) -> dict[str, MetricRecord]:
-        table = schema.metric
-        wanted = select(table).where(*is_round(table, ref))
-
         def query(connection: Connection) -> dict[str, MetricRecord]:
-            return {row["name"]: metric_of(row) for row in all_rows(connection, wanted)}
+            rows = all_rows(connection, rows_of_round(schema.metric), **of_round(ref))
+            return {row["name"]: metric_of(row) for row in rows}
 
         return await self._read(query)
 
@@ -325,7 +323,7 @@ def _open_round(db: Transaction, task_id: str) -> RoundRef | None:
     return None
 
 
-def _rounds() -> Select[*tuple[object, ...]]:
+def _rounds() -> Query:
     """Rounds, each with the sums over what clients did for it."""
     table, part, upload = schema.round_table, schema.assignment, schema.upload
     assigned = select(func.count()).select_from(part).where(*_joined(part))
@@ -341,15 +339,21 @@ def _rounds() -> Select[*tuple[object, ...]]:
 
 
 @functools.cache
-def _one_round() -> str:
-    """The same of one attempt, as text for the writer."""
+def _one_round() -> Query:
+    """The same of one attempt, whose parameters are those of `of_round`."""
+    return _rounds().where(*(schema.round_table.c[name] == bindparam(name) for name in _KEY))
+
+
+@functools.cache
+def _one_round_text() -> str:
+    """The same as text for the writer."""
     text = _rounds().compile(dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True})
     return f"{text} WHERE {' AND '.join(f'round.{name} = ?' for name in _KEY)}"
 
 
 def _as_it_stands(db: Transaction, ref: RoundRef) -> RoundRecord:
     """What a transaction has made of an attempt: read in it, so that no act can half fail."""
-    row = db.one(_one_round(), *of_round(ref).values())
+    row = db.one(_one_round_text(), *of_round(ref).values())
     assert row is not None, "rounds are never deleted"
     return round_of(row)
 
@@ -358,8 +362,8 @@ def _joined(other: Table) -> list[ColumnElement[bool]]:
     return [other.c[name] == schema.round_table.c[name] for name in _KEY]
 
 
-def _first(connection: Connection, query: Select[*tuple[object, ...]]) -> RoundRecord | None:
-    row = one_row(connection, query)
+def _first(connection: Connection, query: Query, **values: object) -> RoundRecord | None:
+    row = one_row(connection, query, **values)
     return round_of(row) if row else None
 
 

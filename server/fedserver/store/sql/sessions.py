@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from fedcore.errors import PhaseError
 from fedcore.failpoints import failpoint
@@ -17,7 +17,7 @@ from fedserver.store import schema
 from fedserver.store.records import AuditEntry, RoundRef, UploadState
 from fedserver.store.sealing import KEY_BYTES, Sealer, derived_key
 from fedserver.store.sql.base import SqlBase
-from fedserver.store.sql.reads import all_rows, is_round, one_row
+from fedserver.store.sql.reads import all_rows, one_row, rows_of_round
 from fedserver.store.sql.rows import Row
 from fedserver.store.sql.transaction import Transaction, missing, of_round
 
@@ -59,25 +59,19 @@ class SqlSessions(SqlBase):
         await self._write("put_session", act)
 
     async def session(self, ref: RoundRef) -> dict[str, bytes]:
-        table, keys = schema.session_record, schema.attempt_key
-        wanted = select(table.c.name, table.c.value).where(*is_round(table, ref))
-        key = select(keys.c.value).where(*is_round(keys, ref))
-
         def query(connection: Connection) -> dict[str, bytes]:
-            sealer = _sealer_of(one_row(connection, key), ref, self._sealer)
+            sealer = _sealer_of(_key_of(connection, ref), ref, self._sealer)
+            records = rows_of_round(schema.session_record)
             return {
                 row["name"]: sealer.open(row["value"], _TABLE, _place(ref, row["name"]), "value")
-                for row in all_rows(connection, wanted)
+                for row in all_rows(connection, records, **of_round(ref))
             }
 
         return await self._read(query)
 
     async def upload_key(self, ref: RoundRef) -> bytes | None:
-        keys = schema.attempt_key
-        wanted = select(keys.c.value).where(*is_round(keys, ref))
-
         def query(connection: Connection) -> bytes | None:
-            row = one_row(connection, wanted)
+            row = _key_of(connection, ref)
             return None if row is None else derived_key(_opened(row, ref, self._sealer), b"spool")
 
         return await self._read(query)
@@ -154,6 +148,10 @@ def require_open(db: Transaction, ref: RoundRef) -> str:
             fix="check in again for another round",
         )
     return str(row["phase"])
+
+
+def _key_of(connection: Connection, ref: RoundRef) -> Row | None:
+    return one_row(connection, rows_of_round(schema.attempt_key), **of_round(ref))
 
 
 def _sealer_of(key: Row | None, ref: RoundRef, sealer: Sealer) -> Sealer:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, select
+import functools
+
+from sqlalchemy import Connection, bindparam, select
 
 from fedcore.errors import ConflictError
 from fedserver.store import schema
@@ -17,7 +19,7 @@ from fedserver.store.records import (
     TaskState,
 )
 from fedserver.store.sql.base import SqlBase
-from fedserver.store.sql.reads import all_rows, one_row
+from fedserver.store.sql.reads import Query, all_rows, one_row, rows_by
 from fedserver.store.sql.rows import head_of, lease_of, model_of, task_of
 from fedserver.store.sql.transaction import Transaction, missing
 
@@ -80,10 +82,8 @@ class SqlTasks(SqlBase):
         return await self._once("add_task", act, audit=audit, idempotency=idempotency)
 
     async def task(self, task_id: str) -> TaskRecord | None:
-        wanted = select(schema.task).where(schema.task.c.task_id == task_id)
-
         def query(connection: Connection) -> TaskRecord | None:
-            row = one_row(connection, wanted)
+            row = one_row(connection, rows_by(schema.task, "task_id"), task_id=task_id)
             return task_of(row) if row else None
 
         return await self._read(query)
@@ -134,12 +134,8 @@ class SqlTasks(SqlBase):
         return await self._once("set_task_state", act, audit=audit, idempotency=idempotency)
 
     async def head(self, task_id: str) -> HeadRecord | None:
-        head, model = schema.model_head, schema.model
-        same = (model.c.task_id == head.c.task_id) & (model.c.digest == head.c.digest)
-        wanted = select(head, model.c.round).join(model, same).where(head.c.task_id == task_id)
-
         def query(connection: Connection) -> HeadRecord | None:
-            row = one_row(connection, wanted)
+            row = one_row(connection, _head(), task_id=task_id)
             return head_of(row) if row else None
 
         return await self._read(query)
@@ -221,6 +217,15 @@ class SqlTasks(SqlBase):
             db.update("task_lease", where, owner="", expires_ms=0, attempts=0)
 
         await self._write("release_lease", act)
+
+
+@functools.cache
+def _head() -> Query:
+    """The newest model of the task `task_id`, and the round that made it."""
+    head, model = schema.model_head, schema.model
+    same = (model.c.task_id == head.c.task_id) & (model.c.digest == head.c.digest)
+    newest = select(head, model.c.round).join(model, same)
+    return newest.where(head.c.task_id == bindparam("task_id"))
 
 
 def add_model(db: Transaction, task_id: str, model: ModelRecord) -> None:

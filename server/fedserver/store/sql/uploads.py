@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Iterable, Mapping
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from fedcore.errors import ConflictError, PhaseError
 from fedcore.rounds import Phase
@@ -17,7 +17,7 @@ from fedserver.store.records import (
     UploadRecord,
     UploadState,
 )
-from fedserver.store.sql.reads import all_rows, is_round, one_row
+from fedserver.store.sql.reads import all_rows, one_row, rows_by, rows_of_round
 from fedserver.store.sql.rows import Row, ref_of, upload_of
 from fedserver.store.sql.sessions import SqlSessions, change_session, require_open
 from fedserver.store.sql.transaction import Transaction, missing, of_round
@@ -120,11 +120,8 @@ class SqlUploads(SqlSessions):
         return await self._write("seal_upload", act)
 
     async def upload(self, upload_id: bytes) -> UploadRecord | None:
-        table = schema.upload
-        wanted = select(table).where(table.c.upload_id == upload_id)
-
         def query(connection: Connection) -> UploadRecord | None:
-            row = one_row(connection, wanted)
+            row = one_row(connection, rows_by(schema.upload, "upload_id"), upload_id=upload_id)
             return upload_of(row) if row else None
 
         return await self._read(query)
@@ -133,10 +130,12 @@ class SqlUploads(SqlSessions):
         self, ref: RoundRef, *, sealed_only: bool = False
     ) -> tuple[UploadRecord, ...]:
         table = schema.upload
-        wanted = select(table).where(*is_round(table, ref)).order_by(table.c.client_id)
+        wanted = rows_of_round(table).order_by(table.c.client_id)
         if sealed_only:
             wanted = wanted.where(table.c.state == UploadState.SEALED)
-        return await self._read(lambda c: tuple(map(upload_of, all_rows(c, wanted))))
+        return await self._read(
+            lambda c: tuple(map(upload_of, all_rows(c, wanted, **of_round(ref))))
+        )
 
 
 def _upload(db: Transaction, upload_id: bytes) -> Row:
