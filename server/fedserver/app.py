@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -29,6 +28,7 @@ from fedserver.authority import ServerCertificate, due
 from fedserver.calls import Context, peer_address
 from fedserver.config import Config
 from fedserver.connections import Connections
+from fedserver.disk import FreeShare
 from fedserver.enrolment import Enrolment
 from fedserver.enrolment_limits import EnrolmentLimits
 from fedserver.health import Health
@@ -389,15 +389,10 @@ class Server:
 def _admission(config: Config, lag: LoopLag, **own: int) -> Admission:
     """Bounds that the settings name; `own`: those in which the ports differ."""
     limits = config.limits
-
-    def disk_free() -> float:
-        usage = shutil.disk_usage(config.server.state_directory)
-        return usage.free / usage.total
-
     return Admission(
         now_s=time.monotonic,
         lag=lag,
-        disk_free=disk_free,
+        disk_free=FreeShare(config.server.state_directory),
         concurrent=limits.concurrent_rpcs,
         queue=limits.queue,
         queue_wait_s=limits.queue_wait_s,

@@ -62,13 +62,14 @@ class Authenticator:
         """
         if not certificate:
             raise _unknown("the connection has no client certificate")
-        if self._peer(certificate).kind != "server":
+        peer = self._peer(certificate)
+        if peer.kind != "server":
             if note is not None:
                 raise _unknown("only a server of this federation calls for others")
-            return await self._caller(certificate, address)
+            return await self._caller(peer, certificate, address)
         if note is None:
             raise _unknown("a server calls for others, and the call does not say for whom")
-        found = await self._caller(note.certificate, note.address)
+        found = await self._caller(self._peer(note.certificate), note.certificate, note.address)
         return replace(found, passed=note.passed)
 
     def _peer(self, certificate: bytes) -> PeerIdentity:
@@ -81,8 +82,7 @@ class Authenticator:
             raise _unknown("its certificate was revoked", fix="enrol again, if you may")
         return peer
 
-    async def _caller(self, certificate: bytes, address: str) -> Caller:
-        peer = self._peer(certificate)
+    async def _caller(self, peer: PeerIdentity, certificate: bytes, address: str) -> Caller:
         if peer.kind == "server":
             raise _unknown("a server calls for clients and users, and not for another server")
         if peer.kind == "client":

@@ -43,6 +43,7 @@ class CertificateLists:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._revoked_path = os.fspath(directory / _REVOKED)  # asked for with every call
         self._revoked: frozenset[bytes] = frozenset()
         self._stamp: tuple[int, int, int] | None = None
 
@@ -72,7 +73,7 @@ class CertificateLists:
         2 µs otherwise. Raises: AuthorityError for a damaged list: nobody is let in by mistake.
         """
         try:
-            found = (self._directory / _REVOKED).stat()
+            found = os.stat(self._revoked_path)
         except FileNotFoundError:
             return frozenset()
         stamp = (found.st_ino, found.st_mtime_ns, found.st_size)

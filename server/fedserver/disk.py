@@ -9,7 +9,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
+import math
 import os
+import shutil
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +23,7 @@ from fedcore.errors import BlobError
 __all__ = [
     "MIB",
     "FolderSync",
+    "FreeShare",
     "FsOps",
     "blob_error",
     "digest_of",
@@ -89,6 +93,28 @@ class FsOps:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+class FreeShare:
+    """The share of a folder's disk that is free, as it was at most `fresh_s` seconds ago.
+
+    `now_s`: any clock that never goes back. To look lets other threads run, which is too much for
+    every call: 2 % of what a check-in takes.
+    """
+
+    def __init__(
+        self, folder: Path, *, fresh_s: float = 0.25, now_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._folder, self._fresh_s, self._now_s = folder, fresh_s, now_s
+        self._looked_s, self._share = -math.inf, 0.0
+
+    def __call__(self) -> float:
+        """From 0 to 1. Raises: OSError."""
+        now_s = self._now_s()
+        if now_s - self._looked_s >= self._fresh_s:
+            usage = shutil.disk_usage(self._folder)
+            self._looked_s, self._share = now_s, usage.free / usage.total
+        return self._share
 
 
 class FolderSync:
