@@ -10,6 +10,7 @@ BIN    := $(VENV)/bin
 PYTEST := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q
 PIP    := $(PY) -m pip -qq --disable-pip-version-check --python $(BIN)/python
 QUICK  := "not slow and not oracle and not postgres"
+CLUSTER := postgres s3 server
 LOCKED := cli demo dp gpu postgres s3 server sim viz bench dev mutation
 UV     := $(shell command -v uv 2>/dev/null)
 
@@ -141,15 +142,18 @@ COMPILE := uv pip compile --quiet --universal --generate-hashes --no-annotate --
 lock: ## resolve pyproject.toml again into requirements*.lock (needs uv)
 	@$(COMPILE) --upgrade $(addprefix --extra ,$(LOCKED)) pyproject.toml -o requirements.lock
 	@$(COMPILE) -c requirements.lock --extra server pyproject.toml -o requirements-server.lock
+	@$(COMPILE) -c requirements.lock $(addprefix --extra ,$(CLUSTER)) pyproject.toml -o requirements-cluster.lock
 	@sed -n 's/^requires = \["\(.*\)"\]/\1/p' pyproject.toml | \
 	  $(COMPILE) -c requirements.lock - -o requirements-build.lock
 
 .PHONY: sbom
-sbom: $(VENV)/.installed-dev ## what a server consists of, as CycloneDX: dist/fedcore-server.cdx.json
+sbom: $(VENV)/.installed-dev ## what a server consists of, as CycloneDX: dist/fedcore-*.cdx.json
 	@mkdir -p dist
-	@$(BIN)/python -W ignore::UserWarning -m cyclonedx_py requirements --pyproject pyproject.toml \
-	  --output-reproducible --spec-version 1.6 --output-format JSON --validate \
-	  -o dist/fedcore-server.cdx.json requirements-server.lock
+	@for part in server cluster; do \
+	  $(BIN)/python -W ignore::UserWarning -m cyclonedx_py requirements --pyproject pyproject.toml \
+	    --output-reproducible --spec-version 1.6 --output-format JSON --validate \
+	    -o dist/fedcore-$$part.cdx.json requirements-$$part.lock || exit 1; \
+	done
 
 .PHONY: clean
 clean: ## remove the environment, builds and caches

@@ -63,6 +63,12 @@ def only(lines: list[Line], name: str) -> Line:
     return found
 
 
+def filled(text: str, lines: list[Line]) -> str:
+    """With the values that the arguments have unless another is given."""
+    given = dict(line.text.split("=") for line in lines if line.name == "ARG" and "=" in line.text)
+    return re.sub(r"\$\{(\w+)\}", lambda found: given[found[1]], text)
+
+
 @pytest.mark.parametrize("line", ["ADD . /", "run ls", "RUN", "EXPORT 7443", "SHELL []"])
 def test_what_is_no_instruction_of_ours_is_refused(line: str) -> None:
     with pytest.raises(AssertionError):
@@ -73,10 +79,14 @@ def test_everything_is_installed_by_its_hash_or_is_this_project(lines: list[Line
     installs = [line.words for line in lines if line.name == "RUN" and "install" in line.words[:2]]
     pips = [words for words in installs if words[0].endswith("/pip")]
     assert len(pips) == 3
+    locks = {"build.lock": "requirements-build.lock", "server.lock": "${LOCK}"}
+    assert {line.text for line in lines if line.name == "COPY" and "lock" in line.text} == {
+        f"{source} {target}" for target, source in locks.items()
+    }
     for words in pips:
         if "-r" in words:
             assert "--require-hashes" in words and "--only-binary=:all:" in words
-            assert (ROOT / words[words.index("-r") + 1]).is_file()
+            assert words[words.index("-r") + 1] in locks
         else:
             assert {"--no-deps", "--no-index"} <= set(words) and words[-1] == "fedcore-fl"
     assert not any(re.search(r"curl|wget|apt|https?:", line.text) for line in lines)
@@ -90,7 +100,7 @@ def test_only_what_is_there_is_copied_and_nothing_else_is_given_to_the_engine(
     sent = {line[1:] for line in ignore if line.startswith("!")}
     for line in lines:
         if line.name == "COPY" and not any("--from" in option for option in line.options):
-            *sources, _ = line.text.split()
+            *sources, _ = filled(line.text, lines).split()
             assert all((ROOT / source).exists() for source in sources), line
             assert set(sources) <= sent, "the engine is not given it: .dockerignore"
 

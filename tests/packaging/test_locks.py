@@ -1,6 +1,6 @@
 """What a release is made of: every version by its hash, under a licence that may be passed on.
 
-Three files, one resolution: requirements.lock has everything, the others are parts of it.
+Four files, one resolution: requirements.lock has everything, the others are parts of it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,12 @@ from packaging.utils import canonicalize_name
 
 from tests.conftest import ROOT
 
-PARTS = ("requirements-server.lock", "requirements-build.lock")
+BUILD = "requirements-build.lock"
+SERVERS = {
+    "requirements-server.lock": {"server"},
+    "requirements-cluster.lock": {"postgres", "s3", "server"},
+}
+"""What a server is installed from, and the extras that it has."""
 
 ALLOWED = {
     *("0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "MIT", "MIT-0", "MPL-2.0"),
@@ -42,6 +47,10 @@ WORDS = {
     "python software foundation license": "PSF-2.0",
 }
 """How older packages name theirs."""
+
+LINKED = {"psycopg": {"LGPL-3.0-only"}, "psycopg-binary": {"LGPL-3.0-only"}}
+"""A licence of a library that stays a file of its own, which whoever gets it may exchange. Only who
+asks for PostgreSQL gets one."""
 
 EXCEPTIONS = {"GPL-3.0-or-later WITH GCC-exception-3.1", "LGPL-2.1-or-later"}
 """Of libraries of the compiler within wheels, which may be passed on with any program."""
@@ -66,7 +75,7 @@ def names_in(lock: str) -> set[str]:
     return {key.partition(";")[0] for key in pins(lock)}
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", [*SERVERS, BUILD])
 def test_a_part_has_the_versions_and_hashes_of_the_whole(part: str) -> None:
     whole = {package.partition(";")[0]: set() for package in pins("requirements.lock")}
     for key, pinned in pins("requirements.lock").items():
@@ -89,10 +98,15 @@ def needed(name: str, extras: frozenset[str], seen: set[tuple[str, frozenset[str
             needed(canonicalize_name(found.name), frozenset(found.extras), seen)
 
 
-def test_the_servers_part_is_all_that_its_extra_needs_and_no_more() -> None:
+@pytest.mark.parametrize(("part", "extras"), SERVERS.items())
+def test_a_servers_part_is_all_that_its_extras_need_and_no_more(
+    part: str, extras: set[str]
+) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     seen: set[tuple[str, frozenset[str]]] = set()
-    waiting = [*project["dependencies"], *project["optional-dependencies"]["server"]]
+    waiting = list(project["dependencies"])
+    for extra in extras:
+        waiting += project["optional-dependencies"][extra]
     while waiting:
         found = Requirement(waiting.pop())
         if found.name == project["name"]:
@@ -102,16 +116,16 @@ def test_the_servers_part_is_all_that_its_extra_needs_and_no_more() -> None:
         try:
             needed(canonicalize_name(found.name), frozenset(found.extras), seen)
         except PackageNotFoundError as error:
-            pytest.skip(f"the extra 'server' is not installed whole: {error}")
+            pytest.skip(f"the extras {sorted(extras)} are not installed whole: {error}")
     wanted = {name for name, _ in seen}
     elsewhere = {"colorama", "tzdata"}  # of another system than this one
-    assert wanted <= names_in("requirements-server.lock") <= wanted | elsewhere
+    assert wanted <= names_in(part) <= wanted | elsewhere
 
 
 def test_the_build_part_is_what_a_wheel_is_built_with() -> None:
     system = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["build-system"]
     (backend,) = map(Requirement, system["requires"])
-    versions = {key.partition(";")[0]: found for key, (found, _) in pins(PARTS[1]).items()}
+    versions = {key.partition(";")[0]: found for key, (found, _) in pins(BUILD).items()}
     assert backend.specifier.contains(versions[canonicalize_name(backend.name)])
 
 
@@ -154,22 +168,28 @@ def test_an_expression_is_read_as_what_must_be_kept_to(expression: str, names: s
     assert licences_in(expression) == names
 
 
-def test_everything_that_a_server_is_made_of_may_be_passed_on() -> None:
+@pytest.mark.parametrize(
+    ("part", "linked"), [("requirements-server.lock", {}), ("requirements-cluster.lock", LINKED)]
+)
+def test_everything_that_a_server_is_made_of_may_be_passed_on(
+    part: str, linked: dict[str, set[str]]
+) -> None:
     refused, looked_at = {}, 0
-    for name in names_in("requirements-server.lock"):
+    for name in names_in(part):
         try:
             found = set(licences(name))
         except PackageNotFoundError:
             continue  # of another system
         looked_at += 1
-        if not found or found - ALLOWED - EXCEPTIONS:
+        if not found or found - ALLOWED - EXCEPTIONS - linked.get(name, set()):
             refused[name] = found
     assert refused == {} and looked_at > 30
 
 
 @pytest.mark.slow
-def test_the_bill_of_materials_has_every_package_of_the_server_with_its_hashes(
-    tmp_path: Path,
+@pytest.mark.parametrize("part", SERVERS)
+def test_the_bill_of_materials_has_every_package_of_a_server_with_its_hashes(
+    tmp_path: Path, part: str
 ) -> None:
     pytest.importorskip("cyclonedx_py", reason="it is written by cyclonedx-bom (the extra 'dev')")
     said = subprocess.run(
@@ -177,7 +197,10 @@ def test_the_bill_of_materials_has_every_package_of_the_server_with_its_hashes(
     )
     command = re.search(r"-W ignore.*lock", said.stdout.replace("\\\n", " "))
     assert command is not None, said
-    words = command[0].split()
+    which = part.removeprefix("requirements-").removesuffix(".lock")
+    assert f" {which}" in said.stdout.partition("; do")[0]
+    words = command[0].replace("$part", which).split()
+    assert words[-1] == part
     words[words.index("-o") + 1] = str(tmp_path / "bill.json")
     done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -186,8 +209,7 @@ def test_the_bill_of_materials_has_every_package_of_the_server_with_its_hashes(
     assert (found["bomFormat"], found["specVersion"]) == ("CycloneDX", "1.6")
     assert found["metadata"]["component"]["name"] == "fedcore-fl"
     wanted = {
-        f"pkg:pypi/{key.partition(';')[0]}@{version}"
-        for key, (version, _) in pins("requirements-server.lock").items()
+        f"pkg:pypi/{key.partition(';')[0]}@{version}" for key, (version, _) in pins(part).items()
     }
     assert {component["purl"] for component in found["components"]} == wanted
     for component in found["components"]:
