@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from typing import Final
 
 import uvicorn
 from starlette.applications import Starlette
@@ -19,6 +20,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from fedcore.errors import ServerError
 from fedserver.metrics import Metrics
@@ -26,6 +28,7 @@ from fedserver.metrics import Metrics
 __all__ = ["Ops", "application"]
 
 _EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
+_CONNECTION_S: Final = 10.0
 _OWN_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -59,6 +62,8 @@ class Ops:
         self._server = _Quiet(
             uvicorn.Config(
                 app,
+                http=_OneAnswer,
+                headers=[("connection", "close")],
                 lifespan="off",
                 log_config=None,
                 access_log=False,
@@ -81,6 +86,21 @@ class Ops:
         self._server.should_exit = True
         if self._task is not None:
             await self._task
+
+
+class _OneAnswer(H11Protocol):
+    """A connection for one answer, which ends soon even if nothing is ever asked.
+
+    64 of those that ask half a question would else keep every probe out for good.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._end = asyncio.get_running_loop().call_later(_CONNECTION_S, transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end.cancel()
+        super().connection_lost(exc)
 
 
 class _Quiet(uvicorn.Server):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 from typing import Any
@@ -75,6 +76,31 @@ async def test_a_page_that_resolves_its_own_name_to_this_machine_learns_nothing(
     port = await port_of(application(Metrics(), reasons=list, version=""))
     status, body = await get(port, "/metrics", host="evil.example")
     assert status == 400 and b"fedcore" not in body
+
+
+async def test_whoever_asks_half_a_question_makes_room_again(
+    port_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedserver.ops._CONNECTION_S", 0.5)
+    port = await port_of(application(Metrics(), reasons=list, version=""))
+    halves = [await asyncio.open_connection("127.0.0.1", port) for _ in range(64)]
+    for _, writer in halves:
+        writer.write(b"GET /livez HTTP/1.1\r\nHost: loc")
+    assert (await get(port, "/livez"))[0] == 503
+    for reader, writer in halves:
+        with contextlib.suppress(ConnectionError):
+            assert await asyncio.wait_for(reader.read(), 30) == b""
+        writer.close()
+    assert await get(port, "/livez") == (200, b"alive\n")
+
+
+async def test_a_connection_is_for_one_answer(port_of: Any) -> None:
+    port = await port_of(application(Metrics(), reasons=list, version=""))
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    head, _, body = (await asyncio.wait_for(reader.read(), 30)).partition(b"\r\n\r\n")
+    assert b"connection: close" in head and body == b"alive\n"
+    writer.close()
 
 
 async def test_a_port_in_use_is_told(port_of: Any) -> None:
