@@ -3,6 +3,9 @@
 A blob is written to the copies first, which find its digest, and then put as one object: whole or
 not at all. Whatever is read comes from a copy, and a copy is made of nothing but an object whose
 bytes have the digest that is its name. Copies go after a day, and are made anew when needed.
+
+Two servers cannot agree on an object in one step: where one collects an old one in the moment in
+which another puts the same bytes anew, theirs may be gone. Their copy is not, and is put again.
 """
 
 from __future__ import annotations
@@ -89,6 +92,9 @@ class ObjectBlobStore:
 
     async def collect(self, known: Collection[bytes], *, older_than_s: float = _DAY_S) -> int:
         gone = await in_thread(self._collect, known, older_than_s)
+        for digest in await in_thread(self._missing, known):
+            await self._copies.verify(digest)
+            await self._put(digest)
         await self._copies.collect((), older_than_s=older_than_s)
         return gone
 
@@ -125,6 +131,15 @@ class ObjectBlobStore:
             name
             for name in self._objects.names()
             if _OURS.fullmatch(name) and name not in names and self._older(name, older_than_s)
+        ]
+
+    def _missing(self, known: Collection[bytes]) -> list[bytes]:
+        """Blobs that are copies here and no objects, though they should be."""
+        names = frozenset(self._objects.names())
+        return [
+            digest
+            for digest in known
+            if digest_name(digest) not in names and self._copies.path(digest).exists()
         ]
 
     def _older(self, name: str, seconds: float) -> bool:

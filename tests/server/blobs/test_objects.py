@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import threading
@@ -164,6 +165,41 @@ async def test_objects_that_are_no_blobs_are_left_alone(memory: Any, tmp_path: P
     assert await blobs.orphans([], older_than_s=-60) == []
     assert await blobs.collect([], older_than_s=-60) == 0
     assert objects.names() == sorted(names)
+
+
+async def test_what_another_server_deleted_while_it_was_put_is_put_again(
+    memory: Any, tmp_path: Path
+) -> None:
+    objects = Objects(memory, uuid4().hex)
+    mine, theirs = blobs_in(tmp_path, objects), blobs_in(tmp_path, objects)
+    await theirs.put_bytes(DATA)  # long ago, and no row names it any more
+    known: list[bytes] = []
+    older, put = theirs._older, threading.Event()
+
+    def older_then_put_again(name: str, seconds: float) -> bool:
+        found = older(name, seconds)
+        if name == digest_name(DIGEST) and not put.is_set():
+            put.set()
+            asyncio.run(mine.put_bytes(DATA))
+            known.append(DIGEST)
+        return found
+
+    theirs._older = older_then_put_again  # type: ignore[method-assign]
+    assert await theirs.collect([], older_than_s=-60) == 1
+    assert put.is_set() and objects.names() == []
+    assert await mine.collect(known) == 0
+    await blobs_in(tmp_path, objects).verify(DIGEST)
+
+
+async def test_a_damaged_copy_is_never_put_again(memory: Any, tmp_path: Path) -> None:
+    objects, copies = Objects(memory, uuid4().hex), LocalBlobStore(tmp_path / "copies")
+    blobs = ObjectBlobStore(objects, copies)
+    await blobs.put_bytes(DATA)
+    objects.delete(digest_name(DIGEST))
+    copies.path(DIGEST).write_bytes(b"of a bad disk")
+    with pytest.raises(BlobError, match="damaged"):
+        await blobs.collect([DIGEST])
+    assert objects.names() == []
 
 
 async def test_the_check_leaves_nothing(memory: Any, tmp_path: Path) -> None:
