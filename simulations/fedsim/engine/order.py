@@ -71,7 +71,7 @@ class SumTree:
         wide, leaves = 1 << (workers - 1).bit_length(), len(self.bounds)
         ends = [0.0, *accumulate(self.costs)]
         half_a_leaf = ends[-1] / max(1, sum(map(bool, self.bounds))) / 2
-        found: list[tuple[float, Subtree]] = []
+        found: list[Subtree] = []
         begin = 0
         while begin < leaves:
             left = ends[-1] - ends[begin]
@@ -79,13 +79,17 @@ class SumTree:
             for _ in range(wide):
                 if begin < leaves:
                     part = self._largest(begin, share, ends)
-                    found.append((ends[part.leaves.stop] - ends[begin], part))
+                    found.append(part)
                     begin = part.leaves.stop
-        return [part for _, part in sorted(found, key=lambda each: -each[0])]
+        return sorted(found, key=self._cost, reverse=True)
 
     def places(self, subtree: Subtree) -> list[range]:
         """The places of the cohort in each leaf of a subtree."""
         return [self.bounds[leaf] for leaf in subtree.leaves]
+
+    def _cost(self, subtree: Subtree) -> float:
+        """Not a difference of `ends`, whose rounding may exceed what parts differ by."""
+        return sum(self.costs[leaf] for leaf in subtree.leaves)
 
     def _largest(self, begin: int, share: float, ends: Sequence[float]) -> Subtree:
         """The largest subtree that begins with this leaf and costs no more; at least the leaf."""

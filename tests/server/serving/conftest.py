@@ -286,13 +286,14 @@ class World:
         return self._channels[which]
 
     def connection(self, holder: Holder | None, target: str) -> grpc.aio.Channel:
-        """A connection to this host:port, for its caller to close."""
+        """A connection of its own to this host:port, for its caller to close."""
         credentials = grpc.ssl_channel_credentials(
             self.authority.root_pem,
             holder.key_pem if holder else None,
             holder.chain_pem if holder else None,
         )
-        return grpc.aio.secure_channel(target, credentials, options=(("grpc.enable_retries", 0),))
+        options = (("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1))
+        return grpc.aio.secure_channel(target, credentials, options=options)
 
     async def call(
         self,

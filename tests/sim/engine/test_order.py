@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 from fedsim.engine.order import Joined, SumTree, total
 
@@ -26,6 +26,7 @@ def test_leaves_of_many_cost_about_the_same(costs: list[float]) -> None:
 
 
 @given(COSTS, st.integers(1, 64))
+@example([0.5, np.nextafter(0.5, 1.0)], 2)
 def test_nobody_waits_for_more_than_a_leaf(costs: list[float], workers: int) -> None:
     tree = SumTree.over(costs)
     parts = tree.parts(workers)
