@@ -173,6 +173,20 @@ async def test_many_calls_that_are_held_do_not_keep_others_from_passing(
     assert {(await one)[0] for one in asking} == {OK}
 
 
+async def test_calls_that_follow_each_other_quickly_are_all_passed_on(patient_pair: Pair) -> None:
+    """The other's port may still count a call that has ended, and refuse the next one unseen."""
+    pair = patient_pair
+    devices = [await known_to_both(pair, bytes([n]) * 16) for n in range(1, 31)]
+    found = set()
+
+    async def ask_on(device: Any) -> None:
+        for _ in range(15):
+            found.add((await pair.front.call(device, CHECK_IN, AN_ASK, limit_s=60))[0])
+
+    await asyncio.gather(*map(ask_on, devices))
+    assert found == {OK}
+
+
 def pem(holder: Any) -> bytes:
     """A party's own certificate, without the chain."""
     first, end = holder.chain_pem.split(b"-----END CERTIFICATE-----", 1)[0], b"-----END "
