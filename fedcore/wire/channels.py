@@ -31,8 +31,8 @@ CLIENT_RECEIVES_BYTES: Final = 4 << 20
 # What strangers have sent of a message is in memory before anybody is asked who they are.
 ENROLMENT_RECEIVES_BYTES: Final = 64 << 10
 METADATA_BYTES: Final = 8 << 10
-# A device has four pieces, a call that is held and a sign of life on their way. What it asks beyond
-# these waits in the device: the server has to read, time and end whatever it was sent.
+# A device has four pieces, a call that is held and a sign of life on their way. What is asked beyond
+# twice as many waits in the device: the server has to read, time and end whatever it was sent.
 CALLS_OF_A_CONNECTION: Final = 16
 # Of `RoundService.Next`: shorter than the idle time after which balancers cut connections.
 LONGEST_WAIT_S: Final = 20

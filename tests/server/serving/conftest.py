@@ -277,9 +277,11 @@ class World:
         )
         return Holder(pem_of(key), chain_of(issued.chain), identity, fingerprint=issued.fingerprint)
 
-    def channel(self, holder: Holder | None, *, enrolment: bool = False) -> grpc.aio.Channel:
-        """A connection with this certificate, or with none."""
-        which = (holder.fingerprint if holder else b"", enrolment)
+    def channel(
+        self, holder: Holder | None, *, enrolment: bool = False, line: int = 0
+    ) -> grpc.aio.Channel:
+        """A connection with this certificate, or with none; each `line` is one of its own."""
+        which = (holder.fingerprint if holder else b"", enrolment, line)
         if which not in self._channels:
             target = self.addresses.enrolment if enrolment else self.addresses.service
             self._channels[which] = self.connection(holder, target)
@@ -302,11 +304,13 @@ class World:
         request: Any,
         *,
         enrolment: bool = False,
+        line: int = 0,
         limit_s: float | None = TIMEOUT_S,
     ) -> tuple[grpc.StatusCode, bytes, Any]:
         """The status, the answer's bytes, and the failure's trailing metadata of a raw call."""
         data = request if isinstance(request, bytes) else request.SerializeToString()
-        rpc = self.channel(holder, enrolment=enrolment).unary_unary(method)(data, timeout=limit_s)
+        channel = self.channel(holder, enrolment=enrolment, line=line)
+        rpc = channel.unary_unary(method)(data, timeout=limit_s)
         try:
             return grpc.StatusCode.OK, await rpc, None
         except grpc.aio.AioRpcError as error:
