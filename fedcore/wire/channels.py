@@ -10,7 +10,6 @@ import json
 from typing import Final, TypeAlias
 
 __all__ = [
-    "CALLS_OF_A_CONNECTION",
     "CLIENT_RECEIVES_BYTES",
     "ENROLMENT_RECEIVES_BYTES",
     "LONGEST_MESSAGE_S",
@@ -31,9 +30,6 @@ CLIENT_RECEIVES_BYTES: Final = 4 << 20
 # What strangers have sent of a message is in memory before anybody is asked who they are.
 ENROLMENT_RECEIVES_BYTES: Final = 64 << 10
 METADATA_BYTES: Final = 8 << 10
-# A device has four pieces, a call that is held and a sign of life on their way. What is asked beyond
-# twice as many waits in the device: the server has to read, time and end whatever it was sent.
-CALLS_OF_A_CONNECTION: Final = 16
 # Of `RoundService.Next`: shorter than the idle time after which balancers cut connections.
 LONGEST_WAIT_S: Final = 20
 # A message that is not whole by then is refused, and given up by the device that sends it.
@@ -75,6 +71,7 @@ def client_options(*, retries: bool = True) -> Options:
 def server_options(
     *,
     jitter: float = 0.0,
+    concurrent_streams: int = 100,
     connections: int = 15_000,
     receives_bytes: int = SERVER_RECEIVES_BYTES,
 ) -> Options:
@@ -82,14 +79,15 @@ def server_options(
 
     `jitter`: 0 … 1, drawn by the caller, spreads the ends of connections over a tenth of their age,
     so that the clients of one moment do not all come back in one moment.
-    `connections`: at once; more are closed unheard. Who has shown no certificate in 20 s, or who
-    answers no ping, makes room for others. `receives_bytes`: of the largest message that is taken.
+    `concurrent_streams`: of one connection. `connections`: at once; more are closed unheard. Who
+    has shown no certificate in 20 s, or answers no ping, makes room for others. `receives_bytes`:
+    of the largest message that is taken.
     """
     return (
         ("grpc.max_receive_message_length", receives_bytes),
         ("grpc.max_send_message_length", CLIENT_RECEIVES_BYTES),
         ("grpc.max_metadata_size", METADATA_BYTES),
-        ("grpc.max_concurrent_streams", CALLS_OF_A_CONNECTION),
+        ("grpc.max_concurrent_streams", concurrent_streams),
         # Of a message that nobody reads yet so much may come. Else gRPC takes what the line brings:
         # of 500 messages of 2 MiB, none of them read, 1,020 MiB in 15 s, and so 42.
         ("grpc.http2.lookahead_bytes", 64 << 10),

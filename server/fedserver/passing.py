@@ -22,7 +22,7 @@ import grpc
 import structlog
 
 from fedcore.errors import UnauthenticatedError
-from fedcore.wire.channels import CALLS_OF_A_CONNECTION, client_options
+from fedcore.wire.channels import client_options
 from fedcore.wire.failures import FAILURE_KEY, PUSHBACK_KEY, error_from
 from fedserver.authorisation import Caller
 from fedserver.authority import ServerCertificate
@@ -34,7 +34,7 @@ __all__ = ["Note", "Passing", "RelayedError"]
 _CERTIFICATE: Final = "fedcore-caller-bin"
 _ADDRESS: Final = "fedcore-caller-address-bin"
 _PASSED: Final = "fedcore-passed-bin"
-_CALLS: Final = CALLS_OF_A_CONNECTION - 2  # the other end may not know yet that a call has ended
+_CALLS: Final = 90  # of a connection, of the 100 that a port takes at once
 _GRACE_S: Final = 30.0
 _BACKOFF: Final = (
     ("grpc.initial_reconnect_backoff_ms", 100),

@@ -277,25 +277,22 @@ class World:
         )
         return Holder(pem_of(key), chain_of(issued.chain), identity, fingerprint=issued.fingerprint)
 
-    def channel(
-        self, holder: Holder | None, *, enrolment: bool = False, line: int = 0
-    ) -> grpc.aio.Channel:
-        """A connection with this certificate, or with none; each `line` is one of its own."""
-        which = (holder.fingerprint if holder else b"", enrolment, line)
+    def channel(self, holder: Holder | None, *, enrolment: bool = False) -> grpc.aio.Channel:
+        """A connection with this certificate, or with none."""
+        which = (holder.fingerprint if holder else b"", enrolment)
         if which not in self._channels:
             target = self.addresses.enrolment if enrolment else self.addresses.service
             self._channels[which] = self.connection(holder, target)
         return self._channels[which]
 
     def connection(self, holder: Holder | None, target: str) -> grpc.aio.Channel:
-        """A connection of its own to this host:port, for its caller to close."""
+        """A connection to this host:port, for its caller to close."""
         credentials = grpc.ssl_channel_credentials(
             self.authority.root_pem,
             holder.key_pem if holder else None,
             holder.chain_pem if holder else None,
         )
-        options = (("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1))
-        return grpc.aio.secure_channel(target, credentials, options=options)
+        return grpc.aio.secure_channel(target, credentials, options=(("grpc.enable_retries", 0),))
 
     async def call(
         self,
@@ -304,13 +301,11 @@ class World:
         request: Any,
         *,
         enrolment: bool = False,
-        line: int = 0,
         limit_s: float | None = TIMEOUT_S,
     ) -> tuple[grpc.StatusCode, bytes, Any]:
         """The status, the answer's bytes, and the failure's trailing metadata of a raw call."""
         data = request if isinstance(request, bytes) else request.SerializeToString()
-        channel = self.channel(holder, enrolment=enrolment, line=line)
-        rpc = channel.unary_unary(method)(data, timeout=limit_s)
+        rpc = self.channel(holder, enrolment=enrolment).unary_unary(method)(data, timeout=limit_s)
         try:
             return grpc.StatusCode.OK, await rpc, None
         except grpc.aio.AioRpcError as error:

@@ -12,7 +12,6 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from fedcore.v1 import client_service_pb2 as client, common_pb2 as common
-from fedcore.wire.channels import CALLS_OF_A_CONNECTION
 from fedcore.wire.failures import FAILURE_KEY
 from tests.server.serving.test_overload import busy, eventually
 
@@ -26,9 +25,9 @@ MOST, WATCHERS = 16, 8
 LIMITS = {"calls_per_second": 1000.0, "calls_at_once": 1000}
 
 
-def unsaid(channel: grpc.aio.Channel, method: str = BEAT) -> Any:
+def unsaid(world: Any, holder: Any, method: str = BEAT) -> Any:
     """A call of which nothing but the headers is sent."""
-    return channel.stream_unary(method)(timeout=60)
+    return world.channel(holder).stream_unary(method)(timeout=60)
 
 
 async def refusal_of(call: Any) -> tuple[grpc.StatusCode, common.Failure]:
@@ -43,15 +42,14 @@ async def refusal_of(call: Any) -> tuple[grpc.StatusCode, common.Failure]:
 async def open_calls(
     world: Any, holder: Any, count: int, method: str = BEAT
 ) -> AsyncIterator[list[Any]]:
-    """So many calls of a member that say nothing and are being read, over a line of their own."""
-    async with world.connection(holder, world.addresses.service) as channel:
-        calls = [unsaid(channel, method) for _ in range(count)]
-        await eventually(lambda: world.server._admission._read.total() == count)
-        try:
-            yield calls
-        finally:
-            for call in calls:
-                call.cancel()
+    """So many calls of a member that say nothing and are being read."""
+    calls = [unsaid(world, holder, method) for _ in range(count)]
+    await eventually(lambda: world.server._admission._read.total() == count)
+    try:
+        yield calls
+    finally:
+        for call in calls:
+            call.cancel()
 
 
 async def test_of_one_member_so_many_are_read_and_the_next_is_refused_before_it_is_sent(
@@ -60,7 +58,7 @@ async def test_of_one_member_so_many_are_read_and_the_next_is_refused_before_it_
     async with make_world(limits=LIMITS) as world:
         holder, other = [await world.client(client_id=letter * 16) for letter in (b"c", b"o")]
         async with open_calls(world, holder, MOST):
-            code, failure = await refusal_of(unsaid(world.channel(holder)))
+            code, failure = await refusal_of(unsaid(world, holder))
             assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert failure.retry.delay_min_ms > 0
             # Another is served, and so is this one as soon as it has ended what it began.
@@ -84,7 +82,7 @@ async def test_a_message_that_is_not_whole_in_time_is_refused(
 async def test_a_call_without_a_message_is_refused(make_world: Any) -> None:
     async with make_world(limits=LIMITS) as world:
         holder = await world.client(client_id=b"c" * 16)
-        call = unsaid(world.channel(holder))
+        call = unsaid(world, holder)
         await call.done_writing()
         code, failure = await refusal_of(call)
         assert code is grpc.StatusCode.INVALID_ARGUMENT
@@ -94,7 +92,7 @@ async def test_a_call_without_a_message_is_refused(make_world: Any) -> None:
 async def test_whoever_is_not_known_is_refused_before_a_message_is_read(make_world: Any) -> None:
     async with make_world(limits=LIMITS) as world:
         holder = await world.client(client_id=b"c" * 16, enrolled=False)
-        code, _ = await refusal_of(unsaid(world.channel(holder)))
+        code, _ = await refusal_of(unsaid(world, holder))
         assert code is grpc.StatusCode.UNAUTHENTICATED
 
 
@@ -102,7 +100,7 @@ async def test_questions_after_health_that_are_never_asked_are_as_few(make_world
     async with make_world(limits=LIMITS) as world:
         holder = await world.client(client_id=b"c" * 16)
         async with open_calls(world, holder, MOST, HEALTH):
-            code, failure = await refusal_of(unsaid(world.channel(holder), HEALTH))
+            code, failure = await refusal_of(unsaid(world, holder, HEALTH))
             assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert failure.retry.delay_min_ms > 0
 
@@ -161,34 +159,17 @@ async def test_of_a_message_that_waits_for_its_turn_little_has_come(make_world: 
     async with make_world(limits=limits) as world:
         holder = await world.client(client_id=b"c" * 16)
         relay = Relay(int(world.addresses.service.rpartition(":")[2]))
-        async with busy(world), relay.port() as port, contextlib.AsyncExitStack() as lines:
-            channels = [
-                await lines.enter_async_context(world.connection(holder, f"localhost:{port}"))
-                for _ in range(5)
-            ]
-            calls = [one.unary_unary(BEAT)(LARGE, timeout=60) for one in channels * 10]
+        async with (
+            busy(world),
+            relay.port() as port,
+            world.connection(holder, f"localhost:{port}") as channel,
+        ):
+            calls = [channel.unary_unary(BEAT)(LARGE, timeout=60) for _ in range(50)]
             await eventually(lambda: world.server._admission.queued == len(calls) - 1)
             before = -1
             while relay.taken != before:
                 before = relay.taken
                 await asyncio.sleep(0.2)
             assert relay.taken < 50 * (128 << 10)
-            for call in calls:
-                call.cancel()
-
-
-async def test_what_a_connection_asks_beyond_its_share_waits_at_its_end(make_world: Any) -> None:
-    """The server has to read, time and end whatever it was sent, however late it comes to it."""
-    async with make_world(limits=LIMITS) as world:
-        holder = await world.client(client_id=b"c" * 16)
-        async with world.connection(holder, world.addresses.service) as channel:
-            calls = [unsaid(channel) for _ in range(CALLS_OF_A_CONNECTION)]
-            await eventually(lambda: world.server._admission._read.total() == len(calls))
-            late = channel.unary_unary(BEAT)(A_BEAT.SerializeToString(), timeout=60)
-            over_another = await world.call(holder, BEAT, A_BEAT)
-            assert over_another[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
-            assert not late.done()
-            await calls.pop().done_writing()
-            client.HeartbeatResponse.FromString(await late)
             for call in calls:
                 call.cancel()

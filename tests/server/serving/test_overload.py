@@ -20,7 +20,6 @@ from fedcore.v1 import (
     round_service_pb2 as rounds,
     upload_service_pb2 as upload,
 )
-from fedcore.wire.channels import CALLS_OF_A_CONNECTION
 from fedcore.wire.failures import PUSHBACK_KEY, error_from
 from fedcore.wire.versions import installed_version
 from fedserver.store.sql.reads import READERS
@@ -65,15 +64,11 @@ async def busy(world: Any) -> AsyncIterator[None]:
 
 
 def storm(world: Any, holders: Sequence[Any], method: str) -> list[asyncio.Task[Any]]:
-    """Many calls at once, over as many lines as take them."""
+    """Many calls at once."""
     return [
-        asyncio.create_task(
-            world.call(
-                holder, method, CALLS[method], line=number // CALLS_OF_A_CONNECTION, limit_s=60
-            )
-        )
+        asyncio.create_task(world.call(holder, method, CALLS[method], limit_s=60))
         for holder in holders
-        for number in range(EACH)
+        for _ in range(EACH)
     ]
 
 
@@ -142,8 +137,7 @@ async def test_whoever_came_and_went_leaves_no_descriptor_and_no_coroutine(make_
                 for call in calls:
                     call.cancel()
                 await asyncio.gather(*calls, return_exceptions=True)
-            for line in range(-(-EACH // CALLS_OF_A_CONNECTION)):
-                await world.channel(guest, line=line).close()
+            await world.channel(guest).close()
 
         for number in range(1, 4):  # what is made once is made now
             await comes_and_goes(number)

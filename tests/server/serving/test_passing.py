@@ -152,7 +152,7 @@ async def patient_pair(tmp_path: Path, authority: Authority) -> AsyncIterator[Pa
 async def test_many_calls_that_are_held_do_not_keep_others_from_passing(
     patient_pair: Pair,
 ) -> None:
-    """A port takes some calls of a connection at once, and lets the others wait."""
+    """A port takes 100 calls of a connection, and lets the others wait."""
     pair = patient_pair
     devices = [await known_to_both(pair, bytes([n]) * 16) for n in range(1, 15)]
     free, asked = asyncio.Event(), asyncio.Semaphore(0)
