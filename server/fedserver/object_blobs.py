@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -87,20 +87,31 @@ class ObjectBlobStore:
         await self._copies.delete(digest)
 
     async def orphans(self, known: Collection[bytes], *, older_than_s: float) -> list[bytes]:
-        names = await in_thread(self._old, known, older_than_s)
-        return sorted(bytes.fromhex(name.rpartition("/")[2]) for name in names)
+        names = await in_thread(self._objects.names)
+        old = await in_thread(self._old, names, known, older_than_s)
+        return sorted(bytes.fromhex(name.rpartition("/")[2]) for name in old)
 
     async def collect(self, known: Collection[bytes], *, older_than_s: float = _DAY_S) -> int:
-        gone = await in_thread(self._collect, known, older_than_s)
-        for digest in await in_thread(self._missing, known):
-            await self._copies.verify(digest)
-            await self._put(digest)
+        names = await in_thread(self._objects.names)
+        gone = await in_thread(self._collect, names, known, older_than_s)
+        for digest in await in_thread(self._missing, names, known):
+            await self._put_again(digest)
         await self._copies.collect((), older_than_s=older_than_s)
         return gone
 
     async def _put(self, digest: bytes) -> bytes:
         await in_thread(self._put_object, digest)
         return digest
+
+    async def _put_again(self, digest: bytes) -> None:
+        """Puts what has a copy and is no object. Raises: BlobError, once, for a damaged copy."""
+        try:
+            await self._copies.verify(digest)
+        except BlobError as error:
+            if error.__cause__ is None:  # not of the disk: it would be found again every hour
+                await self._copies.delete(digest)
+            raise
+        await self._put(digest)
 
     def _put_object(self, digest: bytes) -> None:
         with self._putting:
@@ -125,21 +136,23 @@ class ObjectBlobStore:
         if found != digest:
             raise damaged(digest, found, fix="restore the object from a copy")
 
-    def _old(self, known: Collection[bytes], older_than_s: float) -> list[str]:
-        names = {digest_name(digest) for digest in known}
+    def _old(
+        self, names: Sequence[str], known: Collection[bytes], older_than_s: float
+    ) -> list[str]:
+        wanted = {digest_name(digest) for digest in known}
         return [
             name
-            for name in self._objects.names()
-            if _OURS.fullmatch(name) and name not in names and self._older(name, older_than_s)
+            for name in names
+            if _OURS.fullmatch(name) and name not in wanted and self._older(name, older_than_s)
         ]
 
-    def _missing(self, known: Collection[bytes]) -> list[bytes]:
+    def _missing(self, names: Sequence[str], known: Collection[bytes]) -> list[bytes]:
         """Blobs that are copies here and no objects, though they should be."""
-        names = frozenset(self._objects.names())
+        there = frozenset(names)
         return [
             digest
             for digest in known
-            if digest_name(digest) not in names and self._copies.path(digest).exists()
+            if digest_name(digest) not in there and self._copies.path(digest).exists()
         ]
 
     def _older(self, name: str, seconds: float) -> bool:
@@ -150,9 +163,9 @@ class ObjectBlobStore:
                 return False
             raise
 
-    def _collect(self, known: Collection[bytes], older_than_s: float) -> int:
+    def _collect(self, names: Sequence[str], known: Collection[bytes], older_than_s: float) -> int:
         gone = 0
-        for name in self._old(known, older_than_s):
+        for name in self._old(names, known, older_than_s):
             with self._putting:
                 if self._older(name, older_than_s):
                     self._objects.delete(name)

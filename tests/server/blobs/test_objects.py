@@ -191,7 +191,7 @@ async def test_what_another_server_deleted_while_it_was_put_is_put_again(
     await blobs_in(tmp_path, objects).verify(DIGEST)
 
 
-async def test_a_damaged_copy_is_never_put_again(memory: Any, tmp_path: Path) -> None:
+async def test_a_damaged_copy_is_never_put_again_and_told_once(memory: Any, tmp_path: Path) -> None:
     objects, copies = Objects(memory, uuid4().hex), LocalBlobStore(tmp_path / "copies")
     blobs = ObjectBlobStore(objects, copies)
     await blobs.put_bytes(DATA)
@@ -200,6 +200,9 @@ async def test_a_damaged_copy_is_never_put_again(memory: Any, tmp_path: Path) ->
     with pytest.raises(BlobError, match="damaged"):
         await blobs.collect([DIGEST])
     assert objects.names() == []
+    assert await blobs.collect([DIGEST]) == 0  # the rest is not kept from being collected
+    with pytest.raises(BlobError):
+        await blobs.verify(DIGEST)
 
 
 async def test_the_check_leaves_nothing(memory: Any, tmp_path: Path) -> None:
