@@ -10,7 +10,6 @@ BIN    := $(VENV)/bin
 PYTEST := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q
 PIP    := $(PY) -m pip -qq --disable-pip-version-check --python $(BIN)/python
 QUICK  := "not slow and not oracle and not postgres"
-CLUSTER := postgres s3 server
 LOCKED := cli demo dp gpu postgres s3 server sim viz bench dev mutation
 UV     := $(shell command -v uv 2>/dev/null)
 
@@ -142,7 +141,7 @@ COMPILE := uv pip compile --quiet --universal --generate-hashes --no-annotate --
 lock: ## resolve pyproject.toml again into requirements*.lock (needs uv)
 	@$(COMPILE) --upgrade $(addprefix --extra ,$(LOCKED)) pyproject.toml -o requirements.lock
 	@$(COMPILE) -c requirements.lock --extra server pyproject.toml -o requirements-server.lock
-	@$(COMPILE) -c requirements.lock $(addprefix --extra ,$(CLUSTER)) pyproject.toml -o requirements-cluster.lock
+	@$(COMPILE) -c requirements.lock --extra postgres --extra s3 pyproject.toml -o requirements-cluster.lock
 	@sed -n 's/^requires = \["\(.*\)"\]/\1/p' pyproject.toml | \
 	  $(COMPILE) -c requirements.lock - -o requirements-build.lock
 

@@ -98,6 +98,7 @@ def test_only_what_is_there_is_copied_and_nothing_else_is_given_to_the_engine(
     ignore = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
     assert "*" in ignore
     sent = {line[1:] for line in ignore if line.startswith("!")}
+    assert {lock.name for lock in ROOT.glob("requirements-*.lock")} <= sent
     for line in lines:
         if line.name == "COPY" and not any("--from" in option for option in line.options):
             *sources, _ = filled(line.text, lines).split()
