@@ -15,6 +15,7 @@ import grpc
 
 from fedserver.authority import Authority
 from fedserver.ports import Credentials, Port
+from fedserver.serving import SERVICES
 
 __all__ = ["main"]
 
@@ -23,18 +24,19 @@ async def _nothing(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) 
     return b""
 
 
-class _Everything(grpc.GenericRpcHandler):
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
-        return grpc.unary_unary_rpc_method_handler(_nothing)
-
-
 async def main(folder: Path) -> None:
     """Answers until it is killed."""
     authority = Authority.open(folder / "authority")
     certificate = authority.server_certificate(["localhost"], now=int(time.time()))
     credentials = Credentials(certificate, root_pem=authority.root_pem)
     port = Port("127.0.0.1", 0, credentials, rpcs=10_000, connections=10_000)
-    port.serve([_Everything()])
+    handler = grpc.unary_unary_rpc_method_handler(_nothing)
+    port.serve(
+        {
+            service.full_name: {method.name: handler for method in service.methods}
+            for service in SERVICES.values()
+        }
+    )
     await port.start()
     print(f"localhost:{port.number}", flush=True)
     await asyncio.Event().wait()

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
+from grpc_health.v1.health import SERVICE_NAME as HEALTH
 
 from fedcore.errors import FedcoreError, StoreError
 from fedcore.wire.channels import ENROLMENT_RECEIVES_BYTES, SERVER_RECEIVES_BYTES
@@ -32,7 +33,7 @@ from fedserver.disk import FreeShare
 from fedserver.enrolment import Enrolment
 from fedserver.enrolment_limits import EnrolmentLimits
 from fedserver.health import Health
-from fedserver.health_rpcs import health_handler
+from fedserver.health_rpcs import health_methods
 from fedserver.memory_limit import MemoryLimit
 from fedserver.notify import notify
 from fedserver.ops import Ops, application
@@ -45,7 +46,7 @@ from fedserver.services.client import ClientService
 from fedserver.services.enrolment import EnrolmentService
 from fedserver.services.overview import About
 from fedserver.services.transfer import ModelService, ModelUploadService, UploadService
-from fedserver.serving import SERVICES, Gate, Service, handler_of
+from fedserver.serving import SERVICES, Gate, Service, methods_of
 
 __all__ = ["Addresses", "Server", "now_ms"]
 
@@ -55,6 +56,7 @@ _RENEW_EVERY_S = 3600.0
 _SIGN_EVERY_S = 10.0  # if it is due
 _HEARTBEAT_EVERY_S = 10.0
 _PRUNE_EVERY_S = 3600.0
+_WORK_EVERY_S = 1.0
 _REPEATS_MS = 7 * 24 * 3600 * 1000  # for so long a repeated request gets its first answer
 
 
@@ -88,6 +90,7 @@ class Server:
         self._ports: list[Port] = []
         self._ops: Ops | None = None
         self._passing: Passing | None = None
+        self._worked_s = time.thread_time()
         self.lag = LoopLag(threshold_s=config.limits.loop_lag_s)
         self._admission = _admission(
             config,
@@ -274,14 +277,18 @@ class Server:
         service_port, enrolment_port = self._ports
         gate = self._gate(self._admission, self._identify, passing=self._passing)
         service_port.serve(
-            [
-                health_handler(self._health.servicer, admission=self._admission),
-                *(handler_of(service, name, gate=gate) for name, service in services.items()),
-            ],
+            {
+                HEALTH: health_methods(self._health.servicer, admission=self._admission),
+                **{
+                    SERVICES[name].full_name: methods_of(service, name, gate=gate)
+                    for name, service in services.items()
+                },
+            },
             reflected=[*services] if self._config.server.reflection else [],
         )
         anonymous = self._gate(self._for_strangers, _anonymous)
-        enrolment_port.serve([handler_of(EnrolmentService(enrolment), _ENROLMENT, gate=anonymous)])
+        enrolling = methods_of(EnrolmentService(enrolment), _ENROLMENT, gate=anonymous)
+        enrolment_port.serve({SERVICES[_ENROLMENT].full_name: enrolling})
 
     def _gate(
         self,
@@ -319,6 +326,7 @@ class Server:
             self._again(self.renew, every_s=_RENEW_EVERY_S),
             self._again(self._parts.audit.refresh, every_s=_SIGN_EVERY_S),
             self._again(self.show_life, every_s=_HEARTBEAT_EVERY_S),
+            self._again(self.show_work, every_s=_WORK_EVERY_S),
             self._again(self.prune, every_s=_PRUNE_EVERY_S),
         ):
             self._tasks.append(asyncio.create_task(work))
@@ -340,6 +348,12 @@ class Server:
             credentials.swap(certificate)
         if self._passing is not None and due(*self._passing.validity, now=now_ms() // 1000):
             await self._passing.renew(await asyncio.to_thread(self._peer_certificate))
+
+    async def show_work(self) -> None:
+        """Counts what the event loop has worked since the last time."""
+        worked_s = time.thread_time()
+        self._parts.metrics.loop_seconds.inc(worked_s - self._worked_s)
+        self._worked_s = worked_s
 
     async def show_life(self) -> None:
         """Says in the database that this process runs, which shows as well that it takes writes."""

@@ -7,6 +7,7 @@ for: whoever is refused has sent 64 KiB, and no message is in memory for which n
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import grpc
@@ -14,9 +15,11 @@ import grpc
 from fedcore.errors import InvalidRequestError
 from fedcore.wire.channels import LONGEST_MESSAGE_S
 
-__all__ = ["Context", "message_of", "peer_address"]
+__all__ = ["Context", "Methods", "message_of", "peer_address"]
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Methods: TypeAlias = "Mapping[str, grpc.RpcMethodHandler[Any, Any]]"
+"""The RPCs of a service, by their names."""
 
 _CANCELLED_WITHIN_S = 0.2
 

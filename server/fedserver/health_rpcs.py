@@ -9,22 +9,22 @@ from typing import Any, NoReturn
 
 import grpc
 from grpc_health.v1 import health_pb2
-from grpc_health.v1.health import SERVICE_NAME, aio
+from grpc_health.v1.health import aio
 
 from fedcore.errors import FedcoreError
 from fedcore.wire.failures import failure_of, metadata_of, status_of
 from fedserver.admission import Admission
 from fedserver.authorisation import ANYONE, Permission
-from fedserver.calls import Context, message_of, peer_address
+from fedserver.calls import Context, Methods, message_of, peer_address
 from fedserver.networks import network_of
 
-__all__ = ["health_handler"]
+__all__ = ["health_methods"]
 
 _WATCHED = Permission(ANYONE, waits=True)
 
 
-def health_handler(servicer: aio.HealthServicer, *, admission: Admission) -> grpc.GenericRpcHandler:
-    """The RPCs of `servicer`, for `add_generic_rpc_handlers`.
+def health_methods(servicer: aio.HealthServicer, *, admission: Admission) -> Methods:
+    """The RPCs of `servicer`.
 
     Of one address at most as many are read, and watch, as `admission` says.
     """
@@ -33,11 +33,10 @@ def health_handler(servicer: aio.HealthServicer, *, admission: Admission) -> grp
         "request_deserializer": health_pb2.HealthCheckRequest.FromString,
         "response_serializer": health_pb2.HealthCheckResponse.SerializeToString,
     }
-    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+    return {
         "Check": grpc.stream_unary_rpc_method_handler(calls.check, **codec),
         "Watch": grpc.stream_stream_rpc_method_handler(calls.watch, **codec),
     }
-    return grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
 
 
 class _Calls:

@@ -67,6 +67,7 @@ class Metrics:
         self.chunk_bytes = gauge("chunk_bytes", "chunks of updates in memory, not in a file yet")
         self.queue = gauge("queue", "RPCs that wait for others to end")
         self.loop_lag_seconds = gauge("loop_lag_seconds", "how late the event loop is")
+        self.loop_seconds = counter("loop_seconds", "processor time of the event loop")
         self.coroutines = gauge("coroutines", "what goes on in the event loop at once")
         self.ready = gauge("ready", "1 while the server takes new work")
         self.resident_bytes = gauge("resident_bytes", "memory of the process")

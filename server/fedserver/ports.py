@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import grpc
 from grpc_reflection.v1alpha import reflection
@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection
 from fedcore.errors import ServerError
 from fedcore.wire.channels import SERVER_RECEIVES_BYTES, server_options
 from fedserver.authority import ServerCertificate
+from fedserver.calls import Methods
 
 __all__ = ["Credentials", "Port"]
 
@@ -94,12 +95,18 @@ class Port:
 
     def serve(
         self,
-        handlers: Sequence[grpc.GenericRpcHandler],
+        services: Mapping[str, Methods],
         *,
         reflected: Sequence[str] = (),
     ) -> None:
-        """Answers with these handlers. `reflected`: services that are described to whoever asks."""
-        self.server.add_generic_rpc_handlers(tuple(handlers))
+        """Answers for these services, by their full names.
+
+        `reflected`: those that are described to whoever asks.
+        """
+        for name, methods in services.items():
+            # What is registered waits by itself: of a generic handler, begun work would wait behind
+            # all check-ins that nobody has got to yet.
+            self.server.add_registered_method_handlers(name, dict(methods))
         if reflected:
             names = [f"fedcore.v1.{name}" for name in reflected]
             reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], self.server)

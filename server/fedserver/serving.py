@@ -46,14 +46,14 @@ from fedcore.wire.envelope import Place, opened
 from fedcore.wire.failures import failure_of, metadata_of, status_of
 from fedserver.admission import Admission, Rates, refused
 from fedserver.authorisation import Caller, Permission, authorise, permission_of
-from fedserver.calls import Context, message_of, peer_address
+from fedserver.calls import Context, Methods, message_of, peer_address
 from fedserver.federation.interface import ElsewhereError
 from fedserver.metrics import Metrics
 from fedserver.networks import network_of
 from fedserver.passing import Passing, RelayedError
 from fedserver.store.records import AuditEntry
 
-__all__ = ["SERVICES", "Gate", "Service", "handler_of"]
+__all__ = ["SERVICES", "Gate", "Service", "methods_of"]
 
 _FILES = (
     admin_service_pb2,
@@ -125,17 +125,15 @@ class Gate:
         return cls(admission, identify, audit, metrics, rates, passing)
 
 
-def handler_of(service: Service, name: str, *, gate: Gate) -> grpc.GenericRpcHandler:
-    """The RPCs of `service`, which implements the service `name`, for `add_generic_rpc_handlers`.
+def methods_of(service: Service, name: str, *, gate: Gate) -> Methods:
+    """The RPCs of `service`, which implements the service `name`.
 
     Raises: ServerError for an RPC that has no permission or no method, or whose payload is unknown.
     """
-    descriptor = SERVICES[name]
-    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+    return {
         method.name: grpc.stream_unary_rpc_method_handler(_Endpoint(service, method, gate).serve)
-        for method in descriptor.methods
+        for method in SERVICES[name].methods
     }
-    return grpc.method_handlers_generic_handler(descriptor.full_name, handlers)
 
 
 class _Endpoint:

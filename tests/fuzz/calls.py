@@ -40,7 +40,7 @@ from fedserver.services.client import ClientService
 from fedserver.services.enrolment import EnrolmentService
 from fedserver.services.overview import About
 from fedserver.services.transfer import ModelService, ModelUploadService, UploadService
-from fedserver.serving import SERVICES, Gate, Service, handler_of
+from fedserver.serving import SERVICES, Gate, Service, methods_of
 from fedserver.store.records import Idempotency
 from tests.fuzz.judge import Finding, Target
 from tests.server.federation.device import Device
@@ -258,11 +258,8 @@ async def _serving(folder: Path) -> _Served:
     )
     handlers = {}
     for rpc in RPCS:
-        found = handler_of(services[rpc.service], rpc.service, gate=gate).service(
-            _Details(rpc.path)
-        )
-        assert found is not None
-        handlers[rpc.path] = found.stream_unary
+        methods = methods_of(services[rpc.service], rpc.service, gate=gate)
+        handlers[rpc.path] = methods[rpc.path.rpartition("/")[2]].stream_unary
     names = {
         NAMES["assignment"]: parts[0],
         NAMES["masked_assignment"]: masked[0],
@@ -271,12 +268,6 @@ async def _serving(folder: Path) -> _Served:
         NAMES["server"]: identity.server_id,
     }
     return _Served(world, services, handlers, names)
-
-
-@dataclass
-class _Details:
-    method: str
-    invocation_metadata: tuple[()] = ()
 
 
 async def _submitted(world: World, task: Task) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 import zlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -123,6 +124,16 @@ async def test_after_an_overload_everybody_is_served_again_at_once(make_world: A
             await asyncio.gather(*calls)
             assert (await world.call(holder, method, CALLS[method]))[0] is grpc.StatusCode.OK
         assert figure(world, "fedcore_queue") == 0
+
+
+async def test_the_figures_tell_how_busy_the_event_loop_is(world: Any) -> None:
+    await world.server.show_work()
+    before_s, worked_s = figure(world, "fedcore_loop_seconds_total"), time.thread_time()
+    while time.thread_time() < worked_s + 0.05:
+        pass
+    await world.server.show_work()
+    told_s, passed_s = figure(world, "fedcore_loop_seconds_total"), time.thread_time() - worked_s
+    assert 0.05 <= told_s - before_s <= passed_s + 0.05
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux's /proc")

@@ -29,7 +29,7 @@ from fedcore.v1 import (
 )
 from fedcore.wire.failures import FAILURE_KEY, error_from
 from fedserver.authorisation import PERMISSIONS, ROLES, Caller, authorise, permission_of
-from fedserver.serving import SERVICES, Gate, handler_of
+from fedserver.serving import SERVICES, Gate, methods_of
 
 BEAT = "/fedcore.v1.ClientService/Heartbeat"
 A_BEAT = client.HeartbeatRequest(assignment_id=b"a" * 16)
@@ -55,7 +55,7 @@ def any_gate() -> Any:
 
 def test_a_service_that_lacks_an_rpc_is_not_served() -> None:
     with pytest.raises(ServerError, match="has no CheckIn"):
-        handler_of(Nothing(), "ClientService", gate=any_gate())
+        methods_of(Nothing(), "ClientService", gate=any_gate())
 
 
 def test_an_rpc_without_a_permission_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +65,7 @@ def test_an_rpc_without_a_permission_is_not_served(monkeypatch: pytest.MonkeyPat
     for method in SERVICES["ClientService"].methods:
         setattr(service, method.name, object())
     with pytest.raises(ServerError, match="has no permission"):
-        handler_of(service, "ClientService", gate=any_gate())
+        methods_of(service, "ClientService", gate=any_gate())
 
 
 @pytest.mark.parametrize("payloads", [{}, {"Report": rounds.Report, "Next": rounds.Report}])
@@ -77,7 +77,7 @@ def test_a_service_that_is_unclear_about_what_is_signed_is_not_served(
     for method in SERVICES["RoundService"].methods:
         setattr(service, method.name, object())
     with pytest.raises(ServerError, match="not clear whether it is signed"):
-        handler_of(service, "RoundService", gate=any_gate())
+        methods_of(service, "RoundService", gate=any_gate())
 
 
 def test_no_role_may_do_everything_and_no_user_is_a_client() -> None:

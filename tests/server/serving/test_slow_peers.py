@@ -20,7 +20,7 @@ from fedcore.wire import channels
 from fedserver.admission import Admission, LoopLag
 from fedserver.authority import ServerCertificate
 from fedserver.connections import Connections
-from fedserver.health_rpcs import health_handler
+from fedserver.health_rpcs import health_methods
 from fedserver.ports import Credentials, Port
 from tests.client.authority import Authority
 
@@ -41,7 +41,9 @@ async def serving(authority: Authority) -> AsyncIterator[Port]:
     credentials = Credentials(certificate, root_pem=authority.pem)
     port = Port("127.0.0.1", 0, credentials, rpcs=10, connections=MOST)
     admission = Admission(now_s=time.monotonic, lag=LoopLag(), disk_free=lambda: 1.0)
-    port.serve([health_handler(health.aio.HealthServicer(), admission=admission)])
+    port.serve(
+        {health.SERVICE_NAME: health_methods(health.aio.HealthServicer(), admission=admission)}
+    )
     await port.start()
     try:
         yield port
