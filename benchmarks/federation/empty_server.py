@@ -16,6 +16,7 @@ import grpc
 from fedserver.authority import Authority
 from fedserver.ports import Credentials, Port
 from fedserver.serving import SERVICES
+from fedserver.turns import wait_for_turns
 
 __all__ = ["main"]
 
@@ -43,4 +44,5 @@ async def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    wait_for_turns()  # as the server does
     asyncio.run(main(Path(sys.argv[1])))

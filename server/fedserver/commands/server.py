@@ -25,6 +25,7 @@ from fedserver.connections import open_more_files
 from fedserver.durations import seconds_of
 from fedserver.freed import collect_rarely, one_heap
 from fedserver.grpc_settings import set_grpc
+from fedserver.turns import wait_for_turns
 
 __all__ = ["main"]
 
@@ -61,6 +62,7 @@ def start(
     one_heap()
     collect_rarely()
     open_more_files()
+    wait_for_turns()
     set_grpc()
     _check_protobuf()
     asyncio.run(_serve(settings, _console(context), accept_rollback=accept_rollback))

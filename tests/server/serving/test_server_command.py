@@ -175,6 +175,8 @@ def test_a_server_starts_is_asked_speaks_tls_13_alone_drains_and_stops(
             with pytest.raises(OSError):
                 handshake(running.said[port], ssl.TLSVersion.TLSv1_2)
             assert handshake(running.said[port], ssl.TLSVersion.TLSv1_3) == "TLSv1.3"
+        if hasattr(os, "SCHED_BATCH"):
+            assert os.sched_getscheduler(running.process.pid) == os.SCHED_BATCH
         monkeypatch.setenv("FEDCORE__SERVER__OPS_PORT", str(running.said["ops"]))
         status = ["status", "--config", f"{place}/server.toml", "--format", "json"]
         assert server(status) == 0
