@@ -132,6 +132,7 @@ def _figures(kind: str, curve: _Curve, unit: float, name: str) -> Iterator[Figur
     yield Figure(f"{_NAME}.{kind}-refused", sum(one.refused for one in curve.steps), "calls")
     bare = sum(one.bare for one in curve.steps)
     yield Figure(f"{_NAME}.{kind}-without-hint", bare, "refusals", None, None, nothing)
+    yield Figure(f"{_NAME}.{kind}-ended", sum(one.ended for one in curve.steps), "calls")
     withheld = sum(one.withheld for one in curve.steps)
     yield Figure(f"{_NAME}.{kind}-withheld", withheld, "calls")
     yield Figure(f"{_NAME}.{kind}-failed", sum(one.failed for one in curve.steps), "calls")

@@ -17,8 +17,9 @@ from typing import Final, NamedTuple
 from benchmarks.federation.bare_tls import context_of
 from benchmarks.federation.stage import Device
 
-__all__ = ["OVERLOADED", "Answer", "Done", "Wire", "head_of"]
+__all__ = ["ENDED", "OVERLOADED", "Answer", "Done", "Wire", "head_of"]
 
+ENDED: Final = 1  # CANCELLED
 OVERLOADED: Final = 8  # RESOURCE_EXHAUSTED
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RESET, _SETTINGS, _PING, _GOAWAY, _WINDOW = 0, 1, 3, 4, 6, 7, 8

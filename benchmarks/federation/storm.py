@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from benchmarks.federation.bare_http2 import OVERLOADED, Answer, Done, Wire
+from benchmarks.federation.bare_http2 import ENDED, OVERLOADED, Answer, Done, Wire
 
 __all__ = ["Begin", "Storm", "Tally"]
 
@@ -29,7 +29,7 @@ class Tally:
     `due`: how many should have begun; `withheld`: by clients who may have no more on their way.
     `seconds`: of those answered in time, from the moment at which they were due. `useful`: how many
     of them while the run lasted. `refused`: of which `bare` were not told when to come back.
-    `failed`: too late, too.
+    `ended`: by gRPC, because the server had not got to them. `failed`: too late, too.
     """
 
     due: int = 0
@@ -38,6 +38,7 @@ class Tally:
     useful: int = 0
     refused: int = 0
     bare: int = 0
+    ended: int = 0
     failed: int = 0
     elapsed_s: float = 0.0
     end_s: float = 0.0
@@ -50,8 +51,8 @@ class Tally:
     @property
     def open(self) -> int:
         """Calls of which it is not known how they end."""
-        ended = self.withheld + len(self.seconds) + self.refused + self.failed
-        return self.due - ended
+        told = self.withheld + len(self.seconds) + self.refused + self.ended + self.failed
+        return self.due - told
 
     @property
     def latest_s(self) -> float:
@@ -106,6 +107,8 @@ class Storm:
             tally.bare += not answer.hinted
         elif answer.status == 0 and elapsed_s <= self._patience_s:
             tally.seconds.append(elapsed_s)
+        elif answer.status == ENDED:
+            tally.ended += 1
         else:
             tally.failed += 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 pytest.importorskip("uvicorn", reason="the server needs the extra 'server'")
 
 from benchmarks.__main__ import main
-from benchmarks.federation.bare_http2 import Answer, Wire, head_of
+from benchmarks.federation.bare_http2 import ENDED, OVERLOADED, Answer, Wire, head_of
 from benchmarks.federation.processes import started
 from benchmarks.federation.stage import Stage
 from benchmarks.federation.storm import Storm, Tally
@@ -27,6 +28,24 @@ def test_what_is_useful_is_what_was_answered_while_the_load_lasted() -> None:
     tally = Tally(due=5, seconds=[0.1, 0.2, 0.3], useful=2, refused=1, elapsed_s=4.0)
     assert (tally.goodput, tally.open, tally.latest_s) == (0.5, 1, float("inf"))
     assert Tally(due=2, seconds=[0.1, 0.2]).latest_s == 0.2
+
+
+def test_calls_are_told_apart_by_how_they_ended() -> None:
+    answers = [
+        Answer(0, False, b""),
+        Answer(OVERLOADED, True, b""),
+        Answer(OVERLOADED, False, b""),
+        Answer(ENDED, False, b""),
+        Answer(4, False, b""),
+    ]
+
+    tally, storm = Tally(due=len(answers) + 1), Storm([], patience_s=60.0)
+    for answer in answers:
+        storm._note(tally, time.perf_counter(), answer)
+    storm._note(tally, time.perf_counter() - 61.0, answers[0])
+    assert (len(tally.seconds), tally.refused, tally.bare, tally.ended) == (1, 2, 1, 1)
+    assert (tally.failed, tally.open) == (2, 0)
+    storm.close()
 
 
 def test_a_slope_is_not_moved_by_a_few_samples_that_stray() -> None:
