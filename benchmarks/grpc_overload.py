@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from heapq import heappop, heappush
@@ -85,12 +86,11 @@ def _overload(_peers: Peers, *, size: _Size) -> Iterator[Figure]:
             with stage.serving(cores=serves) as server:
                 uploads = asyncio.run(_opened(stage, server.address, update, size.cohort))
                 wires = [Wire(server.address, one, stage.root) for one in stage.devices]
-                storm = Storm(wires, patience_s=_PATIENCE_S)
-                asking = _asking(wires[size.cohort :])
-                check_ins = _curve(storm, asking, asking, size.asking_s)
-                sending = _Sending(wires[: size.cohort], uploads, update)
-                pieces = _curve(storm, sending, asking, size.sending_s)
-                storm.close()
+                with closing(Storm(wires, patience_s=_PATIENCE_S)) as storm:
+                    asking = _asking(wires[size.cohort :])
+                    check_ins = _curve(storm, asking, asking, size.asking_s)
+                    sending = _Sending(wires[: size.cohort], uploads, update)
+                    pieces = _curve(storm, sending, asking, size.sending_s)
                 most_mb = resident_bytes(server.pid, most=True) / 1e6
         finally:
             os.sched_setaffinity(0, before)
@@ -104,7 +104,7 @@ def _overload(_peers: Peers, *, size: _Size) -> Iterator[Figure]:
 @benchmark(
     "grpc-overload",
     "What does a server do when it is offered three times what it can take?",
-    short=partial(_overload, size=_Size(90, 8, 25_000_000, 0.8, 0.8)),
+    short=partial(_overload, size=_Size(90, 16, 25_000_000, 0.8, 0.8)),
 )
 def grpc_overload(peers: Peers) -> Iterator[Figure]:
     """One server process on one core, calls as bare frames from another.
@@ -114,7 +114,7 @@ def grpc_overload(peers: Peers) -> Iterator[Figure]:
     what is answered within 5 s. It has recovered once a second's check-ins, 20 of them, are each
     answered within 250 ms.
     """
-    yield from _overload(peers, size=_Size(280, 24, 25_000_000, 8.0, 2.0))
+    yield from _overload(peers, size=_Size(280, 40, 25_000_000, 8.0, 2.0))
 
 
 def _figures(kind: str, curve: _Curve, unit: float, name: str) -> Iterator[Figure]:

@@ -22,7 +22,8 @@ class Standardizer:
     """A function of datasets: (x - mean) / scale, with missing values (NaN) set to the mean.
 
     Shapes: mean (F,), scale (F,), float64; x (N, ..., F) -> (N, ..., F) float32.
-    Raises: DatasetError if the last axis of x is not F.
+    Raises: DatasetError if the last axis of x is not F, or for a value that is beyond float32 once
+    it is divided by `scale`.
     """
 
     mean: NDArray[np.float64]
@@ -33,7 +34,16 @@ class Standardizer:
         _check(dataset, features=len(self.mean))
         # Subtracting in float64: float32 would lose all digits of a feature such as a timestamp.
         centred = dataset.x - self.mean
-        x = np.divide(centred, self.scale, out=centred).astype(np.float32)
+        try:
+            with np.errstate(over="raise"):
+                x = np.divide(centred, self.scale, out=centred).astype(np.float32)
+        except FloatingPointError:
+            raise DatasetError(
+                "standardize: a value is beyond float32",
+                why="it is more than 3.4e38 standard deviations away from its feature's mean, as "
+                "those are of the data that were measured",
+                fix="mark it as missing with NaN, or leave out the feature, which hardly changes",
+            ) from None
         np.nan_to_num(x, copy=False, nan=0.0)
         return Dataset(x, dataset.y, dataset.name)
 

@@ -10,6 +10,7 @@ has new noise and pays anew.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,8 @@ class Accounts:
     ) -> None:
         self._folder, self._key, self._entropy = folder, participation_key, entropy
         self._open: dict[str, Account] = {}
+        # Threads of tasks open accounts while others let go of theirs.
+        self._turn = threading.RLock()
 
     def create(self, task_id: str, plan: PrivacyPlan) -> Account:
         """The account of a new task; one that a crash left behind is taken up, whole or not.
@@ -77,28 +80,30 @@ class Accounts:
         Raises: PlanError, LedgerError.
         """
         folder = self._at(task_id)
-        try:
-            ledger = Ledger.create(folder, plan, participation_key=self._seal(plan))
-        except LedgerError:
-            if not folder.exists():
-                raise
-            return self.open(task_id, plan, checkpoint=None)
-        return self._keep(task_id, ledger)
+        with self._turn:
+            try:
+                ledger = Ledger.create(folder, plan, participation_key=self._seal(plan))
+            except LedgerError:
+                if not folder.exists():
+                    raise
+                return self.open(task_id, plan, checkpoint=None)
+            return self._keep(task_id, ledger)
 
     def open(self, task_id: str, plan: PrivacyPlan, *, checkpoint: Head | None) -> Account:
         """The account of a task. `checkpoint`: the ledger's head beside the newest model.
 
         Raises: RollbackError, LedgerError, PlanError.
         """
-        if (found := self._open.get(task_id)) is not None:
-            return found
-        ledger = Ledger.open(
-            self._at(task_id),
-            checkpoint=checkpoint,
-            plan=plan,
-            participation_key=self._seal(plan),
-        )
-        return self._keep(task_id, ledger)
+        with self._turn:
+            if (found := self._open.get(task_id)) is not None:
+                return found
+            ledger = Ledger.open(
+                self._at(task_id),
+                checkpoint=checkpoint,
+                plan=plan,
+                participation_key=self._seal(plan),
+            )
+            return self._keep(task_id, ledger)
 
     def spent(self, task_id: str, plan: PrivacyPlan, *, checkpoint: Head | None) -> Expense:
         """What a task has spent, whichever process holds its ledger.
@@ -125,14 +130,16 @@ class Accounts:
 
     def let_go(self, task_id: str) -> None:
         """Lets go of a task's ledger, if it is open, for another process to hold it."""
-        if (account := self._open.pop(task_id, None)) is not None:
-            account.ledger.close()
+        with self._turn:
+            if (account := self._open.pop(task_id, None)) is not None:
+                account.ledger.close()
 
     def close(self) -> None:
         """Lets go of all ledgers."""
-        for account in self._open.values():
-            account.ledger.close()
-        self._open.clear()
+        with self._turn:
+            for account in self._open.values():
+                account.ledger.close()
+            self._open.clear()
 
     def _at(self, task_id: str) -> Path:
         return self._folder / task_id

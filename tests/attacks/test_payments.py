@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from fedcore.errors import LedgerError, ParticipationError
 from fedcore.federated.payments import Account, Accounts
+from fedcore.privacy import PrivacyPlan
 from tests.server.federation.test_rounds import CLIENTS
 from tests.server.federation.world import KEY, task_of
 
@@ -17,9 +19,13 @@ NAMES = [bytes([number]) * 16 for number in range(6)]
 
 def opened(folder: Path) -> Account:
     """The account of a task of 5 clients, as a process that begins finds it."""
-    plan = task_of(privacy=CLIENTS.format(noise="central"), secure="", minimum=1).plan
-    assert plan is not None
-    return Accounts(folder, participation_key=KEY).create("task", plan)
+    return Accounts(folder, participation_key=KEY).create("task", plan())
+
+
+def plan() -> PrivacyPlan:
+    found = task_of(privacy=CLIENTS.format(noise="central"), secure="", minimum=1).plan
+    assert found is not None
+    return found
 
 
 def spent(account: Account, clients: list[bytes], *, round: int) -> None:
@@ -81,3 +87,25 @@ def test_an_account_is_not_made_anew_beside_what_it_has_released(tmp_path: Path)
     (tmp_path / "task" / "privacy.ledger").write_bytes(b"")
     with pytest.raises(LedgerError):
         opened(tmp_path)
+
+
+def test_an_account_that_is_opened_while_all_are_closed_waits_for_its_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accounts, opens = Accounts(tmp_path, participation_key=KEY), plan()
+    first, made = accounts.create("first", opens), list[Account]()
+    accounts.create("second", opens)
+    third = threading.Thread(target=lambda: made.append(accounts.create("third", opens)))
+    close = first.ledger.close
+
+    def closes_while_another_opens() -> None:
+        third.start()
+        third.join(0.2)
+        assert not made
+        close()
+
+    monkeypatch.setattr(first.ledger, "close", closes_while_another_opens)
+    accounts.close()
+    third.join()
+    spent(made[0], NAMES[:3], round=0)
+    accounts.close()

@@ -88,7 +88,7 @@ def test_a_call_in_bare_frames_is_answered(storm: Any, size: int) -> None:
     drives, wires = storm
 
     def begin(done: Any) -> bool:
-        wires[0].call(head_of("/any/Call", timeout_s=30), bytes(size), done)
+        wires[0].call(head_of("/fedcore.v1.ClientService/CheckIn", timeout_s=30), bytes(size), done)
         return True
 
     tally = drives.offered(begin, rate=100, seconds=0.2)
@@ -101,7 +101,7 @@ def test_more_calls_than_a_connection_takes_at_once_wait_for_their_turn(storm: A
     drives, wires = storm
 
     def begin(done: Any) -> bool:
-        wires[1].call(head_of("/any/Call", timeout_s=30), b"", done)
+        wires[1].call(head_of("/fedcore.v1.ClientService/CheckIn", timeout_s=30), b"", done)
         return True
 
     tally = drives.filled(begin, at_once=250, seconds=0.3)

@@ -69,3 +69,13 @@ def test_what_has_no_mean_is_refused() -> None:
         standardize(with_features(np.array([[np.inf]])))
     with pytest.raises(DtypeError, match="<U1"):
         standardize(with_features(np.array([["a"]])))
+
+
+def test_a_value_that_is_beyond_float32_in_standard_deviations_is_refused() -> None:
+    measured = np.array([[0.0], [8.450352704465533e-38]], np.float32)
+    fitted = standardize(with_features(measured))
+    assert fitted(with_features(measured)).x.tolist() == [[-1.0], [1.0]]
+    with pytest.raises(DatasetError, match="beyond float32"):
+        fitted(with_features(np.array([[15.0]], np.float32)))
+    with pytest.raises(DatasetError, match="beyond float32"):
+        fitted(with_features(np.array([[1e300]])))

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcore.data import Dataset
-from fedcore.errors import PhaseError
+from fedcore.errors import PhaseError, UploadError
 from fedcore.federated.contribution import Contributor
 from fedcore.federated.programs import TrainingRequest
 from fedcore.federated.training import stream_of
@@ -60,6 +60,7 @@ __all__ = ["LATER", "TENANT", "Device", "Silence", "data_of"]
 
 TENANT = "default"
 _NOW, LATER = 0, 2**40
+_REPEATS = 3  # of an upload, as the device's program has it
 
 
 class Silence(Exception):
@@ -240,6 +241,17 @@ class Device:
         await self._upload(world, part, header, data)
 
     async def _upload(
+        self, world: World, part: Assigned, header: UploadHeader | None, data: bytes
+    ) -> None:
+        for _ in range(_REPEATS):
+            try:
+                return await self._sent(world, part, header, data)
+            except UploadError as error:
+                # Another driver took over, and what had come was not on the disk yet.
+                refused = error
+        raise refused
+
+    async def _sent(
         self, world: World, part: Assigned, header: UploadHeader | None, data: bytes
     ) -> None:
         self._speak(part.ref.round, "upload")
