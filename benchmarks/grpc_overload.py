@@ -45,6 +45,8 @@ _PUT_CHUNK = head_of("/fedcore.v1.UploadService/PutChunk", timeout_s=int(_PATIEN
 class _Size:
     """`population` clients ask for work while those of the cohort upload so many parameters.
 
+    They are more than nine times the cohort, or they would be held until the next selection.
+
     So long lasts a step of check-ins, and one of pieces, of which the updates have but so many.
     """
 
@@ -104,7 +106,7 @@ def _overload(_peers: Peers, *, size: _Size) -> Iterator[Figure]:
 @benchmark(
     "grpc-overload",
     "What does a server do when it is offered three times what it can take?",
-    short=partial(_overload, size=_Size(90, 16, 25_000_000, 0.8, 0.8)),
+    short=partial(_overload, size=_Size(180, 16, 25_000_000, 0.8, 0.8)),
 )
 def grpc_overload(peers: Peers) -> Iterator[Figure]:
     """One server process on one core, calls as bare frames from another.
@@ -114,7 +116,7 @@ def grpc_overload(peers: Peers) -> Iterator[Figure]:
     what is answered within 5 s. It has recovered once a second's check-ins, 20 of them, are each
     answered within 250 ms.
     """
-    yield from _overload(peers, size=_Size(280, 40, 25_000_000, 8.0, 2.0))
+    yield from _overload(peers, size=_Size(400, 40, 25_000_000, 8.0, 2.0))
 
 
 def _figures(kind: str, curve: _Curve, unit: float, name: str) -> Iterator[Figure]:
