@@ -45,9 +45,8 @@ _PUT_CHUNK = head_of("/fedcore.v1.UploadService/PutChunk", timeout_s=int(_PATIEN
 class _Size:
     """`population` clients ask for work while those of the cohort upload so many parameters.
 
-    They are more than nine times the cohort, or they would be held until the next selection.
-
     So long lasts a step of check-ins, and one of pieces, of which the updates have but so many.
+    The population is more than nine times the cohort, or it would be held until a selection.
     """
 
     population: int
