@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 import fedcore as fc
 from fedcore.errors import DtypeError, ShapeError
@@ -26,6 +26,8 @@ from fedcore.tensor.tensor import tensor
 @given(
     st.floats(-1e3, 1e3), st.floats(-1e3, 1e3), st.integers(0, 40), st.sampled_from(["f4", "f8"])
 )
+@example(0.0, 5e-324, 4, "f8")  # a step of which is no number
+@example(-1e-323, 5e-324, 7, "f8")
 def test_equal_steps_are_numpys_and_reach_both_ends(
     start: float, stop: float, num: int, dtype: str
 ) -> None:

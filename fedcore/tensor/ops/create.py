@@ -166,14 +166,19 @@ def linspace(start: float, stop: float, num: int = 50, *, dtype: Any = np.float3
             why="equal steps are no whole numbers",
             fix="pass a floating dtype, or use arange",
         )
-    begin, by = (
-        Tensor(current_backend().asarray(n, dtype=np.float64))
-        for n in (first, (last - first) / max(count - 1, 1))
-    )
-    steps = arange_primitive(begin, by, count=count)
+    way, parts = last - first, max(count - 1, 1)
+    if way / parts or not way:
+        steps = _float64_steps(first, way / parts, count)
+    else:  # the step is below the smallest number, so shares of the whole way are added instead
+        steps = _float64_steps(0.0, 1.0, count) / parts * way + first
     if count > 1:  # the last sum may be off by a rounding
         steps = operations.where(operations.equal(arange(count), count - 1), last, steps)
     return steps.astype(kind)
+
+
+def _float64_steps(begin: float, step: float, count: int) -> Tensor:
+    ends = (Tensor(current_backend().asarray(n, dtype=np.float64)) for n in (begin, step))
+    return arange_primitive(*ends, count=count)
 
 
 def eye(rows: int, columns: int | None = None, *, dtype: Any = np.float32) -> Tensor:
