@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
 import secrets
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import process_time
@@ -31,6 +34,7 @@ from fedserver.federation.interface import (
 from fedserver.freed import collect_rarely
 from fedserver.opening import opened
 from fedserver.parts import Parts
+from fedserver.turns import wait_for_turns
 
 __all__ = ["server_round"]
 
@@ -47,11 +51,22 @@ def server_round(_peers: Peers) -> Iterator[Figure]:
     All CPU time of a process in which the clients are coroutines that compute nothing, without
     a network and TLS.
     """
-    with TemporaryDirectory() as folder:
-        collect_rarely()  # as the server's program does
+    with TemporaryDirectory() as folder, _as_the_program_does():
         stage = Stage(Path(folder), clients=0, task=linear_task(clients=_COHORT))
         spent = asyncio.run(_spent(stage))
     yield Figure("server-round", spent, "s of CPU", target=Target("value", "<=", _CPU_S))
+
+
+@contextmanager
+def _as_the_program_does() -> Iterator[None]:
+    threshold, scheduler = gc.get_threshold(), os.sched_getscheduler(0)
+    collect_rarely()
+    wait_for_turns()
+    try:
+        yield
+    finally:
+        gc.set_threshold(*threshold)
+        os.sched_setscheduler(0, scheduler, os.sched_param(0))
 
 
 async def _spent(stage: Stage) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -80,7 +80,7 @@ class Closed:
 
     at: int
     phase: Phase
-    remaining: frozenset[bytes]
+    remaining: Set[bytes]
 
 
 @dataclass(frozen=True, slots=True)

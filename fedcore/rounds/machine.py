@@ -38,6 +38,7 @@ from fedcore.rounds.events import (
 )
 from fedcore.rounds.phases import CLIENT_PHASES, Phase
 from fedcore.rounds.policy import RoundPolicy
+from fedcore.rounds.sets import VersionedSet
 from fedcore.rounds.state import LATE, LEFT_OUT, SURPLUS, Loss, RoundState, Transition
 from fedcore.rounds.table import TABLE
 
@@ -152,22 +153,23 @@ def _with_arrived(state: RoundState, clients: Set[bytes]) -> RoundState:
     if clients & lost.keys():
         still = {client: loss for client, loss in lost.items() if client not in clients}
         lost = MappingProxyType(still)
-    return replace(
-        state, arrived=state.arrived | clients, pending=state.pending - clients, lost=lost
-    )
+    arrived = VersionedSet.of(state.arrived).including(clients)
+    pending = VersionedSet.of(state.pending).excluding(clients)
+    return replace(state, arrived=arrived, pending=pending, lost=lost)
 
 
 def _with_lost(state: RoundState, whys: Mapping[bytes, str]) -> RoundState:
     """In SELECTING whoever checked in can go again; later only who is still awaited is lost."""
     selecting = state.phase is Phase.SELECTING
-    clients = whys.keys() & (state.arrived if selecting else state.pending)
+    here = state.arrived if selecting else state.pending
+    clients = {client for client in whys if client in here}
     if not clients:
         return state
     lost = {client: Loss(state.phase, whys[client]) for client in clients}
     return replace(
         state,
-        arrived=state.arrived - clients if selecting else state.arrived,
-        pending=state.pending - clients,
+        arrived=VersionedSet.of(state.arrived).excluding(clients) if selecting else state.arrived,
+        pending=VersionedSet.of(state.pending).excluding(clients),
         lost=MappingProxyType({**state.lost, **lost}),
     )
 
@@ -201,7 +203,7 @@ def _go_on(state: RoundState, at: int, policy: RoundPolicy, *, late: bool = Fals
             return state, ()
         reason = f"{came} of {policy.select} clients checked in"
         following = policy.following(state.phase)
-        return _move(state, following, at, policy, reason=reason, cohort=state.arrived)
+        return _move(state, following, at, policy, reason=reason, cohort=frozenset(state.arrived))
     at_goal = state.phase is Phase.COLLECTING and came >= policy.goal
     done = late or at_goal or not state.pending
     if state.closing or not done or came < policy.needed(state.phase):
@@ -211,17 +213,18 @@ def _go_on(state: RoundState, at: int, policy: RoundPolicy, *, late: bool = Fals
 
 def _closed(state: RoundState, event: Closed, policy: RoundPolicy) -> Outcome:
     """On to the next phase with those who remain; everyone else was lost in this one."""
+    remaining = frozenset(event.remaining)
     at_goal = state.phase is Phase.COLLECTING and len(state.arrived) >= policy.goal
-    lost = {client: loss for client, loss in state.lost.items() if client not in event.remaining}
-    for client in state.members - event.remaining - lost.keys():
+    lost = {client: loss for client, loss in state.lost.items() if client not in remaining}
+    for client in state.members - remaining - lost.keys():
         why = LEFT_OUT if client in state.arrived else SURPLUS if at_goal else LATE
         lost[client] = Loss(state.phase, why)
-    state = replace(state, arrived=event.remaining, pending=_NOBODY, lost=MappingProxyType(lost))
-    if len(event.remaining) < policy.needed(state.phase):
+    state = replace(state, arrived=remaining, pending=_NOBODY, lost=MappingProxyType(lost))
+    if len(remaining) < policy.needed(state.phase):
         return _too_few(state, event.at, policy)
-    reason = f"{len(event.remaining)} of {len(state.members)} clients remain"
+    reason = f"{len(remaining)} of {len(state.members)} clients remain"
     # Who answered at the end is of no more interest: the sum is that of the survivors.
-    cohort = state.survivors if state.phase is Phase.UNMASKING else event.remaining
+    cohort = state.survivors if state.phase is Phase.UNMASKING else remaining
     following = policy.following(state.phase)
     return _move(state, following, event.at, policy, reason=reason, cohort=cohort)
 

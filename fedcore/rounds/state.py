@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import NamedTuple
@@ -75,8 +75,8 @@ class RoundState:
     deadline: int | None = None
     cohort: frozenset[bytes] = _NOBODY
     members: frozenset[bytes] = _NOBODY
-    pending: frozenset[bytes] = _NOBODY
-    arrived: frozenset[bytes] = _NOBODY
+    pending: Set[bytes] = _NOBODY
+    arrived: Set[bytes] = _NOBODY
     survivors: frozenset[bytes] = _NOBODY
     lost: Mapping[bytes, Loss] = field(default_factory=_nobody_lost)
     closing: bool = False

@@ -26,6 +26,7 @@ __all__ = [
     "FreeShare",
     "FsOps",
     "blob_error",
+    "broken",
     "digest_of",
     "finished",
     "in_thread",
@@ -175,7 +176,12 @@ def blob_error(what: str) -> Iterator[None]:
     except BlobError:
         raise
     except OSError as error:
-        raise BlobError(what, why=_reason(error), fix=_remedy(error)) from error
+        raise broken(what, error) from error
+
+
+def broken(what: str, error: OSError) -> BlobError:
+    """What says that a disk let `what` fail, why, and what to do."""
+    return BlobError(what, why=_reason(error), fix=_remedy(error))
 
 
 def require_space(folder: Path, size: int, *, reserve: int) -> None:

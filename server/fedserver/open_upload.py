@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from fedcore.errors import BlobError, ConflictError, NotFoundError, OverloadedError, UploadError
-from fedserver.disk import FolderSync, blob_error
+from fedserver.disk import FolderSync, broken
 from fedserver.upload_file import UploadFile
 
 __all__ = ["ChunkMemory", "OpenUpload", "Promises", "changed", "not_open"]
@@ -245,10 +245,11 @@ class OpenUpload:
     @contextmanager
     def _closed_on_failure(self) -> Iterator[None]:
         try:
-            with _full_or_broken():
-                yield
-        except BaseException:
+            yield
+        except BaseException as error:
             self.close()
+            if isinstance(error, OSError) and not isinstance(error, BlobError):
+                raise _full_or_broken(error) from error
             raise
 
 
@@ -270,23 +271,16 @@ def changed(offset: int) -> UploadError:
     )
 
 
-@contextmanager
-def _full_or_broken() -> Iterator[None]:
-    """OverloadedError where the disk is full, BlobError where it fails."""
+def _full_or_broken(error: OSError) -> OverloadedError | BlobError:
     what = "an upload cannot be kept"
-    try:
-        with blob_error(what):
-            yield
-    except BlobError as error:
-        cause = error.__cause__
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OverloadedError(
-                what,
-                why="the server's disk is full",
-                fix="come back later; the operator has to make room",
-                retry=_RETRY_DISK_MS,
-            ) from error
-        raise
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return broken(what, error)
+    return OverloadedError(
+        what,
+        why="the server's disk is full",
+        fix="come back later; the operator has to make room",
+        retry=_RETRY_DISK_MS,
+    )
 
 
 def _no_memory() -> OverloadedError:

@@ -57,6 +57,7 @@ from fedserver.federation.cohort import Cohort
 from fedserver.federation.interface import Train
 from fedserver.federation.journal import Journal
 from fedserver.federation.masked import MaskedSession
+from fedserver.federation.page import Page
 from fedserver.federation.reports import Reports
 from fedserver.federation.resources import HostedTask, Resources
 from fedserver.federation.results import Result, Results
@@ -74,7 +75,8 @@ class Attempt:
 
     `policy`: its terms, and `why` they select so many. `masked`: its session of secure aggregation,
     None without. `invited`: the clients that the privacy plan has drawn, None where whoever comes
-    may take part. `spent_up`: the privacy budget pays for no further round.
+    may take part. `spent_up`: the privacy budget pays for no further round. `page`: is turned when
+    there may be something new for clients.
     """
 
     def __init__(
@@ -105,7 +107,7 @@ class Attempt:
         self._timers: dict[Phase, asyncio.TimerHandle] = {}
         self._writing: set[asyncio.Task[object]] = set()
         self.unwritten = Unwritten()
-        self._page = asyncio.Event()
+        self.page = Page()
         # By a clock that nobody sets: the machine's may jump, and would count everybody as late.
         self._turned_s = asyncio.get_running_loop().time()
         self._scrubbed = self._started = False
@@ -154,7 +156,7 @@ class Attempt:
             for timer in self._timers.values():
                 timer.cancel()
             self.cohort.dismiss()
-            self._turn_page()
+            self.page.turn()
 
     async def _watch(self) -> None:
         """Tells of clients that gave no sign of life, or take too long to train."""
@@ -199,22 +201,6 @@ class Attempt:
         task.add_done_callback(self._writing.discard)
         return await asyncio.shield(task)
 
-    @property
-    def page(self) -> asyncio.Event:
-        """Set once there may be something new for clients; then there is another one."""
-        return self._page
-
-    async def turned(self, timeout_s: float) -> None:
-        """Returns when there may be something new for clients, or after so many seconds."""
-        try:
-            await asyncio.wait_for(self._page.wait(), timeout_s)
-        except TimeoutError:
-            return
-
-    def _turn_page(self) -> None:
-        page, self._page = self._page, asyncio.Event()
-        page.set()
-
     async def _step(self, event: Event) -> None:
         try:
             state, effects = step(self.state, event, self.policy)
@@ -226,7 +212,7 @@ class Attempt:
         for effect in effects:
             await self._perform(effect, state)
         if effects:
-            self._turn_page()
+            self.page.turn()
 
     async def _perform(self, effect: Effect, state: RoundState) -> None:
         match effect:

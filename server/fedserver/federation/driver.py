@@ -22,6 +22,7 @@ from fedserver.federation.journal import SCRUB, Journal
 from fedserver.federation.lease import LeaseHolder, held
 from fedserver.federation.left_out import LeftOut
 from fedserver.federation.opening import open_attempt, open_released, take_up
+from fedserver.federation.page import Page
 from fedserver.federation.resources import HostedTask, Resources
 from fedserver.store.records import (
     RESTORED,
@@ -41,7 +42,8 @@ _NOT_OPEN: Final = {phase.value for phase in (Phase.COMPLETED, *ENDS)}
 class TaskDriver:
     """One task's driver. `owner`: the name under which this server holds leases.
 
-    `left_out`: whom it does not ask. `overtaken`: another server drives the task now.
+    `left_out`: whom it does not ask. `overtaken`: another server drives the task now. `page`: is
+    turned when something may have changed.
     """
 
     def __init__(self, hosted: HostedTask, resources: Resources, *, owner: str) -> None:
@@ -49,7 +51,7 @@ class TaskDriver:
         self.attempt: Attempt | None = None
         self.left_out = LeftOut()
         self._asking: Counter[bytes] = Counter()
-        self._began = asyncio.Event()
+        self.page = Page()
         self.overtaken = self._stopping = self._draining = False
         self._ended, self._cancelled = False, ""
         self._log = structlog.get_logger("fedserver.driver").bind(task=hosted.task_id)
@@ -103,7 +105,7 @@ class TaskDriver:
     def drain(self) -> None:
         """From now on nobody is selected, and who waits to be is answered."""
         self._draining = True
-        self._began.set()
+        self.page.turn()
         if self.attempt is not None:
             self.attempt.cohort.dismiss()
 
@@ -112,17 +114,6 @@ class TaskDriver:
         self._cancelled = why
         if self.attempt is not None:
             self.attempt.post(Cancel(self._resources.clock(), why))
-
-    async def turned(self, timeout_s: float) -> None:
-        """Returns when something may have changed, or after so many seconds."""
-        # The events of this moment: one that is set before its task runs is not missed.
-        events = [self._began] if self.attempt is None else [self._began, self.attempt.page]
-        waits = [asyncio.ensure_future(event.wait()) for event in events]
-        try:
-            await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        finally:  # also when whoever asked has left
-            for waiting in waits:
-                waiting.cancel()
 
     async def selecting(self, client: bytes, timeout_s: float) -> Attempt | None:
         """The attempt that selects clients now, or will within so many seconds; else None.
@@ -134,19 +125,21 @@ class TaskDriver:
         deadline = loop.time() + timeout_s
         self._asking[client] += 1
         try:
-            while (left := deadline - loop.time()) > 0:
+            while (left := deadline - loop.time()) > 0 and not self._selects_no_more:
                 self._start_if_enough()
                 attempt = self.attempt
                 if attempt is not None and attempt.state.phase is Phase.SELECTING:
                     return attempt
-                await self.turned(left)
-                if self._draining or self._stopping or self._cancelled:
-                    return None
+                await self.page.turned(left)
             return None
         finally:
             self._asking[client] -= 1
             if not self._asking[client]:
                 del self._asking[client]
+
+    @property
+    def _selects_no_more(self) -> bool:
+        return self._draining or self._stopping or bool(self._cancelled)
 
     def _stop_attempt(self) -> None:
         """Who waits for a round that is carried out elsewhere by now must not go on waiting."""
@@ -264,11 +257,10 @@ class TaskDriver:
         return f"{said}: {'`fed round list` says how' if hidden else record.reason}"
 
     def _begin(self, attempt: Attempt) -> None:
-        began, self._began = self._began, asyncio.Event()
-        self.attempt = attempt
+        self.attempt, attempt.page = attempt, self.page
         if self._cancelled:
             attempt.post(Cancel(self._resources.clock(), self._cancelled))
-        began.set()
+        self.page.turn()
         if self._stopping:  # it was told so while this attempt was opened
             attempt.stop()
         self._start_if_enough()

@@ -25,7 +25,7 @@ class LocalFederation(CheckIns, Uploads):
         self, resources: Resources, accounts: Accounts, *, owner: str, shared: bool = False
     ) -> None:
         super().__init__(resources, accounts, owner=owner, shared=shared)
-        self._held, self._owners, self._sizes = 0, {}, {}
+        self._held, self._sizes = 0, {}
 
 
 if TYPE_CHECKING:

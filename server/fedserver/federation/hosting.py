@@ -205,7 +205,7 @@ class Tasks(Drivers):
             driver = self._drivers.get(task_id)
             if page.rounds or driver is None or self._running[task_id].done():
                 return
-            await driver.turned(left)
+            await driver.page.turned(left)
 
     def _spent(self, record: TaskRecord, head: HeadRecord | None) -> Spent:
         plan = Task.from_canonical(record.spec).plan

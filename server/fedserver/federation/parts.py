@@ -87,7 +87,7 @@ class Parts(Tasks):
             if left <= 0 or self._draining:
                 return wait(attempt.state, seen=seen)
             with attempt.cohort.listening(caller.id):
-                await attempt.turned(left)
+                await attempt.page.turned(left)
         return await self._over(assignment, seen=seen)
 
     async def place(

@@ -28,6 +28,7 @@ class Reports:
         self._spool, self._threads = spool, threads
         self._sealed: dict[bytes, bytes] = {}
         self._begun: set[bytes] = set()
+        self._owners: dict[bytes, bytes] = {}
         self._sum = Accumulation(layout)
         self._adding: set[asyncio.Task[None]] = set()
         self._totals: Totals | None = None
@@ -66,6 +67,14 @@ class Reports:
                 why=f"an update of this task has {self.layout.upload_bytes:,}",
                 fix="encode the update by the layout of its task",
             )
+
+    def owner(self, upload_id: bytes) -> bytes | None:
+        """The client whose upload it is, if `own` was told: it is asked for every chunk."""
+        return self._owners.get(upload_id)
+
+    def own(self, upload_id: bytes, client: bytes) -> None:
+        """Notes whose upload it is, for as long as the attempt lasts."""
+        self._owners[upload_id] = client
 
     def begin(self, client: bytes) -> None:
         """Notes that a client has begun to send."""

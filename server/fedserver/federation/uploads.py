@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeVar
 
 from fedcore.rounds import Arrived, Phase
 from fedcore.secagg.messages import UploadHeader
@@ -16,15 +15,12 @@ from fedserver.store.records import RoundRef
 
 __all__ = ["Uploads"]
 
-_REMEMBERED = 65_536  # more than upload at once; some 20 MB
-K = TypeVar("K")
-V = TypeVar("V")
+_REMEMBERED = 256  # more models than are fetched at once
 
 
 class Uploads(Parts):
-    """What moves bytes. Which upload is whose is remembered, for it is asked for every chunk."""
+    """What moves bytes. A model's size is remembered, for it is asked for every chunk."""
 
-    _owners: dict[tuple[bytes, bytes], RoundRef]
     _sizes: dict[tuple[str, bytes], int]
 
     async def begin_upload(
@@ -46,7 +42,7 @@ class Uploads(Parts):
                 header=b"" if header is None else header.context,
             )
         )
-        _remember(self._owners, (caller.id, upload.upload_id), assignment.ref)
+        attempt.reports.own(upload.upload_id, caller.id)
         progress = await self._spool.open(upload.upload_id, size, key=attempt.reports.key)
         attempt.reports.begin(caller.id)
         sealed = caller.id in attempt.reports.clients
@@ -101,7 +97,9 @@ class Uploads(Parts):
         size = self._sizes.get((caller.tenant, digest))
         if size is None:
             size = (await self.model(caller, digest)).size
-            _remember(self._sizes, (caller.tenant, digest), size)
+            if len(self._sizes) >= _REMEMBERED:
+                self._sizes.clear()
+            self._sizes[caller.tenant, digest] = size
         data = await self._blobs.read(digest, offset, length)
         self._resources.metrics.download_bytes.inc(len(data))
         return ModelChunk(data, size)
@@ -125,15 +123,23 @@ class Uploads(Parts):
 
     async def _round_of(self, caller: Caller, upload_id: bytes) -> RoundRef:
         """The round that a client's upload is for, if this server drives it."""
-        ref = self._owners.get((caller.id, upload_id))
+        ref = self._known_round_of(caller, upload_id)
         if ref is None:
             upload = await self._store.upload(upload_id)
             if upload is None or upload.client_id != caller.id:
                 raise unknown("upload")
             ref = upload.ref
-            _remember(self._owners, (caller.id, upload_id), ref)
+            if (attempt := self._attempt(ref)) is not None:
+                attempt.reports.own(upload_id, caller.id)
         await self._require_here(caller, ref.task_id)
         return ref
+
+    def _known_round_of(self, caller: Caller, upload_id: bytes) -> RoundRef | None:
+        for driver in self._drivers.values():
+            attempt = driver.attempt
+            if attempt is not None and attempt.reports.owner(upload_id) == caller.id:
+                return attempt.ref
+        return None
 
     def _collecting(self, ref: RoundRef, client: bytes) -> Attempt:
         """The attempt, while it takes the client's update. Raises: PhaseError."""
@@ -142,9 +148,3 @@ class Uploads(Parts):
         if not attempt.state.takes(Phase.COLLECTING, client):
             raise untimely(attempt, "no update of this client is awaited")
         return attempt
-
-
-def _remember(known: dict[K, V], key: K, value: V) -> None:
-    if len(known) >= _REMEMBERED:
-        known.clear()
-    known[key] = value

@@ -186,7 +186,7 @@ class AttemptRun:
     def _pass(self, transition: Transition, state: RoundState) -> None:
         before, self.state = self.state, state
         self.transitions.append(transition)
-        self.arrived[before.phase] = before.arrived
+        self.arrived[before.phase] = frozenset(before.arrived)
         if before.phase is Phase.SELECTING and state.members:
             self.cohort = [client for client in self._asked if client in state.cohort]
             self.course = self._course([self._asked[client] for client in self.cohort])

@@ -17,36 +17,17 @@ from fedserver.store.records import RoundRef, TaskState
 from tests.server.federation.world import task_of, world_in
 
 
-async def test_a_change_right_after_a_look_is_not_missed(tmp_path: Path) -> None:
+async def test_who_waits_for_a_driver_hears_of_its_attempts(tmp_path: Path) -> None:
     async with world_in(tmp_path, task_of()) as world:
         assert world.federation is not None and world.submitted is not None
         await world.waiting_for(RoundRef(world.submitted.task_id, 0, 1))
         driver = world.federation._drivers[world.submitted.task_id]
         assert driver.attempt is not None
-        waiting = asyncio.ensure_future(driver.turned(60.0))
-        await asyncio.sleep(0)  # it has looked, and what it waits with has not run yet
-        driver.attempt._turn_page()
+        waiting = asyncio.ensure_future(driver.page.turned(60.0))
+        await asyncio.sleep(0)
+        driver.attempt.page.turn()
         await asyncio.wait_for(waiting, 5.0)
         assert driver.attempt.state.phase is Phase.PENDING
-
-
-async def test_who_stops_waiting_leaves_nothing_behind(tmp_path: Path) -> None:
-    def waits() -> int:
-        running = (task.get_coro() for task in asyncio.all_tasks())
-        return sum(getattr(coro, "__qualname__", "") == "Event.wait" for coro in running)
-
-    async with world_in(tmp_path, task_of()) as world:
-        assert world.federation is not None and world.submitted is not None
-        await world.waiting_for(RoundRef(world.submitted.task_id, 0, 1))
-        driver, before = world.federation._drivers[world.submitted.task_id], waits()
-        waiting = asyncio.ensure_future(driver.turned(60.0))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        assert waits() == before + 2
-        waiting.cancel()
-        await asyncio.gather(waiting, return_exceptions=True)
-        await asyncio.sleep(0)
-        assert waits() == before
 
 
 async def test_who_dealt_bad_shares_is_on_record_and_takes_part_no_more(
