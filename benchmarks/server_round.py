@@ -14,6 +14,7 @@ from time import process_time
 
 from benchmarks.federation.history import enrolled
 from benchmarks.federation.part import Update
+from benchmarks.federation.processes import one_core_each
 from benchmarks.federation.stage import Stage
 from benchmarks.federation.tasks import linear_task
 from benchmarks.figure import Figure, Target
@@ -49,7 +50,7 @@ def server_round(_peers: Peers) -> Iterator[Figure]:
     """Check-ins, assignments, uploads of 15 numbers, seals and reports, all of them durable.
 
     All CPU time of a process in which the clients are coroutines that compute nothing, without
-    a network and TLS.
+    a network and TLS, on one core, as a server of that size is meant to have.
     """
     with TemporaryDirectory() as folder, _as_the_program_does():
         stage = Stage(Path(folder), clients=0, task=linear_task(clients=_COHORT))
@@ -60,13 +61,16 @@ def server_round(_peers: Peers) -> Iterator[Figure]:
 @contextmanager
 def _as_the_program_does() -> Iterator[None]:
     threshold, scheduler = gc.get_threshold(), os.sched_getscheduler(0)
+    cores, (serves, _) = os.sched_getaffinity(0), one_core_each()
     collect_rarely()
     wait_for_turns()
+    os.sched_setaffinity(0, serves)
     try:
         yield
     finally:
         gc.set_threshold(*threshold)
         os.sched_setscheduler(0, scheduler, os.sched_param(0))
+        os.sched_setaffinity(0, cores)
 
 
 async def _spent(stage: Stage) -> float:

@@ -32,6 +32,7 @@ from fedserver.connections import Connections
 from fedserver.disk import FreeShare
 from fedserver.enrolment import Enrolment
 from fedserver.enrolment_limits import EnrolmentLimits
+from fedserver.freed import collect_new
 from fedserver.health import Health
 from fedserver.health_rpcs import health_methods
 from fedserver.memory_limit import MemoryLimit
@@ -57,6 +58,7 @@ _SIGN_EVERY_S = 10.0  # if it is due
 _HEARTBEAT_EVERY_S = 10.0
 _PRUNE_EVERY_S = 3600.0
 _WORK_EVERY_S = 1.0
+_COLLECT_EVERY_S = 10.0
 _REPEATS_MS = 7 * 24 * 3600 * 1000  # for so long a repeated request gets its first answer
 
 
@@ -328,6 +330,7 @@ class Server:
             self._again(self.show_life, every_s=_HEARTBEAT_EVERY_S),
             self._again(self.show_work, every_s=_WORK_EVERY_S),
             self._again(self.prune, every_s=_PRUNE_EVERY_S),
+            self._again(collect_new, every_s=_COLLECT_EVERY_S),
         ):
             self._tasks.append(asyncio.create_task(work))
 

@@ -6,7 +6,7 @@ The library that speaks to it, fsspec, is imported by whoever connects, and by n
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,6 +23,7 @@ _PARTS_AT_ONCE: Final = 4
 _TRIES: Final = 3
 _CONNECT_S: Final = 5
 _ANSWER_S: Final = 60
+_SLOWEST: Final = 256 << 10  # bytes a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +62,15 @@ class Objects:
     """Objects below `root` of a file system of fsspec; for worker threads.
 
     An object is whole or absent: `system` has to show none whose `put_file` did not succeed.
-    `options`: for its `put_file`. Every method raises BlobError, whose cause is a FileNotFoundError
-    exactly if there is no such object.
+    `options`: for its `put_file`, by the bytes that are put. Every method raises BlobError, whose
+    cause is a FileNotFoundError exactly if there is no such object.
     """
 
-    def __init__(self, system: Any, root: str, *, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, system: Any, root: str, *, options: Callable[[int], Mapping[str, Any]] | None = None
+    ) -> None:
         self._system, self.root = system, root.strip("/")
-        self._options = dict(options or {})
+        self._options = options or (lambda _: {})
 
     @classmethod
     def connected(cls, address: ObjectAddress) -> Objects:
@@ -96,12 +99,13 @@ class Objects:
             },
         )
         system.retries = 1  # those above are enough: the two multiply
-        return cls(system, address.root, options={"chunksize": _PART_BYTES})
+        return cls(system, address.root, options=_patiently)
 
     def put(self, name: str, path: Path) -> None:
         """Keeps a file's bytes under a name, in place of what had it."""
         with self._failing(f"object {name} cannot be put"):
-            self._system.put_file(str(path), self._full(name), **self._options)
+            options = self._options(path.stat().st_size)
+            self._system.put_file(str(path), self._full(name), **options)
 
     def fetch(self, name: str, path: Path) -> None:
         """Writes an object's bytes to a file, over what is there."""
@@ -141,7 +145,7 @@ class Objects:
         try:
             yield
         except Exception as error:  # which ones, is the affair of each library below fsspec
-            reason, _, _ = str(error).partition("\n")
+            reason = str(error).partition("\n")[0] or "it did not end in time"
             raise BlobError(
                 what, why=f"{type(error).__name__}: {reason}"[:300], fix=self._remedy(error)
             ) from error
@@ -155,3 +159,13 @@ class Objects:
                 "server's back, restore from a copy"
             )
         return "look at the store, the network to it and its credentials; it is tried again"
+
+
+def _patiently(size: int) -> Mapping[str, Any]:
+    """How an object of so many bytes is put.
+
+    The library sends no body before the store has told it to, and would wait for that for ever: no
+    limit of its own counts until the body is sent.
+    """
+    patience_s = _TRIES * (_CONNECT_S + _ANSWER_S) + size / _SLOWEST
+    return {"chunksize": _PART_BYTES, "timeout": patience_s}

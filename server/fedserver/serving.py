@@ -13,7 +13,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import grpc
 import structlog
@@ -75,6 +75,7 @@ SERVICES: Mapping[str, ServiceDescriptor] = {
 _AUDITED_A_SECOND, _AUDITED_AT_ONCE = 0.1, 20
 
 Method: TypeAlias = Callable[[Caller, Any], Awaitable[Message]]
+_Refusal: TypeAlias = tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]]
 
 
 class Service(Protocol):
@@ -155,19 +156,21 @@ class _Endpoint:
         with structlog.contextvars.bound_contextvars(request_id=reference, method=self._signed):
             try:
                 answer = await self._answer(context)
+                self._count(grpc.StatusCode.OK, start_s)
+                return answer
             except asyncio.CancelledError:
                 self._count(grpc.StatusCode.CANCELLED, start_s)
                 raise
-            except RelayedError as refused:
-                self._count(refused.status, start_s)
-                await context.abort(refused.status, refused.details, refused.metadata)
+            except RelayedError as relayed:
+                refusal = relayed.status, relayed.details, relayed.metadata
             except Exception as error:
-                self._count(status_of(error), start_s)
-                await self._refuse(error, context, reference)
+                refusal = await self._refusal(error, context, reference)
             finally:
                 structlog.contextvars.unbind_contextvars("task", "round", "attempt", "client")
-            self._count(grpc.StatusCode.OK, start_s)
-            return answer
+            self._count(refusal[0], start_s)
+        # Not where the error is handled: gRPC keeps what `abort` raises, and with it, in a circle,
+        # everything that the calls behind an error knew.
+        await context.abort(*refusal)
 
     def _count(self, status: grpc.StatusCode, start_s: float) -> None:
         metrics = self._gate.metrics
@@ -236,7 +239,8 @@ class _Endpoint:
             raise
         return payload
 
-    async def _refuse(self, error: Exception, context: Context, reference: str) -> NoReturn:
+    async def _refusal(self, error: Exception, context: Context, reference: str) -> _Refusal:
+        """What a call is told that ends by an error; it is logged, and audited where it has to."""
         failure = failure_of(error)
         self._gate.metrics.refusals.labels(failure.code).inc()
         log = structlog.get_logger("fedserver.serving")
@@ -248,7 +252,7 @@ class _Endpoint:
         else:
             log.error("failed", error=type(error).__name__, exc_info=error)
             details = f"{failure.what}; the operator finds it under {reference}"
-        await context.abort(status_of(error), details, metadata_of(error))
+        return status_of(error), details, metadata_of(error)
 
     async def _note(self, caller: Caller, error: FedcoreError) -> None:
         """Writes a refusal into the audit log, unless that caller has filled its share of it."""

@@ -43,3 +43,14 @@ def test_garbage_is_looked_for_after_many_new_objects_and_not_after_few() -> Non
         "many = [[] for _ in range(40_000)]\nprint(before, len(searches) > 0)\n"
     )
     assert said(program).split() == ["0", "True"]
+
+
+def test_what_lies_in_circles_is_found_in_time_however_little_it_is() -> None:
+    program = (
+        "import asyncio, weakref\nfrom fedserver.freed import collect_new, collect_rarely\n"
+        "class Known: pass\n"
+        "collect_rarely()\nknown = Known()\nknown.itself = known\n"
+        "found = weakref.ref(known)\ndel known\nbefore = found() is None\n"
+        "asyncio.run(collect_new())\nprint(before, found() is None)\n"
+    )
+    assert said(program).split() == ["False", "True"]

@@ -259,10 +259,11 @@ async def test_a_store_that_does_not_answer_is_given_up(
     s3: ObjectStore, address: ObjectAddress, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fedserver.objects._ANSWER_S", 0.2)
+    monkeypatch.setattr("fedserver.objects._CONNECT_S", 1)
     released = threading.Event()
 
     def silent(environ: dict[str, Any]) -> bytes:
-        released.wait(60)
+        assert released.wait(600), "nothing else ends the call"
         return b""
 
     try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -126,6 +128,30 @@ async def test_a_fault_of_the_server_says_nothing_of_its_inside(world: Any) -> N
         assert type(error).__name__ not in told
         assert failure_in(failed).code == "FED-2200", error
         assert "the operator finds it under" in failed.details(), error
+
+
+class Known:
+    """Something that a call knew, such as a round and its secrets."""
+
+
+async def test_what_a_refused_call_knew_is_let_go_of_at_once(world: Any) -> None:
+    freed: asyncio.Queue[int] = asyncio.Queue()
+    number = itertools.count()
+
+    async def refuses() -> None:
+        known = Known()
+        weakref.finalize(known, freed.put_nowait, next(number))
+        raise PhaseError("too late")
+
+    world.federation.block = refuses
+    holder = await world.client(client_id=b"c" * 16)
+    gc.disable()  # it would find what lies in circles, some minutes later
+    try:
+        for call in range(3):
+            await world.call(holder, BEAT, A_BEAT)
+            assert await asyncio.wait_for(freed.get(), 5.0) == call
+    finally:
+        gc.enable()
 
 
 async def test_a_client_that_goes_away_frees_its_place(world: Any) -> None:
