@@ -5,8 +5,8 @@ in the heaps of its threads. Nothing else asks for so much at once as the making
 so before that it is told to let go.
 
 What Python frees late are circles of objects that refer to each other. Few are ours, but gRPC makes
-one of six objects for each call, and one of all that it knew for each that it refuses. A search goes
-through objects of all the clients that wait: under load it comes by their number, else by the time.
+one of six objects for each call, and a larger one for each that is refused. A search goes through
+objects of all the clients that wait: under load it comes by their number, else by the time.
 """
 
 from __future__ import annotations
