@@ -32,7 +32,7 @@ from fedserver.connections import Connections
 from fedserver.disk import FreeShare
 from fedserver.enrolment import Enrolment
 from fedserver.enrolment_limits import EnrolmentLimits
-from fedserver.freed import collect_new
+from fedserver.freed import Collection
 from fedserver.health import Health
 from fedserver.health_rpcs import health_methods
 from fedserver.memory_limit import MemoryLimit
@@ -330,7 +330,7 @@ class Server:
             self._again(self.show_life, every_s=_HEARTBEAT_EVERY_S),
             self._again(self.show_work, every_s=_WORK_EVERY_S),
             self._again(self.prune, every_s=_PRUNE_EVERY_S),
-            self._again(collect_new, every_s=_COLLECT_EVERY_S),
+            self._again(Collection(), every_s=_COLLECT_EVERY_S),
         ):
             self._tasks.append(asyncio.create_task(work))
 
@@ -342,6 +342,8 @@ class Server:
                 await work()
             except FedcoreError as error:
                 self._log.error("housekeeping failed", code=error.code, what=error.what)
+            except Exception as error:  # a disk's, or a mistake: the next time it may do
+                self._log.error("housekeeping failed", what=repr(error), exc_info=error)
             await asyncio.sleep(every_s)
 
     async def renew(self) -> None:

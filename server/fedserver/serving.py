@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -47,6 +47,7 @@ from fedcore.wire.failures import failure_of, metadata_of, status_of
 from fedserver.admission import Admission, Rates, refused
 from fedserver.authorisation import Caller, Permission, authorise, permission_of
 from fedserver.calls import Context, Methods, message_of, peer_address
+from fedserver.disk import finished
 from fedserver.federation.interface import ElsewhereError
 from fedserver.metrics import Metrics
 from fedserver.networks import network_of
@@ -75,7 +76,6 @@ SERVICES: Mapping[str, ServiceDescriptor] = {
 _AUDITED_A_SECOND, _AUDITED_AT_ONCE = 0.1, 20
 
 Method: TypeAlias = Callable[[Caller, Any], Awaitable[Message]]
-_Refusal: TypeAlias = tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]]
 
 
 class Service(Protocol):
@@ -105,7 +105,7 @@ class Gate:
 
     admission: Admission
     identify: Callable[[Context], Awaitable[Caller]]
-    audit: Callable[[AuditEntry], Awaitable[object]]
+    audit: Callable[[AuditEntry], Coroutine[Any, Any, object]]
     metrics: Metrics
     audited: Rates
     passing: Passing | None = None
@@ -117,13 +117,29 @@ class Gate:
         *,
         admission: Admission,
         identify: Callable[[Context], Awaitable[Caller]],
-        audit: Callable[[AuditEntry], Awaitable[object]],
+        audit: Callable[[AuditEntry], Coroutine[Any, Any, object]],
         metrics: Metrics,
         passing: Passing | None = None,
     ) -> Gate:
         """A gate that writes at most 20 refusals of a caller at once, then one in 10 seconds."""
         rates = Rates(rate=_AUDITED_A_SECOND, burst=_AUDITED_AT_ONCE)
         return cls(admission, identify, audit, metrics, rates, passing)
+
+
+def _refused(
+    context: Context,
+    status: grpc.StatusCode,
+    details: str,
+    metadata: tuple[tuple[str, str | bytes], ...],
+) -> bytes:
+    """Ends a call with a status, and what gRPC takes for an answer then and does not send.
+
+    `Context.abort` raises an error that gRPC keeps, in a circle with all that its call knew.
+    """
+    context.set_code(status)
+    context.set_details(details)
+    context.set_trailing_metadata(metadata)
+    return b""
 
 
 def methods_of(service: Service, name: str, *, gate: Gate) -> Methods:
@@ -162,15 +178,14 @@ class _Endpoint:
                 self._count(grpc.StatusCode.CANCELLED, start_s)
                 raise
             except RelayedError as relayed:
-                refusal = relayed.status, relayed.details, relayed.metadata
+                self._count(relayed.status, start_s)
+                return _refused(context, relayed.status, relayed.details, relayed.metadata)
             except Exception as error:
-                refusal = await self._refusal(error, context, reference)
+                self._count(status_of(error), start_s)
+                details = await self._told(error, context, reference)
+                return _refused(context, status_of(error), details, metadata_of(error))
             finally:
                 structlog.contextvars.unbind_contextvars("task", "round", "attempt", "client")
-            self._count(refusal[0], start_s)
-        # Not where the error is handled: gRPC keeps what `abort` raises, and with it, in a circle,
-        # everything that the calls behind an error knew.
-        await context.abort(*refusal)
 
     def _count(self, status: grpc.StatusCode, start_s: float) -> None:
         metrics = self._gate.metrics
@@ -239,20 +254,20 @@ class _Endpoint:
             raise
         return payload
 
-    async def _refusal(self, error: Exception, context: Context, reference: str) -> _Refusal:
-        """What a call is told that ends by an error; it is logged, and audited where it has to."""
+    async def _told(self, error: Exception, context: Context, reference: str) -> str:
+        """What is said of an error to who called; it is logged, and audited where it has to be."""
         failure = failure_of(error)
         self._gate.metrics.refusals.labels(failure.code).inc()
         log = structlog.get_logger("fedserver.serving")
-        if isinstance(error, UnauthenticatedError):
-            await self._note(Caller("anonymous", name=peer_address(context)), error)
         if isinstance(error, FedcoreError) and failure.code != ServerError.code:
             log.info("refused", code=error.code, what=error.what, why=error.why)
             details = failure.what
         else:
             log.error("failed", error=type(error).__name__, exc_info=error)
             details = f"{failure.what}; the operator finds it under {reference}"
-        return status_of(error), details, metadata_of(error)
+        if isinstance(error, UnauthenticatedError):
+            await self._note(Caller("anonymous", name=peer_address(context)), error)
+        return details
 
     async def _note(self, caller: Caller, error: FedcoreError) -> None:
         """Writes a refusal into the audit log, unless that caller has filled its share of it."""
@@ -268,7 +283,7 @@ class _Endpoint:
             decision=f"refused {error.code}: {error.why}"[:256],
         )
         try:
-            await gate.audit(entry)
+            await finished(gate.audit(entry))  # also if the caller hangs up
         except StoreError as broken:
             # The caller is refused all the same, and for the reason that is its own.
             structlog.get_logger("fedserver.serving").error("not audited", why=broken.why)

@@ -266,7 +266,7 @@ class Spool:
                 raise
             return False
         self._sealed[upload_id] = sha256
-        del self._uploads[upload_id]
+        self._uploads.pop(upload_id, None)  # unless it was discarded or left meanwhile
         return True
 
     async def _discard(self, upload_ids: Sequence[bytes]) -> None:

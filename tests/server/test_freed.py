@@ -45,12 +45,16 @@ def test_garbage_is_looked_for_after_many_new_objects_and_not_after_few() -> Non
     assert said(program).split() == ["0", "True"]
 
 
-def test_what_lies_in_circles_is_found_in_time_however_little_it_is() -> None:
+@pytest.mark.parametrize("searches", [0, 1], ids=["new", "once found in use"])
+def test_what_lies_in_circles_is_found_in_time_however_little_it_is(searches: int) -> None:
     program = (
-        "import asyncio, weakref\nfrom fedserver.freed import collect_new, collect_rarely\n"
+        "import asyncio, weakref\nfrom fedserver.freed import Collection, collect_rarely\n"
         "class Known: pass\n"
-        "collect_rarely()\nknown = Known()\nknown.itself = known\n"
-        "found = weakref.ref(known)\ndel known\nbefore = found() is None\n"
-        "asyncio.run(collect_new())\nprint(before, found() is None)\n"
+        "collect_rarely()\ncollect = Collection()\nknown = Known()\nknown.itself = known\n"
+        f"for _ in range({searches}): asyncio.run(collect())\n"
+        "found = weakref.ref(known)\ndel known\nbefore = found() is None\ncalls = 0\n"
+        "while found() is not None and calls < 100: asyncio.run(collect()); calls += 1\n"
+        "print(before, calls)\n"
     )
-    assert said(program).split() == ["False", "True"]
+    before, calls = said(program).split()
+    assert before == "False" and int(calls) <= (60 if searches else 1)

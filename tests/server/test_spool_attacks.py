@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
+import threading
 from pathlib import Path
 
 import pytest
@@ -122,3 +124,35 @@ async def test_what_a_kill_leaves_of_a_new_file_goes_with_the_upload(tmp_path: P
         (root / f"{ID.hex()}.copy").write_bytes(b"half")
         assert not (await spool.open(ID, 200)).sealed
         assert os.listdir(root) == [f"{ID.hex()}.part"]
+
+
+class SlowToSeal(FsOps):
+    """A disk on which an upload gets its last name when it is let."""
+
+    def __init__(self) -> None:
+        self.begun, self.go = threading.Event(), threading.Event()
+
+    def rename(self, source: Path, target: Path) -> None:
+        if target.suffix != ".part":
+            self.begun.set()
+            assert self.go.wait(10)
+        super().rename(source, target)
+
+
+@pytest.mark.parametrize("other", ["discard", "look_again"])
+async def test_a_seal_beside_the_end_of_its_round_or_another_server_ends_well(
+    tmp_path: Path, other: str
+) -> None:
+    disk, data = SlowToSeal(), b"x" * 100
+    spool = small(tmp_path / "spool", disk=disk)
+    await spool.open(ID, len(data))
+    await send(spool, data)
+    sealing = asyncio.ensure_future(spool.seal(ID, len(data), sha(data)))
+    assert await asyncio.to_thread(disk.begun.wait, 10)
+    beside = spool.discard(ID) if other == "discard" else spool.look_again([ID])
+    ending = asyncio.ensure_future(beside)
+    await asyncio.sleep(0)
+    disk.go.set()
+    await asyncio.gather(sealing, ending)
+    assert spool.in_flight == 0
+    assert await spool.stored() == (frozenset() if other == "discard" else {ID})

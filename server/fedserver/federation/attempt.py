@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
@@ -31,6 +31,7 @@ from fedcore.rounds import (
     Arm,
     Begin,
     CannotClose,
+    CheckedIn,
     Close,
     Closed,
     DeadlinePassed,
@@ -102,7 +103,7 @@ class Attempt:
         self._why = why
         self._payment = payment
         self._result: Result | None = None
-        self._events: asyncio.Queue[Event | None] = asyncio.Queue()
+        self._events: asyncio.Queue[Event | Callable[[], Awaitable[None]] | None] = asyncio.Queue()
         self._follow: deque[Event] = deque()
         self._timers: dict[Phase, asyncio.TimerHandle] = {}
         self._writing: set[asyncio.Task[object]] = set()
@@ -110,7 +111,7 @@ class Attempt:
         self.page = Page()
         # By a clock that nobody sets: the machine's may jump, and would count everybody as late.
         self._turned_s = asyncio.get_running_loop().time()
-        self._scrubbed = self._started = False
+        self._scrubbed = self._started = self._held = False
         self._counted = frozenset(state.lost)
 
     @property
@@ -138,6 +139,14 @@ class Attempt:
         """Tells the attempt what has happened, and is durable where that matters."""
         self._events.put_nowait(event)
 
+    def select_nobody(self) -> None:
+        """From here on a selection takes nobody, and does not end, until another server has it.
+
+        Whoever waits for it is answered. It is told in turn, so that it cannot come while a cohort
+        is being made durable: whoever is in that gets a part.
+        """
+        self._events.put_nowait(self._hold)
+
     def stop(self) -> None:
         """Lets `run` return after what it is at, with the attempt left as it is."""
         self._events.put_nowait(None)
@@ -150,7 +159,7 @@ class Attempt:
         watching = asyncio.ensure_future(self._watch())
         try:
             while not self.over and (event := await self._events.get()) is not None:
-                await self.feed(event)
+                await (event() if callable(event) else self.feed(event))
         finally:
             watching.cancel()
             for timer in self._timers.values():
@@ -183,6 +192,13 @@ class Attempt:
         while self._follow:
             await self._step(self._follow.popleft())
 
+    async def _hold(self) -> None:
+        self._held = True
+        self.cohort.dismiss()
+        if self.state.phase is Phase.SELECTING:
+            for client in self.state.arrived:
+                await self.feed(Lost(self._now(), client, "the server drains"))
+
     async def keep(self, records: Mapping[str, bytes]) -> None:
         """Makes records of the session durable, before any phase is closed."""
         await self.durable(self.unwritten.write(records, self.journal.keep))
@@ -202,6 +218,9 @@ class Attempt:
         return await asyncio.shield(task)
 
     async def _step(self, event: Event) -> None:
+        selecting = self.state.phase is Phase.SELECTING
+        if self._held and selecting and isinstance(event, CheckedIn | DeadlinePassed):
+            return
         try:
             state, effects = step(self.state, event, self.policy)
         except TransitionError:

@@ -73,12 +73,12 @@ class CheckIns(Tasks):
         )
         if (answer := await self._answer(record)) is not None:
             return answer if refused is None else self._counted(answer)
-        # Whoever was held in vain comes back at once: the next selection may need everybody.
-        window = _SOON_MS
         try:
             assignment = await self._selected(driver, caller.id, ask.request_id)
             if assignment is not None:
                 return self._counted(_assigned(driver, assignment))
+            # Whoever was held in vain comes back at once: the next selection may need everybody.
+            window = _DRAINING_MS if self._draining else _SOON_MS
         except _NotHeldError:
             window = await self._window(driver)
         record = await self._store.refuse_check_in(caller.id, ask.request_id, window)
@@ -145,7 +145,7 @@ class CheckIns(Tasks):
             if attempt is None:
                 return None
             gone = client in driver.left_out  # perhaps since it asked
-            if gone or not await self._may_take_part(attempt, client):
+            if gone or not await self._may_take_part(attempt, client) or self._draining:
                 raise _NotHeldError
             return await self._held_for(attempt, client, request_id, end)
         finally:

@@ -105,13 +105,14 @@ class TaskDriver:
     def drain(self) -> None:
         """From now on nobody is selected, and who waits to be is answered."""
         self._draining = True
-        self.page.turn()
         if self.attempt is not None:
-            self.attempt.cohort.dismiss()
+            self.attempt.select_nobody()
+        self.page.turn()
 
     def cancel(self, why: str) -> None:
         """Ends the task's open round; the task itself was ended in the store."""
         self._cancelled = why
+        self.page.turn()
         if self.attempt is not None:
             self.attempt.post(Cancel(self._resources.clock(), why))
 
@@ -139,16 +140,17 @@ class TaskDriver:
 
     @property
     def _selects_no_more(self) -> bool:
-        return self._draining or self._stopping or bool(self._cancelled)
+        return self._draining or self._stopping or self.overtaken or bool(self._cancelled)
 
     def _stop_attempt(self) -> None:
         """Who waits for a round that is carried out elsewhere by now must not go on waiting."""
         if self.attempt is not None:
             self.attempt.stop()
+        self.page.turn()
 
     def _start_if_enough(self) -> None:
         attempt = self.attempt
-        if attempt is None:
+        if attempt is None or self._draining:
             return
         drawn = attempt.invited is not None  # by the plan, whoever of them comes
         if drawn or self.waiting >= self.hosted.policy.minimum:
@@ -166,6 +168,9 @@ class TaskDriver:
                 return True
             if head.round >= self.hosted.task.rounds.count:
                 return await self._end(lease, TaskState.COMPLETED, "all rounds are completed")
+            if self._draining and not await self._is_open(head):
+                await self.page.turned(_PAUSE_S)  # to open an attempt may cost privacy
+                continue
             try:
                 attempt = await self._next(head, lease)
             except BudgetError as error:
@@ -261,7 +266,9 @@ class TaskDriver:
         if self._cancelled:
             attempt.post(Cancel(self._resources.clock(), self._cancelled))
         self.page.turn()
-        if self._stopping:  # it was told so while this attempt was opened
+        if self._draining:  # it was told so while this attempt was opened
+            attempt.select_nobody()
+        if self._stopping:
             attempt.stop()
         self._start_if_enough()
 
@@ -290,6 +297,7 @@ class TaskDriver:
         if self.attempt is not None:
             self.attempt.cohort.dismiss()
             self.attempt = None
+        self.page.turn()
 
     async def _end(self, lease: LeaseHolder, state: TaskState, why: str) -> bool:
         audit = AuditEntry("driver", f"task.{state.value.lower()}", self.hosted.task_id)

@@ -166,6 +166,8 @@ class Drivers:
         if hosted.task_id in self._drivers:  # found by a look just after it was submitted
             return
         driver = TaskDriver(hosted, self._resources, owner=self._owner)
+        if self._draining:
+            driver.drain()
         self._drivers[hosted.task_id] = driver
         # In a context of its own: what it logs is not about the call that happened to begin it.
         self._running[hosted.task_id] = asyncio.create_task(

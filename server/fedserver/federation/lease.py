@@ -32,12 +32,16 @@ class LeaseHolder:
             raise self._lost
         return self._lease
 
+    async def confirm(self) -> None:
+        """Renews it once. Raises: LeaseLostError where it is another's by now; StoreError."""
+        self._lease = await self._store.renew_lease(self(), self._ttl_ms)
+
     async def renew(self) -> None:
         """Renews for ever, until the lease is lost."""
         while self._lost is None:
             await asyncio.sleep(self._ttl_ms / 3000)
             try:
-                self._lease = await self._store.renew_lease(self._lease, self._ttl_ms)
+                await self.confirm()
             except LeaseLostError as error:
                 self._lost = error
                 self._tell_lost()
@@ -51,7 +55,8 @@ async def held(
 ) -> AsyncIterator[LeaseHolder]:
     """A task's lease, given back in the end; `lost` is told if it is lost before.
 
-    Raises: LeaseLostError while another has it.
+    Raises: LeaseLostError while another has it, also in place of an error that ends the block: what
+    is amiss then is what the other has done, as with files of a round that it has ended.
     """
     lease = await store.acquire_lease(task_id, owner, ttl_ms)
     if lease is None:
@@ -64,6 +69,16 @@ async def held(
     renewing = asyncio.ensure_future(holder.renew())
     try:
         yield holder
+    except LeaseLostError:
+        raise
+    except Exception as error:
+        try:
+            await holder.confirm()
+        except LeaseLostError as overtaken:
+            raise overtaken from error
+        except StoreError:
+            pass
+        raise
     finally:
         renewing.cancel()
         with suppress(asyncio.CancelledError):

@@ -7,8 +7,11 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+from fedcore.rounds import CheckedIn, DeadlinePassed, Phase
 from fedserver.federation.interface import Assigned, CheckIn, RetryLater
-from tests.server.federation.world import task_of, world_in
+from fedserver.store.records import TaskState
+from tests.server.federation.test_rounds import SAMPLED
+from tests.server.federation.world import World, task_of, world_in
 
 
 def question(request_id: bytes) -> CheckIn:
@@ -46,3 +49,105 @@ async def test_who_was_selected_and_lost_the_answer_gets_it_from_a_server_that_d
         assert all(isinstance(answer, Assigned) for answer in selected)
         await world.federation.drain()
         assert await asyncio.gather(*map(ask, world.devices)) == selected
+
+
+async def test_a_selection_that_is_open_takes_nobody_and_goes_on_after_a_restart(
+    tmp_path: Path,
+) -> None:
+    task = task_of(secure="", rounds=1, minimum=1, deadline_s=0.5)
+    async with world_in(tmp_path, task) as world:
+        assert world.submitted is not None and world.federation is not None
+        asking = asyncio.create_task(
+            world.federation.check_in(world.devices[0].caller, question(secrets.token_bytes(16)))
+        )
+        await world.in_phase(Phase.SELECTING)
+        driver = world.federation._drivers[world.submitted.task_id]
+        assert driver.attempt is not None
+        while not driver.attempt.state.arrived:  # noqa: ASYNC110, nothing tells of it
+            await asyncio.sleep(0)
+        await world.federation.drain()
+        assert await asyncio.wait_for(asking, 5.0) == RetryLater(1_000, 5_000)
+        attempt = driver.attempt
+        await asyncio.sleep(0)
+        assert not attempt.state.arrived
+
+        attempt.post(DeadlinePassed(attempt._now() + 10_000, Phase.SELECTING))
+        attempt.post(CheckedIn(attempt._now(), world.devices[1].caller.id))
+        while not attempt._events.empty():  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        assert attempt.state.phase is Phase.SELECTING and not attempt.state.cohort
+
+        await world.stop()
+        await asyncio.sleep(0.5)  # beyond the time that the selection had
+        await world.start()
+        record = await world.run()
+        assert (record.state, record.rounds_completed) == (TaskState.COMPLETED, 1)
+        assert [found.ref.attempt for found in await attempts_of(world)] == [1]
+
+
+async def test_whoever_was_being_selected_gets_its_part(tmp_path: Path) -> None:
+    async with world_in(tmp_path, task_of(secure="", rounds=1, clients=2), clients=2) as world:
+        assert world.federation is not None
+        advance, written = world.store.advance_round, asyncio.Event()
+
+        async def slow(*given: Any, **named: Any) -> Any:
+            if len(named.get("assignments", ())) == 2:
+                written.set()
+                await asyncio.sleep(0.05)
+            return await advance(*given, **named)
+
+        world.store.advance_round = slow  # type: ignore[method-assign]
+        asking = [
+            asyncio.create_task(
+                world.federation.check_in(device.caller, question(secrets.token_bytes(16)))
+            )
+            for device in world.devices
+        ]
+        await written.wait()
+        await world.federation.drain()
+        answers = await asyncio.wait_for(asyncio.gather(*asking), 5.0)
+        assert all(isinstance(answer, Assigned) for answer in answers)
+
+
+async def test_no_privacy_is_spent_for_rounds_that_nobody_can_take_part_in(tmp_path: Path) -> None:
+    task = task_of(
+        secure="", privacy=SAMPLED, clients=38, minimum=1, rounds=2, deadline_s=0.2, heartbeat_s=0.1
+    )
+    async with world_in(tmp_path, task, clients=40) as world:
+        assert world.federation is not None and world.submitted is not None
+        await world.federation.drain()
+        await asyncio.sleep(0)
+        await world.stop()
+        await world.start()  # what was paid for is not paid for again
+        assert world.federation is not None
+        await world.federation.drain()
+        account = await world.account()
+        spent = account.ledger.epsilon()
+        working = [asyncio.ensure_future(device.serve(world)) for device in world.devices]
+        await asyncio.sleep(1.0)  # five times what an attempt takes
+        for one in working:
+            one.cancel()
+        await asyncio.gather(*working, return_exceptions=True)
+        assert not await world.ended()
+        assert account.ledger.epsilon() == spent < 3.0
+        assert len(await attempts_of(world)) <= 1
+
+
+async def test_a_task_that_is_submitted_to_a_server_that_drains_begins_with_the_next(
+    tmp_path: Path,
+) -> None:
+    async with world_in(tmp_path, task_of(secure="", rounds=1), submitted=False) as world:
+        assert world.federation is not None
+        await world.federation.drain()
+        await world.submit()
+        await asyncio.sleep(0.1)
+        assert not await attempts_of(world)
+        await world.stop()
+        await world.start()
+        assert (await world.run()).state is TaskState.COMPLETED
+
+
+async def attempts_of(world: World) -> Any:
+    """All attempts at rounds of the task."""
+    assert world.submitted is not None
+    return (await world.store.rounds(world.submitted.task_id)).rounds

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fedcore.errors import LedgerError
-from fedcore.rounds import Phase
+from fedcore.errors import LeaseLostError, LedgerError
+from fedcore.rounds import CannotClose, Phase
 from fedserver.federation.hosting import Tasks
-from fedserver.federation.interface import CheckIn, RetryLater
+from fedserver.federation.interface import CheckIn, RetryLater, Wait
+from fedserver.federation.journal import Journal
 from fedserver.federation.masked import MaskedSession
 from fedserver.store.records import RoundRef, TaskState
 from tests.server.federation.world import task_of, world_in
@@ -82,3 +85,39 @@ async def test_every_update_is_acknowledged_under_the_lease_that_its_sum_is_made
         monkeypatch.setattr(world.store, "seal_upload", watched)
         await world.run()
         assert set(tokens) == {1}
+
+
+async def test_who_waits_for_a_round_that_another_server_has_taken_up_is_answered_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world_in(tmp_path, task_of(clients=2, secure=""), clients=3) as world:
+        assert world.federation is not None and world.submitted is not None
+
+        def ask(number: int) -> Coroutine[Any, Any, Any]:
+            some = frozenset({"toy"})
+            asked = CheckIn(secrets.token_bytes(16), "", "1", frozenset(), some, frozenset())
+            assert world.federation is not None
+            return world.federation.check_in(world.devices[number].caller, asked)
+
+        first, _ = await asyncio.gather(ask(0), ask(1))
+        caller = world.devices[0].caller
+        part = first.assignment_id
+        train = await world.federation.next(caller, part, seen=0, wait_s=5.0)
+        driver = world.federation._drivers[world.submitted.task_id]
+        waiting = [
+            asyncio.ensure_future(
+                world.federation.next(caller, part, seen=train.number, wait_s=60.0)
+            ),
+            asyncio.ensure_future(ask(2)),
+        ]
+        while not driver.waiting:  # noqa: ASYNC110, nothing tells of it
+            await asyncio.sleep(0.001)
+
+        async def overtaken(*_: object, **__: object) -> None:
+            raise LeaseLostError("another has it")
+
+        monkeypatch.setattr(Journal, "advance", overtaken)
+        assert driver.attempt is not None
+        driver.attempt.post(CannotClose(driver.attempt._now(), Phase.COLLECTING, "of a test"))
+        told, later = await asyncio.wait_for(asyncio.gather(*waiting), 5.0)
+        assert isinstance(told.order, Wait) and isinstance(later, RetryLater)

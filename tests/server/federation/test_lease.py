@@ -65,3 +65,23 @@ async def test_a_lease_that_another_has_is_not_waited_for() -> None:
         async with held(store, "task-1", "here", ttl_ms=3, lost=ignored):  # type: ignore[arg-type]
             raise AssertionError("entered")
     assert not store.given_back
+
+
+@pytest.mark.parametrize(
+    ("renewal", "raised"),
+    [
+        (None, FileNotFoundError),
+        (StoreError("the disk is full"), FileNotFoundError),
+        (LeaseLostError("another has it"), LeaseLostError),
+    ],
+    ids=["held", "unknown", "lost"],
+)
+async def test_what_goes_wrong_because_another_has_the_lease_is_told_as_that(
+    renewal: Exception | None, raised: type[Exception]
+) -> None:
+    store = Leases(*([] if renewal is None else [renewal]))
+    gone = FileNotFoundError("an update that another server has added up")
+    with pytest.raises(raised) as found:
+        async with held(store, "task-1", "here", ttl_ms=60_000, lost=ignored):  # type: ignore[arg-type]
+            raise gone
+    assert gone in (found.value, found.value.__cause__)

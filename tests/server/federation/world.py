@@ -330,12 +330,15 @@ def _lenient(policy: Policy) -> Policy:
 
 
 @asynccontextmanager
-async def world_in(folder: Path, task: Task, *, clients: int = 5) -> AsyncIterator[World]:
-    """A started federation with its devices enrolled and the task handed in."""
+async def world_in(
+    folder: Path, task: Task, *, clients: int = 5, submitted: bool = True
+) -> AsyncIterator[World]:
+    """A started federation with its devices enrolled and the task handed in, if it is."""
     world = World(folder, task, clients=clients)
     await world.start()
     await world.enrol()
-    await world.submit()
+    if submitted:
+        await world.submit()
     try:
         yield world
     finally:

@@ -18,6 +18,7 @@ import pytest
 import structlog
 from cryptography import x509
 from grpc_health.v1 import health_pb2
+from structlog.testing import capture_logs
 
 from fedcore.errors import ServerError, StoreError
 from fedcore.v1 import client_service_pb2 as client, upload_service_pb2 as upload
@@ -301,3 +302,22 @@ async def test_reflection_is_off_unless_it_is_asked_for(make_world: Any, reflect
         stream = world.channel(holder).stream_stream(path)(timeout=10)
         await stream.done_writing()
         assert (await stream.code() is OK) is reflection
+
+
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), StoreError("no room")])
+async def test_what_is_done_again_and_again_outlives_a_failure(
+    world: Any, error: Exception
+) -> None:
+    done = asyncio.Event()
+    failures = [error, error]
+
+    async def work() -> None:
+        if failures:
+            raise failures.pop()
+        done.set()
+
+    with capture_logs() as logs:
+        again = asyncio.ensure_future(world.server._again(work, every_s=0.001))
+        await asyncio.wait_for(done.wait(), 5.0)
+    again.cancel()
+    assert [entry["event"] for entry in logs].count("housekeeping failed") == 2

@@ -32,6 +32,7 @@ from fedcore.v1 import (
 from fedcore.wire.failures import FAILURE_KEY, error_from
 from fedserver.authorisation import PERMISSIONS, ROLES, Caller, authorise, permission_of
 from fedserver.serving import SERVICES, Gate, methods_of
+from fedserver.store.sqlite.store import SqliteStore
 
 BEAT = "/fedcore.v1.ClientService/Heartbeat"
 A_BEAT = client.HeartbeatRequest(assignment_id=b"a" * 16)
@@ -244,3 +245,34 @@ async def test_a_refusal_holds_while_the_audit_log_cannot_be_written(
         path = "/fedcore.v1.AdminService/ListClients"
         code, _, _ = await world.call(world.user("viewer"), path, admin.ListClientsRequest())
         assert code is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_who_hangs_up_while_its_refusal_is_audited_is_counted_logged_and_audited(
+    make_world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go, written, slowly = (asyncio.Event() for _ in range(4))
+    append = SqliteStore.append_audit
+
+    async def slow(*given: Any, **named: Any) -> Any:
+        if slowly.is_set():
+            begun.set()
+            await go.wait()
+        head = await append(*given, **named)
+        if slowly.is_set():
+            written.set()
+        return head
+
+    monkeypatch.setattr(SqliteStore, "append_audit", slow)
+    async with make_world() as world:
+        unknown = await world.client(client_id=b"c" * 16, enrolled=False)
+        slowly.set()
+        with capture_logs() as logs:
+            call = world.channel(unknown).unary_unary(BEAT)(A_BEAT.SerializeToString(), timeout=30)
+            await asyncio.wait_for(begun.wait(), 10)
+            call.cancel()
+            go.set()
+            await asyncio.wait_for(written.wait(), 10)
+        assert "refused" in [entry["event"] for entry in logs]
+        figures = world.metrics.exposition().decode()
+        ended = 'fedcore_rpcs_total{method="ClientService.Heartbeat",status="'
+        assert ended + 'UNAUTHENTICATED"} 1.0' in figures and figures.count(ended) == 1
