@@ -1,8 +1,8 @@
 """Signed heads of the audit log, kept outside the database so that a rollback of it shows (W11).
 
-A head is signed after every hundred entries, five minutes after any, and at every clean end. At the
-start the log must still contain what was signed last; otherwise the database is older than what was
-done with it, and the server refuses.
+A head is signed within ten seconds of any entry, at once where a device is revoked, and at every
+clean end. At the start the log must still contain what was signed last; otherwise the database is
+older than what was done with it, and the server refuses.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -26,15 +24,12 @@ from fedserver.store.protocol import SystemStore
 __all__ = ["AUDIT_HEAD", "AuditHeads", "public_keys"]
 
 AUDIT_HEAD = "audit-head.bin"
-_ENTRIES: Final = 100
-_AGE_S: Final = 300.0
 
 
 class AuditHeads:
     """The newest signed head, in a file. `signer`: 32 private bytes of an Ed25519 key.
 
-    `earlier`: keys that signed before, whose last head still counts. `now_s`: of a clock that never
-    goes back.
+    `earlier`: keys that signed before, whose last head still counts.
     """
 
     def __init__(
@@ -44,10 +39,9 @@ class AuditHeads:
         *,
         signer: bytes,
         earlier: Sequence[bytes] = (),
-        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._store, self._path, self._now_s = store, path, now_s
-        self._sequence, self._signed_s = -1, 0.0  # of what this process has signed: nothing yet
+        self._store, self._path = store, path
+        self._sequence = -1  # of what this process has signed: nothing yet
         self._signer = Ed25519PrivateKey.from_private_bytes(signer)
         self._signers = public_keys([signer, *earlier])
         self.newest = b""
@@ -72,19 +66,17 @@ class AuditHeads:
                 raise
 
     async def refresh(self) -> None:
-        """Signs the head if enough was written since the last one, or that is too long ago."""
-        new = (await self._store.audit_head()).sequence - self._sequence
-        late = self._sequence < 0 or self._now_s() - self._signed_s >= _AGE_S
-        if new >= _ENTRIES or (new and late):
+        """Signs the head if anything was written since the last one."""
+        if (await self._store.audit_head()).sequence != self._sequence:
             await self.sign()
 
     async def sign(self) -> None:
         """Signs the log's head as it is now, and keeps that durably."""
         identity = await self._store.server_identity()
-        head, now_s = await self._store.audit_head(), self._now_s()
+        head = await self._store.audit_head()
         signed = sign_head(head, identity.server_id, self._signer)
         await asyncio.to_thread(self._keep, signed, head.sequence, identity.server_id)
-        self.newest, self._sequence, self._signed_s = signed, head.sequence, now_s
+        self.newest, self._sequence = signed, head.sequence
 
     def _keep(self, signed: bytes, sequence: int, server_id: bytes) -> None:
         """Writes a head, unless another server has signed a later one meanwhile."""

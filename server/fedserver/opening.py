@@ -48,6 +48,8 @@ async def opened(config: Config, *, accept_rollback: bool = False) -> AsyncItera
     source = config.authority.passphrase_file
     authority = Authority.open(keys, passphrase=secret_from(source) if source else None)
     metrics = Metrics()
+    if not accept_rollback:
+        _require_database(config, state)
     store = await open_store(config.database, keys=load_keys(keys / DATASTORE_KEYS))
     try:
         signer, *earlier = load_keys(keys / AUDIT_SIGNER)
@@ -86,6 +88,17 @@ async def opened(config: Config, *, accept_rollback: bool = False) -> AsyncItera
 def private_state(config: Config) -> Path:
     """The state directory, made if need be. Raises: KeyFileError if others can look into it."""
     return private_directory(config.server.state_directory)
+
+
+def _require_database(config: Config, state: Path) -> None:
+    """Raises: AuditError where there was a database, and would be an empty one now."""
+    database = config.database
+    if isinstance(database, Path) and not database.exists() and (state / AUDIT_HEAD).exists():
+        raise AuditError(
+            f"the database {database.name} is gone",
+            why=f"the audit log in it was signed: {state / AUDIT_HEAD}",
+            fix="restore a backup: `fed db restore`; --accept-rollback begins with an empty one",
+        )
 
 
 async def _blobs(config: Config, state: Path) -> BlobStore:

@@ -182,6 +182,7 @@ def restore_(
     if isinstance(database, PostgresAddress):
         tool = f"pg_restore --clean --if-exists --dbname='{database.url}' {backup}"
         raise _not_for_postgresql("restored", f"{tool}, then: fed db epoch")
+    require_free(database)  # first, or a server's newest entries look like a loss to be accepted
     manifest = read_manifest(backup)
     signed = None
     if not accept_rollback:
@@ -190,7 +191,6 @@ def restore_(
     console = _console(context)
     what = f"{database} by a backup with {manifest.audit_sequence} entries in its audit log"
     if dry_run:
-        require_free(database)
         console.show({"would_restore": str(backup), **asdict(manifest)}, f"would replace {what}")
         return
     if not yes:

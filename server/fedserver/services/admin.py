@@ -138,7 +138,7 @@ class AdminService(Overview):
             raise NotFoundError(
                 "there is no such client",
                 why="no client of that id is enrolled in your tenant",
-                fix="list the clients",
+                fix="look it up: `fed token clients`",
             )
         await self._store.set_client_state(
             client_id,
@@ -149,6 +149,7 @@ class AdminService(Overview):
         )
         self._authenticator.forget(client_id)
         await self._authenticator.refresh()
+        await self._audit.sign()  # a backup of before it is not to be taken for the newest state
         return admin_service_pb2.RevokeClientResponse()
 
     async def SubmitTask(

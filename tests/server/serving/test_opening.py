@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fedcore.errors import AuditError
 from fedserver.authority import Authority
 from fedserver.config import Config
 from fedserver.federation.federation import LocalFederation
@@ -58,3 +59,17 @@ async def test_a_server_that_starts_again_need_not_wait_for_the_leases_it_held(
             owners.append(parts.federation._owner)
             assert owners[-1] == identity.server_id.hex()
     assert owners[0] == owners[1]
+
+
+async def test_a_database_that_is_gone_is_not_replaced_by_an_empty_one(config: Config) -> None:
+    assert isinstance(config.database, Path)
+    async with opened(config):
+        pass
+    for file in config.database.parent.glob(f"{config.database.name}*"):
+        file.unlink()
+    with pytest.raises(AuditError, match="is gone") as refused:
+        async with opened(config):
+            raise AssertionError("opened")
+    assert "fed db restore" in refused.value.fix and not config.database.exists()
+    async with opened(config, accept_rollback=True):
+        assert config.database.exists()

@@ -16,9 +16,11 @@ from fedcore.v1 import (
 )
 from fedcore.wire.envelope import Place
 from fedcore.wire.joining import JoinString
+from fedserver.audit_heads import public_keys
 from fedserver.federation import interface
 from fedserver.federation.interface import Spent
 from fedserver.serving import SERVICES
+from fedserver.store.audit import read_head
 from fedserver.store.records import ClientState, RoundRef
 
 OK = grpc.StatusCode.OK
@@ -89,6 +91,9 @@ async def test_a_revoked_client_is_refused_from_then_on(world: Any) -> None:
     for _ in range(2):
         code, _, _ = await mutate(world, operator, "RevokeClient", order, "revocation")
         assert code is OK
+    # Durable and signed, so that no backup of before is taken for the newest state.
+    head = await world.store.audit_head()
+    assert read_head(world.heads.newest, world.server_id, *public_keys([b"s" * 32])) == head
     assert (await world.call(victim, path, beat))[0] is grpc.StatusCode.UNAUTHENTICATED
     assert (await world.store.client(b"v" * 16)).state is ClientState.REVOKED
 

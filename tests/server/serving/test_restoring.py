@@ -47,6 +47,10 @@ async def test_a_database_that_was_rolled_back_is_not_served_and_the_newest_one_
     database = ["--config", str(settings)]
     await acted(config, "one")
     assert run("db", "backup", "--output", str(backup), *database) == 0
+    async with opened(config):  # while a server has it, that alone is the reason
+        assert run("db", "restore", str(backup), "--yes", *database) == 1
+        said = capsys.readouterr().err
+        assert "in use" in said and "--accept-rollback" not in said
     await acted(config, "two", "three")
     newest = config.database.read_bytes()
 
