@@ -306,8 +306,6 @@ def _recovered(state: RoundState, event: Recovered, policy: RoundPolicy) -> Outc
         came = [*sorted(state.arrived), *event.arrived]
         first = [client for client in dict.fromkeys(came) if client not in event.lost]
         state = _with_arrived(state, frozenset(first[: policy.select]))
-        # While nobody carried it out nobody could check in, so the time for that begins anew.
-        state = replace(state, deadline=event.at + policy.durations[Phase.SELECTING])
     else:
         state = _with_arrived(state, state.members.intersection(event.arrived))
     state = _with_lost(state, event.lost)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -102,16 +102,14 @@ def selecting(rpc: Rpc, data: bytes, *, sealed: bool = False) -> bytes:
     return bytes((RPCS.index(rpc), 0xFF * sealed)) + data
 
 
-class _Refused(Exception):
-    """An RPC ended with a status, as gRPC itself ends it."""
-
-
 @dataclass
 class _Context:
     """As much of gRPC's context as a handler asks for."""
 
     caller: Caller
     message: bytes
+    status: grpc.StatusCode | None = None
+    details: str = ""
 
     async def read(self) -> bytes:
         return self.message
@@ -125,14 +123,17 @@ class _Context:
     def peer(self) -> str:
         return "ipv4:127.0.0.1:50000"
 
-    async def abort(
-        self, status: grpc.StatusCode, details: str, metadata: tuple[tuple[str, Any], ...]
-    ) -> NoReturn:
+    def set_code(self, status: grpc.StatusCode) -> None:
+        self.status = status
+
+    def set_details(self, details: str) -> None:
+        self.details = details
+
+    def set_trailing_metadata(self, metadata: tuple[tuple[str, Any], ...]) -> None:
         [raw] = [value for key, value in metadata if key == FAILURE_KEY]
         failure = common_pb2.Failure.FromString(raw)
-        if status in _STATUSES_OF_FAULTS or failure.code == ServerError.code:
-            raise Finding(f"the server failed: {details}")  # the error itself is its context
-        raise _Refused(status.name)
+        if self.status in _STATUSES_OF_FAULTS or failure.code == ServerError.code:
+            raise Finding(f"the server failed: {self.details}")  # the error itself is its context
 
 
 @dataclass
@@ -180,8 +181,7 @@ class Calls:
         self._left -= 1
         for name, value in self._served.names.items():
             data = data.replace(name, value)
-        with contextlib.suppress(_Refused):
-            self._runner.run(self._call(self._served, rpc, data, sealed))
+        self._runner.run(self._call(self._served, rpc, data, sealed))
 
     async def _call(self, served: _Served, rpc: Rpc, data: bytes, sealed: bool) -> None:
         caller = _caller_of(rpc.permission, served.world)

@@ -329,18 +329,6 @@ def test_recovering_asks_again_for_all_that_is_owed() -> None:
     assert told(policy, Recovered(67), state=state) == (state, ())
 
 
-def test_a_selection_that_nobody_carried_out_for_a_while_has_its_whole_time_again() -> None:
-    policy = plain()
-    state, (_, arm) = told(policy, Started(0))
-    assert arm == Arm(Phase.SELECTING, policy.durations[Phase.SELECTING])
-    state, effects = told(policy, Recovered(50_000, (A,)), state=state)
-    deadline = 50_000 + policy.durations[Phase.SELECTING]
-    assert effects == (Arm(Phase.SELECTING, deadline),) and state.deadline == deadline
-    assert told(policy, DeadlinePassed(deadline - 1, Phase.SELECTING), state=state)[0] == state
-    after, _ = told(policy, DeadlinePassed(deadline, Phase.SELECTING), state=state)
-    assert after.phase is not Phase.SELECTING
-
-
 def test_a_transition_that_is_due_after_a_crash_waits_for_a_timer_that_goes_off_at_once() -> None:
     policy = plain()
     state, _ = told(policy, Started(0))

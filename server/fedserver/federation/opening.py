@@ -114,9 +114,15 @@ async def take_up(
     head: HeadRecord,
     lease: Callable[[], Lease],
 ) -> Attempt:
-    """An attempt that another process left behind, as it stands in the store."""
+    """An attempt that another process left behind, as it stands in the store.
+
+    While nobody drove it nobody could check in: a selection has its whole time again.
+    """
     store = resources.store
     state = from_record(record.state)
+    if state.phase is Phase.SELECTING:
+        whole = hosted.policy.durations[Phase.SELECTING]
+        state = replace(state, deadline=resources.clock() + whole)
     journal = _journal(resources, record.ref, head, lease)
     kept = await journal.kept()
     attempt = await _assembled(hosted, resources, state, head=head, journal=journal, kept=kept)
