@@ -69,6 +69,7 @@ def _as_the_program_does() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*threshold)
+        gc.unfreeze()
         os.sched_setscheduler(0, scheduler, os.sched_param(0))
         os.sched_setaffinity(0, cores)
 

@@ -42,6 +42,7 @@ class AuditHeads:
     ) -> None:
         self._store, self._path = store, path
         self._sequence = -1  # of what this process has signed: nothing yet
+        self._turn = asyncio.Lock()  # or an earlier head could be written after a later one
         self._signer = Ed25519PrivateKey.from_private_bytes(signer)
         self._signers = public_keys([signer, *earlier])
         self.newest = b""
@@ -72,11 +73,12 @@ class AuditHeads:
 
     async def sign(self) -> None:
         """Signs the log's head as it is now, and keeps that durably."""
-        identity = await self._store.server_identity()
-        head = await self._store.audit_head()
-        signed = sign_head(head, identity.server_id, self._signer)
-        await asyncio.to_thread(self._keep, signed, head.sequence, identity.server_id)
-        self.newest, self._sequence = signed, head.sequence
+        async with self._turn:
+            identity = await self._store.server_identity()
+            head = await self._store.audit_head()
+            signed = sign_head(head, identity.server_id, self._signer)
+            await asyncio.to_thread(self._keep, signed, head.sequence, identity.server_id)
+            self.newest, self._sequence = signed, head.sequence
 
     def _keep(self, signed: bytes, sequence: int, server_id: bytes) -> None:
         """Writes a head, unless another server has signed a later one meanwhile."""

@@ -145,7 +145,10 @@ class Objects:
         try:
             yield
         except Exception as error:  # which ones, is the affair of each library below fsspec
-            reason = str(error).partition("\n")[0] or "it did not end in time"
+            unsaid = (
+                "it did not end in time" if isinstance(error, TimeoutError) else "for no reason"
+            )
+            reason = str(error).partition("\n")[0] or unsaid
             raise BlobError(
                 what, why=f"{type(error).__name__}: {reason}"[:300], fix=self._remedy(error)
             ) from error

@@ -126,22 +126,6 @@ class Gate:
         return cls(admission, identify, audit, metrics, rates, passing)
 
 
-def _refused(
-    context: Context,
-    status: grpc.StatusCode,
-    details: str,
-    metadata: tuple[tuple[str, str | bytes], ...],
-) -> bytes:
-    """Ends a call with a status, and what gRPC takes for an answer then and does not send.
-
-    `Context.abort` raises an error that gRPC keeps, in a circle with all that its call knew.
-    """
-    context.set_code(status)
-    context.set_details(details)
-    context.set_trailing_metadata(metadata)
-    return b""
-
-
 def methods_of(service: Service, name: str, *, gate: Gate) -> Methods:
     """The RPCs of `service`, which implements the service `name`.
 
@@ -179,11 +163,11 @@ class _Endpoint:
                 raise
             except RelayedError as relayed:
                 self._count(relayed.status, start_s)
-                return _refused(context, relayed.status, relayed.details, relayed.metadata)
+                return _ended(context, relayed.status, relayed.details, relayed.metadata)
             except Exception as error:
                 self._count(status_of(error), start_s)
                 details = await self._told(error, context, reference)
-                return _refused(context, status_of(error), details, metadata_of(error))
+                return _ended(context, status_of(error), details, metadata_of(error))
             finally:
                 structlog.contextvars.unbind_contextvars("task", "round", "attempt", "client")
 
@@ -335,3 +319,19 @@ def _check_metadata(context: Context) -> None:
     pairs = context.invocation_metadata() or ()
     if sum(len(key) + len(value) for key, value in pairs) > METADATA_BYTES:
         raise refused("too much metadata", why=f"{METADATA_BYTES} bytes are taken")
+
+
+def _ended(
+    context: Context,
+    status: grpc.StatusCode,
+    details: str,
+    metadata: tuple[tuple[str, str | bytes], ...],
+) -> bytes:
+    """Ends a call with a status, and what gRPC takes for an answer then and does not send.
+
+    `Context.abort` raises an error that gRPC keeps, in a circle with all that its call knew.
+    """
+    context.set_code(status)
+    context.set_details(details)
+    context.set_trailing_metadata(metadata)
+    return b""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fedcore.errors import AuditError
-from fedserver.audit_heads import AuditHeads
+from fedserver.audit_heads import AuditHeads, public_keys
+from fedserver.store.audit import read_head
 from fedserver.store.records import (
     AuditEntry,
     AuditHead,
@@ -84,6 +88,31 @@ async def test_a_later_head_that_another_server_has_signed_stays(
     store.audit_head = read  # type: ignore[method-assign]
     await one.sign()
     assert (tmp_path / "head").read_bytes() == one.newest
+
+
+async def test_of_two_heads_that_are_signed_at_once_the_later_one_stays(
+    store: SqliteStore, tmp_path: Path
+) -> None:
+    heads = AuditHeads(store, tmp_path / "head", signer=SIGNER)
+    keep, begun, later = heads._keep, threading.Event(), threading.Event()
+
+    def slow(*given: Any) -> None:
+        if not begun.is_set():
+            begun.set()
+            later.wait(0.2)  # a later one would overtake it here
+        keep(*given)
+        later.set()
+
+    heads._keep = slow  # type: ignore[method-assign]
+    first = asyncio.ensure_future(heads.sign())
+    assert await asyncio.to_thread(begun.wait, 5.0)
+    await store.append_audit(AuditEntry("user:ada", "test", "1"))
+    await asyncio.gather(first, heads.sign())
+    identity = await store.server_identity()
+    written = (tmp_path / "head").read_bytes()
+    assert (
+        read_head(written, identity.server_id, *public_keys([SIGNER])) == await store.audit_head()
+    )
 
 
 async def test_a_database_that_was_rolled_back_is_refused_unless_that_is_accepted(
