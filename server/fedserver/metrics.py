@@ -60,7 +60,7 @@ class Metrics:
         self.upload_bytes = counter("upload_bytes", "bytes of updates that were taken")
         self.download_bytes = counter("download_bytes", "bytes of models that were sent")
         self.epsilon_spent = gauge("epsilon_spent", "reserved of the budget, so spent", "task")
-        self.epsilon_budget = gauge("epsilon_budget", "the budget", "task")
+        self.epsilon_budget = gauge("epsilon_budget", "the budget of a task that runs", "task")
         self.commit_seconds = histogram("commit_seconds", "time of database commits", _QUICK_S)
         self.database_bytes = gauge("database_bytes", "size of the database file")
         self.wal_bytes = gauge("wal_bytes", "size of its write-ahead log")
@@ -88,6 +88,15 @@ class Metrics:
     def watch_chunks(self, in_flight: Callable[[], float]) -> None:
         """Reads the memory of chunks whenever the figures are asked for."""
         self.chunk_bytes.set_function(in_flight)
+
+    def forget_budget(self, task_id: str, *, spent: bool) -> None:
+        """Forgets the budget of a task that has ended, so that none is nearly spent any more.
+
+        `spent`: also what is spent of it, which another server tells from now on.
+        """
+        self.epsilon_budget.remove(task_id)
+        if spent:
+            self.epsilon_spent.remove(task_id)
 
     def exposition(self) -> bytes:
         """All figures in Prometheus' text format."""

@@ -14,16 +14,14 @@ from typing import Final
 import structlog
 
 from fedcore.errors import BudgetError, FedcoreError, LeaseLostError, LedgerError
-from fedcore.rounds import ENDS, Cancel, CannotClose, Persist, Phase, Scrubbed, step
-from fedcore.rounds.records import from_record
+from fedcore.rounds import Cancel, CannotClose, Phase
 from fedserver.federation.attempt import Attempt
-from fedserver.federation.cohort import Cohort
-from fedserver.federation.journal import SCRUB, Journal
 from fedserver.federation.lease import LeaseHolder, held
 from fedserver.federation.left_out import LeftOut
 from fedserver.federation.opening import open_attempt, open_released, take_up
 from fedserver.federation.page import Page
 from fedserver.federation.resources import HostedTask, Resources
+from fedserver.federation.scrubbing import Scrubbing
 from fedserver.store.records import (
     RESTORED,
     AuditEntry,
@@ -33,10 +31,9 @@ from fedserver.store.records import (
     TaskState,
 )
 
-__all__ = ["TaskDriver", "scrubbed_ref"]
+__all__ = ["TaskDriver"]
 
 _PAUSE_S: Final = 1.0
-_NOT_OPEN: Final = {phase.value for phase in (Phase.COMPLETED, *ENDS)}
 
 
 class TaskDriver:
@@ -83,7 +80,7 @@ class TaskDriver:
                     ttl_ms=self._resources.lease_ms,
                     lost=self._stop_attempt,
                 ) as lease:
-                    await self._finish_scrubbing(lease)
+                    await self._scrubbing(lease).finish()
                     if await self._carry_out(lease):
                         self._ended = True
                         return
@@ -195,6 +192,10 @@ class TaskDriver:
                 return await self._end(lease, TaskState.COMPLETED, why)
         return False
 
+    def _scrubbing(self, lease: LeaseHolder) -> Scrubbing:
+        hosted = self.hosted
+        return Scrubbing(self._resources, hosted.task_id, hosted.policy, lease)
+
     async def _ended_elsewhere(self) -> str:
         """Why the task has ended, by another server or before a crash; "" if it has not."""
         record = await self._resources.store.task(self.hosted.task_id)
@@ -203,7 +204,7 @@ class TaskDriver:
 
     async def _is_open(self, head: HeadRecord) -> bool:
         record = await self._resources.store.latest_attempt(self.hosted.task_id, head.round)
-        return record is not None and record.phase not in _NOT_OPEN
+        return record is not None and record.is_open
 
     async def _name_culprits(self, attempt: Attempt) -> None:
         """Whoever is proven to have dealt bad shares is on record, and takes part no more."""
@@ -219,7 +220,7 @@ class TaskDriver:
         """The attempt to go on with, or None where the round has failed for good."""
         store, task_id = self._resources.store, self.hosted.task_id
         record = await store.latest_attempt(task_id, head.round)
-        if record is not None and record.phase not in _NOT_OPEN:
+        if record is not None and record.is_open:
             attempt = await take_up(self.hosted, self._resources, record, head=head, lease=lease)
             if lease().attempts > self._resources.most_attempts:
                 phase = attempt.state.phase
@@ -307,40 +308,3 @@ class TaskDriver:
         )
         self._log.info("task.ended", state=state.value, why=why)
         return True
-
-    async def _finish_scrubbing(self, lease: LeaseHolder) -> None:
-        """Destroys what a crash left of rounds that were over (W10)."""
-        store = self._resources.store
-        for entry in await store.outbox_pending(limit=1000):
-            ref = scrubbed_ref(entry.payload)
-            if entry.topic != SCRUB or ref.task_id != self.hosted.task_id:
-                continue
-            record = await store.round(ref)
-            if record is None:
-                await store.outbox_done(entry.entry_id)
-                continue
-            journal = Journal(
-                store,
-                self._resources.spool,
-                ref,
-                lease,
-                record.base_model,
-                self._resources.entropy,
-            )
-            await journal.scrub()
-            await self._note_scrubbed(record, journal)
-
-    async def _note_scrubbed(self, record: RoundRecord, journal: Journal) -> None:
-        if record.phase != Phase.COMPLETED.value:
-            return
-        state = from_record(record.state)
-        after, effects = step(state, Scrubbed(self._resources.clock()), self.hosted.policy)
-        (persist,) = effects
-        assert isinstance(persist, Persist)
-        await journal.advance(persist.transition, after, cohort=Cohort(), result=None)
-
-
-def scrubbed_ref(payload: bytes) -> RoundRef:
-    """The attempt that an entry of the outbox wants to be scrubbed."""
-    task_id, round_, attempt = payload.decode().rsplit("/", 2)
-    return RoundRef(task_id, int(round_), int(attempt))

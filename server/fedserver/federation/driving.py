@@ -25,11 +25,13 @@ from fedcore.federated.payments import Accounts
 from fedcore.federated.task import Task
 from fedcore.privacy import Head
 from fedserver.authorisation import Caller
-from fedserver.federation.driver import TaskDriver, scrubbed_ref
+from fedserver.federation.driver import TaskDriver
 from fedserver.federation.interface import ElsewhereError
 from fedserver.federation.journal import SCRUB
+from fedserver.federation.lease import held
 from fedserver.federation.leftovers import discard_uploads
 from fedserver.federation.resources import HostedTask, Resources
+from fedserver.federation.scrubbing import Scrubbing, scrubbed_ref
 from fedserver.store.records import HeadRecord, TaskRecord, TaskState
 
 __all__ = ["Drivers", "OtherTask", "between", "checkpoint_of"]
@@ -37,6 +39,7 @@ __all__ = ["Drivers", "OtherTask", "between", "checkpoint_of"]
 _LOG: Final = structlog.get_logger("fedserver.federation")
 _RETRY_MS: Final = (1_000, 3_000)
 _SOON_MS: Final = (100, 500)  # about as long as a round takes to be taken up here
+_MENDED_MS: Final = (30_000, 60_000)  # a person has to come
 _MOST_PASSED: Final = 8  # tasks for which one call is passed on, one after the other
 
 
@@ -66,7 +69,7 @@ class Drivers:
         self._running: dict[str, asyncio.Task[None]] = {}
         self._others: dict[str, OtherTask] = {}  # in the order in which they were submitted
         self._order: Mapping[str, int] = {}  # of all that run
-        self._left: set[str] = set()
+        self._left: dict[str, FedcoreError] = {}  # running tasks that cannot be taken up, and why
         self._looking: asyncio.Task[None] | None = None
         self._draining = False
 
@@ -116,7 +119,12 @@ class Drivers:
         for task_id in await self._unfinished() - order.keys() - self._drivers.keys():
             if (ended := await self._store.task(task_id)) is not None:
                 await self._found(ended)
-        self._resources.metrics.tasks_not_taken_up.set(len(self._left))
+                if task_id in self._left:
+                    await self._give_up(ended)
+        if cancelled := self._left.keys() - order.keys():
+            for task_id in cancelled - await self._unfinished():
+                del self._left[task_id]
+        self._resources.metrics.tasks_not_taken_up.set(len(self._left.keys() & order.keys()))
 
     async def _found(self, record: TaskRecord) -> OtherTask | None:
         """What a task is that is not taken up now."""
@@ -144,7 +152,7 @@ class Drivers:
         except LedgerBusyError:  # a server that stands still has it, or one that is letting go
             return False
         except FedcoreError as error:
-            self._left.add(record.task_id)
+            self._left[record.task_id] = error
             _LOG.error(
                 "task.not_taken_up",
                 task=record.task_id,
@@ -156,6 +164,15 @@ class Drivers:
             return False
         self._drive(hosted)
         return True
+
+    async def _give_up(self, record: TaskRecord) -> None:
+        """Ends the rounds of a task that was cancelled because nobody could take it up."""
+        ttl_ms, policy = self._resources.lease_ms, Task.from_canonical(record.spec).policy()
+        async with held(
+            self._store, record.task_id, self._owner, ttl_ms=ttl_ms, lost=lambda: None
+        ) as lease:
+            scrubbing = Scrubbing(self._resources, record.task_id, policy, lease)
+            await scrubbing.give_up(record.reason or record.state.value)
 
     async def _other(self, record: TaskRecord, owner: str) -> OtherTask:
         known = self._others.get(record.task_id)
@@ -176,8 +193,10 @@ class Drivers:
 
     async def _carry_out(self, driver: TaskDriver) -> None:
         await driver.run()
+        task_id = driver.hosted.task_id
+        if driver.ended or driver.overtaken:
+            self._resources.metrics.forget_budget(task_id, spent=driver.overtaken)
         if driver.overtaken:
-            task_id = driver.hosted.task_id
             await asyncio.to_thread(self._accounts.let_go, task_id)
             del self._drivers[task_id], self._running[task_id]
 
@@ -192,9 +211,12 @@ class Drivers:
     async def _require_here(self, caller: Caller, task_id: str) -> None:
         """Raises: as `_pass_on`; DrainingError while a task that runs is not carried out.
 
-        As before its round is taken up: who were told that the round is over would not come again.
+        As before its round is taken up, or until an operator has mended what keeps it from that:
+        who were told that the round is over would not come again.
         """
         await self._pass_on(caller, task_id)
+        if task_id in self._left:
+            raise _stands_still()
         if (driver := self._drivers.get(task_id)) is not None:
             if driver.attempt is None and not driver.ended:
                 raise between(_SOON_MS)
@@ -246,4 +268,13 @@ def between(retry: tuple[int, int] = _RETRY_MS) -> DrainingError:
         why="one has ended or stands still, and another takes its tasks up when its leases end",
         fix="ask again in a moment",
         retry=retry,
+    )
+
+
+def _stands_still() -> DrainingError:
+    return DrainingError(
+        "the task stands still",
+        why="the server could not take it up when it started, and its operator is told why",
+        fix="ask again later",
+        retry=_MENDED_MS,
     )

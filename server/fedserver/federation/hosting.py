@@ -153,14 +153,16 @@ class Tasks(Drivers):
         """What a task has spent of its privacy budget."""
         record = await self._visible(caller, task_id)
         head = await self._store.head(task_id)  # before the ledger, which is never behind it
+        trouble = self._left.get(task_id)
         try:
-            return await asyncio.to_thread(self._spent, record, head)
+            found = await asyncio.to_thread(self._spent, record, head)
         except PrivacyError as error:  # what is amiss with one ledger keeps no other from view
             # Nor is it known whether its sample was secret.
-            return Spent(
-                secret_sample=True,
-                trouble=f"{error.code} {error.what}: {error.why}. Fix: {error.fix}",
-            )
+            found, trouble = Spent(secret_sample=True), error
+        if trouble is None:
+            return found
+        words = f"{trouble.code} {trouble.what}: {trouble.why}. Fix: {trouble.fix}"
+        return replace(found, trouble=words)
 
     async def certificate(self, caller: Caller, task_id: str, /) -> bytes:
         """The certificate of a task's privacy, JSON. Raises: NotFoundError without privacy."""

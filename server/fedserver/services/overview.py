@@ -125,10 +125,11 @@ class Overview:
         )
         shown = await self._shows_participants(caller, task.task_id)
         waits = await self._selection(caller, task) if shown else RoundWaits("")
+        entry = await self._task_entry(caller, task)
         return admin_service_pb2.ListRoundsResponse(
-            rounds=[await self._round_entry(record, shown) for record in page.rounds],
+            rounds=[await self._round_entry(one, shown, entry.epsilon) for one in page.rounds],
             last_event=page.last_event,
-            task=await self._task_entry(caller, task),
+            task=entry,
             waiting_for=waits.waiting_for,
             refused=waits.refused,
         )
@@ -137,17 +138,18 @@ class Overview:
         self, caller: Caller, request: admin_service_pb2.ShowRoundRequest
     ) -> admin_service_pb2.ShowRoundResponse:
         ref = fields.round_ref(request.round)
-        await self._task(caller, ref.task_id)
+        task = await self._task(caller, ref.task_id)
         record = await self._store.round(ref)
         if record is None:
             raise _nothing("round")
         waits = await self._federation.show_round(caller, ref)
         events = await self._store.round_events(ref)
         shown = await self._shows_participants(caller, ref.task_id)
+        spent = await self._federation.spent(caller, task.task_id)
         if not shown:
             waits = RoundWaits("")
         return admin_service_pb2.ShowRoundResponse(
-            round=await self._round_entry(record, shown),
+            round=await self._round_entry(record, shown, spent.epsilon),
             transitions=[
                 admin_service_pb2.Transition(
                     at_ms=event.at_ms,
@@ -248,10 +250,15 @@ class Overview:
         )
 
     async def _round_entry(
-        self, record: RoundRecord, participants: bool
+        self, record: RoundRecord, participants: bool, spent: float
     ) -> admin_service_pb2.RoundEntry:
-        """`participants`: whether what tells how many they were is shown."""
+        """`participants`: whether what tells how many they were is shown.
+
+        `spent`: of the task's budget by now, which counts for a round that is open.
+        """
         metrics = await self._store.metrics(record.ref)
+        if record.is_open:
+            record = replace(record, epsilon=spent)
         if not participants:
             record = replace(record, assigned=0, uploaded=0, state={}, reason="", bytes_up=0)
         return admin_service_pb2.RoundEntry(

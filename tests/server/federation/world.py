@@ -108,6 +108,7 @@ class World:
     """A server's federation on a folder, which can be stopped and started, and its devices."""
 
     largest_model = 64 << 20
+    participation_key = KEY
 
     def __init__(self, folder: Path, task: Task, *, clients: int) -> None:
         self.folder, self.task, self.clients = folder, task, clients
@@ -157,7 +158,7 @@ class World:
             Staging(Spool(self.folder / "staging"), largest_bytes=self.largest_model),
             threads=1,
         )
-        accounts = Accounts(self.folder / "ledgers", participation_key=KEY)
+        accounts = Accounts(self.folder / "ledgers", participation_key=self.participation_key)
         self.federation = LocalFederation(resources, accounts, owner="here")
         await self.federation.start()
         self._up.set()

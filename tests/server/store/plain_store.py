@@ -20,6 +20,7 @@ from fedcore.errors import (
 from fedserver.store.audit import verify
 from fedserver.store.protocol import Store
 from fedserver.store.records import (
+    ENDED,
     AssignmentRecord,
     AssignmentState,
     AuditEntry,
@@ -36,7 +37,6 @@ from fedserver.store.records import (
     Transition,
     UploadState,
 )
-from fedserver.store.sql.sessions import ENDED
 
 __all__ = ["PlainRound", "PlainStore", "observed"]
 

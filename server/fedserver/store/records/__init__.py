@@ -33,6 +33,7 @@ from fedserver.store.records.results import (
     OutboxMessage,
 )
 from fedserver.store.records.rounds import (
+    ENDED,
     RESTORED,
     AssignmentRecord,
     AssignmentReport,
@@ -51,6 +52,7 @@ from fedserver.store.records.rounds import (
 )
 
 __all__ = [
+    "ENDED",
     "RESTORED",
     "AssignmentRecord",
     "AssignmentReport",

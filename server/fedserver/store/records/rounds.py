@@ -5,8 +5,12 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
+
+from fedcore.rounds import ENDS, Phase
 
 __all__ = [
+    "ENDED",
     "RESTORED",
     "AssignmentRecord",
     "AssignmentReport",
@@ -26,6 +30,9 @@ __all__ = [
 
 RESTORED = "the database was restored from a backup"
 """Why the attempts ended that were open in a backup."""
+
+ENDED: Final = frozenset(phase.value for phase in ENDS | {Phase.COMPLETED})
+"""The phases of attempts that take nothing any more."""
 
 
 class TaskState(enum.StrEnum):
@@ -143,6 +150,11 @@ class RoundRecord:
     assigned: int
     uploaded: int
     bytes_up: int
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the attempt has not ended."""
+        return self.phase not in ENDED
 
 
 @dataclass(frozen=True, slots=True)

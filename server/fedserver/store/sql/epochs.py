@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from fedcore.rounds import Phase
 from fedserver.store.records import (
+    ENDED,
     RESTORED,
     AssignmentState,
     RoundRef,
@@ -17,7 +18,7 @@ from fedserver.store.records import (
 from fedserver.store.sql.participation import end_assignments
 from fedserver.store.sql.rounds import note_event
 from fedserver.store.sql.rows import Row, ref_of
-from fedserver.store.sql.sessions import ENDED, forget_secrets
+from fedserver.store.sql.sessions import forget_secrets
 from fedserver.store.sql.transaction import Transaction, of_round
 
 __all__ = ["begin_epoch"]

@@ -12,6 +12,7 @@ from sqlalchemy.dialects import sqlite
 from fedcore.errors import ConflictError, RefusedError
 from fedserver.store import schema
 from fedserver.store.records import (
+    ENDED,
     AssignmentRecord,
     AssignmentState,
     AuditEntry,
@@ -29,7 +30,7 @@ from fedserver.store.sql.base import SqlBase
 from fedserver.store.sql.participation import add_assignment, end_assignments
 from fedserver.store.sql.reads import Query, all_rows, one_row, rows_of_round
 from fedserver.store.sql.rows import Row, as_json, event_of, metric_of, round_of
-from fedserver.store.sql.sessions import ENDED, change_session, make_key
+from fedserver.store.sql.sessions import change_session, make_key
 from fedserver.store.sql.tasks import add_model
 from fedserver.store.sql.transaction import Transaction, missing, of_round
 

@@ -12,9 +12,8 @@ from sqlalchemy import Connection
 
 from fedcore.errors import PhaseError
 from fedcore.failpoints import failpoint
-from fedcore.rounds import ENDS, Phase
 from fedserver.store import schema
-from fedserver.store.records import AuditEntry, RoundRef, UploadState
+from fedserver.store.records import ENDED, AuditEntry, RoundRef, UploadState
 from fedserver.store.sealing import KEY_BYTES, Sealer, derived_key
 from fedserver.store.sql.base import SqlBase
 from fedserver.store.sql.reads import all_rows, one_row, rows_of_round
@@ -22,15 +21,12 @@ from fedserver.store.sql.rows import Row
 from fedserver.store.sql.transaction import Transaction, missing, of_round
 
 __all__ = [
-    "ENDED",
     "SqlSessions",
     "change_session",
     "forget_secrets",
     "make_key",
     "require_open",
 ]
-
-ENDED = frozenset(phase.value for phase in ENDS | {Phase.COMPLETED})
 
 _TABLE, _KEYS = "session_record", "attempt_key"
 # Without its state, which names the whole cohort: this is asked for every message of a client.

@@ -8,6 +8,7 @@ from fedserver.store import schema
 from fedserver.store.audit import EMPTY
 from fedserver.store.migrating import version_of
 from fedserver.store.records import (
+    ENDED,
     AuditEntry,
     AuditHead,
     AuditRecord,
@@ -25,7 +26,6 @@ from fedserver.store.sql.base import SqlBase
 from fedserver.store.sql.epochs import begin_epoch
 from fedserver.store.sql.reads import all_rows, one_row
 from fedserver.store.sql.rows import audit_of
-from fedserver.store.sql.sessions import ENDED
 from fedserver.store.sql.transaction import Transaction, missing
 
 __all__ = ["SqlSystem"]
