@@ -59,7 +59,9 @@ def text_of(path: Path) -> str:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         why = error.strerror if isinstance(error, OSError) else "the path is not valid"
         raise TaskError(
-            f"{path.name} cannot be read", why=why or "", fix="check the path"
+            f"{path.name or path} cannot be read",
+            why=(why or "").lower(),
+            fix="name a file of settings that this user may read",
         ) from error
 
 
@@ -84,6 +86,7 @@ def parse(text: str, source: str) -> dict[str, Any]:
         raise TaskError(
             f"{source} has a key of more than {_DEEPEST} parts",
             why="no setting lies that deep",
+            fix="look up what the setting is called",
             where=f"{source}:{text.count(chr(10), 0, found.start()) + 1}",
         )
     try:
@@ -95,11 +98,15 @@ def parse(text: str, source: str) -> dict[str, Any]:
         raise TaskError(
             f"{source} is no TOML",
             why=reason,
+            fix="mend that line: a text stands in quotation marks, a table's name in brackets, and"
+            " a key once",
             where=f"{source}:{line}",
         ) from error
     except (RecursionError, ValueError, ArithmeticError) as error:
         raise TaskError(
-            f"{source} is no TOML", why="a value is nested too deep, or has too many digits"
+            f"{source} is no TOML",
+            why="a value is nested too deep, or has too many digits",
+            fix="write a plain value: no setting needs more",
         ) from error
 
 

@@ -282,6 +282,8 @@ class Authority:
     def server_certificate(self, hosts: Sequence[str], *, now: int) -> ServerCertificate:
         """The server's certificate for `hosts`: the one at hand, or a new one if that is `due`.
 
+        Also where its key is gone.
+
         Raises: AuthorityError for a host that no certificate can name; KeyFileError.
         """
         names = alternative_names(hosts)
@@ -369,9 +371,11 @@ class Authority:
             chain = (self.directory / SERVER).read_bytes()
             leaf = x509.load_pem_x509_certificate(chain)
             leaf.verify_directly_issued_by(self._signer[0])
-            key = read_secret(self.directory / KEY_OF[SERVER])
         except (FileNotFoundError, ValueError, TypeError, InvalidSignature):
             return None
+        if not (self.directory / KEY_OF[SERVER]).exists():  # lost, and it has no past
+            return None
+        key = read_secret(self.directory / KEY_OF[SERVER])
         found = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         served = _served(key, chain, leaf)
         if not is_key_of(key, leaf):  # another server was writing them

@@ -25,6 +25,7 @@ from fedcore.errors import AuthorityError, InvalidRequestError
 
 __all__ = [
     "CLIENT_USE",
+    "EARLY_S",
     "LARGEST_REQUEST",
     "SERIAL_BYTES",
     "SERVER_USE",
@@ -45,7 +46,7 @@ SERVER_USE: Final = ExtendedKeyUsageOID.SERVER_AUTH
 SERIAL_BYTES: Final = 16
 LARGEST_REQUEST: Final = 4096
 # Devices' clocks run late: a certificate is valid a little before it was made.
-_EARLY_S: Final = 300
+EARLY_S: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +221,7 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(serial)
-        .not_valid_before(start - datetime.timedelta(seconds=_EARLY_S))
+        .not_valid_before(start - datetime.timedelta(seconds=EARLY_S))
         .not_valid_after(start + datetime.timedelta(seconds=lifetime_s))
     )
 

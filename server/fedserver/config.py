@@ -27,7 +27,9 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from fedcore.errors import JoinStringError
 from fedcore.toml import located, parse, text_of
+from fedcore.wire.joining import split_address
 from fedserver.config_mistakes import explained, read_texts, setting_mistake, unknown_setting
 from fedserver.objects import ObjectAddress
 from fedserver.store.postgres.address import Database, PostgresAddress
@@ -94,6 +96,16 @@ def _peer(address: str) -> str:
     return address
 
 
+def _told(address: str) -> str:
+    """As it stands in invitations."""
+    if address:
+        try:
+            split_address(address)
+        except JoinStringError:
+            raise ValueError("it has to be host:port, as clients reach the server") from None
+    return address
+
+
 class ServerSettings(_Section):
     """Where the server listens, what it is called, and where its data are.
 
@@ -118,8 +130,8 @@ class ServerSettings(_Section):
         "localhost",
         "127.0.0.1",
     )
-    address: str = ""
-    enrolment_address: str = ""
+    address: Annotated[str, AfterValidator(_told)] = ""
+    enrolment_address: Annotated[str, AfterValidator(_told)] = ""
     state_directory: _Directory = STATE
     database_url: Annotated[str, AfterValidator(_postgres)] = ""
     database_password_file: Annotated[str, AfterValidator(_secret)] = ""
@@ -137,7 +149,7 @@ class AuthoritySettings(_Section):
     An empty `directory` is the folder `authority` in the state directory.
     """
 
-    directory: _Directory = Path()
+    directory: str = ""
     passphrase_file: Annotated[str, AfterValidator(_secret)] = ""
 
 
@@ -268,7 +280,7 @@ class Config(BaseSettings):
     def authority_directory(self) -> Path:
         """The folder of the certificate authority."""
         given = self.authority.directory
-        return self.server.state_directory / AUTHORITY if given == Path() else given
+        return Path(given) if given else self.server.state_directory / AUTHORITY
 
 
 def load(path: Path | None = None) -> Config:

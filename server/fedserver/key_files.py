@@ -7,6 +7,7 @@ makes sense the first is the one in use, and the others still open what they onc
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import stat
@@ -24,6 +25,7 @@ __all__ = [
     "KEY_BYTES",
     "PARTICIPATION_KEY",
     "REGISTRAR_KEY",
+    "check_directory",
     "create_key",
     "keep_first_key",
     "load_key",
@@ -66,8 +68,20 @@ def private_directory(path: Path) -> Path:
             missing.mkdir(mode=0o700, exist_ok=True)
             _sync_directory(missing.parent)  # else a power cut takes all that is synced inside
         path.mkdir(mode=0o700, exist_ok=True)
-        mode = path.stat().st_mode
-    if mode & 0o077:
+    return check_directory(path)
+
+
+def check_directory(path: Path) -> Path:
+    """A directory that is private, or can be made so: nothing is made here.
+
+    Raises: KeyFileError.
+    """
+    nearest = next(each for each in (path, *path.absolute().parents) if each.exists())
+    if not nearest.is_dir():
+        raise _cannot(path, "made", NotADirectoryError(errno.ENOTDIR, f"{nearest} is a file"))
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise _cannot(path, "made", PermissionError(errno.EACCES, f"{nearest} is not writable"))
+    if path.exists() and (mode := path.stat().st_mode) & 0o077:
         raise _open_to_others(path, mode)
     return path
 
@@ -152,8 +166,12 @@ def load_keys(path: Path) -> tuple[bytes, ...]:
 
 
 def prepend_key(path: Path, *, entropy: Entropy | None = None) -> tuple[bytes, ...]:
-    """Puts a new key before those in a file, to seal with from now on. Raises: KeyFileError."""
-    keys = ((entropy or SystemEntropy()).token(KEY_BYTES), *load_keys(path))
+    """Puts a new key before those in a file, to seal with from now on; alone if the file is gone.
+
+    Raises: KeyFileError.
+    """
+    known = load_keys(path) if path.exists() else ()
+    keys = ((entropy or SystemEntropy()).token(KEY_BYTES), *known)
     write_secret(path, b"".join(key.hex().encode("ascii") + b"\n" for key in keys), replace=True)
     return keys
 
@@ -218,15 +236,27 @@ def _explained(path: Path, act: str) -> Iterator[None]:
     except KeyFileError:
         raise
     except OSError as error:
-        taken = isinstance(error, FileExistsError)
-        raise KeyFileError(
-            f"{path.name} cannot be {act}",
-            why=(error.strerror or str(error)).lower(),
-            fix="move the old file away first: what it opens would be lost with it"
-            if taken
-            else "check the path, its owner and its mode; a secret has mode 0400",
-            where=str(path),
-        ) from None
+        raise _cannot(path, act, error) from None
+
+
+def _cannot(path: Path, act: str, error: OSError) -> KeyFileError:
+    return KeyFileError(
+        f"{path.name} cannot be {act}",
+        why=(error.strerror or str(error)).lower(),
+        fix=_remedy(act, error),
+        where=str(path),
+    )
+
+
+def _remedy(act: str, error: OSError) -> str:
+    in_the_way = act == "made" and isinstance(error, FileExistsError)
+    if in_the_way or isinstance(error, NotADirectoryError):
+        return "name another directory, or move away the file that stands in its place"
+    if isinstance(error, FileExistsError):
+        return "move the old file away first: what it opens would be lost with it"
+    if isinstance(error, FileNotFoundError):
+        return "put it there, from its backup or from the vault where it is kept"
+    return "check the path, its owner and its mode; a secret has mode 0400"
 
 
 def _open_to_others(path: Path, mode: int) -> KeyFileError:

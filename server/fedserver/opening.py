@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -25,9 +26,11 @@ from fedserver.key_files import (
 )
 from fedserver.metrics import Metrics
 from fedserver.parts import Parts
+from fedserver.rollback import require_database
 from fedserver.spool import Spool
 from fedserver.staging import Staging
 from fedserver.store.opening import kind_of, open_store
+from fedserver.store.sealed import require_keys
 from fedserver.trust import Trust
 
 __all__ = ["opened", "private_state"]
@@ -49,9 +52,11 @@ async def opened(config: Config, *, accept_rollback: bool = False) -> AsyncItera
     authority = Authority.open(keys, passphrase=secret_from(source) if source else None)
     metrics = Metrics()
     if not accept_rollback:
-        _require_database(config, state)
-    store = await open_store(config.database, keys=load_keys(keys / DATASTORE_KEYS))
+        require_database(config)
+    datastore_keys = load_keys(keys / DATASTORE_KEYS)
+    store = await open_store(config.database, keys=datastore_keys)
     try:
+        await asyncio.to_thread(require_keys, config.database, datastore_keys)
         signer, *earlier = load_keys(keys / AUDIT_SIGNER)
         heads = AuditHeads(store, state / AUDIT_HEAD, signer=signer, earlier=earlier)
         await heads.check(accept_rollback=accept_rollback)
@@ -88,17 +93,6 @@ async def opened(config: Config, *, accept_rollback: bool = False) -> AsyncItera
 def private_state(config: Config) -> Path:
     """The state directory, made if need be. Raises: KeyFileError if others can look into it."""
     return private_directory(config.server.state_directory)
-
-
-def _require_database(config: Config, state: Path) -> None:
-    """Raises: AuditError where there was a database, and would be an empty one now."""
-    database = config.database
-    if isinstance(database, Path) and not database.exists() and (state / AUDIT_HEAD).exists():
-        raise AuditError(
-            f"the database {database.name} is gone",
-            why=f"the audit log in it was signed: {state / AUDIT_HEAD}",
-            fix="restore a backup: `fed db restore`; --accept-rollback begins with an empty one",
-        )
 
 
 async def _blobs(config: Config, state: Path) -> BlobStore:

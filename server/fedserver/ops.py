@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
@@ -22,7 +21,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from fedcore.errors import ServerError
+from fedserver.listening import listening
 from fedserver.metrics import Metrics
 
 __all__ = ["Ops", "application"]
@@ -76,7 +75,7 @@ class Ops:
 
     async def start(self) -> int:
         """Listens, and returns the port. Raises: ServerError where another has it."""
-        listener = _bound(*self._address)
+        listener = listening(*self._address)
         self._task = asyncio.create_task(self._server.serve(sockets=[listener]))
         port: int = listener.getsockname()[1]
         return port
@@ -109,19 +108,3 @@ class _Quiet(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    """A socket that listens on host and port. Raises: ServerError."""
-    try:
-        return socket.create_server((host, port), family=_family(host))
-    except OSError as error:
-        raise ServerError(
-            f"the server cannot listen on {host}:{port}",
-            why=(error.strerror or str(error)).lower(),
-            fix="stop what listens there, or choose another port",
-        ) from None
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -171,7 +171,9 @@ class PeerReader:
             _require_whole(certificate)
             found = self._identity_in(certificate)
         except _UNREADABLE:
-            raise _nobody("this federation's authority did not sign it") from None
+            raise _nobody(
+                "this federation's authority did not sign it, or with a key that was retired"
+            ) from None
         except x509.ExtensionNotFound:
             raise _nobody("it lacks the extensions of the certificates here") from None
         if len(self._known) >= _KEPT:

@@ -18,6 +18,7 @@ from fedcore.errors import ServerError
 from fedcore.wire.channels import SERVER_RECEIVES_BYTES, server_options
 from fedserver.authority import ServerCertificate
 from fedserver.calls import Methods
+from fedserver.listening import listening
 
 __all__ = ["Credentials", "Port"]
 
@@ -87,10 +88,11 @@ class Port:
         except RuntimeError:
             self.number = 0
         if not self.number:
+            listening(host, port).close()  # gRPC does not say why it cannot; this does
             raise ServerError(
                 f"the server cannot listen on {address}",
-                why="another process has the port, or this one may not have it",
-                fix="stop what listens there, or choose another port",
+                why="it could not for a moment, or its certificate is not taken",
+                fix="start it again",
             )
 
     def serve(

@@ -164,7 +164,11 @@ def test_an_authority_is_made_and_gives_a_profile_on_another_machine(
         path = secrets / f"{name}-passphrase"
         path.write_text(f"{'a' if name == 'root' else 'an'} {name} passphrase\n")
         path.chmod(0o400)
-    given = [words[fed + 1 :] for words in commands_of(block) if (fed := fed_of(words)) is not None]
+    given, settings = list[list[str]](), {}
+    for words in commands_of(block):
+        if (fed := fed_of(words)) is not None:
+            given.append(words[fed + 1 :])
+            settings.update(word.split("=", 1) for word in words[:fed] if "=" in word)
     if number:
         yaml = pytest.importorskip("yaml", reason="manifests are read with PyYAML")
         name = ("compose.yml", "k8s/authority-job.yaml")[number - 1]
@@ -173,9 +177,20 @@ def test_an_authority_is_made_and_gives_a_profile_on_another_machine(
             given.insert(0, found["services"]["authority"]["command"])
         else:
             given.insert(0, found["spec"]["template"]["spec"]["containers"][0]["args"])
-    assert [words[:2] for words in given] == [["ca", "init"], ["ca", "issue"]]
+    else:
+        text = (ROOT / "deploy/systemd/server.toml").read_text("utf-8")
+        for port, free in zip(("7443", "7444", "7445"), free_ports(3), strict=True):
+            text = text.replace(port, str(free))
+        (tmp_path / "etc/fedcore").mkdir(parents=True)
+        text = text.replace("/var/", f"{tmp_path}/var/")
+        (tmp_path / "etc/fedcore/server.toml").write_text(text, "utf-8")
+    doctor = [] if number else [["server", "doctor"]]
+    assert [words[:2] for words in given] == [["ca", "init"], *doctor, ["ca", "issue"]]
+    assert settings.keys() == ({"FEDCORE__AUTHORITY__PASSPHRASE_FILE"} if doctor else set())
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
     for words in given:
-        here = [re.sub(r"^/(?=var/|run/)", f"{tmp_path}/", word) for word in words]
+        here = [re.sub(r"^/(?=var/|run/|etc/)", f"{tmp_path}/", word) for word in words]
         assert main(here) == 0, words
     assert (tmp_path / "var/lib/fedcore/ada").is_dir()
     taken_off = tmp_path / "var/lib/fedcore/state/authority/root.key.pem"

@@ -27,12 +27,19 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedcore.console import Console, Json
-from fedcore.errors import ArgumentError, AuthorityError, KeyFileError
+from fedcore.errors import ArgumentError, AuthorityError, JoinStringError, KeyFileError
 from fedcore.wire.joining import split_address
 from fedserver.authority import Authority, rotate_issuing
-from fedserver.authority_files import ISSUING, ROOT, SERVER, forget_previous
+from fedserver.authority_files import (
+    ISSUING,
+    ROOT,
+    SERVER,
+    certificate_at,
+    forget_previous,
+    previous_in,
+)
 from fedserver.certificate_lists import CertificateLists, Listed
-from fedserver.certificates import der_of, new_key, pem_of_key
+from fedserver.certificates import EARLY_S, der_of, new_key, pem_of_key
 from fedserver.commands.dispatch import dispatch, verbs
 from fedserver.config import AUTHORITY, STATE
 from fedserver.key_files import (
@@ -104,6 +111,7 @@ def init(
         draft.replace(directory)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+    with_passphrase = f" --passphrase {passphrase}" if passphrase else ""
     root_key_stays = "" if root_passphrase else "; move root.key.pem to a safe place"
     _console(context).show(
         {
@@ -117,7 +125,7 @@ def init(
         f"authority {authority.root_digest.hex()}\n"
         f"lies in {directory} for {trust_domain}{root_key_stays}\n"
         f"next: fed ca issue --directory {directory} --name NAME --role admin"
-        f" --address {host[0]}:7443 --output profile",
+        f" --address {host[0]}:7443 --output profile{with_passphrase}",
     )
 
 
@@ -152,6 +160,10 @@ class Key(StrEnum):
 
 
 _KEYS_IN: Final = {Key.AUDIT_SIGNER: AUDIT_SIGNER, Key.DATASTORE: DATASTORE_KEYS}
+_WITHOUT: Final = {
+    Key.AUDIT_SIGNER: "start it with --accept-rollback once",
+    Key.DATASTORE: "give up with `fed db epoch` what a lost one has sealed",
+}
 
 
 @app.command()
@@ -177,8 +189,9 @@ def rotate(
         )
         text = f"a new key issues until {_date(until)}; start the server again"
     else:
-        prepend_key(directory / _KEYS_IN[key])
+        alone = len(prepend_key(directory / _KEYS_IN[key])) == 1
         text = "a new key is in use from the next start of the server on"
+        text += f"; there was none before, so {_WITHOUT[key]}" if alone else ""
     _console(context).show({"directory": str(directory), "rotated": key.value}, text)
 
 
@@ -193,11 +206,18 @@ def retire(
     """Forgets the keys that `rotate` replaced, once the server was started with the new one."""
     _check_directory(directory)
     console = _console(context)
+    who = _locked_out(directory) if key is Key.ISSUING else []
+    count = f"{len(who)} user{'s need' if len(who) != 1 else ' needs'} a new profile first: "
+    warning = count + ", ".join(who) if who else ""
     if dry_run:
-        console.show({"would_retire": key.value}, f"would forget all {key.value} keys but the one")
+        would = f"would forget all {key.value} keys but the one"
+        data: Json = {"would_retire": key.value, "locked_out": list(who)}
+        console.show(data, f"{would}; {warning}" if who else would)
         return
     if not yes:
-        _ask(f"Forget all {key.value} keys but the one in use?")
+        _ask(f"{warning}. " * bool(who) + f"Forget all {key.value} keys but the one in use?")
+    elif who:
+        console.progress(f"locked out from the next start on: {', '.join(who)}")
     if key in _KEYS_IN:
         number = keep_first_key(directory / _KEYS_IN[key])
     elif key is Key.ISSUING:
@@ -208,6 +228,17 @@ def retire(
         f"{number} keys are forgotten; start the server again" if number else "there is one alone"
     )
     console.show({"retired": key.value, "keys": number}, text)
+
+
+def _locked_out(directory: Path) -> list[str]:
+    """Users who have good certificates, and none of the issuing key that is in use."""
+    if not previous_in(directory):
+        return []
+    since = certificate_at(directory / ISSUING).not_valid_before_utc.timestamp() + EARLY_S
+    lists, now = CertificateLists(directory), time.time()
+    revoked = lists.revoked()
+    good = [u for u in lists.users() if u.fingerprint not in revoked and u.not_after > now]
+    return sorted({u.name for u in good} - {u.name for u in good if u.at >= since})
 
 
 @app.command()
@@ -224,7 +255,7 @@ def issue(
     passphrase: Passphrase = "",
 ) -> None:
     """Writes a profile, with which a user's commands reach the server."""
-    split_address(address)
+    _check_address(address)
     _check_server_id(server_id)
     if (output / PROFILE).exists():
         raise ArgumentError(
@@ -372,6 +403,17 @@ def _check_directory(directory: Path) -> None:
             fix="name the directory that `fed ca init` made with --directory",
             where=str(directory),
         )
+
+
+def _check_address(text: str) -> None:
+    try:
+        split_address(text)
+    except JoinStringError:
+        raise ArgumentError(
+            f"fed ca: {text!r} is no address of a server",
+            why="it is host:port, as users reach its services; IPv6 stands in brackets",
+            fix="write it like fl.example.org:7443",
+        ) from None
 
 
 def _check_server_id(text: str) -> None:

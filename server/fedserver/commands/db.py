@@ -17,24 +17,22 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from sqlalchemy import select
 
 from fedcore.console import Console, ExitCode, Json
 from fedcore.errors import ArgumentError, AuditError, SchemaError, StoreError
-from fedserver.audit_heads import AUDIT_HEAD, public_keys
+from fedserver.audit_heads import AUDIT_HEAD
 from fedserver.commands.dispatch import dispatch, verbs
 from fedserver.config import AUTHORITY, load
-from fedserver.key_files import AUDIT_SIGNER, load_keys
+from fedserver.key_files import AUDIT_SIGNER
+from fedserver.rollback import server_id_of, signed_head as head_of
 from fedserver.store import migrating
-from fedserver.store.audit import read_head
 from fedserver.store.backup import back_up, check_history, read_manifest, restore
 from fedserver.store.claim import claimed
 from fedserver.store.connection import reading
 from fedserver.store.locking import require_free
 from fedserver.store.opening import open_store, require_driver
 from fedserver.store.postgres.address import Database, PostgresAddress
-from fedserver.store.records import AuditEntry, AuditHead
-from fedserver.store.schema import server_identity
+from fedserver.store.records import AuditEntry
 
 __all__ = ["main"]
 
@@ -118,7 +116,7 @@ def check(
     except SchemaError as error:
         problems.append(f"{error.what}: {error.why}")
     try:
-        signed = _signed(files, _server_id(database))
+        signed = head_of(files.head, files.signer, server_id_of(database))
         head = check_history(database, signed)
     except (AuditError, StoreError) as error:
         problems.append(f"{error.what}: {error.why}")
@@ -186,7 +184,7 @@ def restore_(
     manifest = read_manifest(backup)
     signed = None
     if not accept_rollback:
-        signed = _signed(files, bytes.fromhex(manifest.server_id))
+        signed = head_of(files.head, files.signer, bytes.fromhex(manifest.server_id))
         check_history(backup, signed)
     console = _console(context)
     what = f"{database} by a backup with {manifest.audit_sequence} entries in its audit log"
@@ -225,7 +223,9 @@ def epoch(
     """After another tool restored the database: abandons open attempts, begins a new epoch."""
     files = _files(config, file, signed_head, signer)
     _version(files.database)
-    signed = None if accept_rollback else _signed(files, _server_id(files.database))
+    signed = None
+    if not accept_rollback:
+        signed = head_of(files.head, files.signer, server_id_of(files.database))
     check_history(files.database, signed)
     begun = asyncio.run(_begin_epoch(files.database))
     _console(context).show({"epoch": begun}, f"epoch {begun} has begun: no attempt is open")
@@ -288,19 +288,6 @@ def _damage(database: Database) -> list[str]:
     return [line for line in found if line != "ok"] + [
         f"a row of {row[0]} points to a row of {row[2]} that is gone" for row in broken
     ]
-
-
-def _server_id(database: Database) -> bytes:
-    with migrating.connected(database) as connection:
-        found = connection.scalar(select(server_identity.c.server_id))
-    return b"" if found is None else bytes(found)
-
-
-def _signed(files: _Files, server_id: bytes) -> AuditHead | None:
-    """The newest signed head, or None where none was ever written. Raises: AuditError."""
-    if not files.head.exists():
-        return None
-    return read_head(files.head.read_bytes(), server_id, *public_keys(load_keys(files.signer)))
 
 
 def _not_for_postgresql(done: str, command: str) -> ArgumentError:

@@ -19,7 +19,7 @@ from typing import Final
 
 import structlog
 
-from fedcore.errors import DrainingError, FedcoreError, LedgerBusyError
+from fedcore.errors import DrainingError, FedcoreError, LedgerBusyError, TaskError
 from fedcore.federated.algorithms import algorithm_of
 from fedcore.federated.payments import Accounts
 from fedcore.federated.task import Task
@@ -167,16 +167,23 @@ class Drivers:
 
     async def _give_up(self, record: TaskRecord) -> None:
         """Ends the rounds of a task that was cancelled because nobody could take it up."""
-        ttl_ms, policy = self._resources.lease_ms, Task.from_canonical(record.spec).policy()
+        try:
+            policy = _task_of(record).policy()
+        except TaskError:  # of another version of the program, whose rounds are not known here
+            return
+        ttl_ms = self._resources.lease_ms
         async with held(
             self._store, record.task_id, self._owner, ttl_ms=ttl_ms, lost=lambda: None
         ) as lease:
             scrubbing = Scrubbing(self._resources, record.task_id, policy, lease)
             await scrubbing.give_up(record.reason or record.state.value)
 
-    async def _other(self, record: TaskRecord, owner: str) -> OtherTask:
+    async def _other(self, record: TaskRecord, owner: str) -> OtherTask | None:
         known = self._others.get(record.task_id)
-        task = known.task if known else await asyncio.to_thread(Task.from_canonical, record.spec)
+        try:
+            task = known.task if known else await asyncio.to_thread(_task_of, record)
+        except TaskError:  # of another version of the program: nobody can be asked for it
+            return None
         return OtherTask(record.task_id, record.tenant, task, owner)
 
     def _drive(self, hosted: HostedTask) -> None:
@@ -232,7 +239,7 @@ class Drivers:
         return ElsewhereError(owner, caller.passed | {task_id})
 
     def _hosted(self, record: TaskRecord, head: HeadRecord | None) -> HostedTask:
-        task = Task.from_canonical(record.spec)
+        task = _task_of(record)
         account = None
         if task.plan is not None:
             account = (
@@ -249,6 +256,10 @@ class Drivers:
             account=account,
             config=None if task.secure_aggregation is None else task.session_config(),
         )
+
+
+def _task_of(record: TaskRecord) -> Task:
+    return Task.from_canonical(record.spec)
 
 
 def checkpoint_of(head: HeadRecord | None) -> Head | None:

@@ -14,6 +14,7 @@ from fedcore.errors import (
     NotFoundError,
     OverloadedError,
     PrivacyError,
+    TaskError,
 )
 from fedcore.federated.payments import Accounts, draws_clients
 from fedcore.federated.task import Task
@@ -156,8 +157,9 @@ class Tasks(Drivers):
         trouble = self._left.get(task_id)
         try:
             found = await asyncio.to_thread(self._spent, record, head)
-        except PrivacyError as error:  # what is amiss with one ledger keeps no other from view
-            # Nor is it known whether its sample was secret.
+        except (PrivacyError, TaskError) as error:
+            # What is amiss with one keeps no other from view; nor is it known whether its sample
+            # was secret.
             found, trouble = Spent(secret_sample=True), error
         if trouble is None:
             return found

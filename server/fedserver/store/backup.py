@@ -30,7 +30,7 @@ from fedserver.store.locking import FileLock
 from fedserver.store.migrating import connected, prepare
 from fedserver.store.postgres.address import Database
 from fedserver.store.records import AuditEntry, AuditHead, AuditRecord
-from fedserver.store.sql.reads import all_rows
+from fedserver.store.sql.reads import all_rows, one_row
 from fedserver.store.sql.rows import audit_of
 from fedserver.store.sqlite import SqliteStore
 
@@ -38,6 +38,7 @@ __all__ = [
     "Manifest",
     "back_up",
     "check_history",
+    "check_signed",
     "history_of",
     "manifest_path",
     "read_manifest",
@@ -134,6 +135,23 @@ def check_history(database: Database, signed: AuditHead | None) -> AuditHead:
     found = verify(watched())
     if signed is not None:
         check_head(signed, found, at_signed[0] if at_signed else None)
+    return found
+
+
+def check_signed(database: Database, signed: AuditHead | None) -> AuditHead:
+    """The head of a log that reaches the signed head; that its chain holds is not looked at.
+
+    Raises: AuditError, StoreError.
+    """
+    log = schema.audit_log
+    newest = select(log).order_by(log.c.sequence.desc()).limit(1)
+    at = signed.sequence if signed is not None else 0
+    with _explained(f"{database.name} cannot be read"), connected(database) as connection:
+        last = one_row(connection, newest)
+        entry = one_row(connection, select(log).where(log.c.sequence == at))
+    found = AuditHead(last["sequence"], last["hash"]) if last else EMPTY
+    if signed is not None:
+        check_head(signed, found, audit_of(entry) if entry else None)
     return found
 
 

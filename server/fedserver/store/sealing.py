@@ -91,5 +91,6 @@ def _unreadable(table: str, key: str, why: str) -> StoreError:
     return StoreError(
         f"the value of {table} {key} cannot be opened",
         why=why,
-        fix="start the server with every datastore key that was in use since the data were written",
+        fix="start the server with every datastore key that was in use since; if one is lost,"
+        " `fed db epoch` gives up the attempts that were open",
     )

@@ -20,7 +20,6 @@ from fedcore.errors import (
     ArgumentError,
     AuthorityError,
     FedcoreError,
-    JoinStringError,
     KeyFileError,
 )
 from fedserver.authority import Authority
@@ -134,7 +133,7 @@ def test_a_profile_holds_what_a_users_commands_need(
         (["--role", "root"], AuthorityError),
         (["--role", "client"], AuthorityError),
         (["--name", "a/b"], AuthorityError),
-        (["--address", "localhost"], JoinStringError),
+        (["--address", "localhost"], ArgumentError),
         (["--days", "0"], AuthorityError),
         (["--days", "many"], ArgumentError),
         (["--server-id", "xyz"], ArgumentError),

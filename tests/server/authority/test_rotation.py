@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cryptography import x509
@@ -27,6 +28,7 @@ from fedcore.errors import (
 from fedcore.federated.payments import Accounts
 from fedserver.audit_heads import AuditHeads
 from fedserver.authority import Authority
+from fedserver.certificate_lists import CertificateLists
 from fedserver.certificates import new_key
 from fedserver.commands.ca import main
 from fedserver.key_files import (
@@ -140,6 +142,38 @@ def test_the_issuing_key_is_exchanged_and_what_it_signed_counts_until_it_is_reti
         with pytest.raises(UnauthenticatedError, match="does not say who"):
             fourth.parse_peer(pem, now=NOW)
     assert fourth.parse_peer(client_of(fourth), now=NOW).id == b"c" * 16
+
+
+def test_who_would_be_locked_out_is_named_before_an_issuing_key_is_forgotten(
+    ca: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_s = time.time()
+    monkeypatch.setattr("fedserver.commands.ca.time", SimpleNamespace(time=lambda: at_s))
+
+    def issue(name: str, folder: str = "") -> None:
+        who = ["--name", name, "--role", "viewer", "--address", "localhost:1"]
+        output = str(ca.parent / (folder or name))
+        assert main(["issue", *who, "--directory", str(ca), "--output", output]) == 0
+
+    def told(*words: str) -> str:
+        capsys.readouterr()
+        assert fed(["ca", "retire", "issuing", "--directory", str(ca), *words]) == 0
+        said = capsys.readouterr()
+        return said.out + said.err
+
+    for name in ("ada", "bob", "eve"):
+        issue(name)
+    assert "ada" not in told("--dry-run")  # nothing was exchanged
+    at_s += 10
+    rotate(ca, "issuing")
+    issue("bob", "bob-2")
+    fingerprint = next(u.fingerprint for u in CertificateLists(ca).users() if "/eve" in u.name)
+    revoke = ["revoke", fingerprint.hex(), "--reason", "left", "--directory", str(ca), "--yes"]
+    assert main(revoke) == 0
+    for words in (["--dry-run"], ["--yes"]):
+        said = told(*words)
+        assert "/u/ada" in said and "/u/bob" not in said and "/u/eve" not in said
+    assert "/u/ada" not in told("--yes")
 
 
 def client_of(authority: Authority) -> bytes:

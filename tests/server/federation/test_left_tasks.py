@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from fedcore.errors import DrainingError
 from fedcore.rounds import Phase
 from fedserver.federation.federation import LocalFederation
-from fedserver.store.records import Idempotency, RoundRef, TaskRecord, TaskState
+from fedserver.store.records import Idempotency, ModelRecord, RoundRef, TaskRecord, TaskState
 from tests.server.federation.test_rolled_back_ledgers import PRIVACY
 from tests.server.federation.world import KEY, World, task_of, world_in
 
@@ -86,6 +87,24 @@ async def test_it_is_cancelled_and_nothing_is_left_of_its_round(tmp_path: Path) 
         assert not await world.store.outbox_pending(limit=10)
         # Where it stands is still known, and it is no trouble any more.
         assert not (await world.federation.spent(world.user, ref.task_id)).trouble
+
+
+async def test_one_of_another_version_keeps_no_other_from_going_on(tmp_path: Path) -> None:
+    async with world_in(tmp_path, task_of(secure="")) as world:
+        assert world.submitted is not None and world.federation is not None
+        record = await world.record()
+        foreign = replace(record, task_id="foreign-1", digest=bytes(32), spec=b'{"version": 9}')
+        digest = await world.final()
+        await world.store.add_task(foreign, ModelRecord(digest, "foreign-1", b"", 0, 5))
+        await world.stop()
+        await world.start()
+        assert figure(world, NOT_TAKEN_UP) == "1.0"
+        assert "FED-1601" in (await world.federation.spent(world.user, "foreign-1")).trouble
+        assert (await world.run()).state is TaskState.COMPLETED
+        once = Idempotency(world.user.principal, "CancelTask", b"c" * 16, bytes(32))
+        await world.federation.cancel(world.user, "foreign-1", reason="old", once=once)
+        await looked(world.federation)
+        assert figure(world, NOT_TAKEN_UP) == "0.0"
 
 
 async def test_the_budget_of_a_task_that_has_ended_alarms_nobody(tmp_path: Path) -> None:

@@ -115,6 +115,8 @@ def test_every_misspelt_key_is_refused_with_its_line_and_the_right_spelling(
         ("[server]\nport = 7444", 2, ("server.port = 7444", "are the same")),
         ("test_mode = 1", 1, ("test_mode = 1", "true or false")),
         ('[server]\npeer_address = "a:1"', 2, ("server.peer_address = 'a:1'", "database_url")),
+        ('[server]\naddress = "nonsense"', 2, ("server.address = 'nonsense'", "host:port")),
+        ('[server]\nenrolment_address = "a:0"', 2, ("server.enrolment_address", "host:port")),
         ('[server]\npeer_address = "a"', 2, ("server.peer_address = 'a'", "host:port")),
     ],
 )

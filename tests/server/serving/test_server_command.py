@@ -1,17 +1,15 @@
-"""`fed server`: a process starts, is asked, drains and stops; the doctor finds what is amiss."""
+"""`fed server`: a process starts, is asked, drains and stops."""
 
 from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import socket
 import ssl
 import subprocess
 import sys
 import threading
-import time
 from itertools import repeat
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,44 +21,7 @@ from fedcore.errors import ArgumentError, KeyFileError, UnreachableError
 from fedserver.commands import server as commands
 from fedserver.commands.ca import main as ca
 from fedserver.commands.server import main as server
-from fedserver.config import load
-from fedserver.doctor import Finding, examine
 from fedserver.profiles import Profile
-
-SETTINGS = """
-[server]
-port = 0
-enrolment_port = 0
-ops_port = 0
-hosts = ["localhost"]
-state_directory = "{state}"
-notice_s = 0
-[authority]
-directory = "{ca}"
-[limits]
-disk_free = 0.0
-"""
-
-
-@pytest.fixture
-def place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
-    """A folder with an authority and settings."""
-    ca(
-        [
-            "init",
-            "--trust-domain",
-            "fl.test",
-            "--host",
-            "localhost",
-            "--directory",
-            f"{tmp_path}/ca",
-        ]
-    )
-    (tmp_path / "server.toml").write_text(
-        SETTINGS.format(state=tmp_path / "state", ca=tmp_path / "ca")
-    )
-    capsys.readouterr()
-    return tmp_path
 
 
 def start_command(place: Path) -> list[str]:
@@ -234,107 +195,6 @@ def test_the_slow_parser_of_protobuf_is_refused(place: Path) -> None:
     refused = Running(place, PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION="python")
     _, errors = refused.process.communicate(timeout=60)
     assert refused.said == {} and "only upb" in errors and refused.process.returncode == 1
-
-
-# --- The doctor
-
-
-def found(place: Path) -> dict[str, Finding]:
-    return {one.check: one for one in examine(load(place / "server.toml"))}
-
-
-def test_a_sound_place_has_no_error(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert server(["doctor", "--config", f"{place}/server.toml", "--format", "json"]) == 0
-    data = json.loads(capsys.readouterr().out)["data"]
-    assert {one["level"] for one in data} <= {"ok", "warning"}
-    assert {"python", "sqlite", "grpc", "protobuf", "disk", "keys", "database"} <= {
-        one["check"] for one in data
-    }
-    assert not (place / "state").exists()
-
-
-def test_a_key_that_others_can_read_is_an_error(place: Path) -> None:
-    key = place / "ca" / "datastore.keys"
-    key.chmod(0o640)
-    assert found(place)["keys"].level == "error"
-    assert "datastore.keys" in found(place)["keys"].detail
-
-
-def test_keys_that_do_not_open_are_an_error(place: Path) -> None:
-    assert found(place)["authority"].level == "ok"
-    text = (place / "server.toml").read_text()
-    (place / "server.toml").write_text(
-        text.replace("[authority]", '[authority]\npassphrase_file = "env:NO_SUCH_VARIABLE"')
-    )
-    told = found(place)["authority"]
-    assert told.level == "error" and "NO_SUCH_VARIABLE" in told.detail
-    (place / "server.toml").write_text(text)
-    (place / "ca" / "registrar.key").unlink()
-    assert found(place)["authority"].level == "error"
-
-
-def test_a_server_that_others_cannot_reach_is_told(place: Path) -> None:
-    assert found(place)["reach"].level == "ok"
-    text = (place / "server.toml").read_text()
-    (place / "server.toml").write_text(text.replace('"localhost"', '"localhost", "fl.test"'))
-    assert found(place)["reach"].level == "warning" and "fl.test" in found(place)["reach"].detail
-
-
-def test_a_sqlite_that_is_not_used_is_not_judged(place: Path) -> None:
-    config = load(place / "server.toml")
-    assert next(one.check for one in examine(config)) == "python"
-    assert "sqlite" in {one.check for one in examine(config)}
-    elsewhere = {"database_url": "postgresql://fed@127.0.0.1:1/fed"}  # where nobody answers
-    server = config.server.model_copy(update=elsewhere)
-    other = config.model_copy(update={"server": server})
-    levels = {one.check: one.level for one in examine(other)}
-    assert "sqlite" not in levels and levels["database"] == "error"
-
-
-def test_too_few_open_files_are_told(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (place / "server.toml").write_text(
-        (place / "server.toml").read_text() + "waiting_rpcs = 1_000_000\n"
-    )
-    monkeypatch.setattr(resource, "getrlimit", lambda of: (256, 256))
-    told = found(place)["open files"]
-    assert told.level == "warning" and told.detail.startswith("256 ")
-
-
-def test_a_missing_authority_is_an_error(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "server.toml").write_text(
-        SETTINGS.format(state=tmp_path / "state", ca=tmp_path / "none")
-    )
-    assert server(["doctor", "--config", f"{tmp_path}/server.toml"]) == 1
-    told = capsys.readouterr().out
-    assert "fed ca init" in told and "root certificate" in told
-
-
-def test_a_port_in_use_is_an_error(place: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        text = (place / "server.toml").read_text()
-        number = taken.getsockname()[1]
-        (place / "server.toml").write_text(text.replace("\nport = 0", f"\nport = {number}"))
-        assert found(place)["service port"].level == "error"
-        assert found(place)["enrolment port"].level == "ok"
-
-
-def test_a_clock_that_is_wrong_is_an_error(place: Path) -> None:
-    config = load(place / "server.toml")
-    year_s = 365 * 86_400
-    behind = {one.check: one.level for one in examine(config, now_s=lambda: time.time() - year_s)}
-    assert behind["root certificate"] == behind["server certificate"] == "error"
-    ahead = {
-        one.check: one.level for one in examine(config, now_s=lambda: time.time() + 5 * year_s)
-    }
-    assert (ahead["root certificate"], ahead["issuing certificate"]) == ("ok", "warning")
-
-
-def test_a_database_of_another_program_is_an_error(place: Path) -> None:
-    (place / "state").mkdir(mode=0o700)
-    (place / "state" / "fed.db").write_bytes(b"SQLite format 3\x00 but then no more" * 100)
-    assert found(place)["database"].level == "error"
 
 
 @pytest.mark.parametrize("name", ["profile.toml", "key.pem", "chain.pem", "identity.key"])

@@ -25,6 +25,7 @@ __all__ = [
     "change_session",
     "forget_secrets",
     "make_key",
+    "opened_key",
     "require_open",
 ]
 
@@ -68,7 +69,9 @@ class SqlSessions(SqlBase):
     async def upload_key(self, ref: RoundRef) -> bytes | None:
         def query(connection: Connection) -> bytes | None:
             row = _key_of(connection, ref)
-            return None if row is None else derived_key(_opened(row, ref, self._sealer), b"spool")
+            return (
+                None if row is None else derived_key(opened_key(row, ref, self._sealer), b"spool")
+            )
 
         return await self._read(query)
 
@@ -151,10 +154,11 @@ def _key_of(connection: Connection, ref: RoundRef) -> Row | None:
 
 
 def _sealer_of(key: Row | None, ref: RoundRef, sealer: Sealer) -> Sealer:
-    return sealer if key is None else Sealer([_opened(key, ref, sealer)])
+    return sealer if key is None else Sealer([opened_key(key, ref, sealer)])
 
 
-def _opened(key: Row, ref: RoundRef, sealer: Sealer) -> bytes:
+def opened_key(key: Row, ref: RoundRef, sealer: Sealer) -> bytes:
+    """The key of an attempt, 32 bytes. Raises: StoreError."""
     return sealer.open(key["value"], _KEYS, str(ref), "value")
 
 

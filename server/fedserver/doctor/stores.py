@@ -1,0 +1,83 @@
+"""The database, what holds it to its past, and the store of models."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from fedcore.errors import FedcoreError
+from fedserver.config import Config
+from fedserver.doctor.finding import SKEW_S, Finding, refused, tried
+from fedserver.key_files import DATASTORE_KEYS, load_keys
+from fedserver.objects import ObjectAddress, Objects
+from fedserver.rollback import check_database, require_database
+from fedserver.store.migrating import check, version_at
+from fedserver.store.opening import require_driver
+from fedserver.store.postgres.address import Database, PostgresAddress
+from fedserver.store.sealed import require_keys
+
+__all__ = ["stores"]
+
+
+def stores(config: Config, now_s: float) -> Iterator[Finding]:
+    """The findings about them."""
+    found = _database(config, now_s)
+    yield found
+    if found.level != "error" and _is_filled(config.database):
+        yield tried("history", lambda: _history(config))
+        yield tried("datastore keys", lambda: _sealed(config))
+    if (address := config.blobs) is not None:
+        yield tried("models", lambda: _models(address))
+
+
+def _is_filled(database: Database) -> bool:
+    if isinstance(database, Path) and not database.exists():
+        return False
+    return version_at(database) is not None
+
+
+def _database(config: Config, now_s: float) -> Finding:
+    path = config.database
+    if isinstance(path, PostgresAddress):
+        return _postgres(path, now_s)
+    try:
+        require_database(config)
+        if not path.exists():
+            return Finding("database", "ok", "it is made at the first start")
+        if path.stat().st_mtime > now_s + SKEW_S:
+            what = "it was written in the future"
+            return Finding("database", "error", what, "set the machine's clock")
+        with contextlib.redirect_stdout(None):
+            check(path)
+    except FedcoreError as error:
+        return refused("database", error)
+    return Finding("database", "ok", "its schema is the program's")
+
+
+def _postgres(address: PostgresAddress, now_s: float) -> Finding:
+    try:
+        require_driver(address)
+        from fedserver.store.postgres.examination import complaints
+
+        found = complaints(address, now_s=now_s)
+    except FedcoreError as error:
+        return refused("database", error)
+    if found:
+        return Finding("database", *found[0])
+    return Finding("database", "ok", f"{address.name} answers, and its schema is the program's")
+
+
+def _history(config: Config) -> str:
+    return f"the audit log has {check_database(config)} entries, and what was signed of it"
+
+
+def _sealed(config: Config) -> str:
+    require_keys(config.database, load_keys(config.authority_directory / DATASTORE_KEYS))
+    return "they open what open attempts have sealed"
+
+
+def _models(address: ObjectAddress) -> str:
+    """Whether a store of models answers; that it takes some, a server tries when it starts."""
+    count = len(Objects.connected(address).names())
+    return f"{address.root} answers, and holds {count} objects"
