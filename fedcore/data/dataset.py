@@ -115,7 +115,11 @@ class Dataset:
                 why="the parts share all rows between them",
                 fix="pass one number in (0, 1), or several that sum to 1",
             )
-        bounds = np.rint(np.cumsum(table)[:-1] * len(self)).astype(np.intp)
+        counts = np.cumsum(table)[:-1] * len(self)
+        bounds = np.rint(counts).astype(np.intp)
+        if not np.all(np.diff(bounds, prepend=0, append=len(self))):
+            # Halves to even may leave a share of one row without any, halves up do not.
+            bounds = np.floor(counts + 0.5 + _SUM_TOLERANCE).astype(np.intp)
         order = stream(seed, "split").permutation(len(self))
         return tuple(self[rows] for rows in np.split(order, bounds))
 

@@ -12,9 +12,9 @@ from fractions import Fraction
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from fedcore.errors import TaskError
+from fedcore.errors import ParameterError
 from fedcore.federated.fields import LARGEST_COHORT
-from fedcore.federated.privacy_terms import session_parameters
+from fedcore.federated.privacy_terms import parameters_among, session_parameters
 from fedcore.federated.refusal import refused
 from fedcore.federated.spec import CohortSpec, PrivacySpec, SecAggSpec
 from fedcore.privacy import Poisson, default_delta, rate_of
@@ -101,10 +101,12 @@ def _check_session(cohort: CohortSpec, terms: SecAggSpec) -> None:
 
 def _is_summed(cohort: CohortSpec, terms: SecAggSpec) -> bool:
     """Whether rounds from the minimum on have sessions, which open the sum of goal and minimum."""
+    if _least(cohort.select, terms) > min(cohort.goal, cohort.minimum):  # in integers, as below
+        return False
     try:
-        session_parameters(terms, cohort.minimum)
-        least = session_parameters(terms, cohort.select).minimum_survivors
-    except TaskError:
+        parameters_among(terms, cohort.minimum)
+        least = parameters_among(terms, cohort.select).minimum_survivors
+    except ParameterError:
         return False
     return max(least, _FEWEST) <= min(cohort.goal, cohort.minimum)
 

@@ -39,7 +39,14 @@ if TYPE_CHECKING:
     from fedcore.federated.spec import PrivacySpec, SecAggSpec
     from fedcore.federated.task import Task
 
-__all__ = ["calibrated_plan", "expected_units", "plan_of", "require_plan", "session_parameters"]
+__all__ = [
+    "calibrated_plan",
+    "expected_units",
+    "parameters_among",
+    "plan_of",
+    "require_plan",
+    "session_parameters",
+]
 
 _WIDEST: Final = 64  # bits of a slot
 _LARGEST_EPSILON: Final = 1e6
@@ -51,7 +58,7 @@ def session_parameters(terms: SecAggSpec, clients: int) -> Parameters:
     Raises: TaskError, with the nearest number of clients for which there are any.
     """
     try:
-        return _parameters(terms, clients)
+        return parameters_among(terms, clients)
     except ParameterError as error:
         nearest = next((n for n in range(clients + 1, 65) if _works(terms, n)), None)
         raise TaskError(
@@ -63,6 +70,19 @@ def session_parameters(terms: SecAggSpec, clients: int) -> Parameters:
             else re.sub(r"Fraction\((\d+), (\d+)\)", r"\1/\2", error.fix),
             where="secure_aggregation",
         ) from error
+
+
+def parameters_among(terms: SecAggSpec, clients: int) -> Parameters:
+    """The same, for who tries many: nothing nearest is looked for. Raises: ParameterError."""
+    return parameters(
+        clients,
+        profile=Profile.MALICIOUS if terms.profile == "malicious" else Profile.SEMI_HONEST,
+        gamma=terms.gamma,
+        delta=terms.delta,
+        sigma=terms.sigma,
+        eta=terms.eta,
+        beacon=False,
+    )
 
 
 def plan_of(task: Task, noise_multiplier: Fraction) -> PrivacyPlan:
@@ -235,20 +255,8 @@ def _noise(task: Task, promise: PrivacySpec) -> Noise:
     )
 
 
-def _parameters(terms: SecAggSpec, clients: int) -> Parameters:
-    return parameters(
-        clients,
-        profile=Profile.MALICIOUS if terms.profile == "malicious" else Profile.SEMI_HONEST,
-        gamma=terms.gamma,
-        delta=terms.delta,
-        sigma=terms.sigma,
-        eta=terms.eta,
-        beacon=False,
-    )
-
-
 def _works(terms: SecAggSpec, clients: int) -> bool:
     try:
-        return clients <= LARGEST_SESSION and bool(_parameters(terms, clients))
+        return clients <= LARGEST_SESSION and bool(parameters_among(terms, clients))
     except ParameterError:
         return False

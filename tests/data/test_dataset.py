@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,13 @@ def test_a_split_shares_out_every_row_once(rows: int, ratio: list[int], seed: in
     for part, share in zip(parts, shares, strict=True):
         assert abs(len(part) - share * rows) <= 1
         assert part.x[:, 0].tolist() == (2.0 * part.y).tolist()
+
+
+def test_a_share_of_one_row_has_one_wherever_its_bounds_lie() -> None:
+    for ratio in itertools.product(range(1, 10), repeat=3):
+        shares = [part / sum(ratio) for part in ratio]
+        for rows in range(-(-sum(ratio) // min(ratio)), 3 * sum(ratio)):
+            assert len(numbered(rows).split(shares, seed=0)) == 3, (rows, ratio)
 
 
 def test_a_split_depends_on_its_seed_alone() -> None:

@@ -65,6 +65,7 @@ class Drivers:
     ) -> None:
         self._resources, self._accounts, self._owner = resources, accounts, owner
         self._store, self._spool, self._shared = resources.store, resources.spool, shared
+        self._lease_ms = resources.lease_ms
         self._drivers: dict[str, TaskDriver] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._others: dict[str, OtherTask] = {}  # in the order in which they were submitted
@@ -103,7 +104,7 @@ class Drivers:
     async def _look(self) -> None:
         """Looks for tasks to take up, for ever."""
         while True:
-            await asyncio.sleep(self._resources.lease_ms / 10_000)
+            await asyncio.sleep(self._lease_ms / 10_000)
             try:
                 await self._take_up()
             except FedcoreError as error:
@@ -130,8 +131,14 @@ class Drivers:
         """What a task is that is not taken up now."""
         lease = await self._store.lease(record.task_id)
         owner = "" if lease is None or lease.owner == self._owner else lease.owner
-        taken = not owner and not self._draining and await self._took_up(record)
-        return None if taken else await self._other(record, owner)
+        wanted = not owner and not self._draining and not await self._is_begun_elsewhere(record)
+        return None if wanted and await self._took_up(record) else await self._other(record, owner)
+
+    async def _is_begun_elsewhere(self, record: TaskRecord) -> bool:
+        """Whether the server to which a task was handed in is about to take its first lease."""
+        if not self._shared or self._resources.clock() > record.submitted_ms + self._lease_ms:
+            return False
+        return await self._store.latest_attempt(record.task_id, 0) is None
 
     async def _unfinished(self) -> frozenset[str]:
         """The tasks of which something is to be ended or destroyed, though they run no more (W10).
@@ -171,9 +178,8 @@ class Drivers:
             policy = _task_of(record).policy()
         except TaskError:  # of another version of the program, whose rounds are not known here
             return
-        ttl_ms = self._resources.lease_ms
         async with held(
-            self._store, record.task_id, self._owner, ttl_ms=ttl_ms, lost=lambda: None
+            self._store, record.task_id, self._owner, ttl_ms=self._lease_ms, lost=lambda: None
         ) as lease:
             scrubbing = Scrubbing(self._resources, record.task_id, policy, lease)
             await scrubbing.give_up(record.reason or record.state.value)

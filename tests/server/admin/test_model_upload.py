@@ -46,7 +46,7 @@ class Chunks:
 
     def __init__(self, training: Training) -> None:
         self.runs: list[tuple[int, list[int]]] = []
-        self.faults: list[tuple[int, BaseException]] = []  # of each run, after so many chunks
+        self.faults: list[tuple[int, BaseException]] = []  # of each run, behind so many chunks
         self._under_way = 0
         federation: Any = training.federation
         self._begin, self._put = federation.begin_model, federation.put_model_chunk
@@ -58,12 +58,14 @@ class Chunks:
         return progress
 
     async def put(self, *given: Any, offset: int, **options: Any) -> Any:
-        run, (_, taken) = len(self.runs) - 1, self.runs[-1]
-        if run < len(self.faults) and len(taken) >= self.faults[run][0]:
-            # Whoever hears of the fault may cancel what was taken before it.
-            while self._under_way:  # noqa: ASYNC110
-                await asyncio.sleep(0.001)
-            raise self.faults[run][1]
+        run, (start, taken) = len(self.runs) - 1, self.runs[-1]
+        if run < len(self.faults):
+            most, fault = self.faults[run]
+            if offset >= start + most * CHUNK_BYTES:
+                # Those before it may come later; and who hears of the fault may cancel them.
+                while len(taken) < most or self._under_way:  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+                raise fault
         taken.append(offset)
         self._under_way += 1
         try:

@@ -117,6 +117,28 @@ def calls_of(
     }
 
 
+async def test_a_new_task_is_left_to_the_server_that_it_was_handed_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = Rivals(tmp_path, task_of(clients=3), clients=3, names=(FIRST, SECOND))
+    await world.start()
+    try:
+        first, second = (rival.federation for rival in world.rivals)
+        for one in (first, second):
+            object.__setattr__(one._resources, "clock", lambda: world.now_ms)
+        monkeypatch.setattr(first, "_drive", lambda hosted: None)  # it stands still just then
+        await world.enrol()
+        submitted = await world.submit()
+        await second._take_up()
+        assert not second._drivers and submitted.task_id in second._others
+        first._accounts.let_go(submitted.task_id)
+        world.pass_lease_time()
+        await second._take_up()
+        assert [*second._drivers] == [submitted.task_id]
+    finally:
+        await world.stop()
+
+
 async def test_every_call_about_a_task_of_another_server_names_that_server(
     tmp_path: Path,
 ) -> None:
