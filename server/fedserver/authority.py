@@ -282,9 +282,8 @@ class Authority:
     def server_certificate(self, hosts: Sequence[str], *, now: int) -> ServerCertificate:
         """The server's certificate for `hosts`: the one at hand, or a new one if that is `due`.
 
-        Also where its key is gone.
-
-        Raises: AuthorityError for a host that no certificate can name; KeyFileError.
+        Also where its key is gone. Raises: AuthorityError for a host that no certificate can name;
+        KeyFileError.
         """
         names = alternative_names(hosts)
         present = self._present_server_certificate(names, now)

@@ -187,7 +187,7 @@ def test_the_environment_stands_above_the_file(
     settings.write_text('[server]\nport = 1\nhost = "::1"\n')
     found = load(settings)
     assert (found.test_mode, found.limits.disk_free) == (True, 0.5)
-    assert found.authority.directory == Path("ca")
+    assert found.authority.directory == "ca" and found.authority_directory == Path("ca")
     assert (found.server.port, found.server.host, found.server.hosts) == (99, "::1", ("x", "y"))
 
 
