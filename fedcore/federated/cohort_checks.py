@@ -194,20 +194,33 @@ def _drawn(task: Task, promise: PrivacySpec, rate: Fraction) -> tuple[int, int]:
 
 def _drawn_by(task: Task, promise: PrivacySpec, wanted: Fraction) -> Iterator[str]:
     """What to take, each alone, for rounds of clients that are drawn."""
-    smaller = [_written(wanted * Fraction(9, 10) ** power) for power in range(1, 100)]
-    larger = [_written(min(Fraction(1), wanted * Fraction(10, 9) ** power)) for power in range(100)]
-    for rate in [wanted, *smaller, *larger]:
-        least, most = _drawn(task, promise, rate)
-        found = _terms_of(task, rate, least=least, most=most)
-        if found is not None:
-            yield _said(task, found, wanted)
-            break
+    if (found := _nearest(task, promise, wanted)) is not None:
+        yield _said(task, found, wanted)
     words = "leave privacy.sampling_rate out"
     terms = task.secure_aggregation
     if terms is None or _is_summed(task.cohort, terms):
         yield words
     else:
         yield from (f"{words} and {found}" for found in _summed_by(task.cohort, terms))
+
+
+def _nearest(task: Task, promise: PrivacySpec, wanted: Fraction) -> _Drawn | None:
+    """Terms at the nearest rate that has any, in steps of a tenth, of two the smaller."""
+    steps = [Fraction(9, 10), Fraction(10, 9)]
+    for power in range(100):
+        for step in tuple(steps):
+            rate = _written(min(Fraction(1), wanted * step**power))
+            least, most = _drawn(task, promise, rate)
+            if (found := _terms_of(task, rate, least=least, most=most)) is not None:
+                return found
+            # Farther on still fewer would be drawn, or still more.
+            if least < 2 if step < 1 else most >= _largest(task) or rate == 1:
+                steps.remove(step)
+    return None
+
+
+def _largest(task: Task) -> int:
+    return LARGEST_COHORT if task.secure_aggregation is None else LARGEST_SESSION
 
 
 def _written(rate: Fraction) -> Fraction:
@@ -217,7 +230,7 @@ def _written(rate: Fraction) -> Fraction:
 
 def _terms_of(task: Task, rate: Fraction, *, least: int, most: int) -> _Drawn | None:
     """Terms under which rounds of `least` … `most` clients, and of one more or less, are held."""
-    largest = LARGEST_COHORT if task.secure_aggregation is None else LARGEST_SESSION
+    largest = _largest(task)
     if least < 2 or most >= largest:
         return None
     cohort = replace(
