@@ -46,6 +46,8 @@ class _Size:
     """`population` clients ask for work while those of the cohort upload so many parameters.
 
     So long lasts a step of check-ins, and one of pieces, of which the updates have but so many.
+    Before them it takes pieces for `filling_s`: a disk takes more for its first seconds than it
+    can go on taking, and what it takes then is no capacity.
     The population is more than nine times the cohort, or it would be held until a selection.
     """
 
@@ -54,6 +56,7 @@ class _Size:
     parameters: int
     asking_s: float
     sending_s: float
+    filling_s: float
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,10 @@ def _overload(_peers: Peers, *, size: _Size) -> Iterator[Figure]:
                 wires = [Wire(server.address, one, stage.root) for one in stage.devices]
                 with closing(Storm(wires, patience_s=_PATIENCE_S)) as storm:
                     asking = _asking(wires[size.cohort :])
+                    storm.filled(asking, at_once=_AT_ONCE, seconds=size.asking_s / 3)
                     check_ins = _curve(storm, asking, asking, size.asking_s)
                     sending = _Sending(wires[: size.cohort], uploads, update)
+                    storm.filled(sending, at_once=_AT_ONCE, seconds=size.filling_s)
                     pieces = _curve(storm, sending, asking, size.sending_s)
                 most_mb = resident_bytes(server.pid, most=True) / 1e6
         finally:
@@ -105,7 +110,7 @@ def _overload(_peers: Peers, *, size: _Size) -> Iterator[Figure]:
 @benchmark(
     "grpc-overload",
     "What does a server do when it is offered three times what it can take?",
-    short=partial(_overload, size=_Size(180, 16, 25_000_000, 0.8, 0.8)),
+    short=partial(_overload, size=_Size(180, 16, 25_000_000, 0.8, 0.8, 0.3)),
 )
 def grpc_overload(peers: Peers) -> Iterator[Figure]:
     """One server process on one core, calls as bare frames from another.
@@ -115,7 +120,7 @@ def grpc_overload(peers: Peers) -> Iterator[Figure]:
     what is answered within 5 s. It has recovered once a second's check-ins, 20 of them, are each
     answered within 250 ms.
     """
-    yield from _overload(peers, size=_Size(400, 40, 25_000_000, 8.0, 2.0))
+    yield from _overload(peers, size=_Size(600, 64, 25_000_000, 8.0, 2.0, 8.0))
 
 
 def _figures(kind: str, curve: _Curve, unit: float, name: str) -> Iterator[Figure]:
@@ -142,7 +147,6 @@ def _figures(kind: str, curve: _Curve, unit: float, name: str) -> Iterator[Figur
 
 
 def _curve(storm: Storm, begin: Begin, probe: Begin, seconds: float) -> _Curve:
-    storm.filled(begin, at_once=_AT_ONCE, seconds=seconds / 3)
     capacity = max(1.0, storm.filled(begin, at_once=_AT_ONCE, seconds=seconds).goodput)
     steps = [storm.offered(begin, rate=step * capacity, seconds=seconds) for step in _STEPS]
     return _Curve(capacity, steps, _recovery_s(storm, probe, steps[-1].end_s))

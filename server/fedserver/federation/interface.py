@@ -284,7 +284,7 @@ class Spent:
 
     `by_round`: the epsilon after the release of each round. `secret_sample`: these figures hold
     only against who does not learn which clients took part in which round, nor how many.
-    `trouble`: why nobody can say, and what to do; the task is not carried out then.
+    `trouble`: why the task is not carried out, or nobody can say what is spent; and what to do.
     """
 
     epsilon: float = 0.0
