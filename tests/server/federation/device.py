@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcore.data import Dataset
-from fedcore.errors import PhaseError, UploadError
+from fedcore.errors import FedcoreError, NotFoundError, PhaseError, UploadError
 from fedcore.federated.contribution import Contributor
 from fedcore.federated.programs import TrainingRequest
 from fedcore.federated.training import stream_of
@@ -243,11 +243,13 @@ class Device:
     async def _upload(
         self, world: World, part: Assigned, header: UploadHeader | None, data: bytes
     ) -> None:
+        refused: FedcoreError
         for _ in range(_REPEATS):
             try:
                 return await self._sent(world, part, header, data)
-            except UploadError as error:
-                # Another driver took over, and what had come was not on the disk yet.
+            except (UploadError, NotFoundError) as error:
+                # Another driver took over, or the server started again: begun anew, it says how
+                # much of what had come was on the disk.
                 refused = error
         raise refused
 
