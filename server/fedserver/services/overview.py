@@ -16,7 +16,7 @@ from fedcore.v1 import admin_service_pb2, common_pb2
 from fedcore.wire.channels import LONGEST_WAIT_S
 from fedserver.audit_heads import AuditHeads
 from fedserver.authorisation import OPERATORS, Caller
-from fedserver.federation.interface import Federation, RoundWaits
+from fedserver.federation.interface import Federation, RoundWaits, Spent
 from fedserver.services import fields
 from fedserver.store.audit import canonical
 from fedserver.store.protocol import Store
@@ -100,15 +100,19 @@ class Overview:
     ) -> admin_service_pb2.ListTasksResponse:
         found = await self._store.tasks(tenant=caller.tenant)
         return admin_service_pb2.ListTasksResponse(
-            tasks=[await self._task_entry(caller, task) for task in found]
+            tasks=[
+                await self._task_entry(task, await self._federation.spent(caller, task.task_id))
+                for task in found
+            ]
         )
 
     async def ShowTask(
         self, caller: Caller, request: admin_service_pb2.ShowTaskRequest
     ) -> admin_service_pb2.ShowTaskResponse:
         task = await self._task(caller, request.task_id)
+        spent = await self._federation.spent(caller, task.task_id)
         return admin_service_pb2.ShowTaskResponse(
-            task=await self._task_entry(caller, task), spec=task.spec
+            task=await self._task_entry(task, spent), spec=task.spec
         )
 
     async def ListRounds(
@@ -123,13 +127,13 @@ class Overview:
         page = await self._store.rounds(
             task.task_id, after_event=after, limit=_limit(request.limit)
         )
-        shown = await self._shows_participants(caller, task.task_id)
+        spent = await self._federation.spent(caller, task.task_id)
+        shown = _shows_participants(caller, spent)
         waits = await self._selection(caller, task) if shown else RoundWaits("")
-        entry = await self._task_entry(caller, task)
         return admin_service_pb2.ListRoundsResponse(
-            rounds=[await self._round_entry(one, shown, entry.epsilon) for one in page.rounds],
+            rounds=[await self._round_entry(one, shown, spent.epsilon) for one in page.rounds],
             last_event=page.last_event,
-            task=entry,
+            task=await self._task_entry(task, spent),
             waiting_for=waits.waiting_for,
             refused=waits.refused,
         )
@@ -138,14 +142,14 @@ class Overview:
         self, caller: Caller, request: admin_service_pb2.ShowRoundRequest
     ) -> admin_service_pb2.ShowRoundResponse:
         ref = fields.round_ref(request.round)
-        task = await self._task(caller, ref.task_id)
+        await self._task(caller, ref.task_id)
         record = await self._store.round(ref)
         if record is None:
             raise _nothing("round")
         waits = await self._federation.show_round(caller, ref)
         events = await self._store.round_events(ref)
-        shown = await self._shows_participants(caller, ref.task_id)
-        spent = await self._federation.spent(caller, task.task_id)
+        spent = await self._federation.spent(caller, ref.task_id)
+        shown = _shows_participants(caller, spent)
         if not shown:
             waits = RoundWaits("")
         return admin_service_pb2.ShowRoundResponse(
@@ -217,23 +221,13 @@ class Overview:
             return RoundWaits("")
         return await self._federation.show_round(caller, found.ref)
 
-    async def _shows_participants(self, caller: Caller, task_id: str) -> bool:
-        """Whether the caller may learn who took part in a round, and how many.
-
-        Where the plan draws clients in secret, only who runs the server may: it draws them.
-        """
-        if caller.role in OPERATORS:
-            return True
-        return not (await self._federation.spent(caller, task_id)).secret_sample
-
     async def _task(self, caller: Caller, task_id: str) -> TaskRecord:
         task = await self._store.task(fields.task_id(task_id))
         if task is None or task.tenant != caller.tenant:
             raise _nothing("task")
         return task
 
-    async def _task_entry(self, caller: Caller, task: TaskRecord) -> admin_service_pb2.TaskEntry:
-        spent = await self._federation.spent(caller, task.task_id)
+    async def _task_entry(self, task: TaskRecord, spent: Spent) -> admin_service_pb2.TaskEntry:
         head = await self._store.head(task.task_id)
         return admin_service_pb2.TaskEntry(
             task_id=task.task_id,
@@ -279,6 +273,14 @@ class Overview:
             started_ms=record.started_ms,
             server_time_ms=self._now_ms(),
         )
+
+
+def _shows_participants(caller: Caller, spent: Spent) -> bool:
+    """Whether the caller may learn who took part in a round, and how many.
+
+    Where the plan draws clients in secret, only who runs the server may: it draws them.
+    """
+    return caller.role in OPERATORS or not spent.secret_sample
 
 
 def _participants(found: Iterable[AssignmentRecord]) -> list[admin_service_pb2.Participant]:

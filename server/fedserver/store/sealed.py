@@ -10,7 +10,7 @@ from sqlalchemy import and_, select
 from fedserver.store import schema
 from fedserver.store.migrating import connected
 from fedserver.store.postgres.address import Database
-from fedserver.store.records import ENDED, RoundRef
+from fedserver.store.records import OPEN, RoundRef
 from fedserver.store.sealing import Sealer
 from fedserver.store.sql.reads import all_rows
 from fedserver.store.sql.sessions import opened_key
@@ -24,7 +24,7 @@ _OF_OPEN: Final = (
         _ROUNDS,
         and_(*(_KEYS.c[name] == _ROUNDS.c[name] for name in ("task_id", "round", "attempt"))),
     )
-    .where(_ROUNDS.c.phase.not_in(ENDED))
+    .where(_ROUNDS.c.phase.in_(OPEN))
 )
 
 

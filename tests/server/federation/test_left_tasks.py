@@ -12,7 +12,6 @@ import pytest
 
 from fedcore.errors import DrainingError
 from fedcore.rounds import Phase
-from fedserver.federation.federation import LocalFederation
 from fedserver.store.records import Idempotency, ModelRecord, RoundRef, TaskRecord, TaskState
 from tests.server.federation.test_rolled_back_ledgers import PRIVACY
 from tests.server.federation.world import KEY, World, task_of, world_in
@@ -79,7 +78,7 @@ async def test_it_is_cancelled_and_nothing_is_left_of_its_round(tmp_path: Path) 
         why = "its key is lost"
         await world.federation.cancel(world.user, ref.task_id, reason=why, once=once)
         assert (await running).state is TaskState.CANCELLED
-        await looked(world.federation)
+        await world.federation._take_up()
         assert figure(world, NOT_TAKEN_UP) == "0.0"
         record = await world.store.round(ref)
         assert record is not None and (record.phase, record.reason) == ("CANCELLED", why)
@@ -103,7 +102,7 @@ async def test_one_of_another_version_keeps_no_other_from_going_on(tmp_path: Pat
         assert (await world.run()).state is TaskState.COMPLETED
         once = Idempotency(world.user.principal, "CancelTask", b"c" * 16, bytes(32))
         await world.federation.cancel(world.user, "foreign-1", reason="old", once=once)
-        await looked(world.federation)
+        await world.federation._take_up()
         assert figure(world, NOT_TAKEN_UP) == "0.0"
 
 
@@ -117,8 +116,3 @@ async def test_the_budget_of_a_task_that_has_ended_alarms_nobody(tmp_path: Path)
         await asyncio.gather(*world.federation._running.values())
         assert figure(world, "fedcore_epsilon_budget{") == ""
         assert float(figure(world, "fedcore_epsilon_spent{")) > 0
-
-
-async def looked(federation: LocalFederation) -> None:
-    """Waits for what is done every now and then."""
-    await federation._take_up()

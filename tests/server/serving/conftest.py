@@ -25,7 +25,6 @@ from fedcore.wire.envelope import Place, seal
 from fedserver.app import Addresses, Server
 from fedserver.audit_heads import AuditHeads
 from fedserver.authority import Authority
-from fedserver.commands.ca import main as ca
 from fedserver.config import Config
 from fedserver.federation import interface
 from fedserver.metrics import Metrics
@@ -40,25 +39,12 @@ from fedserver.store.records import (
 )
 from fedserver.store.sqlite.store import SqliteStore
 from tests.server.databases import opened
+from tests.server.serving.places import place as place
 
 REF = RoundRef("digits-1", 3, 1)
 PLACE = Place(task_id="digits-1", round=3, attempt=1, nonce=b"n" * 32)
 MODEL = hashlib.sha256(b"model").digest()
 TIMEOUT_S = 10
-
-SETTINGS = """
-[server]
-port = 0
-enrolment_port = 0
-ops_port = 0
-hosts = ["localhost"]
-state_directory = "{state}"
-notice_s = 0
-[authority]
-directory = "{ca}"
-[limits]
-disk_free = 0.0
-"""
 
 
 class CannedFederation:
@@ -461,24 +447,3 @@ def certified() -> Callable[[Authority, bytes], tuple[bytes, bytes]]:
 def canned() -> type[CannedFederation]:
     """The federation of canned answers, to be made with the id of the client that owns all."""
     return CannedFederation
-
-
-@pytest.fixture
-def place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
-    """A folder with an authority and settings."""
-    ca(
-        [
-            "init",
-            "--trust-domain",
-            "fl.test",
-            "--host",
-            "localhost",
-            "--directory",
-            f"{tmp_path}/ca",
-        ]
-    )
-    (tmp_path / "server.toml").write_text(
-        SETTINGS.format(state=tmp_path / "state", ca=tmp_path / "ca")
-    )
-    capsys.readouterr()
-    return tmp_path

@@ -24,7 +24,7 @@ from fedserver.key_files import DATASTORE_KEYS, keep_first_key, prepend_key
 from fedserver.opening import opened
 from fedserver.store.backup import back_up
 from fedserver.store.records import AuditEntry, ModelRecord, RoundRef, TaskRecord
-from tests.server.serving.conftest import SETTINGS
+from tests.server.serving.places import SETTINGS
 
 
 def found(place: Path) -> dict[str, Finding]:

@@ -34,6 +34,7 @@ from fedserver.store.records.results import (
 )
 from fedserver.store.records.rounds import (
     ENDED,
+    OPEN,
     RESTORED,
     AssignmentRecord,
     AssignmentReport,
@@ -53,6 +54,7 @@ from fedserver.store.records.rounds import (
 
 __all__ = [
     "ENDED",
+    "OPEN",
     "RESTORED",
     "AssignmentRecord",
     "AssignmentReport",

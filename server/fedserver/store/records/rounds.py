@@ -11,6 +11,7 @@ from fedcore.rounds import ENDS, Phase
 
 __all__ = [
     "ENDED",
+    "OPEN",
     "RESTORED",
     "AssignmentRecord",
     "AssignmentReport",
@@ -33,6 +34,9 @@ RESTORED = "the database was restored from a backup"
 
 ENDED: Final = frozenset(phase.value for phase in ENDS | {Phase.COMPLETED})
 """The phases of attempts that take nothing any more."""
+
+OPEN: Final = frozenset(phase.value for phase in Phase) - ENDED
+"""The phases of all others: a query for these finds them by an index, one for no other does not."""
 
 
 class TaskState(enum.StrEnum):

@@ -13,6 +13,7 @@ from fedcore.errors import ConflictError, RefusedError
 from fedserver.store import schema
 from fedserver.store.records import (
     ENDED,
+    OPEN,
     AssignmentRecord,
     AssignmentState,
     AuditEntry,
@@ -192,7 +193,7 @@ class SqlRounds(SqlBase):
 
     async def open_rounds(self, task_id: str | None = None) -> tuple[RoundRecord, ...]:
         table = schema.round_table
-        wanted = _rounds().where(table.c.phase.not_in(ENDED))
+        wanted = _rounds().where(table.c.phase.in_(OPEN))
         if task_id is not None:
             wanted = wanted.where(table.c.task_id == task_id)
         ordered = wanted.order_by(table.c.task_id, table.c.round, table.c.attempt)

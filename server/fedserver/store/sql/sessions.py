@@ -69,9 +69,9 @@ class SqlSessions(SqlBase):
     async def upload_key(self, ref: RoundRef) -> bytes | None:
         def query(connection: Connection) -> bytes | None:
             row = _key_of(connection, ref)
-            return (
-                None if row is None else derived_key(opened_key(row, ref, self._sealer), b"spool")
-            )
+            if row is None:
+                return None
+            return derived_key(opened_key(row, ref, self._sealer), b"spool")
 
         return await self._read(query)
 

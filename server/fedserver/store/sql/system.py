@@ -8,7 +8,7 @@ from fedserver.store import schema
 from fedserver.store.audit import EMPTY
 from fedserver.store.migrating import version_of
 from fedserver.store.records import (
-    ENDED,
+    OPEN,
     AuditEntry,
     AuditHead,
     AuditRecord,
@@ -132,7 +132,7 @@ class SqlSystem(SqlBase):
                 clients=count("client"),
                 clients_active=count("client", schema.client.c.state == ClientState.ACTIVE),
                 tasks_running=count("task", schema.task.c.state == TaskState.RUNNING),
-                rounds_open=count("round", schema.round_table.c.phase.not_in(ENDED)),
+                rounds_open=count("round", schema.round_table.c.phase.in_(OPEN)),
                 check_ins_waiting=count("check_in", schema.check_in.c.waiting == 1),
                 uploads_open=count("upload", schema.upload.c.state == UploadState.OPEN),
                 audit_entries=count("audit_log"),
