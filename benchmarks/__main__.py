@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks import machine, table
 from benchmarks.figure import Json, UnmeasuredError
-from benchmarks.load import CLEAN, Load
+from benchmarks.load import CLEAN, COUNTED_S, Load
 from benchmarks.peers import DEFAULT_SCRIPTS, DEFAULT_VENVS, Peers
 from benchmarks.registry import Benchmark, discover
 from fedcore.errors import ArgumentError, DeviceError, FedcoreError, InstallError
@@ -90,11 +90,14 @@ def _chosen(
 def _records(benchmark: Benchmark, peers: Peers, *, short: bool) -> Iterator[dict[str, Json]]:
     """The benchmark's figures, each with the machine and the foreign load while it was taken."""
     measure = (benchmark.short if short else None) or benchmark.measure
-    earlier = Load.now()
+    earlier, foreign = Load.now(), None
     for figure in measure(peers):
         where = machine.describe()  # the benchmark has chosen its device by now
         now = Load.now()
-        foreign = None if now is None or earlier is None else now.foreign_cores_since(earlier)
+        if now is not None and earlier is not None:
+            # Those that come together were taken together: between them there is no load to count.
+            counts = foreign is None or now.at_s - earlier.at_s >= COUNTED_S
+            foreign = now.foreign_cores_since(earlier) if counts else foreign
         if foreign is not None and foreign > CLEAN:
             print(
                 f"benchmarks: {figure.name} is not clean: {foreign:.2f} cores busy with other work",

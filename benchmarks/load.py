@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["CLEAN", "Load"]
+__all__ = ["CLEAN", "COUNTED_S", "Load"]
 
 CLEAN = 0.12
 """The most foreign busy cores of a clean figure: idle machines were seen to show 0.03 to 0.10."""
+
+COUNTED_S = 0.2
+"""The shortest time over which a load is counted: one of the kernel's ticks is 0.05 cores of it."""
 
 _PROC = Path("/proc")
 

@@ -82,6 +82,18 @@ def test_foreign_load_is_told_in_the_figure_and_on_standard_error(
     ]
 
 
+def test_figures_that_come_together_share_the_load_under_which_they_were_taken(
+    declare: Declare, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = [Load(10, 8, 3), Load(10, 8, 3), Load(10.001, 8.01, 3), Load(10.001, 8.01, 3)]
+    moments = iter([Load(0, 0, 0), *together])
+    monkeypatch.setattr(Load, "now", staticmethod(lambda: next(moments)))
+    declare(good)
+    assert command.main(["run", "good"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line)["foreign_cores"] for line in lines] == [0.5, 0.5]
+
+
 def test_one_broken_benchmark_loses_no_other_figure(
     declare: Declare, capsys: pytest.CaptureFixture[str]
 ) -> None:
