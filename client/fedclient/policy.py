@@ -234,8 +234,8 @@ class Policy(Settings):
             if getattr(after, name) > limit:
                 raise _refused(
                     f"privacy.total_{name}",
-                    f"another {name} = {getattr(asked.spent, name):.4g}",
-                    f"{limit:.4g} for all tasks, of which {getattr(left, name):.4g} is left",
+                    f"{name} = {getattr(asked.spent, name):.4g} in all for this task",
+                    f"{limit:.4g} for all tasks, of which others leave {getattr(left, name):.4g}",
                 )
 
     def left_of_totals(self, spent: Sequence[TaskCost]) -> Guarantee:

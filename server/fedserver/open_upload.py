@@ -92,7 +92,7 @@ class OpenUpload:
         self._promises, self._promised = promises, 0
         self._turn = asyncio.Lock()
         self._waiting: dict[int, bytes] = {}
-        self._begun = self.closed = False
+        self._begun = self._named = self.closed = False
         self._promise()
 
     async def begin(self, size: int, *, reserve_bytes: int) -> int:
@@ -106,8 +106,6 @@ class OpenUpload:
             if not self._begun:
                 others = self._promises.bytes - self._promised
                 await self._on_disk(self._file.begin, reserve_bytes + others)
-                # Also of a file that was there: its maker may not have come to this line.
-                await self._names_on_disk()
                 self._begun = True
                 self._promise()
             if size != self._file.size:
@@ -118,7 +116,7 @@ class OpenUpload:
                 )
             if self._file.committed < self._file.received:
                 await self._on_disk(self._file.sync)
-            return self._file.committed
+            return await self._durable()
 
     async def put(self, offset: int, data: bytes) -> int:
         """Take a chunk: how much of the upload is durable now.
@@ -142,7 +140,7 @@ class OpenUpload:
                     chunk = self._waiting.pop(first)
                     self._memory.give_back(len(chunk))
                     await self._take(first, chunk)
-            return self._file.committed
+            return await self._durable()
 
     async def finish(self, size: int, sha256: bytes, path: Path) -> None:
         """Bring a complete upload onto the disk and rename it to `path`; it is closed then.
@@ -237,6 +235,18 @@ class OpenUpload:
         """Do `work` in a thread; if that fails nobody knows what is on the disk, hence close."""
         with self._closed_on_failure():
             return await asyncio.to_thread(work, *args)
+
+    async def _durable(self) -> int:
+        """How much of the upload a restart finds, by a name that it finds, too.
+
+        A small upload is told of no byte before its seal, which brings its last name onto the disk:
+        to wait for its first one took an eighth of what a server computes for a client.
+        """
+        if self._file.committed and not self._named:
+            # Also of a file that was there: its maker may not have come to this line.
+            await self._names_on_disk()
+            self._named = True
+        return self._file.committed
 
     async def _names_on_disk(self) -> None:
         with self._closed_on_failure():

@@ -116,7 +116,8 @@ def test_a_task_is_refused_exactly_if_the_sum_with_it_is_above_the_total(
         except DevicePolicyError as error:
             assert asked > limit and error.where == "privacy.total_epsilon"
             left = max(0.0, limit - math.fsum(spent))
-            assert f"{left:.4g} is left" in error.why
+            assert error.why.endswith(f"for all tasks, of which others leave {left:.4g}")
+            assert f"epsilon = {2.0 * times:.4g} in all for this task" in error.what
         else:
             assert asked <= limit
 
@@ -131,7 +132,7 @@ def test_delta_has_a_total_of_its_own(private_task_of: Task) -> None:
     totals(delta=2e-4).check_total(private_task_of, times=1, spent=spent)
     with pytest.raises(DevicePolicyError) as caught:
         totals(delta=1.9e-4).check_total(private_task_of, times=1, spent=spent)
-    assert caught.value.where == "privacy.total_delta" and "9e-05 is left" in caught.value.why
+    assert caught.value.where == "privacy.total_delta" and "others leave 9e-05" in caught.value.why
 
 
 @pytest.mark.parametrize("policy", [totals(epsilon=100.0), totals(delta=0.5)])
@@ -224,7 +225,7 @@ def test_a_second_task_that_is_above_the_total_is_refused_before_its_model_is_fe
         [[second]] = run_all([device], flowers, policy=policy)
         assert [found.spent for found in device.privacy_costs()] == [Guarantee(2.0, 1e-4)]
     assert second.outcome is Outcome.REFUSED and "privacy.total_epsilon" in second.reason
-    assert "1.5 is left" in second.reason
+    assert "others leave 1.5" in second.reason
     assert (server.calls["GetChunk"], server.calls["Begin"]) == (fetched, begun)
     [seat] = server.present()
     assert seat.report is not None
