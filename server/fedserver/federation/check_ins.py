@@ -79,6 +79,8 @@ class CheckIns(Tasks):
                 return self._counted(_assigned(driver, assignment))
             # Whoever was held in vain comes back at once: the next selection may need everybody.
             window = _DRAINING_MS if self._draining else _SOON_MS
+            if driver.waits(caller.id, ask.request_id):  # in another call, which is answered
+                return self._counted(RetryLater(*window))
         except _NotHeldError:
             window = await self._window(driver)
         record = await self._store.refuse_check_in(caller.id, ask.request_id, window)

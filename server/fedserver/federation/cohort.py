@@ -15,9 +15,13 @@ __all__ = ["Cohort", "Waiting"]
 
 @dataclass(slots=True)
 class Waiting:
-    """A check-in that has no answer yet: `answer` is its assignment, or None where it was left."""
+    """A check-in that has no answer yet: `answer` is its assignment, or None where it was left.
+
+    `calls`: how many wait for it, for a network may say one twice.
+    """
 
     request_id: bytes
+    calls: int = 1
     answer: asyncio.Future[AssignmentRecord | None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
@@ -35,8 +39,12 @@ class Cohort:
         self._dropped: set[bytes] = set()
 
     def enter(self, client: bytes, request_id: bytes) -> Waiting:
-        """Notes a check-in; an earlier one of the same client is left without an answer."""
-        if (old := self._waiting.pop(client, None)) is not None and not old.answer.done():
+        """Notes a call of a check-in; an earlier check-in of the client is left without answer."""
+        old = self._waiting.get(client)
+        if old is not None and not old.answer.done():
+            if old.request_id == request_id:
+                old.calls += 1
+                return old
             old.answer.set_result(None)
         self._waiting[client] = Waiting(request_id)
         return self._waiting[client]
@@ -47,11 +55,17 @@ class Cohort:
         return len(self._waiting)
 
     def leave(self, client: bytes, waiting: Waiting) -> bool:
-        """Forgets a check-in; whether it was still waiting."""
-        if self._waiting.get(client) is not waiting:
+        """Notes that a call has ended; whether the check-in waited, and no call of it does now."""
+        waiting.calls -= 1
+        if waiting.calls or self._waiting.get(client) is not waiting:
             return False
         del self._waiting[client]
         return True
+
+    def waits(self, client: bytes, request_id: bytes) -> bool:
+        """Whether a call waits for this check-in."""
+        found = self._waiting.get(client)
+        return found is not None and found.request_id == request_id
 
     def selected(
         self, ref: RoundRef, clients: Iterable[bytes], draw: Callable[[int], bytes], *, expires: int

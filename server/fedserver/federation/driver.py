@@ -69,6 +69,10 @@ class TaskDriver:
         entered = 0 if self.attempt is None else self.attempt.cohort.waiting
         return self.waiting + entered < self.hosted.policy.select
 
+    def waits(self, client: bytes, request_id: bytes) -> bool:
+        """Whether a call waits for this check-in to be selected."""
+        return self.attempt is not None and self.attempt.cohort.waits(client, request_id)
+
     async def run(self) -> None:
         """Goes on until the task has ended, until `stop`, or until another has its lease."""
         while not self._stopping:

@@ -87,7 +87,7 @@ class SystemStore(Protocol):
     async def statistics(self) -> Statistics: ...
 
     async def prune(self, before_ms: int) -> int:
-        """Forgets answered check-ins, idempotency keys and done outbox rows older than that."""
+        """Forgets check-ins, idempotency keys and done outbox rows older than that."""
 
     async def size(self) -> StoreSize: ...
 
@@ -348,7 +348,8 @@ class RoundStore(Protocol):
     ) -> CheckInRecord:
         """Notes a request for work; the same again gives the first record, with its answer by now.
 
-        `retry`: the window of ms that answers a new one at once, in the same transaction.
+        `retry`: the window of ms that answers a new one at once, in the same transaction. Of a
+        client the last eight requests are remembered.
         Raises: ConflictError if it asked for another task before; NotFoundError for a client.
         """
 

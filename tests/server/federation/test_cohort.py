@@ -41,3 +41,21 @@ def test_nobody_is_heard_in_the_future() -> None:
     cohort.excuse(60)
     clock.now += 2
     assert cohort.silent([b"a"], longer_than_s=2) == [b"a"]
+
+
+async def test_a_check_in_that_is_said_twice_waits_once_and_until_its_last_call_ends() -> None:
+    cohort = Cohort()
+    first, again = cohort.enter(b"a", b"one"), cohort.enter(b"a", b"one")
+    assert again is first and cohort.waiting == 1
+    assert not cohort.leave(b"a", first)
+    assert cohort.waits(b"a", b"one") and not first.answer.done()
+    assert cohort.leave(b"a", again)
+    assert not cohort.waits(b"a", b"one") and cohort.waiting == 0
+
+
+async def test_another_check_in_of_a_client_takes_the_place_of_the_one_before() -> None:
+    cohort = Cohort()
+    first, other = cohort.enter(b"a", b"one"), cohort.enter(b"a", b"two")
+    assert first.answer.result() is None and not other.answer.done()
+    assert not cohort.leave(b"a", first)
+    assert cohort.waits(b"a", b"two") and not cohort.waits(b"a", b"one")

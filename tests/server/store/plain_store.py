@@ -82,6 +82,7 @@ class PlainStore:
     leases: dict[str, tuple[str, int, int]] = field(default_factory=dict)
     rounds: dict[RoundRef, PlainRound] = field(default_factory=dict)
     asked: dict[tuple[bytes, bytes], list[object]] = field(default_factory=dict)
+    asked_at: dict[tuple[bytes, bytes], int] = field(default_factory=dict)
     answers: dict[bytes, tuple[bytes, bytes]] = field(default_factory=dict)
     outbox: list[tuple[str, bytes]] = field(default_factory=list)
     audit: list[tuple[str, str]] = field(default_factory=list)
@@ -191,14 +192,15 @@ class PlainStore:
         found = self.rounds[ref]
         taken = {client for client, _ in found.parts.values()}
         for part in assignments:
-            asked = self.asked.get((part.client_id, part.request_id), ["", None])
-            if part.client_id in taken or asked[1] != b"":
-                raise ConflictError("it has a part, or does not wait")
+            if part.client_id in taken:
+                raise ConflictError("it has a part")
             taken.add(part.client_id)
         self._step(ref, step, end_assignments, outbox, audit)
         for part in assignments:
             found.parts[part.assignment_id] = [part.client_id, AssignmentState.ACTIVE]
-            self.asked[part.client_id, part.request_id][1] = part.assignment_id
+            asked = self.asked.get((part.client_id, part.request_id))
+            if asked is not None and asked[1] == b"":
+                asked[1] = part.assignment_id
         found.session |= session or {}
 
     def complete_round(
@@ -227,9 +229,19 @@ class PlainStore:
     ) -> None:
         if client_id not in self.clients:
             raise NotFoundError("no such client")
-        found = self.asked.setdefault((client_id, request_id), [wanted, b""])
-        if found[0] != wanted:
+        found = self.asked.get((client_id, request_id))
+        if found is None:
+            self._forget(client_id)
+            self.asked[client_id, request_id] = [wanted, b""]
+            self.asked_at[client_id, request_id] = self.now_ms
+        elif found[0] != wanted:
             raise ConflictError("asked for another task before")
+
+    def _forget(self, client_id: bytes) -> None:
+        """A new request leaves the seven newest of those before it."""
+        own = [(-at, name) for (client, name), at in self.asked_at.items() if client == client_id]
+        for _, name in sorted(own)[7:]:
+            del self.asked[client_id, name], self.asked_at[client_id, name]
 
     def refuse_check_in(self, client_id: bytes, request_id: bytes, retry: tuple[int, int]) -> None:
         if (client_id, request_id) not in self.asked:

@@ -62,12 +62,53 @@ async def test_an_answer_is_never_replaced_by_another(world, ref) -> None:
     await world.store.refuse_check_in(world.client_id(1), REQUEST, (1, 2))
     again = await world.store.refuse_check_in(world.client_id(1), REQUEST, (3, 4))
     assert again.retry == (1, 2)
-    chosen = world.assignment(ref, world.client_id(1), request_id=REQUEST)
-    with pytest.raises(ConflictError):
-        await world.go(ref, "COLLECTING", assignments=(chosen,))
-    assert (await world.store.round(ref)).phase == "SELECTING"
     with pytest.raises(NotFoundError):
         await world.store.refuse_check_in(world.client_id(1), b"other", (1, 2))
+
+
+async def test_one_check_in_that_does_not_wait_costs_nobody_the_round(world, ref) -> None:
+    for number in range(3):
+        await ask(world, number)
+    await world.store.refuse_check_in(world.client_id(1), REQUEST, (1, 2))
+    parts = [
+        world.assignment(ref, world.client_id(number), request_id=request)
+        for number, request in ((0, REQUEST), (1, REQUEST), (2, b"never asked"))
+    ]
+    await world.go(ref, "COLLECTING", assignments=parts)
+    found = {part.client_id: part.assignment_id for part in await world.store.assignments(ref)}
+    assert found == {part.client_id: part.assignment_id for part in parts}
+    assert (await ask(world, 0)).assignment_id == parts[0].assignment_id
+    answered = await ask(world, 1)
+    assert (answered.retry, answered.assignment_id) == ((1, 2), b"")
+
+
+async def test_a_client_has_one_part_in_an_attempt(world, ref) -> None:
+    twice = [world.assignment(ref, world.client_id(1)) for _ in range(2)]
+    with pytest.raises(ConflictError):
+        await world.go(ref, "COLLECTING", assignments=twice)
+    assert (await world.store.round(ref)).phase == "SELECTING"
+
+
+async def test_of_a_client_the_last_eight_requests_are_remembered(world, ref) -> None:
+    await ask(world, 2)
+    for number in range(9):
+        await ask(world, 1, bytes([number]) * 16)
+        await world.store.refuse_check_in(world.client_id(1), bytes([number]) * 16, (1, 2 + number))
+        world.clock.now += 1
+    assert (await ask(world, 1, bytes([1]) * 16)).retry == (1, 3)
+    assert (await ask(world, 1, bytes(16))).retry is None  # asked anew, hence the second forgotten
+    assert (await ask(world, 1, bytes([8]) * 16)).retry == (1, 10)
+    assert (await ask(world, 1, bytes([2]) * 16)).retry == (1, 4)
+    assert (await ask(world, 1, bytes([1]) * 16)).retry is None
+    waiting = [found.client_id for found in await world.store.waiting("task-1")]
+    assert world.client_id(2) in waiting
+
+
+async def test_of_requests_of_one_moment_the_newest_is_remembered(world, ref) -> None:
+    for number in reversed(range(20)):
+        await ask(world, 1, bytes([number]) * 16)
+        await world.store.refuse_check_in(world.client_id(1), bytes([number]) * 16, (1, 2 + number))
+    assert (await ask(world, 1, bytes(16))).retry == (1, 2)
 
 
 async def test_a_request_id_asks_for_one_task(world, ref) -> None:

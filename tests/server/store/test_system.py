@@ -74,15 +74,19 @@ async def test_the_outbox_gives_what_is_not_done_in_order(world) -> None:
         await world.store.outbox_done(99)
 
 
-async def test_pruning_forgets_what_was_answered_long_ago_and_nothing_else(world) -> None:
+async def test_pruning_forgets_what_was_asked_long_ago_answered_or_not_and_nothing_else(
+    world,
+) -> None:
+    options = {"wanted": "", "task_id": "task-1", "offer": {}}
     (one, other) = await world.clients(2)
-    for client in (one, other):
-        options = {"wanted": "", "task_id": "task-1", "offer": {}}
+    for client in (one, other):  # who went away while it waited never has an answer
         await world.store.check_in(client, b"r", **options)
     await world.store.refuse_check_in(one, b"r", (1, 2))
-    assert await world.store.prune(world.clock.now) == 0
-    assert await world.store.prune(world.clock.now + 1) == 1
-    assert [found.client_id for found in await world.store.waiting("task-1")] == [other]
+    world.clock.now += 1
+    await world.store.check_in(one, b"s", **options)
+    assert await world.store.prune(world.clock.now - 1) == 0
+    assert await world.store.prune(world.clock.now) == 2
+    assert [found.request_id for found in await world.store.waiting("task-1")] == [b"s"]
 
 
 async def test_counts_and_nodes_are_told(world) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from sqlalchemy import Connection, select
 
@@ -21,6 +22,13 @@ from fedserver.store.sql.rows import Row, as_json, assignment_of, check_in_of, r
 from fedserver.store.sql.transaction import Transaction, missing, of_round
 
 __all__ = ["SqlParticipation", "add_assignment", "end_assignments"]
+
+# Of a client: it asks one question at a time, and who asks without end must not fill the disk.
+_FORGET: Final = (
+    "DELETE FROM check_in WHERE client_id = ? AND request_id <> ? AND request_id NOT IN"
+    " (SELECT request_id FROM check_in WHERE client_id = ? AND request_id <> ?"
+    " ORDER BY at_ms DESC, request_id LIMIT 7)"
+)
 
 
 class SqlParticipation(SqlBase):
@@ -60,6 +68,7 @@ class SqlParticipation(SqlBase):
                     retry_max_ms=most_ms,
                     waiting=int(retry is None),
                 )
+                db.execute(_FORGET, *(client_id, request_id) * 2)
                 return CheckInRecord(
                     client_id, request_id, wanted, task_id, offer, db.now_ms, retry=retry
                 )
@@ -145,9 +154,10 @@ class SqlParticipation(SqlBase):
 
 
 def add_assignment(db: Transaction, ref: RoundRef, assignment: AssignmentRecord) -> None:
-    """Adds one to an attempt, as the answer to the check-in that it names, if it names one.
+    """Adds one to an attempt, as the answer to the check-in that it names, if that has none.
 
-    Raises: ConflictError where the client has one, or its check-in another answer.
+    One check-in that was answered, or is forgotten, must not cost all the others their round.
+    Raises: ConflictError where the client has a part in the attempt.
     """
     client_id = assignment.client_id
     if db.find("assignment", **of_round(ref), client_id=client_id) is not None:
@@ -174,16 +184,8 @@ def add_assignment(db: Transaction, ref: RoundRef, assignment: AssignmentRecord)
         bytes_down=0,
         energy_j=0.0,
     )
-    if not assignment.request_id:
-        return
     waiting = {"client_id": client_id, "request_id": assignment.request_id, "waiting": 1}
-    answer = {"waiting": 0, "assignment_id": assignment.assignment_id}
-    if not db.update("check_in", waiting, **answer):
-        raise ConflictError(
-            f"the check-in of client {client_id.hex()} does not wait any more",
-            why="it was answered before, or it was never made",
-            fix="read again who waits, and select among those",
-        )
+    db.update("check_in", waiting, waiting=0, assignment_id=assignment.assignment_id)
 
 
 def end_assignments(db: Transaction, ref: RoundRef, state: AssignmentState, *, reason: str) -> None:

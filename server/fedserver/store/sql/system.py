@@ -146,7 +146,7 @@ class SqlSystem(SqlBase):
             return sum(
                 db.execute(statement, before_ms)
                 for statement in (
-                    "DELETE FROM check_in WHERE waiting = 0 AND at_ms < ?",
+                    "DELETE FROM check_in WHERE at_ms < ?",
                     "DELETE FROM idempotency WHERE at_ms < ?",
                     "DELETE FROM outbox WHERE done_ms > 0 AND done_ms < ?",
                 )
