@@ -5,7 +5,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -96,8 +95,8 @@ class Opening:
     def plan(self, answers: Mapping[int, UnmaskAnswer]) -> UnmaskPlan:
         """The streams that unmask the survivors' sum.
 
-        Raises: AbortError if too few shares are there; ShareError, naming the client, if more than
-        half of those beyond t that it dealt contradict the others.
+        Raises: AbortError if too few shares are there; ShareError, naming the first such client, if
+        more than half of those beyond t that it dealt contradict the others.
         """
         roster = self.roster
         if missing := self.missing(answers):
@@ -107,20 +106,37 @@ class Opening:
                 fix="begin a new attempt; more clients were lost than delta provides for",
                 stage=_STAGE,
             )
-        alone = [i for i in np.flatnonzero(self.survivors).tolist() if i not in answers]
-        lost = np.flatnonzero(self.uploaders & ~self.survivors).tolist()
-        secrets, culprits = self._rebuilt([*alone, *lost], answers)
+        secrets, culprits = self._rebuilt(answers)
+        for j in culprits:
+            if j not in secrets:
+                raise self._irreparable(j)
         streams = []
         schedule = roster.schedule
         for i in np.flatnonzero(self.survivors).tolist():
             b = answers[i].b if i in answers else secrets[i]
             streams.append(Stream(schedule.self_seed(b, i), negative=True))
-        for j in lost:
+        for j in self._lost:
             mask_key = private_key(secrets[j])  # parsed once: as dear as agreeing with a neighbour
             for i in roster.neighbours_in(j, self.survivors):
                 seed = schedule.pair_seed(mask_key, roster.bundles[i].mask_key, j, i)
                 streams.append(Stream(seed, negative=i < j))
-        return UnmaskPlan(roster.config.prg, tuple(streams), culprits)
+        return UnmaskPlan(roster.config.prg, tuple(streams), self._ids(culprits))
+
+    def culprits(self, answers: Mapping[int, UnmaskAnswer]) -> tuple[bytes, ...]:
+        """The ids of all clients whose shares contradict each other, as far as they are there.
+
+        No holder can make an honest dealer one of them: what it reveals is in an answer only if the
+        dealer signed its hash, and what it withholds contradicts nothing.
+        """
+        return self._ids(self._rebuilt(answers)[1])
+
+    @property
+    def _lost(self) -> list[int]:
+        """Who was to upload and did not."""
+        return np.flatnonzero(self.uploaders & ~self.survivors).tolist()
+
+    def _ids(self, members: Sequence[int]) -> tuple[bytes, ...]:
+        return tuple(self.roster.certificates[j].id for j in members)
 
     def _dealers(self, i: int, answer: UnmaskAnswer) -> list[int]:
         """Whose shares client i's answer holds, ascending."""
@@ -128,32 +144,35 @@ class Opening:
         present = members_of(answer.present, answer.count).tolist()
         return [j for j, held in zip(uploaders, present, strict=True) if held]
 
-    def _rebuilt(
-        self, owners: Sequence[int], answers: Mapping[int, UnmaskAnswer]
-    ) -> tuple[dict[int, bytes], tuple[bytes, ...]]:
-        """The secret of each owner from its first t shares, held against what it published.
+    def _rebuilt(self, answers: Mapping[int, UnmaskAnswer]) -> tuple[dict[int, bytes], list[int]]:
+        """The secrets that no answer tells, each from t shares, held against what was published.
 
-        Where those do not fit, all shares of that owner are; and its id is among the culprits.
+        Where the first t do not fit, all shares of that dealer are, and it is among the culprits;
+        where those do not either, it is there without a secret.
         """
-        if not owners:
-            return {}, ()
-        held: dict[int, list[tuple[int, bytes]]] = {owner: [] for owner in owners}
+        alone = [i for i in np.flatnonzero(self.survivors).tolist() if i not in answers]
+        held: dict[int, list[tuple[int, bytes]]] = {j: [] for j in [*alone, *self._lost]}
         for i in sorted(answers):
             for j, half in self.revealed(i, answers[i]).items():
                 if j in held:
                     held[j].append((i + 1, half))
         threshold = self.roster.parameters.threshold
+        owners = [j for j, shares in held.items() if len(shares) >= threshold]
+        if not owners:
+            return {}, []
         first = [share for j in owners for share in held[j][:threshold]]
         points = np.array([x for x, _ in first], np.int64).reshape(len(owners), threshold)
         limbs = shamir.parse_shares([half for _, half in first])
         rebuilt = shamir.combine(limbs.reshape(*points.shape, shamir.LIMBS), points)
         secrets, culprits = {}, []
         for j, secret in zip(owners, rebuilt, strict=True):
-            if not self._published(j, secret):
-                secret = self._corrected(j, held[j])
-                culprits.append(self.roster.certificates[j].id)
-            secrets[j] = cast(bytes, secret)
-        return secrets, tuple(culprits)
+            found = secret if self._published(j, secret) else None
+            if found is None:
+                found = self._corrected(j, held[j])
+                culprits.append(j)
+            if found is not None:
+                secrets[j] = found
+        return secrets, culprits
 
     def _published(self, j: int, secret: bytes | None) -> bool:
         """Whether client j published what shows this to be its secret."""
@@ -164,16 +183,20 @@ class Opening:
             return commitment(bundle.pid, secret) == bundle.commitment
         return mask_public(secret) == bundle.mask_key
 
-    def _corrected(self, j: int, held: Sequence[tuple[int, bytes]]) -> bytes:
-        """The secret of client j without those of its shares that contradict the others."""
+    def _corrected(self, j: int, held: Sequence[tuple[int, bytes]]) -> bytes | None:
+        """The secret of client j without those of its shares that contradict the others.
+
+        None if too many do.
+        """
         points = np.array([x for x, _ in held], np.int64)
         shares = shamir.parse_shares([half for _, half in held])
         threshold = self.roster.parameters.threshold
         good = shamir.agreeing(shares, points, threshold=threshold)[:threshold]
         (secret,) = shamir.combine(shares[good][np.newaxis], points[good][np.newaxis])
-        if secret is not None and self._published(j, secret):
-            return secret
-        raise ShareError(
+        return secret if self._published(j, secret) else None
+
+    def _irreparable(self, j: int) -> ShareError:
+        return ShareError(
             f"the shares that client {j} dealt do not rebuild what it published",
             why="each of them is the one that it signed, and too many contradict the others",
             fix="begin a new attempt without this client",

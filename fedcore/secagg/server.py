@@ -181,7 +181,7 @@ class SecAggServer:
         """Who is proven to have dealt bad shares, by the id, and how it shows.
 
         More clients complained than may be corrupt, or the shares that it signed contradict each
-        other.
+        other, which shows once ANSWERS is closed, also where that has ended the session.
         """
         if isinstance(self._state, Postings):
             return {}
@@ -192,7 +192,7 @@ class SecAggServer:
             for j, count in sorted(complaints.items())
             if count > roster.parameters.corrupt
         }
-        for client_id in self._plan.culprits if self._plan else ():
+        for client_id in self._contradicted():
             found[client_id] = "the shares that it dealt contradict each other"
         return found
 
@@ -336,6 +336,15 @@ class SecAggServer:
         if isinstance(self._state, Postings):
             raise _out_of_order("the roster is not frozen yet", Stage.PREKEYS)
         return self._state
+
+    def _contradicted(self) -> tuple[bytes, ...]:
+        """The ids of the dealers whose own shares are the proof; the same after a restart."""
+        if self._plan is not None:
+            return self._plan.culprits
+        collected = self._frozen
+        if not collected.opened and collected.aborted is not AbortReason.CANNOT_UNMASK:
+            return ()
+        return collected.opening.culprits(collected.of(UnmaskAnswer))
 
     def _ids(self, members: npt.NDArray[np.bool_]) -> frozenset[bytes]:
         certificates = self._frozen.roster.certificates

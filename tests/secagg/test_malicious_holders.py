@@ -29,6 +29,7 @@ from fedcore.secagg.messages import (
     UnmaskAnswer,
     UploadHeader,
 )
+from fedcore.secagg.server import SecAggServer
 from fedcore.secagg.shamir import PRIME
 from fedcore.secagg.sharing import complaint_statement, deal, shares_statement
 from fedcore.secagg.stages import Stage
@@ -125,6 +126,21 @@ def test_a_dealer_of_shares_of_something_else_is_named(secret: str, lost_at: Los
         game.run()
     assert caught.value.culprit == world.ids[3]
     assert game.server.stage is Stage.ABORTED
+    assert set(game.server.culprits) == {world.ids[3]}
+
+
+def test_all_dealers_of_shares_of_something_else_are_named_also_after_a_restart() -> None:
+    def change(host: ClientHost, message: Message) -> Sequence[Message]:
+        return [redealt(host, message, mask_secret=SystemEntropy().token(32))]
+
+    world, lie = World(), instead_of(Shares, change)
+    game = play(world, {3: lie, 5: lie}, lost={3: LostAt.UPLOAD, 5: LostAt.UPLOAD})
+    with pytest.raises(ShareError):
+        game.run()
+    named = {world.ids[3], world.ids[5]}
+    assert set(game.server.culprits) == named
+    after, _ = SecAggServer.restore(dict(game.loopback.server.disk), trust=world.trust)
+    assert after.stage is Stage.ABORTED and set(after.culprits) == named
 
 
 def mixed(good: Sequence[int]) -> Callable[[ClientHost, Shares], Sequence[Message]]:
@@ -158,7 +174,10 @@ def test_a_dealer_of_one_share_that_contradicts_the_others_is_named_and_the_sum_
     game.assert_sum(survivors)
     threshold = game.server.roster.parameters.threshold
     used = bad < threshold  # a bad share beyond the first t is never looked at
-    assert set(game.server.culprits) == ({world.ids[3]} if used else set())
+    culprits = {world.ids[3]} if used else set()
+    assert set(game.server.culprits) == culprits
+    after, _ = SecAggServer.restore(dict(game.loopback.server.disk), trust=world.trust)
+    assert set(after.culprits) == culprits
 
 
 def test_a_dealer_of_shares_that_contradict_each_other_is_named() -> None:
@@ -322,6 +341,19 @@ def test_a_wrong_answer_is_named_and_the_sum_is_right(name: str) -> None:
     game.assert_sum(ALL)
     assert [type(found) for found in game.refused] == [error]
     assert game.named == {3}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_nobody_but_a_dealer_is_named_for_answers_that_do_not_rebuild_its_secret(name: str) -> None:
+    """Two are lost, and four of the other six lie of the shares that they were dealt."""
+    change, _ = ANSWERS[name]
+    lie = instead_of(UnmaskAnswer, lambda host, message: [change(host, message)])
+    lost = {3: LostAt.UPLOAD, 5: LostAt.UPLOAD}
+    game = play(World(), dict.fromkeys([0, 1, 2, 4], lie), lost=lost)
+    with pytest.raises(AbortError) as caught:
+        game.run()
+    assert caught.value.culprit is None and not game.server.culprits
+    assert game.named == {0, 1, 2, 4}
 
 
 def test_an_answer_that_holds_nothing_back_but_the_shares_is_taken() -> None:
