@@ -12,15 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
+from fedserver.store.participation import ParticipationStore
 from fedserver.store.records import (
     AssignmentRecord,
-    AssignmentReport,
     AssignmentState,
     AuditEntry,
     AuditHead,
     AuditRecord,
     CertificateRecord,
-    CheckInRecord,
     ClientRecord,
     ClientState,
     Enrolled,
@@ -44,7 +43,6 @@ from fedserver.store.records import (
     TaskState,
     TokenRecord,
     Transition,
-    UploadRecord,
 )
 
 __all__ = ["PartyStore", "RoundStore", "Store", "SystemStore", "TaskStore"]
@@ -223,6 +221,24 @@ class TaskStore(Protocol):
         Raises: NotFoundError; ConflictError for another state once it has ended; LeaseLostError.
         """
 
+    async def bar_client(
+        self,
+        task_id: str,
+        client_id: bytes,
+        *,
+        reason: str,
+        lease_token: int,
+        audit: AuditEntry | None = None,
+    ) -> bool:
+        """Leaves a client out of a task for good; whether it was not before.
+
+        A second time the first reason stays, and nothing is written. Raises: NotFoundError;
+        LeaseLostError.
+        """
+
+    async def barred_clients(self, task_id: str) -> frozenset[bytes]:
+        """Whom the task does without for good."""
+
     async def head(self, task_id: str) -> HeadRecord | None: ...
 
     async def model(self, digest: bytes, *, task_id: str | None = None) -> ModelRecord | None:
@@ -248,7 +264,7 @@ class TaskStore(Protocol):
 
 
 class RoundStore(Protocol):
-    """Rounds and what clients did for them.
+    """Rounds, and the secrets of their attempts.
 
     A `lease_token` that is not the task's newest raises LeaseLostError; nothing is changed (W3).
     """
@@ -335,47 +351,6 @@ class RoundStore(Protocol):
 
     async def metrics(self, ref: RoundRef) -> dict[str, MetricRecord]: ...
 
-    async def check_in(
-        self,
-        client_id: bytes,
-        request_id: bytes,
-        *,
-        wanted: str,
-        task_id: str,
-        offer: Mapping[str, object],
-        sdk_version: str = "",
-        retry: tuple[int, int] | None = None,
-    ) -> CheckInRecord:
-        """Notes a request for work; the same again gives the first record, with its answer by now.
-
-        `retry`: the window of ms that answers a new one at once, in the same transaction. Of a
-        client the last eight requests are remembered.
-        Raises: ConflictError if it asked for another task before; NotFoundError for a client.
-        """
-
-    async def refuse_check_in(
-        self, client_id: bytes, request_id: bytes, retry: tuple[int, int]
-    ) -> CheckInRecord:
-        """Answers with a window of ms to come back in, unless it has an answer: see the record."""
-
-    async def waiting(self, task_id: str) -> tuple[CheckInRecord, ...]:
-        """Check-ins without an answer, the oldest first."""
-
-    async def assignment(self, assignment_id: bytes) -> AssignmentRecord | None: ...
-
-    async def assignments(self, ref: RoundRef) -> tuple[AssignmentRecord, ...]: ...
-
-    async def end_assignment(
-        self, assignment_id: bytes, state: AssignmentState, *, failure: int = 0, reason: str = ""
-    ) -> AssignmentRecord:
-        """Ends it, if it had not ended: see the record. Raises: NotFoundError."""
-
-    async def report(self, assignment_id: bytes, report: AssignmentReport) -> AssignmentRecord:
-        """Keeps what the client says, once, ended or not.
-
-        Raises: ConflictError for another report; NotFoundError.
-        """
-
     async def put_session(
         self,
         ref: RoundRef,
@@ -398,41 +373,6 @@ class RoundStore(Protocol):
         None for an attempt that was opened before there were keys, and once it is scrubbed.
         """
 
-    async def begin_upload(
-        self, assignment_id: bytes, upload_id: bytes, *, size: int, header: bytes = b""
-    ) -> UploadRecord:
-        """The one upload of an assignment: a repeat finds the first, whatever its `upload_id`.
-
-        Raises: ConflictError for another size or header; PhaseError once the attempt has ended, and
-        for a first one unless the assignment is ACTIVE; NotFoundError.
-        """
-
-    async def committed(self, upload_id: bytes, offset: int) -> None:
-        """Notes that the bytes before `offset` are on disk; never moves back."""
-
-    async def seal_upload(
-        self,
-        upload_id: bytes,
-        sha256: bytes,
-        *,
-        session: Mapping[str, bytes] | None = None,
-        erase: Iterable[str] = (),
-        lease_token: int | None = None,
-        audit: AuditEntry | None = None,
-    ) -> UploadRecord:
-        """Acknowledges an update, once, with the session's records that go with it (W7).
-
-        Sealed before with the same digest: the record again. Raises: ConflictError for another
-        digest, which is audited; PhaseError unless the round is COLLECTING; NotFoundError.
-        """
-
-    async def upload(self, upload_id: bytes) -> UploadRecord | None: ...
-
-    async def uploads(
-        self, ref: RoundRef, *, sealed_only: bool = False
-    ) -> tuple[UploadRecord, ...]:
-        """In the order of client ids."""
-
     async def scrub_round(
         self, ref: RoundRef, *, lease_token: int | None = None, audit: AuditEntry | None = None
     ) -> tuple[bytes, ...]:
@@ -445,5 +385,5 @@ class RoundStore(Protocol):
         """
 
 
-class Store(SystemStore, PartyStore, TaskStore, RoundStore, Protocol):
+class Store(SystemStore, PartyStore, TaskStore, RoundStore, ParticipationStore, Protocol):
     """Everything that the server keeps; one value of it serves a whole process."""

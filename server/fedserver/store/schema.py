@@ -27,6 +27,7 @@ __all__ = [
     "assignment",
     "attempt_key",
     "audit_log",
+    "barred_client",
     "certificate",
     "check_in",
     "client",
@@ -178,6 +179,16 @@ task_lease = _table(
     _number("expires_ms"),  # 0 when it was given back
     _number("attempts"),
     _of("task_id", "task.task_id"),
+)
+barred_client = _table(
+    "barred_client",
+    _text("task_id", key=True),
+    _bytes("client_id", key=True),
+    _text("reason"),
+    _number("at_ms"),
+    _of("task_id", "task.task_id"),
+    _of("client_id", "client.client_id"),
+    changes=False,
 )
 round_table = _table(
     "round",

@@ -348,3 +348,26 @@ async def test_session_records_are_replaced_erased_and_gone_when_scrubbed(world,
             state={},
             lease_token=world.held,
         )
+
+
+async def test_who_is_barred_from_a_task_stays_so_after_a_restart_and_with_another_driver(
+    world,
+) -> None:
+    bad, other = await world.clients(2)
+    await world.task()
+    audit = AuditEntry("driver", "client.bad_shares", bad.hex(), decision="barred")
+    how = {"reason": "its shares contradict each other", "audit": audit}
+    assert await world.store.barred_clients("task-1") == frozenset()
+    assert await world.store.bar_client("task-1", bad, **how, lease_token=world.held)
+    assert not await world.store.bar_client("task-1", bad, **how, lease_token=world.held)
+    with pytest.raises(NotFoundError):
+        await world.store.bar_client("task-1", b"nobody", **how, lease_token=world.held)
+    store = await world.reopen()
+    overtaken = world.held
+    await store.release_lease(world.lease)
+    assert await store.acquire_lease("task-1", "another", 60_000) is not None
+    with pytest.raises(LeaseLostError):
+        await store.bar_client("task-1", other, **how, lease_token=overtaken)
+    assert await store.barred_clients("task-1") == {bad}
+    assert await store.barred_clients("task-2") == frozenset()
+    assert [found.entry for found in await store.audit_entries()].count(audit) == 1

@@ -133,6 +133,37 @@ class SqlTasks(SqlBase):
 
         return await self._once("set_task_state", act, audit=audit, idempotency=idempotency)
 
+    async def bar_client(
+        self,
+        task_id: str,
+        client_id: bytes,
+        *,
+        reason: str,
+        lease_token: int,
+        audit: AuditEntry | None = None,
+    ) -> bool:
+        def act(db: Transaction) -> bool:
+            db.check_lease(task_id, lease_token)
+            if db.find("client", client_id=client_id) is None:
+                raise missing(f"client {client_id.hex()}")
+            row = {"task_id": task_id, "client_id": client_id}
+            if db.find("barred_client", **row) is not None:
+                return False
+            db.insert("barred_client", **row, reason=reason, at_ms=db.now_ms)
+            db.audit(audit)
+            return True
+
+        return await self._write("bar_client", act)
+
+    async def barred_clients(self, task_id: str) -> frozenset[bytes]:
+        table = schema.barred_client
+        wanted = select(table.c.client_id).where(table.c.task_id == task_id)
+
+        def query(connection: Connection) -> frozenset[bytes]:
+            return frozenset(row["client_id"] for row in all_rows(connection, wanted))
+
+        return await self._read(query)
+
     async def head(self, task_id: str) -> HeadRecord | None:
         def query(connection: Connection) -> HeadRecord | None:
             row = one_row(connection, _head(), task_id=task_id)
