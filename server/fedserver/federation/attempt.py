@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
+import structlog
+
 from fedcore.errors import (
     BudgetError,
     FedcoreError,
@@ -57,6 +59,7 @@ from fedcore.secagg import Message
 from fedserver.federation.cohort import Cohort
 from fedserver.federation.interface import Train
 from fedserver.federation.journal import Journal
+from fedserver.federation.left_out import LeftOut
 from fedserver.federation.masked import MaskedSession
 from fedserver.federation.page import Page
 from fedserver.federation.reports import Reports
@@ -77,7 +80,8 @@ class Attempt:
     `policy`: its terms, and `why` they select so many. `masked`: its session of secure aggregation,
     None without. `invited`: the clients that the privacy plan has drawn, None where whoever comes
     may take part. `spent_up`: the privacy budget pays for no further round. `page`: is turned when
-    there may be something new for clients.
+    there may be something new for clients. `left_out`: gets whoever is proven to have dealt bad
+    shares.
     """
 
     def __init__(
@@ -108,7 +112,7 @@ class Attempt:
         self._timers: dict[Phase, asyncio.TimerHandle] = {}
         self._writing: set[asyncio.Task[object]] = set()
         self.unwritten = Unwritten()
-        self.page = Page()
+        self.page, self.left_out = Page(), LeftOut()
         # By a clock that nobody sets: the machine's may jump, and would count everybody as late.
         self._turned_s = asyncio.get_running_loop().time()
         self._scrubbed = self._started = self._held = False
@@ -256,6 +260,8 @@ class Attempt:
 
     async def _persist(self, transition: Transition, state: RoundState) -> None:
         failpoint("round.before_persist")
+        if state.over or transition.to_phase is Phase.COMPLETED:
+            await self._bar_culprits()
         if transition.to_phase is Phase.COMPLETED:
             failpoint("complete.before_commit")
             await self.journal.complete(transition, state, await self._known_result())
@@ -277,6 +283,15 @@ class Attempt:
         before, self.state = self.state, state
         self._turned_s = asyncio.get_running_loop().time()
         self._observe(before, transition)
+
+    async def _bar_culprits(self) -> None:
+        """Before the end of the attempt is durable: it goes with what proves them."""
+        culprits = {} if self.masked is None else self.masked.culprits
+        for client, how in culprits.items():
+            if await self.journal.bar(client, how):
+                log = structlog.get_logger("fedserver.driver").bind(task=self.state.task_id)
+                log.warning("client.bad_shares", client=client.hex(), how=how)
+            self.left_out.bar(client)
 
     async def _spent_in_vain(self, reason: str) -> float | None:
         """What the ledger says is spent once an attempt without a model has ended."""

@@ -84,6 +84,7 @@ class TaskDriver:
                     ttl_ms=self._resources.lease_ms,
                     lost=self._stop_attempt,
                 ) as lease:
+                    await self._remember_barred()
                     await self._scrubbing(lease).finish()
                     if await self._carry_out(lease):
                         self._ended = True
@@ -190,11 +191,15 @@ class TaskDriver:
                 phase=attempt.state.phase.value,
                 reason=attempt.state.reason,
             )
-            await self._name_culprits(attempt)
             if attempt.spent_up:
                 why = "the privacy budget pays for no further round"
                 return await self._end(lease, TaskState.COMPLETED, why)
         return False
+
+    async def _remember_barred(self) -> None:
+        """Leaves out whom the task has barred, under whichever server that was."""
+        for client in await self._resources.store.barred_clients(self.hosted.task_id):
+            self.left_out.bar(client)
 
     def _scrubbing(self, lease: LeaseHolder) -> Scrubbing:
         hosted = self.hosted
@@ -209,16 +214,6 @@ class TaskDriver:
     async def _is_open(self, head: HeadRecord) -> bool:
         record = await self._resources.store.latest_attempt(self.hosted.task_id, head.round)
         return record is not None and record.is_open
-
-    async def _name_culprits(self, attempt: Attempt) -> None:
-        """Whoever is proven to have dealt bad shares is on record, and takes part no more."""
-        if attempt.masked is None:
-            return
-        for client, how in attempt.masked.culprits.items():
-            if self.left_out.bar(client):
-                self._log.warning("client.bad_shares", client=client.hex(), how=how)
-                entry = AuditEntry("driver", "client.bad_shares", client.hex(), decision="barred")
-                await self._resources.store.append_audit(entry)
 
     async def _next(self, head: HeadRecord, lease: LeaseHolder) -> Attempt | None:
         """The attempt to go on with, or None where the round has failed for good."""
@@ -267,7 +262,7 @@ class TaskDriver:
         return f"{said}: {'`fed round list` says how' if hidden else record.reason}"
 
     def _begin(self, attempt: Attempt) -> None:
-        self.attempt, attempt.page = attempt, self.page
+        self.attempt, attempt.page, attempt.left_out = attempt, self.page, self.left_out
         if self._cancelled:
             attempt.post(Cancel(self._resources.clock(), self._cancelled))
         self.page.turn()

@@ -119,6 +119,16 @@ class Journal:
         """Makes records of the attempt's session durable, sealed."""
         await self.store.put_session(self.ref, records, lease_token=self.lease().token)
 
+    async def bar(self, client: bytes, how: str) -> bool:
+        """From now on the task does without this client, whoever drives it; whether it is news."""
+        return await self.store.bar_client(
+            self.ref.task_id,
+            client,
+            reason=how,
+            lease_token=self.lease().token,
+            audit=AuditEntry("driver", "client.bad_shares", client.hex(), decision="barred"),
+        )
+
     async def kept(self) -> dict[str, bytes]:
         """All records of the session."""
         return await self.store.session(self.ref)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcore.data import Dataset
-from fedcore.errors import FedcoreError, NotFoundError, PhaseError, UploadError
+from fedcore.errors import FedcoreError, NotFoundError, PhaseError, PolicyError, UploadError
 from fedcore.federated.contribution import Contributor
 from fedcore.federated.programs import TrainingRequest
 from fedcore.federated.training import stream_of
@@ -144,6 +144,11 @@ class Device:
             except PhaseError:  # too late, or the server has only just come back
                 await asyncio.sleep(0.01)
                 continue
+            except PolicyError as error:
+                refused = FailureCode.POLICY_REFUSED
+                report = Report(part.assignment_id, refused, error.what, 1, 2, 0.5, False)
+                await world.call(lambda f, report=report: f.report(self.caller, report))
+                return
             train = found.order if isinstance(found.order, Train) else train
             seen = found.number
 
