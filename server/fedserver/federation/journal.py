@@ -136,6 +136,7 @@ class Journal:
     async def scrub(self) -> None:
         """Destroys what the clients sent and what could unmask it (W10). May be repeated."""
         left = await self.store.scrub_round(self.ref, lease_token=self.lease().token)
+        await self.spool.learn(left)  # another server may have sealed them
         for start in range(0, len(left), _AT_ONCE):
             await self.spool.discard(*left[start : start + _AT_ONCE])
             failpoint("scrub.midway")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -16,7 +17,7 @@ from fedcore.federated.payments import Account
 from fedcore.federated.task import Task
 from fedcore.rounds import Phase
 from fedserver.authorisation import Caller
-from fedserver.federation import check_ins
+from fedserver.federation import attempt, check_ins
 from fedserver.federation.federation import LocalFederation
 from fedserver.federation.interface import (
     Assigned,
@@ -252,6 +253,31 @@ async def test_uploads_that_another_server_has_sealed_are_in_the_sum(
             assert (record.state, record.rounds_completed) == (TaskState.COMPLETED, 1)
             if not privacy:
                 assert await final_of(world) == models_of(world.task, world)[-1]
+        finally:
+            await gone(working)
+
+
+@pytest.mark.parametrize("secure", mostly_slow([MASKED, ""]), ids=["masked", "plain"])
+async def test_updates_that_another_server_has_sealed_are_destroyed_with_the_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secure: str
+) -> None:
+    """The first stands still between the model and the scrub, which the second does."""
+    async with servers_in(tmp_path, task_of(secure=secure, clients=3, rounds=1)) as world:
+        first = world.rivals[0]
+
+        def stands_still(name: str) -> None:
+            if name == "scrub.before" and not first.store.stop_at:
+                first.store.stop_at = first.store.steps + 1
+
+        monkeypatch.setattr(attempt, "failpoint", stands_still)
+        working = [asyncio.ensure_future(device.serve(world)) for device in world.devices]
+        try:
+            await asyncio.wait_for(first.store.stopped.wait(), 30)
+            assert len(os.listdir(tmp_path / "spool")) == 3
+            await overtaken(world)
+            while await world.store.outbox_pending():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            assert os.listdir(tmp_path / "spool") == []
         finally:
             await gone(working)
 
