@@ -65,6 +65,7 @@ FedcoreError
 │   ├── StoreError            FED-2201  the database did not keep what it was given
 │   ├── SchemaError           FED-2202  the database has another schema than the program
 │   ├── BlobError             FED-2203  bytes could not be stored, or are not what was stored
+│   │   └── DamagedUpdateError      FED-2208  an acknowledged update is not what its file holds
 │   ├── LeaseLostError        FED-2204  another driver holds the lease of a task
 │   ├── AuditError            FED-2205  the audit log is broken, or older than a signed head
 │   ├── KeyFileError          FED-2206  a secret file is missing, unreadable or open to others
@@ -167,6 +168,7 @@ from fedcore.errors.server import (
     AuthorityError,
     BlobError,
     ConflictError,
+    DamagedUpdateError,
     DrainingError,
     ForbiddenError,
     InvalidRequestError,
@@ -206,6 +208,7 @@ __all__ = [
     "ConflictError",
     "ConnectError",
     "ConsistencyError",
+    "DamagedUpdateError",
     "DataFormatError",
     "DatasetError",
     "DerivativeError",

@@ -9,6 +9,7 @@ __all__ = [
     "AuthorityError",
     "BlobError",
     "ConflictError",
+    "DamagedUpdateError",
     "DrainingError",
     "ForbiddenError",
     "InvalidRequestError",
@@ -155,6 +156,12 @@ class KeyFileError(ServerError, PermissionError):
     """A file with a secret is missing, unreadable, or open to others."""
 
     code = "FED-2206"
+
+
+class DamagedUpdateError(BlobError):
+    """An update that was acknowledged is not what its file holds."""
+
+    code = "FED-2208"
 
 
 class AuthorityError(ServerError, ValueError):

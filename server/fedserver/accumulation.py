@@ -20,7 +20,7 @@ from fedcore.secagg import Layout, UnmaskPlan, accumulate, new_accumulator
 from fedcore.secagg.loopback import unmask_in_threads
 from fedcore.secagg.packing import unpack
 from fedserver.disk import in_thread
-from fedserver.spool import Spool
+from fedserver.spool import SealedUpload, Spool
 
 __all__ = ["Accumulation", "Totals", "accumulation_of"]
 
@@ -159,12 +159,16 @@ class Accumulation:
 
 
 async def accumulation_of(
-    layout: Layout, spool: Spool, uploads: Mapping[bytes, bytes], *, key: bytes | None = None
+    layout: Layout,
+    spool: Spool,
+    uploads: Mapping[bytes, SealedUpload],
+    *,
+    key: bytes | None = None,
 ) -> Accumulation:
-    """The sum of the sealed `uploads`, client → upload id, made anew as after a restart.
+    """The sum of the sealed `uploads`, by client, made anew as after a restart.
 
-    `key`: under which they are encrypted, if they are. Raises: as `Accumulation.add`, and
-    NotFoundError if one is not sealed.
+    `key`: under which they are encrypted, if they are. Raises: as `Accumulation.add`, and as
+    `Spool.read_frames` for one that is not sealed, or not as it was.
     """
     made = Accumulation(layout)
     for client in sorted(uploads):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import hmac
 import os
 import re
@@ -14,14 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from fedcore.errors import ConflictError, InvalidRequestError, NotFoundError, UploadError
+from fedcore.errors import (
+    ConflictError,
+    DamagedUpdateError,
+    InvalidRequestError,
+    NotFoundError,
+    UploadError,
+)
 from fedcore.failpoints import failpoint
 from fedcore.secagg import Layout
 from fedserver.disk import MIB, FolderSync, FsOps, blob_error, finished
 from fedserver.open_upload import ChunkMemory, OpenUpload, Promises, changed, not_open
 from fedserver.upload_file import MOST_BYTES, UploadFile, copy_of, part_of, reader_of, size_of
 
-__all__ = ["Spool", "SpoolProgress"]
+__all__ = ["SealedUpload", "Spool", "SpoolProgress"]
 
 _PART, _COPY = "part", "copy"
 _NAME: Final = re.compile(rf"(?P<id>(?:[0-9a-f]{{2}})+)\.(?P<kind>{_PART}|{_COPY}|[0-9a-f]{{64}})")
@@ -35,6 +42,14 @@ class SpoolProgress:
 
     committed_offset: int
     sealed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SealedUpload:
+    """An upload that was acknowledged, with the SHA-256 of all its bytes."""
+
+    upload_id: bytes
+    sha256: bytes
 
 
 class Spool:
@@ -153,14 +168,17 @@ class Spool:
             return await asyncio.to_thread(lambda: (path.open("rb"), size_of(path)))
 
     def read_frames(
-        self, upload_id: bytes, layout: Layout, *, key: bytes | None = None
+        self, upload: SealedUpload, layout: Layout, *, key: bytes | None = None
     ) -> Iterator[tuple[int, bytes]]:
         """Each frame of a sealed upload as (offset, bytes), in order; for a worker thread.
 
         `key`: with which it was opened. Raises: NotFoundError if it is not sealed, UploadError if
-        its size is not the layout's.
+        its size is not the layout's; behind the last frame DamagedUpdateError unless all
+        of them were what was acknowledged.
         """
-        path = self._sealed_path(upload_id)
+        if upload.upload_id not in self._sealed:
+            raise not_open()
+        path, found = self._path(upload.upload_id, upload.sha256.hex()), hashlib.sha256()
         with blob_error("an upload cannot be read"):
             if (size := size_of(path, key=key)) != layout.upload_bytes:
                 raise UploadError(
@@ -171,7 +189,16 @@ class Spool:
             with path.open("rb", buffering=0) as file:
                 read = reader_of(file.fileno(), size, key=key)
                 for frame in layout.frames():
-                    yield frame.byte, read(frame.size, frame.byte)
+                    if len(data := read(frame.size, frame.byte)) < frame.size:
+                        break
+                    found.update(data)
+                    yield frame.byte, data
+        if not hmac.compare_digest(found.digest(), upload.sha256):
+            raise DamagedUpdateError(
+                "an update that was acknowledged has changed on the disk",
+                why=f"the bytes in {path.name} have another SHA-256 than those that were sealed",
+                fix="check the disk and the memory of the server; the round is tried again",
+            )
 
     def _silences(self) -> dict[bytes, float]:
         now = time.time()

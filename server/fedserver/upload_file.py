@@ -124,7 +124,10 @@ class UploadFile:
         return part_of(self.path, offset, len(data), key=self._key) == data
 
     def finish(self, path: Path) -> None:
-        """Bring all of it onto the disk and rename it; the new name is not durable yet."""
+        """Bring all of it onto the disk and rename it; the new name is not durable yet.
+
+        Raises: OSError, ESTALE where another server's file was renamed, which then has no name.
+        """
         file = self._opened()
         try:
             self._disk.fsync(file)
@@ -132,6 +135,12 @@ class UploadFile:
             self._disk.close(file)
         failpoint("upload.before_seal")
         self._disk.rename(self.path, path)
+        try:
+            self._disk.close(self._opened(path))
+        except OSError as error:
+            if error.errno == errno.ESTALE:
+                self._disk.unlink(path)
+            raise
 
     def remove(self) -> None:
         """Delete the file, whoever went on with it; that it is gone is not durable yet."""
@@ -175,9 +184,12 @@ class UploadFile:
         self._cipher.load(b"", before=0)
         return 0, b""
 
-    def _opened(self) -> int:
-        """The file, as long as it is this object's. Raises: OSError, ESTALE once it is not."""
-        file = self._disk.open(self.path)
+    def _opened(self, path: Path | None = None) -> int:
+        """The file, as long as it is this object's. Raises: OSError, ESTALE once it is not.
+
+        `path`: where it is looked for; None: in its own place.
+        """
+        file = self._disk.open(path or self.path)
         if os.fstat(file).st_ino == self._inode and self._recorded(file)[1] == self._mark:
             return file
         self._disk.close(file)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from fedcore.errors import (
     ConsistencyError,
+    DamagedUpdateError,
     MessageError,
     NotFoundError,
     ReuseError,
@@ -28,7 +29,7 @@ from fedcore.secagg import Block, Layout, UnmaskPlan
 from fedcore.secagg.packing import pack, to_wire
 from fedcore.secagg.prg import Prg, Stream, apply_streams
 from fedserver.accumulation import Accumulation, accumulation_of
-from fedserver.spool import Spool
+from fedserver.spool import SealedUpload, Spool
 from tests.random_examples import thorough
 
 LAYOUT = Layout((Block(140_000, 56, 2**40), Block(7, 16, 100), Block(1, 64, 2**50)))
@@ -59,16 +60,20 @@ def same(totals: Iterable[NDArray[np.int64]], uploads: Iterable[Blocks]) -> bool
     return all(np.array_equal(*pair) for pair in zip(totals, sums, strict=True))
 
 
-async def sealed(spool: Spool, uploads: Mapping[bytes, Blocks]) -> dict[bytes, bytes]:
-    """The ids under which the spool has sealed the uploads, by client."""
+async def sealed(
+    spool: Spool, uploads: Mapping[bytes, Blocks], *, key: bytes | None = None
+) -> dict[bytes, SealedUpload]:
+    """The uploads as the spool has sealed them, by client."""
+    found = {}
     for client, blocks in uploads.items():
         data = b"".join(frame for _, frame in frames_of(blocks))
-        await spool.open(b"of " + client, len(data))
+        await spool.open(b"of " + client, len(data), key=key)
         for offset in range(0, len(data), 1 << 20):
             chunk = data[offset : offset + (1 << 20)]
             await spool.put(b"of " + client, offset, zlib.crc32(chunk), chunk)
-        await spool.seal(b"of " + client, len(data), hashlib.sha256(data).digest())
-    return {client: b"of " + client for client in uploads}
+        found[client] = SealedUpload(b"of " + client, hashlib.sha256(data).digest())
+        await spool.seal(b"of " + client, len(data), found[client].sha256)
+    return found
 
 
 async def test_the_total_is_the_sum_of_the_integers() -> None:
@@ -139,7 +144,34 @@ async def test_what_is_not_sealed_is_not_summed(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool")
     await spool.open(b"open", LAYOUT.upload_bytes)
     with pytest.raises(NotFoundError):
-        await accumulation_of(LAYOUT, spool, {b"one": b"open"})
+        await accumulation_of(LAYOUT, spool, {b"one": SealedUpload(b"open", bytes(32))})
+
+
+@pytest.mark.parametrize("key", [None, bytes(range(32))], ids=["plain", "encrypted"])
+@pytest.mark.parametrize("place", [0, LAYOUT.upload_bytes - 1], ids=["first", "last"])
+async def test_what_is_not_as_it_was_acknowledged_is_not_summed(
+    tmp_path: Path, key: bytes | None, place: int
+) -> None:
+    await damaged_at(place, tmp_path, key=key)
+
+
+async def test_an_upload_whose_counters_are_damaged_is_not_summed(tmp_path: Path) -> None:
+    await damaged_at(LAYOUT.upload_bytes + 20, tmp_path, key=bytes(32))
+
+
+async def damaged_at(place: int, folder: Path, *, key: bytes | None) -> None:
+    """Checks that an upload, of whose file one bit has changed, is in no sum."""
+    spool, made = Spool(folder / "spool"), Accumulation(LAYOUT)
+    uploads = await sealed(spool, {b"one": blocks_of(1)}, key=key)
+    [path] = (folder / "spool").iterdir()
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DamagedUpdateError):
+        await made.add(b"one", spool.read_frames(uploads[b"one"], LAYOUT, key=key))
+    assert not made.included
+    with pytest.raises(DamagedUpdateError):
+        await accumulation_of(LAYOUT, spool, uploads, key=key)
 
 
 async def test_an_upload_of_another_layout_leaves_the_sum_as_it_was(tmp_path: Path) -> None:
@@ -247,13 +279,14 @@ async def test_memory_does_not_grow_with_the_clients(tmp_path: Path) -> None:
     layout = Layout((Block(1 << 20, 64, 2**40),))
     data = random.Random(3).randbytes(layout.upload_bytes)
     spool = Spool(tmp_path / "spool")
-    ids = {bytes([index]): b"upload %d" % index for index in range(6)}
+    digest = hashlib.sha256(data).digest()
+    ids = {bytes([index]): SealedUpload(b"upload %d" % index, digest) for index in range(6)}
     for upload in ids.values():
-        await spool.open(upload, len(data))
+        await spool.open(upload.upload_id, len(data))
         for offset in range(0, len(data), 1 << 20):
             chunk = data[offset : offset + (1 << 20)]
-            await spool.put(upload, offset, zlib.crc32(chunk), chunk)
-        await spool.seal(upload, len(data), hashlib.sha256(data).digest())
+            await spool.put(upload.upload_id, offset, zlib.crc32(chunk), chunk)
+        await spool.seal(upload.upload_id, len(data), digest)
     tracemalloc.start()
     try:
         await accumulation_of(layout, spool, ids)

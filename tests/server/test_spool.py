@@ -20,7 +20,7 @@ from fedcore.errors import (
     UploadError,
 )
 from fedcore.secagg import Block, Layout
-from fedserver.spool import Spool, SpoolProgress
+from fedserver.spool import SealedUpload, Spool, SpoolProgress
 from tests.server.uploads import ID, put, sealed, send, sha, small
 
 
@@ -205,7 +205,7 @@ async def test_an_upload_that_is_not_open_is_not_found(spool: Spool, data: bytes
     with pytest.raises(NotFoundError):
         await spool.seal(ID, 200, sha(data))
     with pytest.raises(NotFoundError):
-        next(spool.read_frames(ID, Layout((Block(8, 64, 1),))))
+        next(spool.read_frames(SealedUpload(ID, sha(data)), Layout((Block(8, 64, 1),))))
 
 
 @pytest.mark.parametrize(
@@ -395,8 +395,9 @@ async def test_frames_are_those_of_the_layout_and_of_no_other(root: Path) -> Non
     for offset in range(0, len(data), 1 << 20):
         await put(spool, offset, data[offset : offset + (1 << 20)])
     await spool.seal(ID, len(data), sha(data))
-    frames = list(spool.read_frames(ID, layout))
+    upload = SealedUpload(ID, sha(data))
+    frames = list(spool.read_frames(upload, layout))
     assert b"".join(frame for _, frame in frames) == data
     assert [offset for offset, _ in frames] == list(layout.frame_at)
     with pytest.raises(UploadError, match="an update of this task has"):
-        next(spool.read_frames(ID, Layout((Block(4, 64, 1),))))
+        next(spool.read_frames(upload, Layout((Block(4, 64, 1),))))

@@ -113,6 +113,34 @@ async def test_a_server_that_stood_still_seals_and_deletes_nothing_of_its_succes
     assert len(os.listdir(root)) == 1
 
 
+@pytest.mark.parametrize("key", [None, KEY], ids=["plain", "encrypted"])
+async def test_a_server_that_stood_still_before_it_renamed_seals_nothing_of_its_successor(
+    tmp_path: Path, key: bytes | None
+) -> None:
+    """Its upload was whole and on the disk; what has its name by then is half written."""
+    root, data, disk = tmp_path / "spool", random.Random(1).randbytes(200), SlowToSeal()
+    first, second = small(root, disk=disk), small(root)
+    await first.open(ID, 200, key=key)
+    await send(first, data)
+    sealing = asyncio.ensure_future(first.seal(ID, 200, sha(data)))
+    assert await asyncio.to_thread(disk.begun.wait, 10)
+
+    await second.look_again([ID])
+    durable = (await second.open(ID, 200, key=key)).committed_offset
+    await send(second, data[:-32], durable)
+    disk.go.set()
+    with pytest.raises(BlobError, match="another server"):
+        await sealing
+    for server in (first, second, small(root)):
+        await server.look_again([ID])
+        assert not (await server.open(ID, 200, key=key)).sealed
+    await second.look_again([ID])
+    durable = (await second.open(ID, 200, key=key)).committed_offset
+    await send(second, data, durable)
+    await second.seal(ID, 200, sha(data))
+    assert sealed(root, data, key=key) == data
+
+
 async def test_what_a_kill_leaves_of_a_new_file_goes_with_the_upload(tmp_path: Path) -> None:
     root = tmp_path / "spool"
     for _ in range(2):

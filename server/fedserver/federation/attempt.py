@@ -17,12 +17,14 @@ import structlog
 
 from fedcore.errors import (
     BudgetError,
+    DamagedUpdateError,
     FedcoreError,
     LedgerError,
     PrivacyError,
     RoundOverError,
     SecAggError,
     TransitionError,
+    UploadError,
 )
 from fedcore.failpoints import failpoint
 from fedcore.federated.payments import Payment
@@ -105,6 +107,7 @@ class Attempt:
         self.invited, self.spent_up = invited, False
         self._resources, self.journal, self._results = resources, journal, results
         self._why = why
+        self._log = structlog.get_logger("fedserver.attempt").bind(ref=str(self.ref))
         self._payment = payment
         self._result: Result | None = None
         self._events: asyncio.Queue[Event | Callable[[], Awaitable[None]] | None] = asyncio.Queue()
@@ -360,7 +363,16 @@ class Attempt:
     async def _aggregate(self) -> None:
         if not await self._results.is_released(self.state.round):
             plan = None if self.masked is None else await asyncio.to_thread(self.masked.plan)
-            await self.reports.sum_up(self.state.survivors, plan)
+            try:
+                await self.reports.sum_up(self.state.survivors, plan)
+            except (
+                DamagedUpdateError,
+                UploadError,
+            ) as error:
+                # To read it again would find the same.
+                self._log.error("update.damaged", code=error.code, what=error.what, why=error.why)
+                self._follow.append(CannotClose(self._now(), Phase.AGGREGATING, _said(error)))
+                return
         self._follow.append(Aggregated(self._now()))
 
     async def _release(self) -> None:

@@ -25,6 +25,7 @@ from fedserver.federation.reports import Reports
 from fedserver.federation.resources import HostedTask, Resources
 from fedserver.federation.results import Results
 from fedserver.federation.selection import learnt_policy
+from fedserver.spool import SealedUpload
 from fedserver.store.protocol import Store
 from fedserver.store.records import (
     AssignmentRecord,
@@ -131,7 +132,8 @@ async def take_up(
     await resources.spool.look_again(upload.upload_id for upload in uploads)
     attempt.cohort.restore(assignments)
     for upload in await store.uploads(record.ref, sealed_only=True):
-        attempt.reports.restore(upload.client_id, upload.upload_id)
+        acknowledged = SealedUpload(upload.upload_id, upload.sha256)
+        attempt.reports.restore(upload.client_id, acknowledged)
     attempt.post(
         Recovered(
             resources.clock(),

@@ -12,7 +12,7 @@ from collections.abc import Set
 from fedcore.errors import ConsistencyError, UploadError
 from fedcore.secagg import Layout, UnmaskPlan
 from fedserver.accumulation import Accumulation, Totals, accumulation_of
-from fedserver.spool import Spool
+from fedserver.spool import SealedUpload, Spool
 
 __all__ = ["Reports"]
 
@@ -26,7 +26,7 @@ class Reports:
     def __init__(self, layout: Layout, spool: Spool, *, key: bytes | None, threads: int) -> None:
         self.layout, self.key = layout, key
         self._spool, self._threads = spool, threads
-        self._sealed: dict[bytes, bytes] = {}
+        self._sealed: dict[bytes, SealedUpload] = {}
         self._begun: set[bytes] = set()
         self._owners: dict[bytes, bytes] = {}
         self._sum = Accumulation(layout)
@@ -80,21 +80,24 @@ class Reports:
         """Notes that a client has begun to send."""
         self._begun.add(client)
 
-    def seal(self, client: bytes, upload_id: bytes) -> None:
+    def seal(self, client: bytes, upload: SealedUpload) -> None:
         """Counts an update that is durable and acknowledged, and adds it in the background."""
         self._begun.add(client)
-        self._sealed[client] = upload_id
-        task = asyncio.ensure_future(self._add(client, upload_id))
+        self._sealed[client] = upload
+        task = asyncio.ensure_future(self._add(client, upload))
         self._adding.add(task)
         task.add_done_callback(self._adding.discard)
 
-    def restore(self, client: bytes, upload_id: bytes) -> None:
+    def restore(self, client: bytes, upload: SealedUpload) -> None:
         """Takes up an update that was acknowledged before a restart; it is added at the end."""
         self._begun.add(client)
-        self._sealed[client] = upload_id
+        self._sealed[client] = upload
 
     async def sum_up(self, members: frozenset[bytes], plan: UnmaskPlan | None) -> None:
-        """Makes the sums of exactly these clients' updates, without their masks."""
+        """Makes the sums of exactly these clients' updates, without their masks.
+
+        Raises: DamagedUpdateError where one of them is not what was acknowledged.
+        """
         while self._adding:
             await asyncio.wait(self._adding)
         if self._sum.included != members:
@@ -106,9 +109,9 @@ class Reports:
         """Lets go of the sum's memory; it can be made anew from the sealed updates."""
         self._totals, self._sum = None, Accumulation(self.layout)
 
-    async def _add(self, client: bytes, upload_id: bytes) -> None:
+    async def _add(self, client: bytes, upload: SealedUpload) -> None:
         try:
-            frames = self._spool.read_frames(upload_id, self.layout, key=self.key)
+            frames = self._spool.read_frames(upload, self.layout, key=self.key)
             await self._sum.add(client, frames)
         except Exception:
             # Half of it may be in: `sum_up` finds another set than the round's, and begins anew.

@@ -11,6 +11,7 @@ from fedserver.federation.attempt import Attempt
 from fedserver.federation.hosting import unknown
 from fedserver.federation.interface import ModelChunk, ModelProgress, UploadProgress
 from fedserver.federation.parts import Parts, require_open, untimely
+from fedserver.spool import SealedUpload
 from fedserver.store.records import RoundRef
 
 __all__ = ["Uploads"]
@@ -118,7 +119,7 @@ class Uploads(Parts):
 
         await attempt.unwritten.write(records, seal)
         if client not in attempt.reports.clients:
-            attempt.reports.seal(client, upload_id)
+            attempt.reports.seal(client, SealedUpload(upload_id, sha256))
         attempt.post(Arrived(self._resources.clock(), Phase.COLLECTING, client))
 
     async def _round_of(self, caller: Caller, upload_id: bytes) -> RoundRef:
