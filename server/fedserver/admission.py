@@ -56,8 +56,8 @@ class Rates:
         self._rate, self._burst, self._most = rate, burst, most
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
-    def check(self, who: str, *, now_s: float) -> None:
-        """Counts a call. Raises: OverloadedError with the time until the next is free."""
+    def take(self, who: str, *, now_s: float) -> float:
+        """Counts a call, and returns 0; or counts none, and returns the seconds until the next."""
         bucket = self._buckets.get(who)
         if bucket is None:
             bucket = TokenBucket(rate=self._rate, burst=self._burst, now_s=now_s)
@@ -65,8 +65,11 @@ class Rates:
             if len(self._buckets) > self._most:
                 self._buckets.popitem(last=False)
         self._buckets.move_to_end(who)
-        wait_s = bucket.take(now_s=now_s)
-        if wait_s > 0:
+        return bucket.take(now_s=now_s)
+
+    def check(self, who: str, *, now_s: float) -> None:
+        """Counts a call. Raises: OverloadedError with the time until the next is free."""
+        if (wait_s := self.take(who, now_s=now_s)) > 0:
             raise refused(
                 "too many calls of one caller",
                 why=f"{self._rate:g} a second are served, {self._burst:g} at once",

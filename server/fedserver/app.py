@@ -381,7 +381,8 @@ class Server:
 
     async def prune(self) -> None:
         """Forgets answers that nobody will ask for again, and files that nothing refers to."""
-        await self._parts.store.prune(now_ms() - _REPEATS_MS)
+        disowned = self._parts.authority.lists.revoked()
+        await self._parts.store.prune(now_ms() - _REPEATS_MS, disowned=disowned)
         await self._parts.federation.collect()
 
     def _server_certificate(self) -> ServerCertificate:

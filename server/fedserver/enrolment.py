@@ -39,7 +39,7 @@ from fedcore.wire.joining import TOKEN_BYTES
 from fedcore.wire.versions import check_version
 from fedserver.authority import Authority
 from fedserver.certificates import Issued, key_digest, request_key
-from fedserver.enrolment_limits import EnrolmentLimits
+from fedserver.enrolment_limits import EnrolmentLimits, RenewalLimits
 from fedserver.peers import client_name
 from fedserver.store.protocol import PartyStore
 from fedserver.store.records import (
@@ -78,7 +78,8 @@ class Enrolment:
 
     `registrar`: certifies identity keys; the authority's own unless another party holds it.
     `address`: host:port of the services that need a certificate; `server_id`: of the store.
-    `limits`: how often who may try. `now_ms`: Unix milliseconds.
+    `limits`: how often who may try; `renewals`: how often a client is certified anew. `now_ms`:
+    Unix milliseconds.
     """
 
     def __init__(
@@ -91,12 +92,14 @@ class Enrolment:
         server_id: bytes,
         version: str,
         limits: EnrolmentLimits | None = None,
+        renewals: RenewalLimits | None = None,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         entropy: Entropy | None = None,
     ) -> None:
         self._store, self._authority, self._registrar = store, authority, registrar
         self._address, self._server_id, self._version = address, server_id, version
         self._limits = limits or EnrolmentLimits(now_ms)
+        self._renewals = renewals or RenewalLimits()
         self._now_ms, self._entropy = now_ms, entropy or SystemEntropy()
 
     def anchors(self) -> messages.AnchorsResponse:
@@ -135,7 +138,8 @@ class Enrolment:
         """Certificates of another day for a client that the connection has already shown.
 
         The request may be for a new key; the identity key stays.
-        Raises: InvalidRequestError; NotFoundError for a client that is unknown or not active.
+        Raises: InvalidRequestError; NotFoundError for a client that is unknown or not active;
+        OverloadedError for one that had too many.
         """
         client = await self._store.client(client_id)
         return await self._certified_anew(client, signing_request, action="certificate.renew")
@@ -178,6 +182,7 @@ class Enrolment:
                 why="it was never enrolled here, or an operator has suspended or revoked it",
                 fix="ask the operator",
             )
+        self._renewals.count(client.client_id)
         issued = self._authority.issue_client(
             key, client_id=client.client_id, tenant=client.tenant, now=self._now_ms() // 1000
         )
@@ -193,9 +198,7 @@ class Enrolment:
         """Whether it may have certificates: a revoked one cannot be exchanged for another."""
         if client.state is not ClientState.ACTIVE:
             return False
-        revoked = self._authority.lists.revoked()
-        held = await self._store.certificates(client.client_id)
-        return not any(one.revoked_ms or one.fingerprint in revoked for one in held)
+        return not await self._store.disowned(client.client_id, self._authority.lists.revoked())
 
     async def _enrolled(
         self, request: messages.EnrolRequest, token: TokenRecord, key_hash: bytes

@@ -3,10 +3,14 @@
 Counted by network, in memory: a restart forgets, which gives a guesser of 256-bit tokens
 nothing. An attempt that succeeds is given back, so that a ward full of devices behind one address
 can enrol at the speed of its tokens.
+
+Whoever is known gets a new certificate as often as a device could want one, and no more often: each
+is a row of the database, and another of the audit log.
 """
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,13 +18,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from fedcore.errors import OverloadedError
+from fedserver.admission import Rates
 from fedserver.networks import network_of
 
-__all__ = ["EnrolmentLimits", "Try"]
+__all__ = ["EnrolmentLimits", "RenewalLimits", "Try"]
 
 _MINUTE_MS: Final = 60_000
 _LOCKED_MS: Final = 15 * _MINUTE_MS
 _ADDRESSES: Final = 65_536
+_RENEWALS_AT_ONCE: Final = 20
+_RENEWAL_EVERY_S: Final = 600.0
 
 
 @dataclass(slots=True)
@@ -84,6 +91,32 @@ class EnrolmentLimits:
         if len(self._records) > _ADDRESSES:
             self._records.popitem(last=False)
         return record
+
+
+class RenewalLimits:
+    """How often a client may have another certificate: 20 at once, then one in ten minutes.
+
+    A device wants one in 16 hours, and again for each answer that was lost or not kept. Only one
+    whose clock is most of a day fast wants more. Up to a day it goes on with what it has when it is
+    refused; beyond that it comes again when it is told to.
+    `now_s`: any clock that never goes back.
+    """
+
+    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._now_s = now_s
+        self._rates = Rates(rate=1 / _RENEWAL_EVERY_S, burst=_RENEWALS_AT_ONCE, most=_ADDRESSES)
+
+    def count(self, client_id: bytes) -> None:
+        """Counts a certificate. Raises: OverloadedError, which says when there is another."""
+        wait_s = self._rates.take(client_id.hex(), now_s=self._now_s())
+        if wait_s > 0:
+            raise OverloadedError(
+                "this client renews its certificate too often",
+                why=f"it had {_RENEWALS_AT_ONCE} at once, and one more comes free every"
+                f" {_RENEWAL_EVERY_S / 60:g} minutes",
+                fix="go on with the newest one; see whether the device's clock is right",
+                retry=(int(1000 * wait_s) + 1, int(1500 * wait_s) + 1),
+            )
 
 
 def _slowed(why: str, wait_ms: int) -> OverloadedError:

@@ -9,7 +9,7 @@ or, where a sync has failed, a restart finds all of it or nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from fedserver.store.participation import ParticipationStore
@@ -84,8 +84,12 @@ class SystemStore(Protocol):
 
     async def statistics(self) -> Statistics: ...
 
-    async def prune(self, before_ms: int) -> int:
-        """Forgets check-ins, idempotency keys and done outbox rows older than that."""
+    async def prune(self, before_ms: int, *, disowned: Collection[bytes] = ()) -> int:
+        """Forgets check-ins, idempotency keys and done outbox rows older than that.
+
+        And certificates that had expired by then, but for each client's newest one, and for those
+        that were revoked or whose fingerprints are `disowned`: these count as revoked from now on.
+        """
 
     async def size(self) -> StoreSize: ...
 
@@ -157,10 +161,7 @@ class PartyStore(Protocol):
         audit: AuditEntry | None = None,
         idempotency: Idempotency | None = None,
     ) -> Stored:
-        """REVOKED revokes its certificates too, and stays.
-
-        Raises: NotFoundError; ConflictError for another state once it is revoked.
-        """
+        """REVOKED revokes its certificates too, and stays: else ConflictError; NotFoundError."""
 
     async def add_certificate(
         self, certificate: CertificateRecord, *, audit: AuditEntry | None = None
@@ -168,6 +169,9 @@ class PartyStore(Protocol):
         """Notes a certificate that was issued. Raises: ConflictError for a serial in use."""
 
     async def certificates(self, client_id: bytes) -> tuple[CertificateRecord, ...]: ...
+
+    async def disowned(self, client_id: bytes, fingerprints: Collection[bytes]) -> bool:
+        """Whether a certificate of the client was revoked, or has one of these fingerprints."""
 
     async def revoke_certificate(
         self, fingerprint: bytes, *, reason: str, audit: AuditEntry | None = None
@@ -248,10 +252,7 @@ class TaskStore(Protocol):
         """The task's line, the first model first."""
 
     async def acquire_lease(self, task_id: str, owner: str, ttl_ms: int) -> Lease | None:
-        """None while another owner holds it; its owner gets it anew, with a new token.
-
-        Raises: NotFoundError.
-        """
+        """None while another holds it; its owner gets a new token. Raises: NotFoundError."""
 
     async def lease(self, task_id: str) -> Lease | None:
         """The lease that holds now, whoever has it."""

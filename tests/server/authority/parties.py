@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, cast
 
 from cryptography import x509
@@ -92,8 +92,9 @@ class Parties:
     async def add_certificate(self, certificate: CertificateRecord, *, audit: object) -> None:
         self.added.append(certificate)
 
-    async def certificates(self, client_id: bytes) -> tuple[CertificateRecord, ...]:
-        return tuple(found for found in self.added if found.client_id == client_id)
+    async def disowned(self, client_id: bytes, fingerprints: Collection[bytes]) -> bool:
+        held = [found for found in self.added if found.client_id == client_id]
+        return any(found.revoked_ms or found.fingerprint in fingerprints for found in held)
 
 
 def token_record(token: bytes = TOKEN, *, uses: int = 1, **fields: Any) -> TokenRecord:

@@ -19,7 +19,7 @@ from fedcore.v1 import enrolment_service_pb2 as messages
 from fedcore.wire.envelope import proof_statement, reissue_statement
 from fedserver.authority import Authority
 from fedserver.certificates import new_key
-from fedserver.enrolment_limits import EnrolmentLimits
+from fedserver.enrolment_limits import EnrolmentLimits, RenewalLimits
 from fedserver.store.records import (
     ClientState,
 )
@@ -171,3 +171,39 @@ async def test_reissues_are_slowed_down_as_enrolments_are_and_lock_nobody_out(
         with pytest.raises(UnauthenticatedError):
             await enrolment.reissue(reissue_for(identity, bytes(16)), peer="ward")
     await enrolment.reissue(reissue_for(identity, client_id), peer="ward")
+
+
+async def test_a_client_is_certified_anew_as_often_as_it_could_want_and_no_more(
+    authority: Authority, request_for: RequestFor, reissue_for: ReissueFor
+) -> None:
+    """Both ways count together, and others go on as before."""
+    clock = {"now": 0.0}
+    store, identity = Parties(token_record(uses=2)), Ed25519PrivateKey.generate()
+    enrolment = enrolment_at(authority, store, renewals=RenewalLimits(lambda: clock["now"]))
+    client_id = (await enrolment.enrol(request_for(identity))).client_id
+    other = (await enrolment.enrol(request_for())).client_id
+    request = reissue_for(identity, client_id)
+    for _ in range(10):  # answers that were lost, or not kept before a crash
+        await enrolment.renew(client_id, request.signing_request)
+        await enrolment.reissue(request)
+    for _ in range(3):
+        kept = len(store.added)
+        with pytest.raises(OverloadedError) as refused:
+            await enrolment.renew(client_id, request.signing_request)
+        with pytest.raises(OverloadedError):
+            await enrolment.reissue(request)
+        await enrolment.renew(other, request.signing_request)
+        assert len(store.added) == kept + 1
+        assert refused.value.retry is not None and refused.value.retry[0] <= 600_001
+        clock["now"] += refused.value.retry[0] / 1000
+        await enrolment.renew(client_id, request.signing_request)
+
+
+async def test_no_device_that_renews_by_its_clock_is_ever_refused() -> None:
+    """Also where every second answer is lost, and the device starts again each time."""
+    clock = {"now": 0.0}
+    limits = RenewalLimits(lambda: clock["now"])
+    for _ in range(400):
+        for _ in range(2):
+            limits.count(b"device")
+        clock["now"] += 16 * 3600

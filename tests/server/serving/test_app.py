@@ -10,6 +10,7 @@ import ssl
 import tempfile
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,20 @@ async def test_answers_that_are_old_are_forgotten_and_new_ones_kept(
     await world.server.prune()
     anew = await world.store.check_in(b"c" * 16, b"r" * 16, **ask, retry=(1, 2))
     assert anew.retry == (1, 2)
+
+
+async def test_who_was_disowned_is_known_after_its_certificates_are_forgotten(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.client(client_id=b"c" * 16)
+    [held] = await world.store.certificates(b"c" * 16)
+    newer = replace(held, serial=b"n" * 16, fingerprint=b"n" * 32, not_after_ms=2**50)
+    await world.store.add_certificate(newer)
+    world.authority.lists.revoke(held.fingerprint, reason="stolen", now=1)
+    later = now_ms() + 400 * 24 * 3600 * 1000
+    monkeypatch.setattr("fedserver.app.now_ms", lambda: later)
+    await world.server.prune()
+    assert await world.store.disowned(b"c" * 16, ())
 
 
 async def test_a_process_that_holds_too_much_memory_is_not_ready(make_world: Any) -> None:

@@ -188,6 +188,20 @@ async def test_a_revoked_certificate_leaves_the_list_when_it_expires(world) -> N
         await world.store.revoke_certificate(world.digest("none"), reason="")
 
 
+async def test_whose_certificate_was_disowned_is_known_however_long_the_list_is(world) -> None:
+    (one, other) = await world.clients(2)
+    (held,) = await world.store.certificates(one)
+    strangers = [world.digest(f"stranger {number}") for number in range(40_000)]
+    for client in (one, other, b"nobody"):
+        assert not await world.store.disowned(client, ())
+        assert not await world.store.disowned(client, frozenset(strangers))
+    assert await world.store.disowned(one, [*strangers, held.fingerprint])
+    assert not await world.store.disowned(other, [held.fingerprint])
+    await world.store.revoke_certificate(held.fingerprint, reason="lost")
+    assert await world.store.disowned(one, ())
+    assert not await world.store.disowned(other, ())
+
+
 async def test_a_serial_and_a_fingerprint_name_one_certificate(world) -> None:
     _, certificate = world.applicant(1)
     users = replace(certificate, client_id=b"")

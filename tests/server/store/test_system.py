@@ -11,7 +11,13 @@ from sqlalchemy import text
 
 from fedcore.errors import ConflictError, NotFoundError, StoreError
 from fedserver.store.audit import verify
-from fedserver.store.records import AuditEntry, AuditHead, OutboxMessage, TokenRecord
+from fedserver.store.records import (
+    AuditEntry,
+    AuditHead,
+    CertificateRecord,
+    OutboxMessage,
+    TokenRecord,
+)
 from fedserver.store.sqlite import SqliteStore
 from tests.server.databases import empty_database
 from tests.server.store.conftest import KEY
@@ -87,6 +93,30 @@ async def test_pruning_forgets_what_was_asked_long_ago_answered_or_not_and_nothi
     assert await world.store.prune(world.clock.now - 1) == 0
     assert await world.store.prune(world.clock.now) == 2
     assert [found.request_id for found in await world.store.waiting("task-1")] == [b"s"]
+
+
+async def test_certificates_that_expired_go_but_for_the_newest_and_the_disowned(world) -> None:
+    renewed, revoked, listed, off = await world.clients(4)
+    store, ends = world.store, 9_000_000
+    for client in (renewed, revoked, listed):
+        for number in range(3):
+            name = client + bytes([number])
+            later = CertificateRecord(name, world.digest(name.hex()), client, ends + number // 2)
+            await store.add_certificate(later)
+    (first, *_) = await store.certificates(revoked)
+    await store.revoke_certificate(first.fingerprint, reason="lost")
+    (stolen, *_) = await store.certificates(listed)
+    disowned = [stolen.fingerprint, world.digest("of a user")]
+    before = {client: await store.certificates(client) for client in (renewed, off)}
+    assert await store.prune(ends, disowned=disowned) == 0
+    world.clock.now = ends + 10
+    assert await store.prune(ends + 1, disowned=disowned) == 3 + 2 + 2
+    assert await store.certificates(renewed) == before[renewed][-1:]
+    assert await store.certificates(off) == before[off]
+    for client in (revoked, listed):  # also with no list any more
+        assert await store.disowned(client, ())
+        assert len(await store.certificates(client)) == 2
+    assert (await store.client(off)).certificate_expires_ms == ends
 
 
 async def test_counts_and_nodes_are_told(world) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import hmac
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TypeVar
 
-from sqlalchemy import Connection, RowMapping, bindparam, func, select
+from sqlalchemy import Connection, RowMapping, bindparam, exists, func, or_, select
 
 from fedcore.errors import ConflictError, TokenError
 from fedserver.store import schema
@@ -29,6 +29,8 @@ from fedserver.store.sql.transaction import Transaction, missing
 __all__ = ["SqlParties"]
 
 T = TypeVar("T")
+
+_FINGERPRINTS_AT_ONCE = 10_000  # a query takes 32,766 parameters
 
 
 class SqlParties(SqlBase):
@@ -194,6 +196,21 @@ class SqlParties(SqlBase):
             .order_by(table.c.not_after_ms, table.c.serial)
         )
         return await self._read(lambda c: tuple(map(certificate_of, all_rows(c, wanted))))
+
+    async def disowned(self, client_id: bytes, fingerprints: Collection[bytes]) -> bool:
+        held, listed = schema.certificate.c, list(fingerprints)
+
+        def query(connection: Connection) -> bool:
+            for start in range(0, max(1, len(listed)), _FINGERPRINTS_AT_ONCE):
+                some = listed[start : start + _FINGERPRINTS_AT_ONCE]
+                counts_no_more = or_(held.revoked_ms > 0, held.fingerprint.in_(some))
+                if connection.scalar(
+                    select(exists().where(held.client_id == client_id, counts_no_more))
+                ):
+                    return True
+            return False
+
+        return await self._read(query)
 
     async def revoke_certificate(
         self, fingerprint: bytes, *, reason: str, audit: AuditEntry | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from sqlalchemy import Connection, func, select, union
 
 from fedserver.store import schema
@@ -29,6 +31,14 @@ from fedserver.store.sql.rows import audit_of
 from fedserver.store.sql.transaction import Transaction, missing
 
 __all__ = ["SqlSystem"]
+
+# The newest one tells until when a client is certified, also of one that was off for long.
+_SUPERSEDED = """
+DELETE FROM certificate WHERE not_after_ms < ? AND revoked_ms = 0 AND EXISTS (
+    SELECT 1 FROM certificate AS newer
+    WHERE newer.client_id = certificate.client_id AND newer.revoked_ms = 0
+    AND (newer.not_after_ms, newer.serial) > (certificate.not_after_ms, certificate.serial)
+)"""
 
 
 class SqlSystem(SqlBase):
@@ -141,14 +151,18 @@ class SqlSystem(SqlBase):
 
         return await self._read(query)
 
-    async def prune(self, before_ms: int) -> int:
+    async def prune(self, before_ms: int, *, disowned: Collection[bytes] = ()) -> int:
         def act(db: Transaction) -> int:
+            for fingerprint in disowned:
+                unrevoked = {"fingerprint": fingerprint, "revoked_ms": 0}
+                db.update("certificate", unrevoked, revoked_ms=db.now_ms, reason="disowned")
             return sum(
                 db.execute(statement, before_ms)
                 for statement in (
                     "DELETE FROM check_in WHERE at_ms < ?",
                     "DELETE FROM idempotency WHERE at_ms < ?",
                     "DELETE FROM outbox WHERE done_ms > 0 AND done_ms < ?",
+                    _SUPERSEDED,
                 )
             )
 
