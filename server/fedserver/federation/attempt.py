@@ -107,7 +107,9 @@ class Attempt:
         self.invited, self.spent_up = invited, False
         self._resources, self.journal, self._results = resources, journal, results
         self._why = why
-        self._log = structlog.get_logger("fedserver.attempt").bind(ref=str(self.ref))
+        self._log = structlog.get_logger("fedserver.driver").bind(
+            task=self.ref.task_id, round=self.ref.round, attempt=self.ref.attempt
+        )
         self._payment = payment
         self._result: Result | None = None
         self._events: asyncio.Queue[Event | Callable[[], Awaitable[None]] | None] = asyncio.Queue()
@@ -292,8 +294,7 @@ class Attempt:
         culprits = {} if self.masked is None else self.masked.culprits
         for client, how in culprits.items():
             if await self.journal.bar(client, how):
-                log = structlog.get_logger("fedserver.driver").bind(task=self.state.task_id)
-                log.warning("client.bad_shares", client=client.hex(), how=how)
+                self._log.warning("client.bad_shares", client=client.hex(), how=how)
             self.left_out.bar(client)
 
     async def _spent_in_vain(self, reason: str) -> float | None:
@@ -365,10 +366,7 @@ class Attempt:
             plan = None if self.masked is None else await asyncio.to_thread(self.masked.plan)
             try:
                 await self.reports.sum_up(self.state.survivors, plan)
-            except (
-                DamagedUpdateError,
-                UploadError,
-            ) as error:
+            except (DamagedUpdateError, UploadError) as error:
                 # To read it again would find the same.
                 self._log.error("update.damaged", code=error.code, what=error.what, why=error.why)
                 self._follow.append(CannotClose(self._now(), Phase.AGGREGATING, _said(error)))
