@@ -52,5 +52,8 @@ async def test_an_update_that_changed_on_the_disk_ends_the_attempt_and_no_more(
         assert first.reason.startswith("FED-2208" if how == "changed" else "FED-2104")
         assert not first.state["lost"], "nobody is to blame"
         [told] = [log for log in logs if log["event"] == "update.damaged"]
-        assert told["log_level"] == "error" and told["ref"] == str(ref)
+        assert (
+            told["log_level"] == "error"
+            and RoundRef(told["task"], told["round"], told["attempt"]) == ref
+        )
         assert await final_of(world) == models_of(world.task, world)[-1]
