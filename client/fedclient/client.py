@@ -27,6 +27,7 @@ from fedcore.errors import (
     DevicePolicyError,
     FedcoreError,
     RefusedError,
+    UnauthenticatedError,
 )
 from fedcore.failpoints import failpoint
 
@@ -69,6 +70,8 @@ class Client:
         self._stop, self._faults = stop or Stop(), faults
         self._connection = self._connected()
         self._outages = self._refusals = 0
+        self._disowned: UnauthenticatedError | None = None  # by what the server refused its word
+        self._asked_anew = False  # for another certificate, since the server last took this one
         self._idle = _NO_WORK
 
     @classmethod
@@ -269,9 +272,13 @@ class Client:
     def _renewed(self) -> bool:
         """Renews certificates that are old, between two assignments; whether it did.
 
-        Ones that have expired also under an assignment, because without them it cannot go on.
+        Ones that have expired, or that the server takes no more, also under an assignment, because
+        without them it cannot go on.
         """
         self._stop.check()
+        if self._disowned is not None:
+            self._reissue(self._disowned)
+            return True
         tls = self._identity.tls
         expired = tls.expired(now_utc())
         if not expired and (self._state.assignment is not None or not tls.renewal_due(now_utc())):
@@ -284,9 +291,30 @@ class Client:
             if expired or not is_passing(error):
                 raise
             return False
+        self._reconnect()
+        return True
+
+    def _reissue(self, refusal: UnauthenticatedError) -> None:
+        """Gets another certificate by the key with which it enrolled, as after an expiry.
+
+        So a device goes on where the key that signed the old one was retired; one that was revoked
+        gets none. Raises: `refusal` then; ConnectError, or a RefusedError that passes.
+        """
+        from fedclient.join import reissue
+
+        try:
+            reissue(self._identity, stop=self._stop)
+        except RefusedError as error:
+            if is_passing(error):
+                raise
+            self._disowned, self._asked_anew = None, True
+            raise refusal from error
+        self._disowned, self._asked_anew = None, True
+        self._reconnect()
+
+    def _reconnect(self) -> None:
         self._connection.close()
         self._connection = self._connected()
-        return True
 
     def _check_in(
         self,
@@ -327,7 +355,7 @@ class Client:
         except ConflictError:  # what is installed has changed since it asked: it asks anew
             self._state.answered()
             return None
-        self._outages = 0
+        self._outages, self._asked_anew = 0, False
         if answer.WhichOneof("answer") != "assignment":
             window = answer.retry
             delay_ms = 1000 * delay_s((window.delay_min_ms, window.delay_max_ms))
@@ -369,15 +397,25 @@ class Client:
         """Waits for a server that cannot be reached, or not now. Raises: what does not pass."""
         from fedclient.doctor import diagnose
 
+        if self._may_ask_anew(error):
+            return
         if not is_passing(error):
             raise error
         if isinstance(error, RefusedError):
             return self._wait(delay_s(error.retry), tell, error.what)
         found = diagnose(self._identity, stop=self._stop)
-        if found is not None and not is_passing(found):
+        passes = found is None or is_passing(found) or self._may_ask_anew(found.__cause__)
+        if found is not None and not passes:
             raise found from error
         self._outages += 1
         self._wait(_backoff_s(self._outages), tell, error.what)
+
+    def _may_ask_anew(self, error: BaseException | None) -> bool:
+        """Whether the server takes its certificate no more, and was not asked for another yet."""
+        if not isinstance(error, UnauthenticatedError) or self._asked_anew:
+            return False
+        self._disowned = error
+        return True
 
     def _wait(self, seconds: float, tell: Callable[[Progress], None], why: str) -> None:
         tell(Progress(Stage.WAITING, detail=f"{seconds:.1f} s, {why}"))

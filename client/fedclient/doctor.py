@@ -120,7 +120,8 @@ def _call(identity: DeviceIdentity, stop: Stop) -> str:
         raise ClientCertificateError(
             "the server does not know this device any more",
             why=f"{error.what}: {error.why}" if error.why else error.what,
-            fix="its certificate was revoked, or its record removed: ask the operator",
+            fix="`fed client run` asks for another certificate; if it gets none, the device was"
+            " revoked, or its record removed: ask the operator",
         ) from error
     except ForbiddenError as error:
         raise NotAuthorisedError(

@@ -39,11 +39,9 @@ from fedcore.errors import (
 )
 
 if TYPE_CHECKING:
-    from fedcore.v1.client_service_pb2 import RenewResponse
-    from fedcore.v1.enrolment_service_pb2 import ReissueResponse
     from fedcore.wire.joining import JoinString
 
-__all__ = ["check_name", "enrol", "renew"]
+__all__ = ["check_name", "enrol", "reissue", "renew"]
 
 _HANDSHAKE_S: Final = 10.0
 _PATIENCE_S: Final = 30.0
@@ -133,33 +131,39 @@ def renew(identity: DeviceIdentity, connection: Connection, *, stop: Stop) -> bo
 
     from fedcore.v1.client_service_pb2 import RenewRequest
 
-    key = ec.generate_private_key(ec.SECP256R1())
-    request = signing_request(key)
-    answer: RenewResponse | ReissueResponse
     if identity.tls.expired(now_utc()):
-        answer = _reissued(identity, request, stop)
-    else:
-        answer = connection.call(
-            connection.clients.Renew,
-            RenewRequest(signing_request=request),
-            stop=stop,
-            patience_s=0,
-        )
+        reissue(identity, stop=stop)
+        return True
+    key = ec.generate_private_key(ec.SECP256R1())
+    answer = connection.call(
+        connection.clients.Renew,
+        RenewRequest(signing_request=signing_request(key)),
+        stop=stop,
+        patience_s=0,
+    )
     tls = Tls.certified(key, list(answer.certificate_chain))
     identity.renewed(tls, answer.identity_certificate)
     return True
 
 
-def _reissued(identity: DeviceIdentity, request: bytes, stop: Stop) -> ReissueResponse:
+def reissue(identity: DeviceIdentity, *, stop: Stop) -> None:
+    """Takes new certificates by a proof of the identity key, where the server takes no old ones.
+
+    Raises: UnauthenticatedError, NotFoundError where that client counts no more; ConnectError.
+    """
+    from cryptography.hazmat.primitives.asymmetric import ec
+
     from fedcore.v1.enrolment_service_pb2 import ReissueRequest
     from fedcore.wire.envelope import reissue_statement
 
+    key = ec.generate_private_key(ec.SECP256R1())
+    request = signing_request(key)
     membership = identity.membership
     authority, client_id = membership.authority, membership.client_id
     proof = identity.signing.sign(reissue_statement(request, authority, client_id=client_id))
     connection = Connection(membership.enrolment, root=authority_pem(authority))
     try:
-        return connection.call(
+        answer = connection.call(
             connection.enrolment.Reissue,
             ReissueRequest(client_id=client_id, signing_request=request, identity_proof=proof),
             stop=stop,
@@ -167,6 +171,9 @@ def _reissued(identity: DeviceIdentity, request: bytes, stop: Stop) -> ReissueRe
         )
     finally:
         connection.close()
+    identity.renewed(
+        Tls.certified(key, list(answer.certificate_chain)), answer.identity_certificate
+    )
 
 
 def _check_not_a_member(folder: Path) -> None:

@@ -230,5 +230,5 @@ def _nobody(why: str) -> UnauthenticatedError:
     return UnauthenticatedError(
         "a certificate does not say who sends the request",
         why=why,
-        fix="enrol again with `fed client join`, or ask for a new profile",
+        fix="a device asks for another by itself while it runs; a user needs a new profile",
     )
