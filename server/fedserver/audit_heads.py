@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from fedcore.errors import AuditError
-from fedserver.key_files import write_public
+from fedserver.key_files import AUDIT_SIGNER, locked, write_public
 from fedserver.store.audit import check_head, read_head, sign_head
 from fedserver.store.protocol import SystemStore
+from fedserver.store.records import AuditHead
 
-__all__ = ["AUDIT_HEAD", "AuditHeads", "public_keys"]
+__all__ = ["AUDIT_HEAD", "AuditHeads", "own_head", "public_keys"]
 
 AUDIT_HEAD = "audit-head.bin"
 
@@ -57,7 +56,7 @@ class AuditHeads:
         self.newest = await asyncio.to_thread(self._path.read_bytes)
         identity = await self._store.server_identity()
         try:
-            signed = read_head(self.newest, identity.server_id, *self._signers)
+            signed = own_head(self.newest, identity.server_id, self._signers)
             rows = (
                 await self._store.audit_entries(signed.sequence - 1, 1) if signed.sequence else ()
             )
@@ -82,7 +81,7 @@ class AuditHeads:
 
     def _keep(self, signed: bytes, sequence: int, server_id: bytes) -> None:
         """Writes a head, unless another server has signed a later one meanwhile."""
-        with _alone(self._path):
+        with locked(self._path):
             found = self._path.read_bytes() if self._path.exists() else b""
             if found != self.newest:
                 with contextlib.suppress(AuditError):
@@ -91,15 +90,17 @@ class AuditHeads:
             write_public(self._path, signed, replace=True)
 
 
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Keeps other servers from writing the file while it is entered."""
-    lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def own_head(signed: bytes, server_id: bytes, signers: Sequence[Ed25519PublicKey]) -> AuditHead:
+    """The head in this server's own file. Raises: AuditError, with what an operator can do."""
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
+        return read_head(signed, server_id, *signers)
+    except AuditError as error:
+        raise AuditError(
+            error.what,
+            why=error.why,
+            fix=f"restore {AUDIT_SIGNER}, {AUDIT_HEAD} and the database as they belong together;"
+            " where one of them is lost, start once with --accept-rollback",
+        ) from None
 
 
 def public_keys(private: Iterable[bytes]) -> tuple[Ed25519PublicKey, ...]:

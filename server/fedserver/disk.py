@@ -21,6 +21,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 from fedcore.errors import BlobError
 
 __all__ = [
+    "MAKE_ROOM",
     "MIB",
     "FolderSync",
     "FreeShare",
@@ -30,6 +31,7 @@ __all__ = [
     "digest_of",
     "finished",
     "in_thread",
+    "lacks_room",
     "require_space",
 ]
 
@@ -37,6 +39,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 MIB: Final = 1 << 20
+MAKE_ROOM: Final = "make room on the disk; what was begun is not kept"
+"""What to do wherever a disk is full."""
 
 
 class FsOps:
@@ -184,6 +188,11 @@ def broken(what: str, error: OSError) -> BlobError:
     return BlobError(what, why=_reason(error), fix=_remedy(error))
 
 
+def lacks_room(error: OSError) -> bool:
+    """Whether a disk, or what its owner may use of it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def require_space(folder: Path, size: int, *, reserve: int) -> None:
     """Raise OSError, ENOSPC, unless `size` bytes leave `reserve` bytes free."""
     disk = os.statvfs(folder)
@@ -197,9 +206,9 @@ def _reason(error: OSError) -> str:
 
 
 def _remedy(error: OSError) -> str:
+    if lacks_room(error):
+        return MAKE_ROOM
     match error.errno:
-        case errno.ENOSPC | errno.EDQUOT:
-            return "make room on the disk; what was begun is not kept"
         case errno.EIO:
             return "check the disk and the kernel's log; do not trust this disk until then"
         case errno.ENOENT:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import stat
@@ -18,6 +19,7 @@ from typing import Final
 
 from fedcore.entropy import Entropy, SystemEntropy
 from fedcore.errors import KeyFileError
+from fedserver.disk import MAKE_ROOM, lacks_room
 
 __all__ = [
     "AUDIT_SIGNER",
@@ -30,6 +32,7 @@ __all__ = [
     "keep_first_key",
     "load_key",
     "load_keys",
+    "locked",
     "prepend_key",
     "private_directory",
     "read_secret",
@@ -95,9 +98,26 @@ def write_secret(path: Path, data: bytes, *, replace: bool = False) -> None:
     _write(path, data, mode=0o400, replace=replace)
 
 
-def write_public(path: Path, data: bytes, *, replace: bool = False) -> None:
-    """Writes a file of mode 0444 in the same way. Raises: KeyFileError."""
-    _write(path, data, mode=0o444, replace=replace)
+def write_public(path: Path, data: bytes, *, replace: bool = False, mode: int = 0o444) -> None:
+    """Writes a file that all may read in the same way. Raises: KeyFileError."""
+    _write(path, data, mode=mode, replace=replace)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keeps other processes from this block for the same file, while it is entered.
+
+    Raises: KeyFileError.
+    """
+    lock = path.with_suffix(".lock")
+    with _explained(lock, "locked"):
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        with _explained(lock, "locked"):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def read_secret(path: Path) -> bytes:
@@ -249,6 +269,8 @@ def _cannot(path: Path, act: str, error: OSError) -> KeyFileError:
 
 
 def _remedy(act: str, error: OSError) -> str:
+    if lacks_room(error):
+        return MAKE_ROOM
     in_the_way = act == "made" and isinstance(error, FileExistsError)
     if in_the_way or isinstance(error, NotADirectoryError):
         return "name another directory, or move away the file that stands in its place"

@@ -10,12 +10,11 @@ from pathlib import Path
 from sqlalchemy import select
 
 from fedcore.errors import AuditError
-from fedserver.audit_heads import AUDIT_HEAD, public_keys
+from fedserver.audit_heads import AUDIT_HEAD, own_head, public_keys
 from fedserver.config import Config
 from fedserver.key_files import AUDIT_SIGNER, load_keys
-from fedserver.store.audit import read_head
 from fedserver.store.backup import check_signed
-from fedserver.store.migrating import connected
+from fedserver.store.migrating import connected, is_empty
 from fedserver.store.postgres.address import Database
 from fedserver.store.records import AuditHead
 from fedserver.store.schema import server_identity
@@ -26,9 +25,12 @@ __all__ = ["check_database", "require_database", "server_id_of", "signed_head"]
 def require_database(config: Config) -> None:
     """Raises: AuditError where there was a database, and would be an empty one now."""
     database, head = config.database, config.server.state_directory / AUDIT_HEAD
-    if isinstance(database, Path) and not database.exists() and head.exists():
+    if not isinstance(database, Path) or not head.exists():
+        return
+    gone = not database.exists()
+    if gone or is_empty(database):
         raise AuditError(
-            f"the database {database.name} is gone",
+            f"the database {database.name} is {'gone' if gone else 'empty'}",
             why=f"the audit log in it was signed: {head}",
             fix="restore a backup: `fed db restore`; --accept-rollback begins with an empty one",
         )
@@ -59,4 +61,4 @@ def signed_head(path: Path, signer: Path, server_id: bytes) -> AuditHead | None:
     """
     if not path.exists():
         return None
-    return read_head(path.read_bytes(), server_id, *public_keys(load_keys(signer)))
+    return own_head(path.read_bytes(), server_id, public_keys(load_keys(signer)))

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fedcore.errors import FedcoreError
+from fedserver.disk import MAKE_ROOM, lacks_room
 
-__all__ = ["SKEW_S", "Finding", "judged", "refused", "tried"]
+__all__ = ["SKEW_S", "Finding", "judged", "looked", "refused", "tried"]
 
 SKEW_S = 300
 """How far clocks may differ."""
@@ -33,9 +34,19 @@ def refused(check: str, error: FedcoreError) -> Finding:
     return Finding(check, "error", f"{error.what}: {error.why}", error.fix)
 
 
-def tried(check: str, act: Callable[[], str]) -> Finding:
-    """What `act` says, or why it raises an error of ours."""
+def looked(check: str, look: Callable[[], Finding]) -> Finding:
+    """What `look` finds, or why it could not look to its end."""
     try:
-        return Finding(check, "ok", act())
+        return look()
     except FedcoreError as error:
         return refused(check, error)
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        why = (error.strerror or str(error)).lower()
+        fix = MAKE_ROOM if lacks_room(error) else "look at the path, its owner, and its disk"
+        return Finding(check, "error", f"it cannot be looked at:{where} {why}", fix)
+
+
+def tried(check: str, act: Callable[[], str]) -> Finding:
+    """What `act` says, or why it could not."""
+    return looked(check, lambda: Finding(check, "ok", act()))

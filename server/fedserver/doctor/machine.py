@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fedserver.config import Config
-from fedserver.doctor.finding import Finding, judged
+from fedserver.doctor.finding import Finding, judged, looked
 
 __all__ = ["machine"]
 
@@ -28,7 +28,7 @@ def machine(config: Config) -> Iterator[Finding]:
         yield _sqlite()
     yield _grpc()
     yield _protobuf()
-    yield _disk(config)
+    yield looked("disk", lambda: _disk(config))
     yield _files(config)
 
 

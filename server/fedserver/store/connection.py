@@ -10,8 +10,9 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.pool import NullPool
 
 from fedcore.errors import StoreError
+from fedserver.disk import MAKE_ROOM, lacks_room
 
-__all__ = ["engine_of", "reading", "writing"]
+__all__ = ["engine_of", "is_full", "reading", "writing"]
 
 # FULL syncs the log at every commit: NORMAL loses acknowledged commits in a power cut, which
 # tests/server/store/test_power_cut.py shows. Mapped memory makes a known corruption of SQLite
@@ -45,13 +46,24 @@ def writing(path: Path) -> sqlite3.Connection:
         raise StoreError(
             f"the database {path.name} cannot be opened",
             why=f"{type(error).__name__}: {error}",
-            fix="look at its folder, its owner and its permissions; is another server running?",
+            fix=MAKE_ROOM
+            if is_full(error)
+            else "look at its folder, its owner and its permissions; is another server running?",
         ) from error
 
 
 def reading(path: Path) -> sqlite3.Connection:
     """A connection that cannot change anything. Raises: sqlite3.Error."""
     return _opened(path, _READER, _READER_WAITS_S)
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether a database could not be written because its disk is full."""
+    if isinstance(error, OSError):
+        return lacks_room(error)
+    code = getattr(error, "sqlite_errorcode", 0)
+    # The second is what SQLite says where there is no room for the index of its log.
+    return code & 0xFF == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE
 
 
 def engine_of(connect: Callable[[], sqlite3.Connection]) -> Engine:

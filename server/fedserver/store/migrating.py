@@ -16,7 +16,8 @@ from sqlalchemy import Connection, Engine, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from fedcore.errors import SchemaError, StoreError
-from fedserver.store.connection import engine_of, reading, writing
+from fedserver.disk import MAKE_ROOM
+from fedserver.store.connection import engine_of, is_full, reading, writing
 from fedserver.store.postgres.address import Database
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ __all__ = [
     "check",
     "connected",
     "downgrade",
+    "is_empty",
     "known",
     "prepare",
     "upgrade",
@@ -52,6 +54,17 @@ def version_at(database: Database) -> str | None:
     """The schema of a database. Raises: StoreError."""
     with connected(database) as connection:
         return version_of(connection)
+
+
+def is_empty(database: Path) -> bool:
+    """Whether a file holds no table yet, as after a start that was cut short. Raises: StoreError.
+
+    Nothing of one without a byte is read: SQLite would delete the log that lies beside it.
+    """
+    if not database.stat().st_size:
+        return True
+    with connected(database) as connection:
+        return not inspect(connection).get_table_names()
 
 
 def known() -> tuple[str, ...]:
@@ -133,6 +146,12 @@ def connected(database: Database, *, writes: bool = False) -> Iterator[Connectio
         with engine.connect() as connection:
             yield connection
     except DBAPIError as error:
+        if is_full(error.orig):
+            raise StoreError(
+                f"the database {database.name} cannot be written",
+                why=str(error.orig).strip(),
+                fix=MAKE_ROOM,
+            ) from None
         raise StoreError(
             f"the database {database.name} cannot be read",
             why=str(error.orig).strip(),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fedcore.errors import KeyFileError
+from fedserver.disk import MAKE_ROOM
 from fedserver.key_files import (
     create_key,
     load_key,
@@ -92,8 +93,9 @@ def test_a_write_that_fails_leaves_what_was_there(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(KeyFileError, match="written"):
+    with pytest.raises(KeyFileError, match="written") as refused:
         write_secret(path, b"second", replace=True)
+    assert refused.value.fix == MAKE_ROOM
     assert path.read_bytes() == b"first"
     assert os.listdir(path.parent) == ["a.key"]
 

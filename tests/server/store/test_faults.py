@@ -6,7 +6,10 @@ The whole contract suite runs over such a store too, as the slow implementation 
 from __future__ import annotations
 
 import ast
+import shutil
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,6 +33,45 @@ def test_every_method_is_asked_for_something_by_the_contract_suite() -> None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
     }
     assert not METHODS - asked, "these never fail: a test of the contract has to call them"
+
+
+def has_no_room(database: Path, *, free: int) -> None:
+    """Makes a database on a disk of its own with so many bytes left; what is raised says so."""
+    script = f"""
+import os, sys
+from pathlib import Path
+from fedcore.errors import StoreError
+from fedserver.disk import MAKE_ROOM
+from fedserver.store.migrating import prepare, upgrade
+folder = Path({str(database.parent)!r})
+disk = os.statvfs(folder)
+filling = folder / "filling"
+filling.write_bytes(bytes(disk.f_bavail * disk.f_frsize - {free}))
+try:
+    prepare(folder / {database.name!r})
+except StoreError as error:
+    assert error.fix == MAKE_ROOM, (error.what, error.why, error.fix)
+else:
+    raise AssertionError("there was room")
+filling.unlink()
+prepare(folder / {database.name!r})  # what was left behind does not keep anybody from it
+"""
+    disk = f"mount -t tmpfs -o size=4m none {database.parent}"
+    words = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+    if shutil.which("unshare") is None or subprocess.run([*words, disk], check=False).returncode:
+        pytest.skip("this machine lets nobody mount a disk of his own")
+    tried = subprocess.run(
+        [*words, f'{disk} && exec "$0" -c "$1"', sys.executable, script],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert tried.returncode == 0, tried.stderr
+
+
+@pytest.mark.parametrize("free", [0, 4096, 8192, 20480, 40960])
+def test_a_first_start_on_a_full_disk_says_to_make_room(tmp_path: Path, free: int) -> None:
+    has_no_room(tmp_path / "server.db", free=free)
 
 
 @pytest.fixture
