@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
 
-from fedcore.errors import FedcoreError, StoreError
+from fedcore.errors import AuthorityError, FedcoreError, StoreError
 from fedcore.wire.channels import ENROLMENT_RECEIVES_BYTES, SERVER_RECEIVES_BYTES
 from fedcore.wire.versions import installed_version
 from fedserver.admission import Admission, LoopLag
@@ -55,6 +55,7 @@ _ENROLMENT = "EnrolmentService"
 _CALLS_TO_ENROL = 2  # the authority, and the enrolment itself
 _RENEW_EVERY_S = 3600.0
 _SIGN_EVERY_S = 10.0  # if there is anything new
+_TAKE_UP_EVERY_S = 5.0
 _HEARTBEAT_EVERY_S = 10.0
 _PRUNE_EVERY_S = 3600.0
 _WORK_EVERY_S = 1.0
@@ -114,6 +115,7 @@ class Server:
                 self._lacks_room,
                 self._is_late,
                 self._cannot_write,
+                self._knows_not_who_is_revoked,
                 MemoryLimit(config.limits.memory_bytes),
             ),
             metrics=parts.metrics,
@@ -326,6 +328,7 @@ class Server:
             self._authenticator.watch(),
             self._health.watch(),
             self._again(self.renew, every_s=_RENEW_EVERY_S),
+            self._again(self._parts.acts.refresh, every_s=_TAKE_UP_EVERY_S),
             self._again(self._parts.audit.refresh, every_s=_SIGN_EVERY_S),
             self._again(self.show_life, every_s=_HEARTBEAT_EVERY_S),
             self._again(self.show_work, every_s=_WORK_EVERY_S),
@@ -401,6 +404,14 @@ class Server:
 
     def _cannot_write(self) -> str:
         return "the database takes no writes" if self._database_fails else ""
+
+    def _knows_not_who_is_revoked(self) -> str:
+        lists = self._parts.authority.lists
+        try:
+            lists.revoked()
+        except AuthorityError as error:
+            return f"{error.what}: {error.why}"
+        return "the list revoked.jsonl lacks what was on it" if lists.lost else ""
 
     def _is_late(self) -> str:
         return "the event loop is late" if self.lag.overloaded else ""

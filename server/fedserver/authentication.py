@@ -13,8 +13,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Protocol
 
-from fedcore.errors import AuthorityError, ServerError, StoreError, UnauthenticatedError
+from fedcore.errors import AuthorityError, StoreError, UnauthenticatedError
 from fedserver.authorisation import Caller, same_key
+from fedserver.certificate_lists import nobody_is_let_in
 from fedserver.passing import Note
 from fedserver.peers import PeerIdentity
 from fedserver.store.protocol import PartyStore
@@ -73,11 +74,14 @@ class Authenticator:
         return replace(found, passed=note.passed)
 
     def _peer(self, certificate: bytes) -> PeerIdentity:
-        """Raises: UnauthenticatedError for a certificate that does not count, or no more."""
+        """Raises: UnauthenticatedError for a certificate that does not count, or no more.
+
+        RefusedError, with a time to come back, while nobody knows which are revoked.
+        """
         try:
             peer = self._authority.parse_peer(certificate, now=self._now_ms() // 1000)
         except AuthorityError as error:  # its list of revoked certificates cannot be read
-            raise ServerError("nobody can be let in", why=error.what, fix=error.fix) from error
+            raise nobody_is_let_in(error) from error
         if peer.fingerprint in self._revoked:
             raise _unknown("its certificate was revoked", fix="enrol again, if you may")
         return peer

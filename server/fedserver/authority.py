@@ -12,7 +12,7 @@ cert-manager can take this place later.
 | issuing-previous.pem | of issuing keys that were exchanged: what they signed still counts |
 | server.pem, server.key.pem | the server's TLS certificate with its chain |
 | registrar.key | certifies the identity keys of secure aggregation |
-| issued.jsonl, revoked.jsonl | see fedserver/certificate_lists.py |
+| issued.jsonl, revoked.jsonl, exchanged.jsonl | see fedserver/certificate_lists.py |
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from fedcore.secagg.identity import KEY_BYTES, CertificateAuthority
 from fedserver.authority_files import (
     ISSUING,
     KEY_OF,
-    PREVIOUS,
     ROOT,
     SERVER,
     certificate_at,
@@ -52,9 +51,11 @@ from fedserver.certificates import (
     is_key_of,
     issue_authority,
     issue_leaf,
+    key_digest,
     new_key,
     pem_of_key,
 )
+from fedserver.issuing_keys import ISSUING_DAYS, certified_by_root
 from fedserver.key_files import (
     REGISTRAR_KEY,
     create_key,
@@ -76,10 +77,9 @@ from fedserver.peers import (
     user_names,
 )
 
-__all__ = ["Authority", "ServerCertificate", "due", "rotate_issuing"]
+__all__ = ["Authority", "ServerCertificate", "due"]
 
 ROOT_DAYS: Final = 3650
-ISSUING_DAYS: Final = 1825
 SERVER_S: Final = 7 * 86_400
 CLIENT_S: Final = 86_400
 
@@ -226,7 +226,7 @@ class Authority:
         goes on. Raises: KeyFileError for a root key that is not here, or its passphrase;
         AuthorityError for a root that ends before that.
         """
-        renewed = _by_root(
+        renewed = certified_by_root(
             self.directory, self._signer[1], root_passphrase=root_passphrase, now=now
         )
         write_public(self.directory / ISSUING, pem_of(renewed), replace=True)
@@ -275,8 +275,16 @@ class Authority:
             )
         uris = user_names(self.trust_domain, tenant, name, role=role, identity_key=identity_key)
         issued = self._issue(key, name, uris, now, days * 86_400)
-        listed = Listed(issued.fingerprint, uris[0], now, not_after=issued.not_after, role=role)
-        self.lists.note(listed)
+        self.lists.note(
+            Listed(
+                issued.fingerprint,
+                uris[0],
+                now,
+                not_after=issued.not_after,
+                role=role,
+                issuer=key_digest(self._signer[1].public_key()),
+            )
+        )
         return issued
 
     def server_certificate(self, hosts: Sequence[str], *, now: int) -> ServerCertificate:
@@ -399,52 +407,4 @@ def _served(key: bytes, chain: bytes, leaf: x509.Certificate) -> ServerCertifica
         chain,
         not_before=int(leaf.not_valid_before_utc.timestamp()),
         not_after=int(leaf.not_valid_after_utc.timestamp()),
-    )
-
-
-def rotate_issuing(
-    directory: Path, *, root_passphrase: bytes | None, passphrase: bytes | None, now: int
-) -> int:
-    """Puts another issuing key in the place of one, which may be lost; gives until when it is good.
-
-    What the old one signed counts until `forget_previous`. `passphrase`: of the new key.
-    Raises: as `Authority.renew_issuing`.
-    """
-    key = new_key()
-    issuing = _by_root(directory, key, root_passphrase=root_passphrase, now=now)
-    before = (certificate_at(directory / ISSUING), *previous_in(directory))
-    write_public(directory / PREVIOUS, b"".join(map(pem_of, before)), replace=True)
-    write_secret(directory / KEY_OF[ISSUING], pem_of_key(key, passphrase), replace=True)
-    write_public(directory / ISSUING, pem_of(issuing), replace=True)
-    return int(issuing.not_valid_after_utc.timestamp())
-
-
-def _by_root(
-    directory: Path, key: ec.EllipticCurvePrivateKey, *, root_passphrase: bytes | None, now: int
-) -> x509.Certificate:
-    """A certificate by which `key` may issue others."""
-    root = certificate_at(directory / ROOT)
-    root_key = private_key_at(directory / KEY_OF[ROOT], root_passphrase)
-    if root_key.public_key() != root.public_key():
-        raise AuthorityError(
-            f"{KEY_OF[ROOT]} is not the key of this authority",
-            why=f"{ROOT} is of another key",
-            fix="put back the root key that was made with it",
-            where=str(directory),
-        )
-    if now + ISSUING_DAYS * 86_400 > int(root.not_valid_after_utc.timestamp()):
-        raise AuthorityError(
-            "the authority's root expires too soon",
-            why=f"it ends at {root.not_valid_after_utc:%Y-%m-%d}, before the certificate would",
-            fix="make a new authority with `fed ca init`, and let clients join it",
-        )
-    domain = trust_domain_of(root)
-    return issue_authority(
-        key,
-        name=f"{domain} issuing"[-64:],
-        trust_domain=domain,
-        now=now,
-        days=ISSUING_DAYS,
-        entropy=SystemEntropy(),
-        signer=(root, root_key),
     )

@@ -1,8 +1,9 @@
-"""Two lists beside the authority's keys: the users it has named, and the certificates it disowned.
+"""Lists beside the authority's keys: users it has named, certificates disowned, keys exchanged.
 
 gRPC for Python offers no revocation lists, so a disowned certificate is refused after the
-handshake, by whoever reads the list. Both are files of JSON lines that only ever grow, so that an
-operator can read them, and `fed ca revoke` takes effect in a server that runs.
+handshake, by whoever reads the list. All are files of JSON lines that only ever grow, so that an
+operator can read them, and `fed ca revoke` takes effect in a server that runs. A list is replaced
+whole: a disk that is full, or a power cut, leaves it as it was.
 """
 
 from __future__ import annotations
@@ -14,20 +15,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from fedcore.errors import AuthorityError
+from fedcore.errors import AuthorityError, RefusedError
+from fedserver.key_files import locked, write_public
 
-__all__ = ["CertificateLists", "Listed"]
+__all__ = ["CertificateLists", "Exchange", "Listed", "nobody_is_let_in"]
 
 _ISSUED: Final = "issued.jsonl"
 _REVOKED: Final = "revoked.jsonl"
+_EXCHANGED: Final = "exchanged.jsonl"
 _FINGERPRINT_BYTES: Final = 32
+_MODE: Final = 0o644
+_BEGINS: Final = '{"fingerprint": "'
+_ASK_AGAIN_MS: Final = (5_000, 30_000)
+
+_COMPLETE: Final = (
+    "run that `fed ca revoke` again, which completes the line; where nobody knows for whom it was,"
+    " take the half line out"
+)
+_TAKE_OUT: Final = (
+    "take the damaged line out, and then run `fed ca recover`: it puts back what the audit log has"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
     """A line: a user's certificate (`role`), or one that counts no more (`reason`).
 
-    `fingerprint`: SHA-256 of the certificate's DER. Times are Unix seconds.
+    `fingerprint`: SHA-256 of the certificate's DER. `issuer`: of the public key that signed it,
+    empty where an older program wrote the line. Times are Unix seconds.
     """
 
     fingerprint: bytes
@@ -36,6 +51,16 @@ class Listed:
     not_after: int = 0
     role: str = ""
     reason: str = ""
+    issuer: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """What was done with a key of the authority, like "rotate" with "datastore", and when."""
+
+    act: str
+    key: str
+    at: int
 
 
 class CertificateLists:
@@ -46,15 +71,32 @@ class CertificateLists:
         self._revoked_path = os.fspath(directory / _REVOKED)  # asked for with every call
         self._revoked: frozenset[bytes] = frozenset()
         self._stamp: tuple[int, int, int] | None = None
+        self._lost: frozenset[bytes] = frozenset()
+
+    @property
+    def lost(self) -> frozenset[bytes]:
+        """What `revoked` has read before, and found no more when it read last."""
+        return self._lost
 
     def note(self, issued: Listed) -> None:
-        """Writes down a user's certificate, durably."""
-        self._append(_ISSUED, issued)
+        """Writes down a user's certificate, durably. Raises: AuthorityError, KeyFileError."""
+        with locked(self._directory / _ISSUED):
+            # Of a line that was cut off the certificate was never given to anybody.
+            text, _ = self._whole(_ISSUED)
+            self._write(_ISSUED, text, _line_of(issued))
+
+    def exchanged(self, exchange: Exchange) -> None:
+        """Writes down what was done with a key, durably. Raises: AuthorityError, KeyFileError."""
+        with locked(self._directory / _EXCHANGED):
+            text, _ = self._whole(_EXCHANGED)
+            line = {"act": exchange.act, "key": exchange.key, "at": exchange.at}
+            self._write(_EXCHANGED, text, line)
 
     def revoke(self, fingerprint: bytes, *, reason: str, now: int, name: str = "") -> bool:
         """Disowns a certificate by its fingerprint; False if it was disowned before.
 
-        Raises: AuthorityError for another length.
+        A line that was cut off is completed by the same fingerprint, and by no other.
+        Raises: AuthorityError for another length, or a damaged list; KeyFileError.
         """
         if len(fingerprint) != _FINGERPRINT_BYTES:
             raise AuthorityError(
@@ -62,62 +104,143 @@ class CertificateLists:
                 why=f"a SHA-256 has {_FINGERPRINT_BYTES} bytes, and {len(fingerprint)} were given",
                 fix="`fed ca list` shows the fingerprints of users",
             )
-        if fingerprint in self.revoked():
-            return False
-        self._append(_REVOKED, Listed(fingerprint, name, now, reason=reason))
+        with locked(self._directory / _REVOKED):
+            text, cut_off = self._whole(_REVOKED)
+            own = _BEGINS + fingerprint.hex()
+            if not (own.startswith(cut_off) or cut_off.startswith(own)):
+                raise self._damaged(_REVOKED, _half_a_line(cut_off), _COMPLETE)
+            if any(line.fingerprint == fingerprint for line in self._listed(_REVOKED, text)):
+                if cut_off:
+                    raise self._damaged(_REVOKED, _half_a_line(cut_off), _COMPLETE)
+                return False
+            self._write(_REVOKED, text, _line_of(Listed(fingerprint, name, now, reason=reason)))
         return True
 
     def revoked(self) -> frozenset[bytes]:
         """Fingerprints that count no more; read again when the file has changed.
 
+        What was on it once stays revoked while this process lives, also where the file is `lost`.
         2 µs otherwise. Raises: AuthorityError for a damaged list: nobody is let in by mistake.
         """
         try:
             found = os.stat(self._revoked_path)
         except FileNotFoundError:
-            return frozenset()
-        stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
+            stamp = None
+        except OSError as error:
+            raise self._unreadable(_REVOKED, error) from None
+        else:
+            stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
         if stamp != self._stamp:
-            self._revoked = frozenset(line.fingerprint for line in self.revocations())
+            listed = frozenset(line.fingerprint for line in self.revocations())
+            self._lost, self._revoked = self._revoked - listed, self._revoked | listed
             self._stamp = stamp
         return self._revoked
 
     def users(self) -> list[Listed]:
         """Certificates of users, the oldest first. Raises: AuthorityError for a damaged list."""
-        return self._read(_ISSUED)
+        text, _ = self._whole(_ISSUED)
+        return self._listed(_ISSUED, text)
 
     def revocations(self) -> list[Listed]:
         """What was disowned, the oldest first. Raises: AuthorityError for a damaged list."""
-        return self._read(_REVOKED)
+        text, cut_off = self._whole(_REVOKED)
+        if cut_off:
+            raise self._damaged(_REVOKED, _half_a_line(cut_off), _COMPLETE)
+        return self._listed(_REVOKED, text)
 
-    def _append(self, name: str, listed: Listed) -> None:
-        line = {
-            "fingerprint": listed.fingerprint.hex(),
-            "name": listed.name,
-            "at": listed.at,
-            "not_after": listed.not_after,
-            "role": listed.role,
-            "reason": listed.reason,
-        }
-        with (self._directory / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")  # one write: two commands never mix their lines
-            file.flush()
-            os.fsync(file.fileno())
-
-    def _read(self, name: str) -> list[Listed]:
+    def exchanges(self) -> list[Exchange]:
+        """What was done with keys, the oldest first. Raises: AuthorityError for a damaged list."""
+        text, _ = self._whole(_EXCHANGED)
         try:
-            lines = (self._directory / name).read_text("utf-8").splitlines()
-        except FileNotFoundError:
-            return []
-        try:
-            return [_listed(json.loads(line)) for line in lines]
+            found = [json.loads(line) for line in text.splitlines()]
+            return [Exchange(str(one["act"]), str(one["key"]), int(one["at"])) for one in found]
         except (ValueError, KeyError, TypeError) as error:
-            raise AuthorityError(
-                f"the list {name} is damaged",
-                why=f"a line cannot be read ({type(error).__name__})",
-                fix="restore it from its backup, or remove the line that was cut off",
-                where=str(self._directory / name),
-            ) from None
+            raise self._damaged(_EXCHANGED, _no_line(error), _TAKE_OUT) from None
+
+    def stamps(self) -> tuple[tuple[int, int, int] | None, ...]:
+        """What changes whenever one of the lists does. Raises: OSError."""
+        return tuple(_stamp_of(self._directory / name) for name in (_ISSUED, _REVOKED, _EXCHANGED))
+
+    def _whole(self, name: str) -> tuple[str, str]:
+        """All whole lines of a list, and one at its end that was cut off, or ""."""
+        try:
+            text = (self._directory / name).read_text("utf-8")
+        except FileNotFoundError:
+            return "", ""
+        except OSError as error:
+            raise self._unreadable(name, error) from None
+        except ValueError as error:
+            raise self._damaged(name, _no_line(error), _TAKE_OUT) from None
+        last = text.rpartition("\n")[2]
+        if not last:
+            return text, ""
+        try:
+            json.loads(last)
+        except ValueError:
+            return text[: len(text) - len(last)], last
+        return f"{text}\n", ""
+
+    def _listed(self, name: str, text: str) -> list[Listed]:
+        try:
+            return [_listed(json.loads(line)) for line in text.splitlines()]
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._damaged(name, _no_line(error), _TAKE_OUT) from None
+
+    def _write(self, name: str, text: str, line: Mapping[str, object]) -> None:
+        data = f"{text}{json.dumps(line)}\n".encode()
+        write_public(self._directory / name, data, replace=True, mode=_MODE)
+
+    def _damaged(self, name: str, why: str, fix: str) -> AuthorityError:
+        where = str(self._directory / name)
+        return AuthorityError(f"the list {name} is damaged", why=why, fix=fix, where=where)
+
+    def _unreadable(self, name: str, error: OSError) -> AuthorityError:
+        return AuthorityError(
+            f"the list {name} cannot be read",
+            why=(error.strerror or str(error)).lower(),
+            fix="look at the file, its owner, its mode, and the disk",
+            where=str(self._directory / name),
+        )
+
+
+def nobody_is_let_in(error: AuthorityError) -> RefusedError:
+    """What callers are told while a list cannot be read; they ask again until it was mended."""
+    return RefusedError(
+        "nobody can be let in now",
+        why=error.what,
+        fix="wait; the operator finds what to mend with `fed server doctor`",
+        retry=_ASK_AGAIN_MS,
+    )
+
+
+def _half_a_line(cut_off: str) -> str:
+    digits = cut_off.removeprefix(_BEGINS)[:16] if cut_off.startswith(_BEGINS) else ""
+    whose = f"of a certificate that begins with {digits}" if digits else "of nobody knows whom"
+    return f"its last line was cut off, by a `fed ca revoke` that was never acknowledged, {whose}"
+
+
+def _no_line(error: Exception) -> str:
+    return f"a line cannot be read ({type(error).__name__})"
+
+
+def _stamp_of(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _line_of(listed: Listed) -> Mapping[str, object]:
+    return {
+        "fingerprint": listed.fingerprint.hex(),
+        "name": listed.name,
+        "at": listed.at,
+        "not_after": listed.not_after,
+        "role": listed.role,
+        "reason": listed.reason,
+        "issuer": listed.issuer.hex(),
+    }
 
 
 def _listed(line: Mapping[str, object]) -> Listed:
@@ -128,4 +251,5 @@ def _listed(line: Mapping[str, object]) -> Listed:
         not_after=int(str(line["not_after"])),
         role=str(line["role"]),
         reason=str(line["reason"]),
+        issuer=bytes.fromhex(str(line.get("issuer", ""))),
     )

@@ -19,6 +19,7 @@ from typing import Final
 
 from fedcore.entropy import Entropy, SystemEntropy
 from fedcore.errors import (
+    AuthorityError,
     ConflictError,
     InvalidRequestError,
     NotFoundError,
@@ -38,6 +39,7 @@ from fedcore.wire.envelope import proof_statement, reissue_statement
 from fedcore.wire.joining import TOKEN_BYTES
 from fedcore.wire.versions import check_version
 from fedserver.authority import Authority
+from fedserver.certificate_lists import nobody_is_let_in
 from fedserver.certificates import Issued, key_digest, request_key
 from fedserver.enrolment_limits import EnrolmentLimits, RenewalLimits
 from fedserver.peers import client_name
@@ -195,10 +197,17 @@ class Enrolment:
         )
 
     async def _counts(self, client: ClientRecord) -> bool:
-        """Whether it may have certificates: a revoked one cannot be exchanged for another."""
+        """Whether it may have certificates: a revoked one cannot be exchanged for another.
+
+        Raises: RefusedError, with a time to come back, while nobody knows which are revoked.
+        """
         if client.state is not ClientState.ACTIVE:
             return False
-        return not await self._store.disowned(client.client_id, self._authority.lists.revoked())
+        try:
+            revoked = self._authority.lists.revoked()
+        except AuthorityError as error:
+            raise nobody_is_let_in(error) from error
+        return not await self._store.disowned(client.client_id, revoked)
 
     async def _enrolled(
         self, request: messages.EnrolRequest, token: TokenRecord, key_hash: bytes

@@ -11,6 +11,7 @@ from fedcore.errors import AuditError, KeyFileError
 from fedcore.federated.payments import Accounts
 from fedserver.audit_heads import AUDIT_HEAD, AuditHeads
 from fedserver.authority import Authority
+from fedserver.authority_acts import AuthorityActs
 from fedserver.blobs import BlobStore, LocalBlobStore
 from fedserver.config import Config
 from fedserver.federation.federation import LocalFederation
@@ -43,7 +44,8 @@ _STAGING_BYTES = 32 << 20  # in memory, beside what rounds have for their update
 async def opened(config: Config, *, accept_rollback: bool = False) -> AsyncIterator[Parts]:
     """Opens all parts, and takes up what was running; closes the store at the end.
 
-    Raises: KeyFileError, AuthorityError, SchemaError, StoreError, InstallError, BlobError for an
+    Raises: KeyFileError, AuthorityError also for a list of revocations that is damaged or lacks
+    what the audit log has, SchemaError, StoreError, InstallError, BlobError for an
     object store that refuses, AuditError for a database that is older than its last signed head.
     """
     state = private_state(config)
@@ -60,6 +62,7 @@ async def opened(config: Config, *, accept_rollback: bool = False) -> AsyncItera
         signer, *earlier = load_keys(keys / AUDIT_SIGNER)
         heads = AuditHeads(store, state / AUDIT_HEAD, signer=signer, earlier=earlier)
         await heads.check(accept_rollback=accept_rollback)
+        acts = await AuthorityActs.of(store, authority.lists, config.database)
         spool = Spool(state / _SPOOL, in_flight_bytes=config.limits.upload_bytes)
         metrics.watch_chunks(lambda: spool.in_flight)
         resources = Resources(
@@ -83,7 +86,7 @@ async def opened(config: Config, *, accept_rollback: bool = False) -> AsyncItera
         federation = LocalFederation(resources, accounts, owner=owner, shared=bool(peer))
         await federation.start()
         kind = kind_of(config.database)
-        yield Parts(store, authority, federation, metrics, heads, kind)
+        yield Parts(store, authority, federation, metrics, heads, acts, kind)
         with contextlib.suppress(AuditError, KeyFileError):  # the next start signs it
             await heads.sign()
     finally:

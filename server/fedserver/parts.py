@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from fedserver.audit_heads import AuditHeads
 from fedserver.authority import Authority
+from fedserver.authority_acts import AuthorityActs
 from fedserver.federation.interface import Federation
 from fedserver.metrics import Metrics
 from fedserver.store.protocol import Store
@@ -17,7 +18,8 @@ __all__ = ["Parts"]
 class Parts:
     """What a server is made of.
 
-    `audit`: its signed heads. `database`: what kind of store it is, in a word.
+    `audit`: its signed heads. `acts`: of the authority, which the audit log takes up. `database`:
+    what kind of store it is, in a word.
     """
 
     store: Store
@@ -25,4 +27,5 @@ class Parts:
     federation: Federation
     metrics: Metrics
     audit: AuditHeads
+    acts: AuthorityActs
     database: str = "sqlite"

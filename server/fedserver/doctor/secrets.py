@@ -10,8 +10,9 @@ from cryptography import x509
 
 from fedserver.authority import Authority
 from fedserver.authority_files import ISSUING, ROOT, SERVER
+from fedserver.certificate_lists import CertificateLists
 from fedserver.config import Config
-from fedserver.doctor.finding import SKEW_S, Finding, judged, tried
+from fedserver.doctor.finding import SKEW_S, Finding, judged, looked, tried
 from fedserver.key_files import (
     AUDIT_SIGNER,
     DATASTORE_KEYS,
@@ -30,9 +31,10 @@ _DAY_S = 86_400
 def secrets(config: Config, now_s: float) -> Iterator[Finding]:
     """The findings about them."""
     yield tried("state", lambda: _state(config))
-    yield _readers(config)
+    yield looked("keys", lambda: _readers(config))
     yield tried("authority", lambda: _authority(config))
     yield tried("server keys", lambda: _keys(config))
+    yield tried("lists", lambda: _lists(config))
     for name, file in (("root", ROOT), ("issuing", ISSUING), ("server", SERVER)):
         yield _certificate(config.authority_directory / file, name, now_s)
 
@@ -50,7 +52,7 @@ def _readers(config: Config) -> Finding:
         for folder in folders
         if folder.is_dir()
         for path in [folder, *folder.glob("*key*")]
-        if stat.S_IMODE(path.stat().st_mode) & 0o077
+        if _others_may_read(path)
     ]
     if not config.authority_directory.is_dir():
         return Finding(
@@ -68,6 +70,13 @@ def _readers(config: Config) -> Finding:
     )
 
 
+def _others_may_read(path: Path) -> bool:
+    try:
+        return bool(stat.S_IMODE(path.stat().st_mode) & 0o077)
+    except FileNotFoundError:  # it went meanwhile, or is an editor's lock, a link to nowhere
+        return False
+
+
 def _authority(config: Config) -> str:
     """Whether the keys open, with the passphrase of the settings, and belong together."""
     source = config.authority.passphrase_file
@@ -82,6 +91,12 @@ def _keys(config: Config) -> str:
     load_keys(folder / AUDIT_SIGNER)
     load_key(folder / PARTICIPATION_KEY)
     return "those of the datastore, the audit log and the ledgers are there"
+
+
+def _lists(config: Config) -> str:
+    lists = CertificateLists(config.authority_directory)
+    lists.exchanges()
+    return f"{len(lists.users())} certificates of users, {len(lists.revocations())} revoked"
 
 
 def _certificate(path: Path, name: str, now_s: float) -> Finding:

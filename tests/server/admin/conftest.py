@@ -25,6 +25,7 @@ from fedserver.admin import watching
 from fedserver.app import Addresses, Server
 from fedserver.audit_heads import AuditHeads
 from fedserver.authority import Authority
+from fedserver.authority_acts import AuthorityActs
 from fedserver.key_files import write_public, write_secret
 from fedserver.parts import Parts
 from tests.server.federation import world as devices
@@ -197,7 +198,8 @@ class Training(devices.World):
         await self.enrol()
         assert self.federation is not None
         self.heads = AuditHeads(self.store, self.folder / "head", signer=SIGNER)
-        parts = Parts(self.store, authority, self.federation, self.metrics, self.heads)
+        acts = AuthorityActs(self.store, authority.lists, set())
+        parts = Parts(self.store, authority, self.federation, self.metrics, self.heads, acts)
         self.server = Server(serving.settings(self.folder), parts)
         self.addresses = await self.server.start()
         key, identity = serving.new_key(), serving.new_identity()

@@ -148,7 +148,9 @@ def test_who_would_be_locked_out_is_named_before_an_issuing_key_is_forgotten(
     ca: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_s = time.time()
-    monkeypatch.setattr("fedserver.commands.ca.time", SimpleNamespace(time=lambda: at_s))
+    for module in ("ca", "ca_keys"):
+        clock = SimpleNamespace(time=lambda: at_s)
+        monkeypatch.setattr(f"fedserver.commands.{module}.time", clock)
 
     def issue(name: str, folder: str = "") -> None:
         who = ["--name", name, "--role", "viewer", "--address", "localhost:1"]
@@ -174,6 +176,49 @@ def test_who_would_be_locked_out_is_named_before_an_issuing_key_is_forgotten(
         said = told(*words)
         assert "/u/ada" in said and "/u/bob" not in said and "/u/eve" not in said
     assert "/u/ada" not in told("--yes")
+
+
+@pytest.mark.parametrize("knows_who_signed", [True, False])
+def test_who_got_a_profile_in_the_second_of_the_exchange_is_named_by_the_key_that_signed_it(
+    ca: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    knows_who_signed: bool,
+) -> None:
+    at_s = float(NOW)
+    for module in ("ca", "ca_keys"):
+        clock = SimpleNamespace(time=lambda: at_s)
+        monkeypatch.setattr(f"fedserver.commands.{module}.time", clock)
+
+    def issue(name: str) -> None:
+        who = ["--name", name, "--role", "viewer", "--address", "localhost:1"]
+        assert main(["issue", *who, "--directory", str(ca), "--output", f"{ca.parent}/{name}"]) == 0
+
+    issue("ada")
+    rotate(ca, "issuing")
+    issue("bob")
+    at_s += 1
+    issue("eve")
+    if not knows_who_signed:  # as an older program wrote the list
+        text = (ca / "issued.jsonl").read_text()
+        (ca / "issued.jsonl").write_text(re.sub(r', "issuer": "\w*"', "", text))
+    capsys.readouterr()
+    assert main(["retire", "issuing", "--directory", str(ca), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "/u/ada" in said and "/u/eve" not in said
+    assert ("/u/bob" in said) != knows_who_signed  # rather one too many than one too few
+
+
+def test_a_renewed_certificate_of_the_issuing_key_locks_nobody_out(
+    ca: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    who = ["--name", "ada", "--role", "viewer", "--address", "localhost:1"]
+    rotate(ca, "issuing")
+    assert main(["issue", *who, "--directory", str(ca), "--output", f"{ca.parent}/ada"]) == 0
+    assert main(["renew", "--directory", str(ca)]) == 0
+    capsys.readouterr()
+    assert main(["retire", "issuing", "--directory", str(ca), "--dry-run"]) == 0
+    assert "/u/ada" not in capsys.readouterr().out
 
 
 def client_of(authority: Authority) -> bytes:

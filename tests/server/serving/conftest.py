@@ -25,6 +25,8 @@ from fedcore.wire.envelope import Place, seal
 from fedserver.app import Addresses, Server
 from fedserver.audit_heads import AuditHeads
 from fedserver.authority import Authority
+from fedserver.authority_acts import AuthorityActs
+from fedserver.certificate_lists import CertificateLists
 from fedserver.config import Config
 from fedserver.federation import interface
 from fedserver.metrics import Metrics
@@ -378,10 +380,12 @@ async def a_world(directory: Path, authority: Authority, **sections: Any) -> Asy
     store = await opened(directory / "fed.db", keys=[b"k" * 32])
     federation = CannedFederation(owner=b"c" * 16)
     heads = AuditHeads(store, directory / "head", signer=b"s" * 32)
+    # Of lists of its own: all worlds share the authority, and no log has what others issued.
+    acts = AuthorityActs(store, CertificateLists(directory), set())
     metrics = Metrics()
     server = Server(
         settings(directory, **sections),
-        Parts(store, authority, federation, metrics, heads),
+        Parts(store, authority, federation, metrics, heads, acts),
     )
     try:
         addresses = await server.start()

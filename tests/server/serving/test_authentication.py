@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fedcore.errors import AuthorityError, ServerError, StoreError, UnauthenticatedError
+from fedcore.errors import AuthorityError, RefusedError, StoreError, UnauthenticatedError
 from fedserver.authentication import Authenticator
 from fedserver.store.records import ClientRecord, ClientState
 
@@ -149,5 +149,7 @@ async def test_a_damaged_deny_list_lets_nobody_in_and_blames_no_caller(setting: 
         Damaged(),
         now_ms=lambda: setting.now_ms,
     )
-    with pytest.raises(ServerError):
+    with pytest.raises(RefusedError, match="nobody can be let in") as refused:
         await authenticator.caller(setting.pem)
+    assert refused.value.retry is not None  # so that devices wait until it was mended
+    assert not isinstance(refused.value, UnauthenticatedError)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import shutil
 import socket
+import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +22,7 @@ from fedserver.commands.server import main as server
 from fedserver.config import load
 from fedserver.doctor import Finding, examine
 from fedserver.doctor.finding import refused
-from fedserver.key_files import DATASTORE_KEYS, keep_first_key, prepend_key
+from fedserver.key_files import AUDIT_SIGNER, DATASTORE_KEYS, keep_first_key, prepend_key
 from fedserver.opening import opened
 from fedserver.store.backup import back_up
 from fedserver.store.records import AuditEntry, ModelRecord, RoundRef, TaskRecord
@@ -123,6 +125,32 @@ def test_a_database_of_another_program_is_an_error(place: Path) -> None:
     (place / "state").mkdir(mode=0o700)
     (place / "state" / "fed.db").write_bytes(b"SQLite format 3\x00 but then no more" * 100)
     assert found(place)["database"].level == "error"
+
+
+def test_what_an_editor_leaves_beside_a_key_is_no_error(place: Path) -> None:
+    (place / "ca" / ".#datastore.keys").symlink_to("ada@ward-3.4711")  # a lock: a link to nowhere
+    assert found(place)["keys"].level == "ok"
+    (place / "ca" / "datastore.keys").rename(place / "elsewhere")
+    (place / "ca" / "datastore.keys").symlink_to(place / "elsewhere")
+    (place / "elsewhere").chmod(0o640)
+    assert found(place)["keys"].level == "error"
+
+
+@pytest.mark.parametrize("name", ["stat", "exists", "glob", "is_dir"])
+def test_what_cannot_be_looked_at_is_an_error_and_no_traceback(
+    name: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "state").mkdir(mode=0o700)
+    (place / "state" / "fed.db").touch()
+    config = load(place / "server.toml")
+
+    def broken(path: Path, *_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error", str(path))
+
+    monkeypatch.setattr(Path, name, broken)
+    errors = [one for one in examine(config) if one.level == "error"]
+    assert errors and all(one.fix for one in errors)
+    assert any("input/output error" in one.detail.lower() for one in errors)
 
 
 # --- What a start refuses
@@ -231,6 +259,68 @@ async def test_a_database_that_is_gone_or_was_rolled_back_is_found(place: Path) 
     database.write_bytes(newest)
     assert {one.level for one in found(place).values()} <= {"ok", "warning"}
     await started(place)
+
+
+async def test_a_server_on_the_same_database_is_found_whatever_its_ports(place: Path) -> None:
+    assert found(place)["one server"].level == "ok"
+    async with opened(load(place / "server.toml")):  # by ports that the system chooses
+        told = await refusal(place)
+        assert told.code == "FED-2201" and "is in use" in told.what
+        assert found(place)["one server"] == refused("one server", told)
+    assert found(place)["one server"].level == "ok"
+
+
+def emptied(database: Path) -> None:
+    database.write_bytes(b"")
+
+
+def without_tables(database: Path) -> None:
+    """As of a start that was killed before its first migration was durable."""
+    database.unlink()
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+
+
+@pytest.mark.parametrize("make", [emptied, without_tables])
+async def test_a_database_without_a_table_is_one_that_is_yet_to_be_made(
+    make: Callable[[Path], None], place: Path
+) -> None:
+    database = place / "state" / "fed.db"
+    database.parent.mkdir(mode=0o700)
+    database.touch()
+    make(database)
+    before = files_in(place)
+    assert found(place)["database"] == Finding("database", "ok", "it is made at the first start")
+    assert files_in(place) == before
+    await started(place)
+    assert found(place)["database"].level == "ok"
+
+
+@pytest.mark.parametrize("make", [emptied, without_tables])
+async def test_a_database_that_was_emptied_is_not_taken_for_a_new_one(
+    make: Callable[[Path], None], place: Path
+) -> None:
+    await started(place)
+    make(place / "state" / "fed.db")
+    told = await refusal(place)
+    assert (told.code, told.what) == ("FED-2205", "the database fed.db is empty")
+    assert "fed db restore" in told.fix and "--accept-rollback" in told.fix
+    assert found(place)["database"] == refused("database", told)
+
+
+async def test_a_lost_audit_signer_is_told_with_what_helps(place: Path) -> None:
+    await started(place)
+    (place / "ca" / AUDIT_SIGNER).unlink()
+    with ThreadPoolExecutor(1) as thread:
+        rotate = ["ca", "rotate", "audit-signer", "--directory", f"{place}/ca"]
+        assert thread.submit(main, rotate).result() == 0
+    told = await refusal(place)
+    assert told.code == "FED-2205" and "--accept-rollback" in told.fix
+    assert found(place)["history"] == refused("history", told)
+    async with opened(load(place / "server.toml"), accept_rollback=True):
+        pass
+    await started(place)
+    assert found(place)["history"].level == "ok"
 
 
 async def test_a_datastore_key_that_does_not_open_what_is_open_is_found(place: Path) -> None:

@@ -1,0 +1,198 @@
+"""A list is whole or as it was; no revocation is ever forgotten, and in doubt nobody is let in."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from fedcore.errors import AuthorityError, KeyFileError, RefusedError, UnauthenticatedError
+from fedserver.authority import Authority
+from fedserver.certificate_lists import CertificateLists, Exchange, Listed
+from fedserver.certificates import new_key
+from fedserver.commands.ca import main
+from fedserver.disk import MAKE_ROOM
+from tests.server.authority.parties import (
+    NOW,
+    Parties,
+    RequestFor,
+    RequestOf,
+    enrolment_at,
+    token_record,
+)
+
+FIRST, SECOND = b"1" * 32, b"2" * 32
+
+
+@pytest.fixture
+def lists(authority: Authority) -> CertificateLists:
+    """Of an authority that has disowned the first certificate."""
+    authority.lists.revoke(FIRST, reason="left", now=NOW, name="ada")
+    return authority.lists
+
+
+def path_of(authority: Authority) -> Path:
+    return authority.directory / "revoked.jsonl"
+
+
+def revoke(authority: Authority, fingerprint: bytes) -> int:
+    words = ["revoke", fingerprint.hex(), "--reason", "left", "--yes"]
+    return main([*words, "--directory", str(authority.directory)])
+
+
+def cut_off(authority: Authority, bytes_kept: int) -> None:
+    """As an older program left the list where the disk was full: half a line at its end."""
+    with path_of(authority).open("r+") as file:
+        line = file.read()
+        file.write(line.replace(FIRST.hex(), SECOND.hex())[:bytes_kept])
+
+
+def test_a_full_disk_leaves_a_list_as_it_was_and_says_to_make_room(
+    authority: Authority, lists: CertificateLists, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = path_of(authority).read_bytes(), sorted(os.listdir(authority.directory))
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(KeyFileError, match=r"revoked\.jsonl cannot be written") as refused:
+            revoke(authority, SECOND)
+    assert refused.value.fix == MAKE_ROOM
+    assert (path_of(authority).read_bytes(), sorted(os.listdir(authority.directory))) == before
+    assert lists.revoked() == {FIRST}
+    assert revoke(authority, SECOND) == 0
+    assert lists.revoked() == {FIRST, SECOND}
+
+
+def test_commands_at_once_lose_none_of_their_lines(authority: Authority) -> None:
+    def act(number: int) -> None:
+        lists = CertificateLists(authority.directory)
+        lists.revoke(bytes([number]) * 32, reason="left", now=NOW)
+        lists.note(Listed(bytes([number]) * 32, f"user-{number}", NOW))
+
+    threads = [threading.Thread(target=act, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    everyone = {bytes([number]) * 32 for number in range(16)}
+    assert authority.lists.revoked() == everyone
+    assert {user.fingerprint for user in authority.lists.users()} == everyone
+
+
+@pytest.mark.parametrize("bytes_kept", [1, 10, 17, 30, 81, 90, 150])
+def test_a_revocation_that_was_cut_off_is_completed_and_never_dropped(
+    authority: Authority, lists: CertificateLists, bytes_kept: int
+) -> None:
+    cut_off(authority, bytes_kept)
+    torn = path_of(authority).read_bytes()
+    for ask in (authority.lists.revoked, CertificateLists(authority.directory).revocations):
+        with pytest.raises(AuthorityError, match="damaged") as refused:
+            ask()
+        assert "never acknowledged" in refused.value.why and "fed ca revoke" in refused.value.fix
+        assert (SECOND.hex()[:10] in refused.value.why) == (bytes_kept >= 27)
+    if bytes_kept > 17:  # what is there of the fingerprint is not this one's
+        with pytest.raises(AuthorityError, match="damaged"):
+            revoke(authority, b"3" * 32)
+        assert path_of(authority).read_bytes() == torn
+    assert revoke(authority, SECOND) == 0
+    assert lists.revoked() == {FIRST, SECOND}
+    assert [json.loads(line)["at"] for line in path_of(authority).read_text().splitlines()]
+
+
+def test_what_was_revoked_is_not_a_reason_to_forget_half_a_line(
+    authority: Authority, lists: CertificateLists
+) -> None:
+    cut_off(authority, 5)
+    with pytest.raises(AuthorityError, match="damaged"):
+        revoke(authority, FIRST)
+
+
+def test_a_whole_line_without_its_end_counts(authority: Authority, lists: CertificateLists) -> None:
+    revoke(authority, SECOND)
+    path_of(authority).write_text(path_of(authority).read_text().rstrip("\n"))
+    assert lists.revoked() == {FIRST, SECOND}
+    assert revoke(authority, b"3" * 32) == 0
+    assert lists.revoked() == {FIRST, SECOND, b"3" * 32}
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe\n", b"\0" * 200 + b"\n", b'{"fingerprint": 1}\n'])
+def test_a_line_that_was_written_whole_and_is_damaged_is_refused(
+    authority: Authority, lists: CertificateLists, damage: bytes
+) -> None:
+    with path_of(authority).open("ab") as file:
+        file.write(damage)
+    with pytest.raises(AuthorityError, match="damaged") as refused:
+        lists.revoked()
+    assert "fed ca recover" in refused.value.fix
+    with pytest.raises(AuthorityError, match="damaged"):
+        revoke(authority, SECOND)
+
+
+def test_what_keeps_a_list_from_being_read_is_said(
+    authority: Authority, lists: CertificateLists
+) -> None:
+    path_of(authority).unlink()
+    path_of(authority).mkdir()
+    with pytest.raises(AuthorityError, match="cannot be read"):
+        lists.revoked()
+
+
+def test_a_running_server_forgets_no_revocation_that_it_has_read(
+    authority: Authority, lists: CertificateLists
+) -> None:
+    running = CertificateLists(authority.directory)
+    assert running.revoked() == {FIRST} and not running.lost
+    old = path_of(authority).read_bytes()
+    revoke(authority, SECOND)
+    assert running.revoked() == {FIRST, SECOND} and not running.lost
+    path_of(authority).unlink()
+    path_of(authority).write_bytes(old)
+    assert running.revoked() == {FIRST, SECOND} and running.lost == {SECOND}
+    path_of(authority).unlink()
+    assert running.revoked() == {FIRST, SECOND} and running.lost == {FIRST, SECOND}
+    revoke(authority, FIRST)
+    revoke(authority, SECOND)
+    assert running.revoked() == {FIRST, SECOND} and not running.lost
+
+
+def test_a_user_whose_line_was_cut_off_was_never_given_a_profile(authority: Authority) -> None:
+    authority.lists.note(Listed(FIRST, "ada", NOW, role="viewer"))
+    with (authority.directory / "issued.jsonl").open("a") as file:
+        file.write('{"fingerprint": "32')
+    assert [user.name for user in authority.lists.users()] == ["ada"]
+    authority.lists.note(Listed(SECOND, "bob", NOW, role="viewer"))
+    assert [user.name for user in authority.lists.users()] == ["ada", "bob"]
+
+
+def test_what_was_done_with_keys_is_listed_and_damage_is_told(authority: Authority) -> None:
+    done = [Exchange("rotate", "datastore", NOW), Exchange("retire", "datastore", NOW + 1)]
+    for exchange in done:
+        authority.lists.exchanged(exchange)
+    assert authority.lists.exchanges() == done
+    with (authority.directory / "exchanged.jsonl").open("a") as file:
+        file.write("{}\n")
+    with pytest.raises(AuthorityError, match=r"exchanged\.jsonl is damaged"):
+        authority.lists.exchanges()
+
+
+async def test_no_device_is_certified_anew_while_the_list_cannot_be_read_and_then_it_is(
+    authority: Authority,
+    request_for: RequestFor,
+    request_of: RequestOf,
+    lists: CertificateLists,
+) -> None:
+    store = Parties(token_record())
+    enrolment = enrolment_at(authority, store)
+    client_id = (await enrolment.enrol(request_for())).client_id
+    cut_off(authority, 30)
+    with pytest.raises(RefusedError) as refused:
+        await enrolment.renew(client_id, request_of(new_key()))
+    assert refused.value.retry is not None and not isinstance(refused.value, UnauthenticatedError)
+    revoke(authority, SECOND)
+    assert (await enrolment.renew(client_id, request_of(new_key()))).certificate_chain
