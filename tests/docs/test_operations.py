@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,37 @@ def test_every_command_of_the_runbook_runs_in_its_order(tmp_path: Path) -> None:
     assert "restored" in shown and "use fed server start --accept-rollback" in shown
     assert "is signed, and holds" in shown and "the schema is" in shown
     assert len(list((tmp_path / "state").glob("fed.db.before-*"))) == 2
+
+
+def test_a_copy_beside_a_server_that_writes_is_no_failure_and_another_one_is(
+    tmp_path: Path,
+) -> None:
+    (command,) = re.findall(r"^tar --create .*$", TEXT, re.MULTILINE)
+    for folder in ("state/ledgers", "authority", "backup"):
+        (tmp_path / folder).mkdir(parents=True)
+    with (tmp_path / "state/ledgers/digits").open("wb", buffering=0) as ledger:
+        ledger.truncate(64 << 20)
+        ledger.seek(0, os.SEEK_END)
+        ended = threading.Event()
+
+        def append() -> None:
+            while not ended.is_set():
+                ledger.write(b"a record\n")
+
+        writer = threading.Thread(target=append)
+        writer.start()
+        try:
+            copied = subprocess.run(
+                ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False
+            )
+        finally:
+            ended.set()
+            writer.join()
+    assert "changed as we read it" in copied.stderr  # or this tries nothing
+    assert copied.returncode == 0
+    (tmp_path / "authority").rmdir()
+    failed = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, check=False)
+    assert failed.returncode != 0
 
 
 def test_every_figure_stands_in_the_table_with_its_labels() -> None:

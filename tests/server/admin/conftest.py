@@ -26,6 +26,7 @@ from fedserver.app import Addresses, Server
 from fedserver.audit_heads import AuditHeads
 from fedserver.authority import Authority
 from fedserver.authority_acts import AuthorityActs
+from fedserver.certificate_lists import CertificateLists
 from fedserver.key_files import write_public, write_secret
 from fedserver.parts import Parts
 from tests.server.federation import world as devices
@@ -198,7 +199,8 @@ class Training(devices.World):
         await self.enrol()
         assert self.federation is not None
         self.heads = AuditHeads(self.store, self.folder / "head", signer=SIGNER)
-        acts = AuthorityActs(self.store, authority.lists, set())
+        # Of lists of its own, that no log has more entries than a test has made.
+        acts = AuthorityActs(self.store, CertificateLists(self.folder), set())
         parts = Parts(self.store, authority, self.federation, self.metrics, self.heads, acts)
         self.server = Server(serving.settings(self.folder), parts)
         self.addresses = await self.server.start()
