@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Final, Self
+from typing import Final
 
 from sqlalchemy import select
 
@@ -25,47 +25,35 @@ from fedserver.store.sql.reads import all_rows
 
 __all__ = ["AuthorityActs", "lost_revocations", "require_revocations"]
 
-_FAMILY: Final = "ca."
-_ISSUE, _REVOKE = f"{_FAMILY}issue", f"{_FAMILY}revoke"
+_ISSUE, _REVOKE = "ca.issue", "ca.revoke"
+_EXCHANGES: Final = {act: f"ca.{act}" for act in ("renew", "retire", "rotate")}
 _CERTIFICATE: Final = "certificate:"
 _LONGEST: Final = 256
 _NAMED: Final = 8
 
 
 class AuthorityActs:
-    """The acts that are in the audit log, and those on the lists that are to come into it."""
+    """The acts on the lists that are to come into the audit log in `database`, that of `store`."""
 
-    def __init__(
-        self, store: SystemStore, lists: CertificateLists, known: set[tuple[str, str]]
-    ) -> None:
-        self._store, self._lists, self._known = store, lists, known
+    def __init__(self, store: SystemStore, lists: CertificateLists, database: Database) -> None:
+        self._store, self._lists, self._database = store, lists, database
         self._stamps: object = None  # of the lists as they were carried over last
 
-    @classmethod
-    async def of(cls, store: SystemStore, lists: CertificateLists, database: Database) -> Self:
-        """What the log of that database has of the lists.
+    async def refresh(self) -> None:
+        """Writes down what is new on the lists, unless another server has.
 
         Raises: AuthorityError where a list is damaged, or lacks a revocation; StoreError.
         """
-        await asyncio.to_thread(require_revocations, lists, database)
-        known = await asyncio.to_thread(lambda: set(_written(database)))
-        return cls(store, lists, known)
-
-    async def refresh(self) -> None:
-        """Writes down what is new on the lists. Raises: AuthorityError as `of`; StoreError."""
         stamps = self._lists.stamps()
         if stamps == self._stamps:
             return
-        revoked = await asyncio.to_thread(self._lists.revocations)
-        on_list = {_object_of(line.fingerprint) for line in revoked}
-        written = [on for act, on in self._known if act == _REVOKE and on not in on_list]
+        acts = await asyncio.to_thread(lambda: list(_acts_on(self._lists)))
+        known = await asyncio.to_thread(_written, self._database)
         # What is there is written down all the same: it may be lost before the rest was mended.
-        for entry in await asyncio.to_thread(lambda: list(_acts_on(self._lists))):
-            if (entry.action, entry.object) not in self._known:
+        for entry in acts:
+            if (entry.action, entry.object) not in known:
                 await self._store.append_audit(entry)
-                self._known.add((entry.action, entry.object))
-        if written:
-            raise _lost([on.removeprefix(_CERTIFICATE) for on in sorted(written)])
+        await asyncio.to_thread(require_revocations, self._lists, self._database)
         self._stamps = stamps
 
 
@@ -112,7 +100,7 @@ def _acts_on(lists: CertificateLists) -> Iterator[AuditEntry]:
         yield _entry(_REVOKE, _object_of(line.fingerprint), line.reason)
     for done in lists.exchanges():
         at = datetime.fromtimestamp(done.at, UTC)
-        yield _entry(f"{_FAMILY}{done.act}", f"key:{done.key} at {at:%Y-%m-%dT%H:%M:%SZ}")
+        yield _entry(_EXCHANGES[done.act], f"key:{done.key} at {at:%Y-%m-%dT%H:%M:%SZ}")
     for line in lists.users():
         yield _entry(_ISSUE, _object_of(line.fingerprint), f"{line.role} {line.name}")
 
@@ -128,7 +116,8 @@ def _object_of(fingerprint: bytes) -> str:
 def _written(database: Database) -> dict[tuple[str, str], tuple[int, str]]:
     """The acts in a log: when each was written down, in Unix seconds, and what was decided."""
     log = schema.audit_log
-    acts = select(log).where(log.c.action.like(f"{_FAMILY}%")).order_by(log.c.sequence)
+    named = log.c.action.in_([_ISSUE, _REVOKE, *_EXCHANGES.values()])
+    acts = select(log).where(named).order_by(log.c.sequence)
     with connected(database) as connection:
         return {
             (row["action"], row["object"]): (row["at_ms"] // 1000, row["decision"])

@@ -11,7 +11,7 @@ from fedcore.errors import AuditError, KeyFileError
 from fedcore.federated.payments import Accounts
 from fedserver.audit_heads import AUDIT_HEAD, AuditHeads
 from fedserver.authority import Authority
-from fedserver.authority_acts import AuthorityActs
+from fedserver.authority_acts import AuthorityActs, require_revocations
 from fedserver.blobs import BlobStore, LocalBlobStore
 from fedserver.config import Config
 from fedserver.federation.federation import LocalFederation
@@ -62,7 +62,8 @@ async def opened(config: Config, *, accept_rollback: bool = False) -> AsyncItera
         signer, *earlier = load_keys(keys / AUDIT_SIGNER)
         heads = AuditHeads(store, state / AUDIT_HEAD, signer=signer, earlier=earlier)
         await heads.check(accept_rollback=accept_rollback)
-        acts = await AuthorityActs.of(store, authority.lists, config.database)
+        await asyncio.to_thread(require_revocations, authority.lists, config.database)
+        acts = AuthorityActs(store, authority.lists, config.database)
         spool = Spool(state / _SPOOL, in_flight_bytes=config.limits.upload_bytes)
         metrics.watch_chunks(lambda: spool.in_flight)
         resources = Resources(

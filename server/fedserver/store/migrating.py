@@ -36,7 +36,7 @@ __all__ = [
     "version_of",
 ]
 
-HEAD = "0005"  # the newest step under migrations/versions
+HEAD = "0006"  # the newest step under migrations/versions
 SUPPORTED = frozenset({HEAD})
 
 _MIGRATIONS = Path(__file__).parent / "migrations"

@@ -349,6 +349,7 @@ audit_log = _table(
     _bytes("request_id"),
     _bytes("prev_hash"),
     _bytes("hash"),
+    Index(None, "action"),
     changes=False,
 )
 

@@ -200,7 +200,7 @@ class Training(devices.World):
         assert self.federation is not None
         self.heads = AuditHeads(self.store, self.folder / "head", signer=SIGNER)
         # Of lists of its own, that no log has more entries than a test has made.
-        acts = AuthorityActs(self.store, CertificateLists(self.folder), set())
+        acts = AuthorityActs(self.store, CertificateLists(self.folder), self.folder / "fed.db")
         parts = Parts(self.store, authority, self.federation, self.metrics, self.heads, acts)
         self.server = Server(serving.settings(self.folder), parts)
         self.addresses = await self.server.start()

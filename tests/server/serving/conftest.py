@@ -381,7 +381,7 @@ async def a_world(directory: Path, authority: Authority, **sections: Any) -> Asy
     federation = CannedFederation(owner=b"c" * 16)
     heads = AuditHeads(store, directory / "head", signer=b"s" * 32)
     # Of lists of its own: all worlds share the authority, and no log has what others issued.
-    acts = AuthorityActs(store, CertificateLists(directory), set())
+    acts = AuthorityActs(store, CertificateLists(directory), directory / "fed.db")
     metrics = Metrics()
     server = Server(
         settings(directory, **sections),

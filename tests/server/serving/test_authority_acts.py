@@ -16,6 +16,7 @@ from fedcore.errors import AuthorityError, FedcoreError, RefusedError, StoreErro
 from fedcore.v1 import admin_service_pb2
 from fedcore.wire.failures import error_from
 from fedserver.app import Server
+from fedserver.authority_acts import AuthorityActs
 from fedserver.certificate_lists import CertificateLists
 from fedserver.commands.ca import main as ca
 from fedserver.config import load
@@ -83,6 +84,16 @@ async def test_what_was_done_before_a_start_and_while_a_server_runs_is_audited_o
     assert (revoked.action, revoked.object) == ("ca.revoke", f"certificate:{ada}")
     assert revoked.decision == "left"
     assert (second.action, second.object) == ("ca.issue", f"certificate:{bob}")
+
+
+async def test_of_several_servers_on_a_database_one_writes_an_act_down(place: Path) -> None:
+    settings = load(place / "server.toml")
+    async with opened(settings) as parts:
+        second = AuthorityActs(parts.store, CertificateLists(place / "ca"), settings.database)
+        ada = issue(place, "ada")
+        await parts.acts.refresh()
+        await second.refresh()
+        assert [entry.object for entry in await acts_in(parts)] == [f"certificate:{ada}"]
 
 
 async def test_a_running_server_takes_up_what_is_done_by_itself(place: Path) -> None:
