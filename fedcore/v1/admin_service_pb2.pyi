@@ -603,7 +603,7 @@ class TaskEntry(_message.Message):
     submitted_ms: _builtins.int
     model_digest: _builtins.bytes
     epsilon: _builtins.float
-    """Spent and the budget; 0 without privacy."""
+    """Spent, NaN where nobody can say, and the budget; 0 without privacy."""
     epsilon_budget: _builtins.float
     reason: _builtins.str
     """Why it ended, where it did not complete."""
@@ -824,6 +824,7 @@ class RoundEntry(_message.Message):
     reason: _builtins.str
     model_digest: _builtins.bytes
     epsilon: _builtins.float
+    """Spent in all when it ended, or by now; NaN where nobody can say, 0 without privacy."""
     bytes_up: _builtins.int
     started_ms: _builtins.int
     server_time_ms: _builtins.int

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
 from fedcore.console import Json
 from fedcore.v1 import admin_service_pb2
-from fedserver.admin.showing import plain, seconds, size
+from fedserver.admin.showing import plain, seconds, size, spent
 
 __all__ = ["OVER", "data_of", "line_of"]
 
@@ -54,7 +55,7 @@ def line_of(
     if (accuracy := _metric(entry, _ACCURACY)) is not None:
         parts.append(f"acc {100 * accuracy:.1f}%")
     if epsilon_budget:
-        parts.append(f"eps {entry.epsilon:.2f}/{epsilon_budget:.2f}")
+        parts.append(spent(entry.epsilon, epsilon_budget))
     parts += [f"up {size(entry.bytes_up)}", seconds(_took_ms(entry))]
     if entry.reason and entry.phase not in _WITH_MODEL:
         parts.append(plain(entry.reason))
@@ -76,7 +77,7 @@ def data_of(entry: admin_service_pb2.RoundEntry) -> dict[str, Json]:
         "reason": entry.reason,
         "model": entry.model_digest.hex(),
         "metrics": dict(sorted(entry.metrics.items())),
-        "epsilon": entry.epsilon,
+        "epsilon": None if math.isnan(entry.epsilon) else entry.epsilon,
         "bytes_up": entry.bytes_up,
         "started_ms": entry.started_ms,
         "seconds": _took_ms(entry) / 1000,

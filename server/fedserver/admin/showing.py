@@ -5,6 +5,7 @@ A reason or a name in an answer may come from a client; a terminal must not obey
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import UTC, datetime
 
@@ -18,6 +19,7 @@ __all__ = [
     "plain",
     "seconds",
     "size",
+    "spent",
     "task_of",
     "time",
 ]
@@ -61,6 +63,16 @@ def size(count: int) -> str:
     while value >= 999.95 and power < len(_UNITS) - 1:
         value, power = value / 1000, power + 1
     return f"{value:.1f} {_UNITS[power]}"
+
+
+def spent(epsilon: float, budget: float) -> str:
+    """What was spent of a budget of privacy, where the server knows.
+
+    >>> spent(1.834, 4), spent(math.nan, 4)
+    ('eps 1.83/4.00', 'eps ?/4.00')
+    """
+    known = "?" if math.isnan(epsilon) else f"{epsilon:.2f}"
+    return f"eps {known}/{budget:.2f}"
 
 
 def hexadecimal(value: bytes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
@@ -185,7 +186,7 @@ def data_of(entry: admin_service_pb2.TaskEntry) -> dict[str, Json]:
         "rounds": entry.rounds,
         "submitted_ms": entry.submitted_ms,
         "model": entry.model_digest.hex(),
-        "epsilon": entry.epsilon,
+        "epsilon": None if math.isnan(entry.epsilon) else entry.epsilon,
         "epsilon_budget": entry.epsilon_budget,
         "reason": entry.reason,
     }
@@ -195,7 +196,7 @@ def line_of(entry: admin_service_pb2.TaskEntry) -> str:
     """A task's entry in one line."""
     parts = [
         f"{entry.task_id}  {entry.state:<9}  {entry.rounds_completed}/{entry.rounds} rounds",
-        f"eps {entry.epsilon:.2f}/{entry.epsilon_budget:.2f}" if entry.epsilon_budget else "",
+        showing.spent(entry.epsilon, entry.epsilon_budget) if entry.epsilon_budget else "",
         showing.plain(entry.reason),
     ]
     return "  ".join(part for part in parts if part)

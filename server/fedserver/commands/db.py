@@ -32,7 +32,7 @@ from fedserver.store.connection import reading
 from fedserver.store.locking import require_free
 from fedserver.store.opening import open_store, require_driver
 from fedserver.store.postgres.address import Database, PostgresAddress
-from fedserver.store.records import AuditEntry
+from fedserver.store.records import EPOCH_BEGUN, AuditEntry
 
 __all__ = ["main"]
 
@@ -237,7 +237,8 @@ async def _begin_epoch(database: Database) -> int:
         # Nothing that is sealed is opened here, so that any key will do.
         store = await open_store(database, keys=[os.urandom(32)])
         try:
-            return await store.bump_epoch(audit=AuditEntry("operator", "db.epoch", "database"))
+            audit = AuditEntry("operator", "db.epoch", "database")
+            return await store.bump_epoch(EPOCH_BEGUN, audit=audit)
         finally:
             await store.close()
 

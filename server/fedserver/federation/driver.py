@@ -23,7 +23,7 @@ from fedserver.federation.page import Page
 from fedserver.federation.resources import HostedTask, Resources
 from fedserver.federation.scrubbing import Scrubbing
 from fedserver.store.records import (
-    RESTORED,
+    EARLIER_EPOCHS,
     AuditEntry,
     HeadRecord,
     RoundRecord,
@@ -244,7 +244,7 @@ class TaskDriver:
 
         Else a later one had, of which a database that was restored does not know.
         """
-        if latest.reason == RESTORED:
+        if latest.reason in EARLIER_EPOCHS:
             return False
         events = await self._resources.store.round_events(latest.ref)
         return any(event.from_phase == Phase.AGGREGATING.value for event in events)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
@@ -18,6 +19,7 @@ from fedcore.errors import (
 )
 from fedcore.federated.payments import Accounts, draws_clients
 from fedcore.federated.task import Task
+from fedcore.privacy import PrivacyPlan
 from fedcore.rounds import Phase
 from fedcore.rounds.waiting import waiting_for
 from fedcore.secagg.identity import verify_signature
@@ -154,13 +156,15 @@ class Tasks(Drivers):
         """What a task has spent of its privacy budget."""
         record = await self._visible(caller, task_id)
         head = await self._store.head(task_id)  # before the ledger, which is never behind it
-        trouble = self._left.get(task_id)
+        trouble, budget = self._left.get(task_id), 0.0
         try:
-            found = await asyncio.to_thread(self._spent, record, head)
+            plan = (await asyncio.to_thread(Task.from_canonical, record.spec)).plan
+            budget = 0.0 if plan is None else plan.epsilon
+            found = await asyncio.to_thread(self._spent, task_id, plan, head)
         except (PrivacyError, TaskError) as error:
             # What is amiss with one keeps no other from view; nor is it known whether its sample
             # was secret.
-            found, trouble = Spent(secret_sample=True), error
+            found, trouble = Spent(math.nan, budget, secret_sample=True), error
         if trouble is None:
             return found
         words = f"{trouble.code} {trouble.what}: {trouble.why}. Fix: {trouble.fix}"
@@ -211,11 +215,10 @@ class Tasks(Drivers):
                 return
             await driver.page.turned(left)
 
-    def _spent(self, record: TaskRecord, head: HeadRecord | None) -> Spent:
-        plan = Task.from_canonical(record.spec).plan
+    def _spent(self, task_id: str, plan: PrivacyPlan | None, head: HeadRecord | None) -> Spent:
         if plan is None:
             return Spent()
-        found = self._accounts.spent(record.task_id, plan, checkpoint=checkpoint_of(head))
+        found = self._accounts.spent(task_id, plan, checkpoint=checkpoint_of(head))
         return Spent(found.epsilon, plan.epsilon, found.by_round, draws_clients(plan))
 
     async def _visible(self, caller: Caller, task_id: str) -> TaskRecord:

@@ -282,6 +282,7 @@ class SubmittedTask:
 class Spent:
     """What a task has spent of its privacy budget; all 0 for a task without privacy.
 
+    `epsilon`: NaN where nobody can say.
     `by_round`: the epsilon after the release of each round. `secret_sample`: these figures hold
     only against who does not learn which clients took part in which round, nor how many.
     `trouble`: why the task is not carried out, or nobody can say what is spent; and what to do.

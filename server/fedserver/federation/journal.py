@@ -50,8 +50,11 @@ class Journal:
     base: bytes
     entropy: Entropy
 
-    async def open(self, state: RoundState) -> RoundRecord:
-        """Makes a new attempt durable. Raises: ConflictError if there is an open one."""
+    async def open(self, state: RoundState, *, spent: float | None) -> RoundRecord:
+        """Makes a new attempt durable. `spent`: in all before it, None without privacy.
+
+        Raises: ConflictError if there is an open one.
+        """
         return await self.store.open_round(
             self.ref,
             phase=state.phase.value,
@@ -59,6 +62,7 @@ class Journal:
             base_model=self.base,
             deadline_ms=state.deadline,
             lease_token=self.lease().token,
+            spent=spent,
         )
 
     async def advance(

@@ -8,7 +8,7 @@ from fedserver.federation.cohort import Cohort
 from fedserver.federation.journal import SCRUB, Journal
 from fedserver.federation.lease import LeaseHolder
 from fedserver.federation.resources import Resources
-from fedserver.store.records import RoundRecord, RoundRef
+from fedserver.store.records import NOT_NOTED, RoundRecord, RoundRef
 
 __all__ = ["Scrubbing", "scrubbed_ref"]
 
@@ -49,9 +49,13 @@ class Scrubbing:
 
     async def _note(self, record: RoundRecord, journal: Journal, event: Event) -> None:
         after, effects = step(from_record(record.state), event, self._policy)
+        # What a release has noted stands; else whoever has the ledger says what was spent.
+        epsilon = NOT_NOTED if record.is_open and not record.epsilon else None
         for effect in effects:
             if isinstance(effect, Persist):
-                await journal.advance(effect.transition, after, cohort=Cohort(), result=None)
+                await journal.advance(
+                    effect.transition, after, cohort=Cohort(), result=None, epsilon=epsilon
+                )
 
     def _journal(self, record: RoundRecord) -> Journal:
         return Journal(

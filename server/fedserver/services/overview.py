@@ -6,6 +6,7 @@ federation. Everything is of the caller's tenant, which its certificate names, n
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from fedserver.federation.interface import Federation, RoundWaits, Spent
 from fedserver.services import fields
 from fedserver.store.audit import canonical
 from fedserver.store.protocol import Store
-from fedserver.store.records import AssignmentRecord, RoundRecord, TaskRecord
+from fedserver.store.records import NOT_NOTED, AssignmentRecord, RoundRecord, TaskRecord
 
 __all__ = ["About", "Overview"]
 
@@ -131,7 +132,7 @@ class Overview:
         shown = _shows_participants(caller, spent)
         waits = await self._selection(caller, task) if shown else RoundWaits("")
         return admin_service_pb2.ListRoundsResponse(
-            rounds=[await self._round_entry(one, shown, spent.epsilon) for one in page.rounds],
+            rounds=[await self._round_entry(task, one, shown, spent) for one in page.rounds],
             last_event=page.last_event,
             task=await self._task_entry(task, spent),
             waiting_for=waits.waiting_for,
@@ -142,7 +143,7 @@ class Overview:
         self, caller: Caller, request: admin_service_pb2.ShowRoundRequest
     ) -> admin_service_pb2.ShowRoundResponse:
         ref = fields.round_ref(request.round)
-        await self._task(caller, ref.task_id)
+        task = await self._task(caller, ref.task_id)
         record = await self._store.round(ref)
         if record is None:
             raise _nothing("round")
@@ -153,7 +154,7 @@ class Overview:
         if not shown:
             waits = RoundWaits("")
         return admin_service_pb2.ShowRoundResponse(
-            round=await self._round_entry(record, shown, spent.epsilon),
+            round=await self._round_entry(task, record, shown, spent),
             transitions=[
                 admin_service_pb2.Transition(
                     at_ms=event.at_ms,
@@ -227,6 +228,21 @@ class Overview:
             raise _nothing("task")
         return task
 
+    async def _spent_with(self, task: TaskRecord, record: RoundRecord, spent: Spent) -> float:
+        """What was spent in all when an attempt ended; NaN where nobody can say.
+
+        `spent`: by now, which counts for an attempt that is open, and for one that was ended
+        without a look at the ledger as long as nothing was begun since.
+        """
+        if record.is_open:
+            return spent.epsilon
+        if record.epsilon != NOT_NOTED:
+            return record.epsilon
+        if not spent.budget:  # the task has no ledger
+            return spent.epsilon
+        latest = await self._store.latest_attempt(task.task_id, task.rounds_completed)
+        return spent.epsilon if latest and latest.ref == record.ref else math.nan
+
     async def _task_entry(self, task: TaskRecord, spent: Spent) -> admin_service_pb2.TaskEntry:
         head = await self._store.head(task.task_id)
         return admin_service_pb2.TaskEntry(
@@ -244,15 +260,11 @@ class Overview:
         )
 
     async def _round_entry(
-        self, record: RoundRecord, participants: bool, spent: float
+        self, task: TaskRecord, record: RoundRecord, participants: bool, spent: Spent
     ) -> admin_service_pb2.RoundEntry:
-        """`participants`: whether what tells how many they were is shown.
-
-        `spent`: of the task's budget by now, which counts for a round that is open.
-        """
+        """`participants`: whether what tells how many they were is shown."""
         metrics = await self._store.metrics(record.ref)
-        if record.is_open:
-            record = replace(record, epsilon=spent)
+        record = replace(record, epsilon=await self._spent_with(task, record, spent))
         if not participants:
             record = replace(record, assigned=0, uploaded=0, state={}, reason="", bytes_up=0)
         return admin_service_pb2.RoundEntry(

@@ -29,7 +29,7 @@ from fedserver.store.connection import reading, writing
 from fedserver.store.locking import FileLock
 from fedserver.store.migrating import connected, prepare
 from fedserver.store.postgres.address import Database
-from fedserver.store.records import AuditEntry, AuditHead, AuditRecord
+from fedserver.store.records import RESTORED, AuditEntry, AuditHead, AuditRecord
 from fedserver.store.sql.reads import all_rows, one_row
 from fedserver.store.sql.rows import audit_of
 from fedserver.store.sqlite import SqliteStore
@@ -179,7 +179,7 @@ async def restore(
         store = await SqliteStore.open(draft, keys=[os.urandom(32)])
         try:
             entry = AuditEntry("operator", "db.restore", f"backup:{manifest.sha256}")
-            await store.bump_epoch(audit=entry)
+            await store.bump_epoch(RESTORED, audit=entry)
         finally:
             await store.close()
         with _explained(f"the database {database.name} cannot be restored"):

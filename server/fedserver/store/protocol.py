@@ -56,10 +56,10 @@ class SystemStore(Protocol):
 
     async def server_identity(self) -> ServerIdentity: ...
 
-    async def bump_epoch(self, *, audit: AuditEntry | None = None) -> int:
+    async def bump_epoch(self, reason: str, *, audit: AuditEntry | None = None) -> int:
         """Begins a new epoch, after a restore, and gives its number (W11).
 
-        Every open attempt becomes ABANDONED, and its secrets are forgotten; no lease holds.
+        Every open attempt is ABANDONED, its epsilon NOT_NOTED, its secrets gone; no lease holds.
         """
 
     async def recall(self, idempotency: Idempotency) -> Stored | None:
@@ -279,9 +279,10 @@ class RoundStore(Protocol):
         base_model: bytes,
         deadline_ms: int | None,
         lease_token: int,
+        spent: float | None = None,
         audit: AuditEntry | None = None,
     ) -> RoundRecord:
-        """A new attempt, at sequence 0.
+        """A new attempt, at sequence 0. `spent`: the epsilon of those before that have NOT_NOTED.
 
         The same again gives the same record. Raises: ConflictError if it was opened otherwise, or
         another of the task is open; NotFoundError.

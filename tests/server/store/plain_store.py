@@ -298,7 +298,7 @@ class PlainStore:
         self.rounds[ref].settle(UploadState.CONSUMED)
         self._note(audit)
 
-    def bump_epoch(self, *, audit: AuditEntry) -> None:
+    def bump_epoch(self, reason: str, *, audit: AuditEntry) -> None:
         self.epoch += 1
         for found in self.rounds.values():
             if found.open:

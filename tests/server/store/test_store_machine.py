@@ -29,6 +29,7 @@ from hypothesis.stateful import (
 
 from fedcore.errors import FedcoreError
 from fedserver.store.records import (
+    RESTORED,
     AssignmentState,
     AuditEntry,
     Idempotency,
@@ -307,7 +308,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def restore(self) -> None:
         """A backup was put in place: an epoch begins, and no lease of before it holds."""
-        self.both("bump_epoch", audit=entry("epoch"))
+        self.both("bump_epoch", RESTORED, audit=entry("epoch"))
 
     @invariant()
     def shows_the_same(self) -> None:

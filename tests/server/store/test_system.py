@@ -12,6 +12,7 @@ from sqlalchemy import text
 from fedcore.errors import ConflictError, NotFoundError, StoreError
 from fedserver.store.audit import verify
 from fedserver.store.records import (
+    RESTORED,
     AuditEntry,
     AuditHead,
     CertificateRecord,
@@ -26,7 +27,7 @@ from tests.server.store.conftest import KEY
 async def test_a_server_keeps_its_identity_and_its_epoch_grows(world) -> None:
     first = await world.store.server_identity()
     assert len(first.server_id) == 16
-    assert await world.store.bump_epoch() == first.epoch + 1
+    assert await world.store.bump_epoch(RESTORED) == first.epoch + 1
     await world.reopen()
     now = await world.store.server_identity()
     assert (now.server_id, now.epoch) == (first.server_id, first.epoch + 1)
@@ -170,7 +171,7 @@ async def test_a_closed_store_says_so_and_may_be_closed_again(world) -> None:
     await world.store.close()
     await world.store.close()
     with pytest.raises(StoreError, match="closed"):
-        await world.store.bump_epoch()
+        await world.store.bump_epoch(RESTORED)
     with pytest.raises(StoreError, match="closed"):
         await world.store.tasks()
 

@@ -33,9 +33,13 @@ from fedserver.store.records.results import (
     OutboxMessage,
 )
 from fedserver.store.records.rounds import (
+    EARLIER_EPOCHS,
     ENDED,
+    EPOCH_BEGUN,
+    NOT_NOTED,
     OPEN,
     RESTORED,
+    RESTORED_OR_BEGUN,
     AssignmentRecord,
     AssignmentReport,
     AssignmentState,
@@ -53,9 +57,13 @@ from fedserver.store.records.rounds import (
 )
 
 __all__ = [
+    "EARLIER_EPOCHS",
     "ENDED",
+    "EPOCH_BEGUN",
+    "NOT_NOTED",
     "OPEN",
     "RESTORED",
+    "RESTORED_OR_BEGUN",
     "AssignmentRecord",
     "AssignmentReport",
     "AssignmentState",

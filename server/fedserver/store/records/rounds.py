@@ -10,9 +10,13 @@ from typing import Final
 from fedcore.rounds import ENDS, Phase
 
 __all__ = [
+    "EARLIER_EPOCHS",
     "ENDED",
+    "EPOCH_BEGUN",
+    "NOT_NOTED",
     "OPEN",
     "RESTORED",
+    "RESTORED_OR_BEGUN",
     "AssignmentRecord",
     "AssignmentReport",
     "AssignmentState",
@@ -29,8 +33,20 @@ __all__ = [
     "UploadState",
 ]
 
-RESTORED = "the database was restored from a backup"
+RESTORED: Final = "an operator restored the database from a backup"
 """Why the attempts ended that were open in a backup."""
+
+EPOCH_BEGUN: Final = "an operator began a new epoch of the database"
+"""Why those ended that were open in a database as it was."""
+
+RESTORED_OR_BEGUN: Final = "the database was restored from a backup"
+"""What earlier versions said of both; what was spent by then they noted of neither."""
+
+EARLIER_EPOCHS: Final = frozenset({RESTORED, EPOCH_BEGUN, RESTORED_OR_BEGUN})
+"""Why attempts ended after which there may be others, of which the database does not know."""
+
+NOT_NOTED: Final = -1.0
+"""In the place of an epsilon: the attempt was ended without a look at its task's ledger."""
 
 ENDED: Final = frozenset(phase.value for phase in ENDS | {Phase.COMPLETED})
 """The phases of attempts that take nothing any more."""
@@ -136,7 +152,8 @@ class RoundRecord:
     """An attempt at a round; `state`: the machine's own record, as JSON values.
 
     `sequence`: 0 when it was opened. `assigned`, `uploaded`: how many assignments it has, and
-    uploads that were sealed; `bytes_up`: how long these are together.
+    uploads that were sealed; `bytes_up`: how long these are together. `epsilon`: what was spent in
+    all when the attempt ended, or NOT_NOTED.
     """
 
     ref: RoundRef

@@ -9,7 +9,7 @@ from __future__ import annotations
 from fedcore.rounds import Phase
 from fedserver.store.records import (
     ENDED,
-    RESTORED,
+    NOT_NOTED,
     AssignmentState,
     RoundRef,
     Transition,
@@ -24,11 +24,11 @@ from fedserver.store.sql.transaction import Transaction, of_round
 __all__ = ["begin_epoch"]
 
 
-def begin_epoch(db: Transaction) -> int:
-    """Ends what was open, and gives the new epoch."""
+def begin_epoch(db: Transaction, reason: str) -> int:
+    """Ends what was open, for this reason, and gives the new epoch."""
     for row in db.rows("SELECT * FROM round"):
         if row["phase"] not in ENDED:
-            _abandon(db, row)
+            _abandon(db, row, reason)
     db.execute(
         "UPDATE task_lease SET owner = '', expires_ms = 0, attempts = 0,"
         " row_version = row_version + 1, updated_by = ?",
@@ -41,9 +41,9 @@ def begin_epoch(db: Transaction) -> int:
     return epoch
 
 
-def _abandon(db: Transaction, row: Row) -> None:
+def _abandon(db: Transaction, row: Row, reason: str) -> None:
     ref: RoundRef = ref_of(row)
-    step = Transition(row["phase"], Phase.ABANDONED.value, row["sequence"] + 1, RESTORED)
+    step = Transition(row["phase"], Phase.ABANDONED.value, row["sequence"] + 1, reason)
     db.update(
         "round",
         of_round(ref),
@@ -52,8 +52,9 @@ def _abandon(db: Transaction, row: Row) -> None:
         deadline_ms=None,
         since_ms=db.now_ms,
         reason=step.reason,
+        epsilon=row["epsilon"] or NOT_NOTED,  # a release has noted it; else the ledger knows
     )
-    note_event(db, ref, step, actor="restore")
+    note_event(db, ref, step, actor="operator")
     end_assignments(db, ref, AssignmentState.CANCELLED, reason=step.reason)
     forget_secrets(db, ref)
     for state in (UploadState.OPEN, UploadState.SEALED):

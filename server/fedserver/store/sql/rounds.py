@@ -13,6 +13,7 @@ from fedcore.errors import ConflictError, RefusedError
 from fedserver.store import schema
 from fedserver.store.records import (
     ENDED,
+    NOT_NOTED,
     OPEN,
     AssignmentRecord,
     AssignmentState,
@@ -52,6 +53,7 @@ class SqlRounds(SqlBase):
         base_model: bytes,
         deadline_ms: int | None,
         lease_token: int,
+        spent: float | None = None,
         audit: AuditEntry | None = None,
     ) -> RoundRecord:
         def act(db: Transaction) -> RoundRecord:
@@ -79,6 +81,9 @@ class SqlRounds(SqlBase):
                 last_event=0,
             )
             make_key(db, ref)
+            if spent is not None:
+                unsaid = {"task_id": ref.task_id, "epsilon": NOT_NOTED}
+                db.update("round", unsaid, epsilon=spent)
             first = Transition("", phase, 0, deadline_ms=deadline_ms)
             note_event(db, ref, first, actor=owner)
             db.audit(audit or _entry(owner, ref, first))

@@ -9,6 +9,8 @@ from dataclasses import asdict
 from typing import Any, Protocol
 
 from fedserver.store.records import (
+    NOT_NOTED,
+    RESTORED_OR_BEGUN,
     AssignmentRecord,
     AssignmentReport,
     AssignmentState,
@@ -142,6 +144,7 @@ def lease_of(row: Row) -> Lease:
 
 def round_of(row: Row) -> RoundRecord:
     """Of a row that has the sums over assignments and uploads beside its own columns."""
+    unsaid = row["reason"] == RESTORED_OR_BEGUN and not row["epsilon"]
     return RoundRecord(
         ref=ref_of(row),
         phase=row["phase"],
@@ -153,7 +156,7 @@ def round_of(row: Row) -> RoundRecord:
         started_ms=row["started_ms"],
         reason=row["reason"],
         result_digest=row["result_digest"],
-        epsilon=row["epsilon"],
+        epsilon=NOT_NOTED if unsaid else row["epsilon"],
         last_event=row["last_event"],
         assigned=row["assigned"],
         uploaded=row["uploaded"],

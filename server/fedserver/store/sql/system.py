@@ -52,9 +52,9 @@ class SqlSystem(SqlBase):
 
         return await self._read(query)
 
-    async def bump_epoch(self, *, audit: AuditEntry | None = None) -> int:
+    async def bump_epoch(self, reason: str, *, audit: AuditEntry | None = None) -> int:
         def act(db: Transaction) -> int:
-            epoch = begin_epoch(db)
+            epoch = begin_epoch(db, reason)
             db.audit(audit)
             return epoch
 
