@@ -52,8 +52,8 @@ class CheckIns(Tasks):
         able = [d for d in self._drivers.values() if not d.ended and _able(d.hosted, caller, ask)]
         for one in able:
             one.left_out.comes(caller.id, terms=ask.terms)
-        driver = _chosen(caller, able)
-        self._require_best(caller, ask, driver)
+        driver, wanted = await self._chosen(caller, able)
+        self._require_best(caller, ask, driver, wanted=wanted)
         if driver is None:
             return self._counted(RetryLater(*_IDLE_MS, held=_held(caller, able)))
         # Known before it is written, so that one transaction keeps the question and the answer.
@@ -86,18 +86,38 @@ class CheckIns(Tasks):
         record = await self._store.refuse_check_in(caller.id, ask.request_id, window)
         return self._counted(await self._answer(record) or RetryLater(*window))
 
-    def _require_best(self, caller: Caller, ask: CheckIn, here: TaskDriver | None) -> None:
+    async def _chosen(
+        self, caller: Caller, able: Sequence[TaskDriver]
+    ) -> tuple[TaskDriver | None, bool]:
+        """A task that the client may work for, and whether that one waits for clients now.
+
+        One that selects, else the first that would hold it: behind a task whose round is under way,
+        and that has more clients than it needs, the next one gets some. Those whose turn is over
+        come last.
+        """
+        now_s = asyncio.get_running_loop().time()
+        fitting = [driver for driver in able if caller.id not in driver.left_out]
+        fitting.sort(key=lambda driver: (driver.turn.over_until(now_s), not _selects(driver)))
+        for driver in fitting:
+            if await self._holds(driver) and _may_be_selected(driver, caller):
+                return driver, not driver.turn.over_until(now_s)
+        return (fitting[0], False) if fitting else (None, False)
+
+    def _require_best(
+        self, caller: Caller, ask: CheckIn, here: TaskDriver | None, *, wanted: bool
+    ) -> None:
         """Returns where the client is to be answered here, for the task `here` or for none.
 
         All servers offer the tasks in one order, so that the clients of a small population meet at
-        one task, whichever server each of them came to.
+        one task, whichever server each of them came to. `wanted`: whether that of `here` has its
+        turn and waits for clients; if not, any other is asked first.
         Raises: ElsewhereError for an earlier task of another server; DrainingError where there is
         none but tasks that nobody drives just now.
         """
-        if here is not None and here.attempt and here.attempt.state.phase is Phase.SELECTING:
+        if here is not None and wanted and _selects(here):
             return
         last = len(self._order)
-        own = last if here is None else self._order.get(here.hosted.task_id, last)
+        own = last if here is None or not wanted else self._order.get(here.hosted.task_id, last)
         unheld = False
         for task_id, other in self._others.items():
             if self._order[task_id] > own or not self._shared:
@@ -200,11 +220,14 @@ class CheckIns(Tasks):
         return answer
 
 
-def _chosen(caller: Caller, able: Sequence[TaskDriver]) -> TaskDriver | None:
-    """A task that the client may work for: one that selects now, else any that runs."""
-    fitting = [driver for driver in able if caller.id not in driver.left_out]
-    selecting = (d for d in fitting if d.attempt and d.attempt.state.phase is Phase.SELECTING)
-    return next(selecting, fitting[0] if fitting else None)
+def _selects(driver: TaskDriver) -> bool:
+    return driver.attempt is not None and driver.attempt.state.phase is Phase.SELECTING
+
+
+def _may_be_selected(driver: TaskDriver, caller: Caller) -> bool:
+    """Whether a selection that is open could take the client; one to come may draw others."""
+    invited = None if driver.attempt is None else driver.attempt.invited
+    return not _selects(driver) or invited is None or caller.id in invited
 
 
 def _held(caller: Caller, able: Sequence[TaskDriver]) -> Held | None:

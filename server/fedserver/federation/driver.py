@@ -22,6 +22,7 @@ from fedserver.federation.opening import open_attempt, open_released, take_up
 from fedserver.federation.page import Page
 from fedserver.federation.resources import HostedTask, Resources
 from fedserver.federation.scrubbing import Scrubbing
+from fedserver.federation.turn import Turn
 from fedserver.store.records import (
     EARLIER_EPOCHS,
     AuditEntry,
@@ -40,7 +41,7 @@ class TaskDriver:
     """One task's driver. `owner`: the name under which this server holds leases.
 
     `left_out`: whom it does not ask. `overtaken`: another server drives the task now. `page`: is
-    turned when something may have changed.
+    turned when something may have changed. `turn`: for how long it keeps clients waiting.
     """
 
     def __init__(self, hosted: HostedTask, resources: Resources, *, owner: str) -> None:
@@ -48,7 +49,7 @@ class TaskDriver:
         self.attempt: Attempt | None = None
         self.left_out = LeftOut()
         self._asking: Counter[bytes] = Counter()
-        self.page = Page()
+        self.page, self.turn = Page(), Turn()
         self.overtaken = self._stopping = self._draining = False
         self._ended, self._cancelled = False, ""
         self._log = structlog.get_logger("fedserver.driver").bind(task=hosted.task_id)
@@ -127,13 +128,16 @@ class TaskDriver:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         self._asking[client] += 1
+        self.turn.begins(loop.time())
         try:
             while (left := deadline - loop.time()) > 0 and not self._selects_no_more:
                 self._start_if_enough()
                 attempt = self.attempt
                 if attempt is not None and attempt.state.phase is Phase.SELECTING:
+                    self.turn.selects()
                     return attempt
                 await self.page.turned(left)
+            self.turn.in_vain(loop.time())
             return None
         finally:
             self._asking[client] -= 1
