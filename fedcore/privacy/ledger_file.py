@@ -76,8 +76,8 @@ class LedgerFile:
     @classmethod
     def _locked(cls, folder: Path, descriptor: int) -> tuple[LedgerFile, Chain]:
         try:
-            _lock(descriptor, folder)
             with _disk("recover a ledger", folder):
+                _lock(descriptor, folder)
                 chain = _settled(descriptor)
                 _sync_folder(folder)
             return cls(folder, descriptor, chain), chain
@@ -156,10 +156,13 @@ class LedgerFile:
     def _let_go(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
-            if self.mine:
-                # For a forked child may still hold the descriptor, and with it the lock.
-                _locks().flock(descriptor, _locks().LOCK_UN)
-            os.close(descriptor)
+            try:
+                if self.mine:
+                    # For a forked child may still hold the descriptor, and with it the lock.
+                    with suppress(OSError):  # whose lock goes with the last descriptor
+                        _locks().flock(descriptor, _locks().LOCK_UN)
+            finally:
+                os.close(descriptor)
 
     @contextmanager
     def _writing(self, what: str) -> Iterator[None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import threading
 from pathlib import Path
@@ -113,6 +115,45 @@ def test_nothing_but_a_file_is_read_as_one(tmp_path: Path, name: str, kind: str)
     ):
         with pytest.raises(LedgerError):
             attempt()
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["created", "opened"])
+def test_a_disk_without_locks_is_an_error_of_the_ledger_and_leaves_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    """As on NFS while its lock daemon is down."""
+    if again:
+        Ledger.create(tmp_path, plan_of()).close()
+
+    def without_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patched:
+        patched.setattr(fcntl, "flock", without_locks)
+        with pytest.raises(LedgerError) as refused:
+            if again:
+                Ledger.open(tmp_path, checkpoint=None)
+            else:
+                Ledger.create(tmp_path, plan_of())
+    assert "No locks available" in refused.value.why
+    assert isinstance(refused.value.__cause__, OSError)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_ledger_is_let_go_of_where_its_lock_cannot_be_taken_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, lock = Ledger.create(tmp_path, plan_of()), fcntl.flock
+
+    def locked_for_good(descriptor: int, operation: int) -> None:
+        if operation == fcntl.LOCK_UN:
+            raise OSError(errno.ENOLCK, "No locks available")
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", locked_for_good)
+    ledger.close()
+    Ledger.open(tmp_path, checkpoint=None).close()
 
 
 @pytest.mark.slow
