@@ -260,8 +260,11 @@ class TaskStore(Protocol):
     async def renew_lease(self, lease: Lease, ttl_ms: int) -> Lease:
         """The same token for longer. Raises: LeaseLostError."""
 
-    async def release_lease(self, lease: Lease) -> None:
-        """Gives it back; one that was lost already changes nothing."""
+    async def release_lease(self, lease: Lease, *, attempts: int = 0) -> None:
+        """Gives it back; one that was lost already changes nothing.
+
+        `attempts`: how often it is to count as taken, unless that is less by now.
+        """
 
 
 class RoundStore(Protocol):
@@ -284,8 +287,8 @@ class RoundStore(Protocol):
     ) -> RoundRecord:
         """A new attempt, at sequence 0. `spent`: the epsilon of those before that have NOT_NOTED.
 
-        The same again gives the same record. Raises: ConflictError if it was opened otherwise, or
-        another of the task is open; NotFoundError.
+        The same again gives the same record. Raises: ConflictError if it was opened otherwise,
+        another of the task is open, or the task has ended; NotFoundError.
         """
 
     async def advance_round(
@@ -311,7 +314,7 @@ class RoundStore(Protocol):
         how those that are still ACTIVE end; `session`, `erase`: as in `put_session`;
         `ledger_head`: to stand beside the newest model, unless it is empty. Without `audit` the
         lease's owner is written as the actor. Raises: ConflictError if phase or
-        sequence differ; NotFoundError.
+        sequence differ, and for a phase in `OPEN` where the task has ended; NotFoundError.
         """
 
     async def complete_round(

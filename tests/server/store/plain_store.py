@@ -166,6 +166,7 @@ class PlainStore:
         audit: AuditEntry,
     ) -> None:
         self._holds(ref.task_id, lease_token)
+        self._runs(ref)
         if ref in self.rounds:
             if self.rounds[ref].sequence:
                 raise ConflictError("opened before, otherwise")
@@ -189,6 +190,8 @@ class PlainStore:
         outbox: tuple[OutboxMessage, ...] = (),
     ) -> None:
         self._compare(ref, step, lease_token)
+        if step.to_phase not in ENDED:
+            self._runs(ref)
         found = self.rounds[ref]
         taken = {client for client, _ in found.parts.values()}
         for part in assignments:
@@ -348,6 +351,10 @@ class PlainStore:
         if not owner or newest != token:
             raise LeaseLostError("another holds it")
         return owner
+
+    def _runs(self, ref: RoundRef) -> None:
+        if self.tasks[ref.task_id][0] is not TaskState.RUNNING:
+            raise ConflictError("it goes no further")
 
     def _compare(self, ref: RoundRef, step: Transition, lease_token: int) -> None:
         self._holds(ref.task_id, lease_token)

@@ -246,6 +246,8 @@ async def test_a_lease_is_one_owners_until_it_expires_and_its_token_grows(world)
     again = await store.acquire_lease("task-1", "driver", 60_000)
     assert again.token > taken.token
     assert again.attempts == 1
+    await store.release_lease(again, attempts=1)  # in vain
+    assert (await store.acquire_lease("task-1", "driver", 60_000)).attempts == 2
     with pytest.raises(NotFoundError):
         await store.acquire_lease("nothing", "driver", 60_000)
 
@@ -258,6 +260,51 @@ async def test_a_driver_that_comes_back_gets_its_lease_anew_and_progress_clears_
         assert world.lease.attempts == expected
     await world.go(ref, "COLLECTING")
     assert (await world.store.acquire_lease("task-1", "driver", 60_000)).attempts == 1
+
+
+async def test_a_lease_that_is_given_back_in_vain_counts_no_more_than_since_the_last_step(
+    world, ref
+) -> None:
+    for _ in range(3):
+        world.lease = await world.store.acquire_lease("task-1", "driver", 60_000)
+    await world.go(ref, "COLLECTING")
+    await world.store.release_lease(world.lease, attempts=world.lease.attempts)
+    assert (await world.store.acquire_lease("task-1", "driver", 60_000)).attempts == 1
+
+
+@pytest.mark.parametrize("state", [TaskState.CANCELLED, TaskState.FAILED, TaskState.COMPLETED])
+async def test_a_round_of_a_task_that_has_ended_goes_nowhere_but_to_its_end(
+    world, ref, state
+) -> None:
+    base = (await world.store.head("task-1")).digest
+    await world.store.set_task_state("task-1", state, reason="consent was withdrawn")
+    before = await everything(world, ref)
+    for phase in ("KEYS", "COLLECTING", "UNMASKING", "AGGREGATING", "RELEASING"):
+        with pytest.raises(ConflictError, match="goes no further"):
+            await world.go(ref, phase)
+    assert await everything(world, ref) == before
+    await world.go(ref, "CANCELLED", end_assignments=AssignmentState.CANCELLED)
+    with pytest.raises(ConflictError, match="goes no further"):
+        await world.round(base, 1, 2)
+    assert len((await world.store.rounds("task-1")).rounds) == 1
+
+
+async def test_what_was_released_before_a_task_was_cancelled_is_completed(world, ref) -> None:
+    base = (await world.store.head("task-1")).digest
+    for phase in ("COLLECTING", "AGGREGATING", "RELEASING"):
+        await world.go(ref, phase)
+    await world.store.set_task_state("task-1", TaskState.CANCELLED)
+    model = ModelRecord(world.digest("next"), "task-1", base, 1, 100)
+    await world.store.complete_round(
+        ref,
+        Transition("RELEASING", "COMPLETED", 4),
+        state={},
+        lease_token=world.held,
+        model=model,
+        expected_parent=base,
+        metrics={},
+    )
+    assert (await world.go(ref, "SCRUBBED")).phase == "SCRUBBED"
 
 
 async def test_a_task_that_has_ended_stays_so(world) -> None:

@@ -25,6 +25,7 @@ from fedserver.store.records import (
     RoundRecord,
     RoundRef,
     RoundsPage,
+    TaskState,
     Transition,
     UploadState,
 )
@@ -58,6 +59,7 @@ class SqlRounds(SqlBase):
     ) -> RoundRecord:
         def act(db: Transaction) -> RoundRecord:
             owner = db.check_lease(ref.task_id, lease_token)
+            _require_running(db, ref)
             if (row := db.find("round", **of_round(ref))) is not None:
                 same = row["sequence"] == 0 and row["state"] == as_json(state)
                 if same and row["base_model"] == base_model:
@@ -245,6 +247,8 @@ def _step(
 ) -> None:
     """The compare-and-swap, and what every transition brings with it (W3)."""
     owner = db.check_lease(ref.task_id, lease_token)
+    if transition.to_phase in OPEN:
+        _require_running(db, ref)
     results: dict[str, object] = {}
     if result_digest is not None:
         results["result_digest"] = result_digest
@@ -272,6 +276,17 @@ def _step(
         content = {"topic": message.topic, "payload": message.payload}
         db.insert_next("outbox", "entry_id", **content, at_ms=db.now_ms, done_ms=0)
     db.audit(audit or _entry(owner, ref, transition))
+
+
+def _require_running(db: Transaction, ref: RoundRef) -> None:
+    """Clients do nothing more for a task that was ended, and nothing more of it is released."""
+    task = db.find("task", task_id=ref.task_id)
+    if task is not None and task["state"] != TaskState.RUNNING:
+        raise ConflictError(
+            f"task {ref.task_id} is {task['state']}, and its round {ref.round} goes no further",
+            why=task["reason"] or "it has ended",
+            fix="end the round",
+        )
 
 
 def _move_head(

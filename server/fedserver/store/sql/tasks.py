@@ -242,10 +242,12 @@ class SqlTasks(SqlBase):
 
         return await self._write("renew_lease", act)
 
-    async def release_lease(self, lease: Lease) -> None:
+    async def release_lease(self, lease: Lease, *, attempts: int = 0) -> None:
         def act(db: Transaction) -> None:
             where = {"task_id": lease.task_id, "token": lease.token}
-            db.update("task_lease", where, owner="", expires_ms=0, attempts=0)
+            if (row := db.find("task_lease", **where)) is not None:
+                left = min(attempts, row["attempts"])
+                db.update("task_lease", where, owner="", expires_ms=0, attempts=left)
 
         await self._write("release_lease", act)
 
