@@ -85,9 +85,12 @@ async def opened(config: Config, *, accept_rollback: bool = False) -> AsyncItera
         # The same after a restart, so that leases need not run out before they are taken up.
         owner = peer or (await store.server_identity()).server_id.hex()
         federation = LocalFederation(resources, accounts, owner=owner, shared=bool(peer))
-        await federation.start()
-        kind = kind_of(config.database)
-        yield Parts(store, authority, federation, metrics, heads, acts, kind)
+        try:
+            await federation.start()
+            kind = kind_of(config.database)
+            yield Parts(store, authority, federation, metrics, heads, acts, kind)
+        finally:  # also where no port could be opened: nobody drives without a database
+            await federation.stop()
         with contextlib.suppress(AuditError, KeyFileError):  # the next start signs it
             await heads.sign()
     finally:

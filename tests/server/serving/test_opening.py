@@ -7,13 +7,15 @@ import zlib
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
-from fedcore.errors import AuditError
+from fedcore.errors import AuditError, ServerError
 from fedserver.authority import Authority
 from fedserver.config import Config
 from fedserver.federation.federation import LocalFederation
 from fedserver.key_files import AUDIT_SIGNER, DATASTORE_KEYS, PARTICIPATION_KEY, create_key
 from fedserver.opening import opened
+from tests.server.federation.world import World, task_of
 
 
 @pytest.fixture
@@ -36,6 +38,23 @@ async def test_rounds_are_driven_as_the_settings_say(config: Config) -> None:
         assert isinstance(federation, LocalFederation)
         found = federation._resources
         assert (found.lease_ms, found.most_attempts, found.check_ins_per_second) == (5000, 3, 7)
+
+
+async def test_nobody_drives_a_task_of_a_server_that_cannot_open_its_ports(
+    config: Config, tmp_path: Path
+) -> None:
+    world = World(tmp_path, task_of(), clients=1)
+    async with opened(config) as parts:
+        assert isinstance(parts.federation, LocalFederation)
+        world.federation = parts.federation
+        await world.submit()
+    with capture_logs() as logs, pytest.raises(ServerError, match="in use"):
+        async with opened(config) as parts:
+            assert isinstance(parts.federation, LocalFederation)
+            driving = list(parts.federation._running.values())
+            raise ServerError("the port 7443 is in use")
+    assert driving and all(task.done() for task in driving)
+    assert not [entry for entry in logs if entry["log_level"] == "error"]
 
 
 async def test_the_figures_tell_how_many_bytes_of_chunks_wait_in_memory(config: Config) -> None:
