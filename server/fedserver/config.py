@@ -184,7 +184,8 @@ class RoundSettings(_Section):
     """How tasks are driven, whatever they say themselves.
 
     `lease_s`: how long a server that is gone keeps others from driving its tasks.
-    `most_attempts`: starts of a driver without its round getting on, then the round is given up.
+    `most_attempts`: starts of a driver without its round getting on, then the attempt is given up;
+    those that met what may pass, as a full disk, do not count.
     `check_ins_per_second`: what a large population is spread to.
     """
 

@@ -53,7 +53,7 @@ class Metrics:
         for outcome in ("COMPLETED", "ABANDONED", "FAILED", "CANCELLED"):
             self.rounds.labels(outcome)
         self.tasks_not_taken_up = gauge(
-            "tasks_not_taken_up", "running tasks that this start could not go on with"
+            "tasks_not_taken_up", "tasks that stand still on this server"
         )
         self.phase_seconds = histogram("phase_seconds", "duration of phases", _SLOW_S, "phase")
         self.dropouts = counter("dropouts", "clients lost, by the phase they were in", "phase")

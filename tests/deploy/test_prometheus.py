@@ -52,7 +52,7 @@ def test_an_alert_looks_at_figures_that_there_are(rule: Any, figures: set[str]) 
         elif label == "code":
             assert value == OverloadedError.code, figure
         else:
-            source = (ROOT / "server/fedserver/federation/attempt.py").read_text("utf-8")
+            source = (ROOT / "server/fedserver/federation/figures.py").read_text("utf-8")
             assert f'labels("{value}")' in source, figure
 
 

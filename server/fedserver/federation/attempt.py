@@ -29,6 +29,7 @@ from fedcore.errors import (
 from fedcore.failpoints import failpoint
 from fedcore.federated.payments import Payment
 from fedcore.rounds import (
+    CLIENT_PHASES,
     ENDS,
     Aggregate,
     Aggregated,
@@ -59,6 +60,7 @@ from fedcore.rounds import (
 )
 from fedcore.secagg import Message
 from fedserver.federation.cohort import Cohort
+from fedserver.federation.figures import RoundFigures
 from fedserver.federation.interface import Train
 from fedserver.federation.journal import Journal
 from fedserver.federation.left_out import LeftOut
@@ -73,6 +75,7 @@ from fedserver.store.records import RoundRef
 __all__ = ["INVITED", "PAYMENT", "Attempt"]
 
 PAYMENT, INVITED = "payment", "invited"
+_WAITING = frozenset({Phase.PENDING, Phase.SELECTING, *CLIENT_PHASES})
 _T = TypeVar("_T")
 
 
@@ -81,9 +84,9 @@ class Attempt:
 
     `policy`: its terms, and `why` they select so many. `masked`: its session of secure aggregation,
     None without. `invited`: the clients that the privacy plan has drawn, None where whoever comes
-    may take part. `spent_up`: the privacy budget pays for no further round. `page`: is turned when
-    there may be something new for clients. `left_out`: gets whoever is proven to have dealt bad
-    shares.
+    may take part. `spent_up`: the privacy budget pays for no further round. `got_on`: it has made a
+    transition here. `page`: is turned when there may be something new for clients. `left_out`: gets
+    whoever is proven to have dealt bad shares.
     """
 
     def __init__(
@@ -104,7 +107,7 @@ class Attempt:
     ) -> None:
         self.hosted, self.state, self.policy = hosted, state, _restricted(policy, invited)
         self.reports, self.masked, self.train, self.cohort = reports, masked, train, Cohort()
-        self.invited, self.spent_up = invited, False
+        self.invited, self.spent_up, self.got_on = invited, False, False
         self._resources, self.journal, self._results = resources, journal, results
         self._why = why
         self._log = structlog.get_logger("fedserver.driver").bind(
@@ -121,7 +124,7 @@ class Attempt:
         # By a clock that nobody sets: the machine's may jump, and would count everybody as late.
         self._turned_s = asyncio.get_running_loop().time()
         self._scrubbed = self._started = self._held = False
-        self._counted = frozenset(state.lost)
+        self._figures = RoundFigures(resources.metrics, state, plan=hosted.task.plan)
 
     @property
     def ref(self) -> RoundRef:
@@ -132,6 +135,11 @@ class Attempt:
     def over(self) -> bool:
         """Whether nothing more is to be done."""
         return self.state.over and not self._follow and self._scrubbed
+
+    @property
+    def waits(self) -> bool:
+        """Whether clients are what it waits for."""
+        return self.state.phase in _WAITING and not self.state.closing
 
     def restrict(self, invited: frozenset[bytes]) -> None:
         """From here on only these clients may take part."""
@@ -285,9 +293,9 @@ class Attempt:
                 ledger_head=self.hosted.ledger_head,
             )
         failpoint("round.after_persist")
-        before, self.state = self.state, state
+        before, self.state, self.got_on = self.state, state, True
         self._turned_s = asyncio.get_running_loop().time()
-        self._observe(before, transition)
+        self._figures.moved(before, self.state, transition, result=self._result)
 
     async def _bar_culprits(self) -> None:
         """Before the end of the attempt is durable: it goes with what proves them."""
@@ -362,15 +370,23 @@ class Attempt:
         self._follow.append(Closed(self._now(), phase, remaining))
 
     async def _aggregate(self) -> None:
-        if not await self._results.is_released(self.state.round):
-            plan = None if self.masked is None else await asyncio.to_thread(self.masked.plan)
-            try:
-                await self.reports.sum_up(self.state.survivors, plan)
-            except (DamagedUpdateError, UploadError) as error:
-                # To read it again would find the same.
-                self._log.error("update.damaged", code=error.code, what=error.what, why=error.why)
-                self._follow.append(CannotClose(self._now(), Phase.AGGREGATING, _said(error)))
-                return
+        if await self._results.is_released(self.state.round):
+            self._follow.append(Aggregated(self._now()))
+        else:
+            await self._guarded(Phase.AGGREGATING, self._sum_up())
+
+    async def _sum_up(self) -> None:
+        plan = None
+        if self.masked is not None:
+            plan = await asyncio.to_thread(self.masked.plan)
+            await self._bar_culprits()  # also where the attempt is given up for its sum
+        try:
+            await self.reports.sum_up(self.state.survivors, plan)
+        except (DamagedUpdateError, UploadError) as error:
+            # To read it again would find the same.
+            self._log.error("update.damaged", code=error.code, what=error.what, why=error.why)
+            self._follow.append(CannotClose(self._now(), Phase.AGGREGATING, _said(error)))
+            return
         self._follow.append(Aggregated(self._now()))
 
     async def _release(self) -> None:
@@ -406,27 +422,6 @@ class Attempt:
         self._timers[phase] = loop.call_later(
             delay_s, lambda: self.post(DeadlinePassed(self._now(), phase))
         )
-
-    def _observe(self, before: RoundState, transition: Transition) -> None:
-        metrics = self._resources.metrics
-        elapsed_s = max(0, transition.at - before.since) / 1000
-        metrics.phase_seconds.labels(transition.from_phase.value).observe(elapsed_s)
-        # Most were lost between two transitions, and whoever came back in time was not lost at all.
-        for client in transition.lost.keys() - self._counted:
-            metrics.dropouts.labels(transition.lost[client].phase.value).inc()
-        self._counted = frozenset(transition.lost)
-        if transition.from_phase is Phase.SELECTING and self.state.members:
-            metrics.assignments.labels("given").inc(len(self.state.cohort))
-        if transition.to_phase is Phase.COMPLETED:
-            metrics.assignments.labels("completed").inc(len(self.state.survivors))
-        if transition.to_phase is not Phase.SCRUBBED and (
-            self.state.over or transition.to_phase is Phase.COMPLETED
-        ):  # once an attempt: what is scrubbed was completed before
-            metrics.rounds.labels(transition.to_phase.value).inc()
-        plan, result = self.hosted.task.plan, self._result
-        if plan is not None and result is not None:
-            metrics.epsilon_spent.labels(self.state.task_id).set(result.epsilon)
-            metrics.epsilon_budget.labels(self.state.task_id).set(plan.epsilon)
 
     def _now(self) -> int:
         return self._resources.clock()

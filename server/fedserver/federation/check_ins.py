@@ -11,12 +11,13 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
+from fedcore.federated.task import Task
 from fedcore.rounds import CheckedIn, Lost, Phase
 from fedcore.rounds.pacing import retry_window
 from fedserver.authorisation import Caller
 from fedserver.federation.attempt import Attempt
 from fedserver.federation.driver import TaskDriver
-from fedserver.federation.driving import OtherTask, between
+from fedserver.federation.driving import OtherTask, between, task_of
 from fedserver.federation.hosting import Tasks
 from fedserver.federation.interface import Assigned, CheckIn, Held, RetryLater
 from fedserver.federation.resources import HostedTask
@@ -76,7 +77,7 @@ class CheckIns(Tasks):
         try:
             assignment = await self._selected(driver, caller.id, ask.request_id)
             if assignment is not None:
-                return self._counted(_assigned(driver, assignment))
+                return self._counted(_assigned(driver.hosted.task, assignment))
             # Whoever was held in vain comes back at once: the next selection may need everybody.
             window = _DRAINING_MS if self._draining else _SOON_MS
             if driver.waits(caller.id, ask.request_id):  # in another call, which is answered
@@ -91,12 +92,12 @@ class CheckIns(Tasks):
     ) -> tuple[TaskDriver | None, bool]:
         """A task that the client may work for, and whether that one waits for clients now.
 
-        One that selects, else the first that would hold it: behind a task whose round is under way,
-        and that has more clients than it needs, the next one gets some. Those whose turn is over
-        come last.
+        Of those that go on, one that selects, else the first that would hold it: behind a task
+        whose round is under way, and that has more clients than it needs, the next one gets some.
+        Those whose turn is over come last.
         """
         now_s = asyncio.get_running_loop().time()
-        fitting = [driver for driver in able if caller.id not in driver.left_out]
+        fitting = [d for d in able if caller.id not in d.left_out and d.trouble is None]
         fitting.sort(key=lambda driver: (driver.turn.over_until(now_s), not _selects(driver)))
         for driver in fitting:
             if await self._holds(driver) and _may_be_selected(driver, caller):
@@ -197,10 +198,17 @@ class CheckIns(Tasks):
     async def _answer(self, record: CheckInRecord) -> Assigned | RetryLater | None:
         if record.assignment_id:
             assignment = await self._store.assignment(record.assignment_id)
-            driver = self._drivers.get(record.task_id)
-            if assignment is not None and driver is not None:
-                return _assigned(driver, assignment)
+            task = await self._task_of(record.task_id)
+            if assignment is not None and task is not None:
+                return _assigned(task, assignment)
         return None if record.retry is None else RetryLater(*record.retry)
+
+    async def _task_of(self, task_id: str) -> Task | None:
+        """The task of an assignment: also one that has ended, which is told when asked."""
+        if (driver := self._drivers.get(task_id)) is not None:
+            return driver.hosted.task
+        record = await self._store.task(task_id)
+        return None if record is None else await asyncio.to_thread(task_of, record)
 
     async def _window(self, driver: TaskDriver) -> tuple[int, int]:
         """When to come back: for the next selection, as far as anybody can tell."""
@@ -252,12 +260,12 @@ def _able(hosted: HostedTask | OtherTask, caller: Caller, ask: CheckIn) -> bool:
     )
 
 
-def _assigned(driver: TaskDriver, assignment: AssignmentRecord) -> Assigned:
+def _assigned(task: Task, assignment: AssignmentRecord) -> Assigned:
     return Assigned(
         assignment_id=assignment.assignment_id,
         ref=assignment.ref,
-        task_digest=driver.hosted.task.digest,
+        task_digest=task.digest,
         nonce=assignment.nonce,
-        heartbeat_ms=int(1000 * driver.hosted.task.deadlines.heartbeat_s),
+        heartbeat_ms=int(1000 * task.deadlines.heartbeat_s),
         deadline_ms=assignment.expires_ms,
     )

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from contextlib import suppress
 from typing import Final
 
 import structlog
 
-from fedcore.errors import BudgetError, FedcoreError, LeaseLostError, LedgerError
-from fedcore.rounds import Cancel, CannotClose, Phase
+from fedcore.errors import BudgetError, ConflictError, FedcoreError, LeaseLostError, LedgerError
+from fedcore.rounds import Cancel, Phase
 from fedserver.federation.attempt import Attempt
+from fedserver.federation.interruptions import Interruptions, words_of
 from fedserver.federation.lease import LeaseHolder, held
 from fedserver.federation.left_out import LeftOut
 from fedserver.federation.opening import open_attempt, open_released, take_up
@@ -40,8 +40,9 @@ _PAUSE_S: Final = 1.0
 class TaskDriver:
     """One task's driver. `owner`: the name under which this server holds leases.
 
-    `left_out`: whom it does not ask. `overtaken`: another server drives the task now. `page`: is
-    turned when something may have changed. `turn`: for how long it keeps clients waiting.
+    `left_out`: whom it does not ask. `overtaken`: another server drives the task now. `stopping`:
+    it was told to leave the task as it is. `page`: is turned when something may have changed.
+    `turn`: for how long it keeps clients waiting.
     """
 
     def __init__(self, hosted: HostedTask, resources: Resources, *, owner: str) -> None:
@@ -50,7 +51,8 @@ class TaskDriver:
         self.left_out = LeftOut()
         self._asking: Counter[bytes] = Counter()
         self.page, self.turn = Page(), Turn()
-        self.overtaken = self._stopping = self._draining = False
+        self.overtaken = self.stopping = self._draining = False
+        self._interruptions = Interruptions(resources.most_attempts)
         self._ended, self._cancelled = False, ""
         self._log = structlog.get_logger("fedserver.driver").bind(task=hosted.task_id)
 
@@ -58,6 +60,14 @@ class TaskDriver:
     def ended(self) -> bool:
         """Whether the task has ended, or is about to."""
         return self._ended or bool(self._cancelled)
+
+    @property
+    def trouble(self) -> FedcoreError | None:
+        """What keeps the task from going on, where it has done so again and again."""
+        attempt = self.attempt
+        if attempt is not None and (attempt.got_on or attempt.waits):
+            return None
+        return self._interruptions.trouble
 
     @property
     def waiting(self) -> int:
@@ -76,7 +86,7 @@ class TaskDriver:
 
     async def run(self) -> None:
         """Goes on until the task has ended, until `stop`, or until another has its lease."""
-        while not self._stopping:
+        while not self.stopping:
             try:
                 async with held(
                     self._resources.store,
@@ -102,7 +112,7 @@ class TaskDriver:
 
     def stop(self) -> None:
         """Ends the driver after its present transaction; an open round stays open in the store."""
-        self._stopping = True
+        self.stopping = True
         self._stop_attempt()
 
     def drain(self) -> None:
@@ -146,7 +156,7 @@ class TaskDriver:
 
     @property
     def _selects_no_more(self) -> bool:
-        return self._draining or self._stopping or self.overtaken or bool(self._cancelled)
+        return self._draining or self.stopping or self.overtaken or self.ended
 
     def _stop_attempt(self) -> None:
         """Who waits for a round that is carried out elsewhere by now must not go on waiting."""
@@ -164,41 +174,77 @@ class TaskDriver:
 
     async def _carry_out(self, lease: LeaseHolder) -> bool:
         """Whether the task has ended."""
-        store, task_id = self._resources.store, self.hosted.task_id
-        while not self._stopping:
-            head = await store.head(task_id)
-            assert head is not None
-            if not self._cancelled:
-                self._cancelled = await self._ended_elsewhere()
-            if self._cancelled and not await self._is_open(head):
-                return True
-            if head.round >= self.hosted.task.rounds.count:
-                return await self._end(lease, TaskState.COMPLETED, "all rounds are completed")
-            if self._draining and not await self._is_open(head):
-                await self.page.turned(_PAUSE_S)  # to open an attempt may cost privacy
-                continue
+        overruled = False
+        while not self.stopping:
             try:
-                attempt = await self._next(head, lease)
-            except BudgetError as error:
-                return await self._end(lease, TaskState.COMPLETED, error.what)
-            if attempt is None:
-                why = await self._why_for_good(head.round)
-                return await self._end(lease, TaskState.FAILED, why)
-            await self._show_spent()
-            self._begin(attempt)
-            await attempt.run()
-            lease()  # which may be why it returned
-            self._log.info(
-                "attempt.ended" if attempt.over else "attempt.left",
-                round=attempt.state.round,
-                attempt=attempt.state.attempt,
-                phase=attempt.state.phase.value,
-                reason=attempt.state.reason,
-            )
-            if attempt.spent_up:
-                why = "the privacy budget pays for no further round"
-                return await self._end(lease, TaskState.COMPLETED, why)
+                if await self._goes_on(lease):
+                    return True
+            except ConflictError:
+                # The store lets no round of a task go on that was ended meanwhile.
+                if overruled or not await self._ended_elsewhere():
+                    raise
+                overruled = True
+                self._let_go()
         return False
+
+    async def _goes_on(self, lease: LeaseHolder) -> bool:
+        """One attempt more, or what it takes to end; whether the task has ended."""
+        head = await self._resources.store.head(self.hosted.task_id)
+        assert head is not None
+        if not self._cancelled:
+            self._cancelled = await self._ended_elsewhere()
+        open_now = await self._is_open(head)
+        if self._cancelled and not open_now:
+            return True
+        if open_now and (self._cancelled or self._starts_in_vain(lease)):
+            await self._give_up(lease)
+            return False
+        if head.round >= self.hosted.task.rounds.count:
+            return await self._end(lease, TaskState.COMPLETED, "all rounds are completed")
+        if self._draining and not open_now:
+            await self.page.turned(_PAUSE_S)  # to open an attempt may cost privacy
+            return False
+        try:
+            attempt = await self._next(head, lease)
+        except BudgetError as error:
+            return await self._end(lease, TaskState.COMPLETED, error.what)
+        if attempt is None:
+            why = await self._why_for_good(head.round)
+            return await self._end(lease, TaskState.FAILED, why)
+        await self._show_spent()
+        self._begin(attempt)
+        await attempt.run()
+        lease()  # which may be why it returned
+        if attempt.got_on:
+            self._interruptions.forget()
+        self._log.info(
+            "attempt.ended" if attempt.over else "attempt.left",
+            round=attempt.state.round,
+            attempt=attempt.state.attempt,
+            phase=attempt.state.phase.value,
+            reason=attempt.state.reason,
+        )
+        if attempt.spent_up:
+            why = "the privacy budget pays for no further round"
+            return await self._end(lease, TaskState.COMPLETED, why)
+        return False
+
+    def _starts_in_vain(self, lease: LeaseHolder) -> bool:
+        return self._interruptions.too_many(starts=lease().attempts)
+
+    async def _give_up(self, lease: LeaseHolder) -> None:
+        """Ends the open attempt without taking it up, which may be what fails."""
+        why = self._cancelled
+        if not why:
+            last = self._interruptions.last
+            why = "its driver was started again and again without getting on"
+            why += f": {last}" if last else ""
+        await self._scrubbing(lease).give_up(
+            why, cancelled=bool(self._cancelled), hosted=self.hosted
+        )
+        self._log.warning("attempt.given_up", why=why)
+        self._interruptions.forget()
+        await lease.confirm()  # for the count of what was in vain begins anew
 
     async def _remember_barred(self) -> None:
         """Leaves out whom the task has barred, under whichever server that was."""
@@ -224,12 +270,7 @@ class TaskDriver:
         store, task_id = self._resources.store, self.hosted.task_id
         record = await store.latest_attempt(task_id, head.round)
         if record is not None and record.is_open:
-            attempt = await take_up(self.hosted, self._resources, record, head=head, lease=lease)
-            if lease().attempts > self._resources.most_attempts:
-                phase = attempt.state.phase
-                why = f"its driver was started {lease().attempts} times without getting on"
-                attempt.post(CannotClose(self._resources.clock(), phase, why))
-            return attempt
+            return await take_up(self.hosted, self._resources, record, head=head, lease=lease)
         if record is not None and record.phase in (Phase.FAILED.value, Phase.CANCELLED.value):
             return None
         number = 1 if record is None else record.ref.attempt + 1
@@ -272,21 +313,27 @@ class TaskDriver:
         self.page.turn()
         if self._draining:  # it was told so while this attempt was opened
             attempt.select_nobody()
-        if self._stopping:
+        if self.stopping:
             attempt.stop()
         self._start_if_enough()
 
     async def _interrupted(self, error: Exception) -> None:
-        """Says what stopped a round, for an error that nobody foresaw with where it came from."""
-        known = isinstance(error, FedcoreError)
-        what = error.what if isinstance(error, FedcoreError) else type(error).__name__
-        code = getattr(error, "code", "")
-        trace = None if known else error
-        self._log.error("driver.interrupted", code=code, what=what, exc_info=trace)
+        """Says what stopped a round, and lets some time pass: the more, the more often it did."""
+        got_on = self.attempt is not None and self.attempt.got_on
+        self._let_go()  # nobody waits meanwhile for what is not carried out
+        if self.stopping:
+            self._log.info("driver.stopped", **words_of(error))
+            return
+        if got_on:
+            self._interruptions.forget()
+        pause_s = self._interruptions.note(error)
+        self._log.error("driver.interrupted", **words_of(error))
         if isinstance(error, LedgerError) and self.hosted.account is not None:
-            with suppress(LedgerError):
+            try:
                 await asyncio.to_thread(self.hosted.account.reopen)
-        await asyncio.sleep(_PAUSE_S)
+            except Exception as again:  # of the disk, mostly: the next interruption tries it again
+                self._log.error("ledger.not_opened_again", **words_of(again))
+        await self.page.turned(pause_s)
 
     async def _show_spent(self) -> None:
         """In the metrics; after a restart nobody else says it before the next release."""

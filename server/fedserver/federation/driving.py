@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import errno
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +20,13 @@ from typing import Final
 
 import structlog
 
-from fedcore.errors import DrainingError, FedcoreError, LedgerBusyError, TaskError
+from fedcore.errors import (
+    DrainingError,
+    FedcoreError,
+    LeaseLostError,
+    LedgerBusyError,
+    TaskError,
+)
 from fedcore.federated.algorithms import algorithm_of
 from fedcore.federated.payments import Accounts
 from fedcore.federated.task import Task
@@ -27,6 +34,7 @@ from fedcore.privacy import Head
 from fedserver.authorisation import Caller
 from fedserver.federation.driver import TaskDriver
 from fedserver.federation.interface import ElsewhereError
+from fedserver.federation.interruptions import unforeseen, words_of
 from fedserver.federation.journal import SCRUB
 from fedserver.federation.lease import held
 from fedserver.federation.leftovers import discard_uploads
@@ -34,13 +42,30 @@ from fedserver.federation.resources import HostedTask, Resources
 from fedserver.federation.scrubbing import Scrubbing, scrubbed_ref
 from fedserver.store.records import HeadRecord, TaskRecord, TaskState
 
-__all__ = ["Drivers", "OtherTask", "between", "checkpoint_of"]
+__all__ = ["Drivers", "OtherTask", "between", "checkpoint_of", "task_of"]
 
 _LOG: Final = structlog.get_logger("fedserver.federation")
 _RETRY_MS: Final = (1_000, 3_000)
 _SOON_MS: Final = (100, 500)  # about as long as a round takes to be taken up here
+_TROUBLED_MS: Final = (5_000, 15_000)  # about as long as a driver pauses that fails again and again
 _MENDED_MS: Final = (30_000, 60_000)  # a person has to come
 _MOST_PASSED: Final = 8  # tasks for which one call is passed on, one after the other
+# With these a ledger may be opened a moment later. One that is damaged, or not there, is left
+# alone: a person may be putting it back just now.
+_MOMENTARY: Final = frozenset(
+    {
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.ENOLCK,
+        errno.EIO,
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+        errno.EBUSY,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +103,7 @@ class Drivers:
         """Takes up every running task that nobody drives, and forgets uploads of none.
 
         A task that cannot be taken up, as one whose ledger is damaged, does not keep the others
-        from going on; it stays as it is until the next start.
+        from going on; it stays as it is until the next start, or until a disk works again.
         """
         await discard_uploads(self._store, self._spool)
         await self._take_up()
@@ -107,25 +132,44 @@ class Drivers:
             await asyncio.sleep(self._lease_ms / 10_000)
             try:
                 await self._take_up()
-            except FedcoreError as error:
-                _LOG.error("tasks.not_seen", code=error.code, what=error.what)
+            except Exception as error:  # whatever it was, the next look may do
+                _LOG.error("tasks.not_seen", **words_of(error))
 
     async def _take_up(self) -> None:
         others, order = dict[str, OtherTask](), dict[str, int]()
         for record in await self._store.tasks(state=TaskState.RUNNING):
             order[record.task_id] = len(order)
-            if record.task_id not in self._drivers and (found := await self._found(record)):
+            if record.task_id not in self._drivers and (found := await self._seen(record)):
                 others[record.task_id] = found
         self._others, self._order = others, order
         for task_id in await self._unfinished() - order.keys() - self._drivers.keys():
             if (ended := await self._store.task(task_id)) is not None:
-                await self._found(ended)
-                if task_id in self._left:
-                    await self._give_up(ended)
+                await self._seen(ended)
         if cancelled := self._left.keys() - order.keys():
             for task_id in cancelled - await self._unfinished():
                 del self._left[task_id]
-        self._resources.metrics.tasks_not_taken_up.set(len(self._left.keys() & order.keys()))
+        # Also what is left of one that was cancelled, where that cannot be destroyed.
+        seen = order.keys() | self._drivers.keys()
+        stand_still = [task_id for task_id in seen if self._trouble(task_id) is not None]
+        self._resources.metrics.tasks_not_taken_up.set(len(stand_still))
+
+    def _trouble(self, task_id: str) -> FedcoreError | None:
+        """What keeps a task from going on here, if anything does."""
+        driver = self._drivers.get(task_id)
+        return self._left.get(task_id) if driver is None else driver.trouble
+
+    async def _seen(self, record: TaskRecord) -> OtherTask | None:
+        """As `_found`; what goes wrong with one task keeps no other from being looked at."""
+        try:
+            found = await self._found(record)
+            if record.state is not TaskState.RUNNING and record.task_id in self._left:
+                await self._give_up(record)
+            return found
+        except LeaseLostError as error:  # another server was faster
+            _LOG.info("task.not_seen", task=record.task_id, **words_of(error))
+        except Exception as error:
+            _LOG.error("task.not_seen", task=record.task_id, **words_of(error))
+        return self._others.get(record.task_id)
 
     async def _found(self, record: TaskRecord) -> OtherTask | None:
         """What a task is that is not taken up now."""
@@ -151,43 +195,40 @@ class Drivers:
         return frozenset(ref.task_id for ref in refs)
 
     async def _took_up(self, record: TaskRecord) -> bool:
-        if record.task_id in self._left:
+        before = self._left.get(record.task_id)
+        if before is not None and not _is_momentary(before):
             return False
         head = await self._store.head(record.task_id)
         try:
             hosted = await asyncio.to_thread(self._hosted, record, head)
         except LedgerBusyError:  # a server that stands still has it, or one that is letting go
             return False
-        except FedcoreError as error:
-            self._left[record.task_id] = error
-            _LOG.error(
-                "task.not_taken_up",
-                task=record.task_id,
-                code=error.code,
-                what=error.what,
-                why=error.why,
-                fix=error.fix,
-            )
+        except Exception as error:
+            known = error if isinstance(error, FedcoreError) else unforeseen(error)
+            self._left[record.task_id] = known
+            if before is None or str(before) != str(known):
+                _LOG.error("task.not_taken_up", task=record.task_id, **words_of(error))
             return False
+        self._left.pop(record.task_id, None)
         self._drive(hosted)
         return True
 
     async def _give_up(self, record: TaskRecord) -> None:
         """Ends the rounds of a task that was cancelled because nobody could take it up."""
         try:
-            policy = _task_of(record).policy()
+            policy = task_of(record).policy()
         except TaskError:  # of another version of the program, whose rounds are not known here
             return
         async with held(
             self._store, record.task_id, self._owner, ttl_ms=self._lease_ms, lost=lambda: None
         ) as lease:
             scrubbing = Scrubbing(self._resources, record.task_id, policy, lease)
-            await scrubbing.give_up(record.reason or record.state.value)
+            await scrubbing.give_up(record.reason or record.state.value, cancelled=True)
 
     async def _other(self, record: TaskRecord, owner: str) -> OtherTask | None:
         known = self._others.get(record.task_id)
         try:
-            task = known.task if known else await asyncio.to_thread(_task_of, record)
+            task = known.task if known else await asyncio.to_thread(task_of, record)
         except TaskError:  # of another version of the program: nobody can be asked for it
             return None
         return OtherTask(record.task_id, record.tenant, task, owner)
@@ -205,13 +246,25 @@ class Drivers:
         )
 
     async def _carry_out(self, driver: TaskDriver) -> None:
-        await driver.run()
         task_id = driver.hosted.task_id
-        if driver.ended or driver.overtaken:
-            self._resources.metrics.forget_budget(task_id, spent=driver.overtaken)
-        if driver.overtaken:
+        try:
+            await driver.run()
+        except Exception as error:  # the next look takes the task up again
+            _LOG.error("driver.lost", task=task_id, **words_of(error))
+        finally:
+            if driver.ended or driver.overtaken:
+                self._resources.metrics.forget_budget(task_id, spent=driver.overtaken)
+            if not driver.stopping:  # else the server keeps saying that it carries the task out
+                await self._forget(driver)
+
+    async def _forget(self, driver: TaskDriver) -> None:
+        """Lets go of a task that has ended, or that another server or another driver takes up."""
+        task_id = driver.hosted.task_id
+        try:
             await asyncio.to_thread(self._accounts.let_go, task_id)
+        finally:
             del self._drivers[task_id], self._running[task_id]
+            driver.page.turn()  # who waits for a change finds that nobody will make one
 
     async def _pass_on(self, caller: Caller, task_id: str) -> None:
         """Raises: ElsewhereError if another server drives the task, and has not passed this on."""
@@ -232,8 +285,8 @@ class Drivers:
             raise _stands_still()
         if (driver := self._drivers.get(task_id)) is not None:
             if driver.attempt is None and not driver.ended:
-                raise between(_SOON_MS)
-        elif self._shared:
+                raise between(_SOON_MS if driver.trouble is None else _TROUBLED_MS)
+        else:
             record = await self._store.task(task_id)
             if record is not None and record.state is TaskState.RUNNING:
                 raise between()
@@ -245,7 +298,7 @@ class Drivers:
         return ElsewhereError(owner, caller.passed | {task_id})
 
     def _hosted(self, record: TaskRecord, head: HeadRecord | None) -> HostedTask:
-        task = _task_of(record)
+        task = task_of(record)
         account = None
         if task.plan is not None:
             account = (
@@ -264,7 +317,14 @@ class Drivers:
         )
 
 
-def _task_of(record: TaskRecord) -> Task:
+def _is_momentary(error: FedcoreError) -> bool:
+    """Whether a task that could not be taken up for this may be at the next look."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in _MOMENTARY
+
+
+def task_of(record: TaskRecord) -> Task:
+    """The task as it was handed in. Raises: TaskError for one of another version."""
     return Task.from_canonical(record.spec)
 
 
@@ -291,7 +351,7 @@ def between(retry: tuple[int, int] = _RETRY_MS) -> DrainingError:
 def _stands_still() -> DrainingError:
     return DrainingError(
         "the task stands still",
-        why="the server could not take it up when it started, and its operator is told why",
+        why="the server cannot take it up, and its operator is told why",
         fix="ask again later",
         retry=_MENDED_MS,
     )

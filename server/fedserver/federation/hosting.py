@@ -25,6 +25,7 @@ from fedcore.rounds.waiting import waiting_for
 from fedcore.secagg.identity import verify_signature
 from fedcore.wire.envelope import TASK, Place, signed_bytes
 from fedserver.authorisation import Caller
+from fedserver.disk import finished
 from fedserver.federation.attempt import Attempt
 from fedserver.federation.driving import Drivers, checkpoint_of
 from fedserver.federation.first_models import FirstModels
@@ -117,12 +118,15 @@ class Tasks(Drivers):
         """Ends a task; its open round is given up."""
         await self._visible(caller, task_id)
         await self._pass_on(caller, task_id)
+        audit = _entry(caller, "task.cancel", task_id, once)
+        # Whoever asked may be gone by then: what is ended in the store is ended here too.
+        await finished(self._cancelled(task_id, reason, audit, once))
+
+    async def _cancelled(
+        self, task_id: str, reason: str, audit: AuditEntry, once: Idempotency
+    ) -> None:
         await self._store.set_task_state(
-            task_id,
-            TaskState.CANCELLED,
-            reason=reason,
-            audit=_entry(caller, "task.cancel", task_id, once),
-            idempotency=once,
+            task_id, TaskState.CANCELLED, reason=reason, audit=audit, idempotency=once
         )
         if (driver := self._drivers.get(task_id)) is not None:
             driver.cancel(reason)
@@ -156,7 +160,7 @@ class Tasks(Drivers):
         """What a task has spent of its privacy budget."""
         record = await self._visible(caller, task_id)
         head = await self._store.head(task_id)  # before the ledger, which is never behind it
-        trouble, budget = self._left.get(task_id), 0.0
+        trouble, budget = self._trouble(task_id), 0.0
         try:
             plan = (await asyncio.to_thread(Task.from_canonical, record.spec)).plan
             budget = 0.0 if plan is None else plan.epsilon

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 from fedcore.errors import LeaseLostError, StoreError
+from fedserver.federation.interruptions import may_pass
 from fedserver.store.protocol import Store
 from fedserver.store.records import Lease
 
@@ -55,6 +56,9 @@ async def held(
 ) -> AsyncIterator[LeaseHolder]:
     """A task's lease, given back in the end; `lost` is told if it is lost before.
 
+    How often it was taken in vain is counted on where the block ends with an error, but for one
+    that may pass.
+
     Raises: LeaseLostError while another has it, also in place of an error that ends the block: what
     is amiss then is what the other has done, as with files of a round that it has ended.
     """
@@ -66,12 +70,13 @@ async def held(
             fix="leave the task to it",
         )
     holder = LeaseHolder(store, lease, ttl_ms=ttl_ms, lost=lost)
-    renewing = asyncio.ensure_future(holder.renew())
+    renewing, attempts = asyncio.ensure_future(holder.renew()), 0
     try:
         yield holder
     except LeaseLostError:
         raise
     except Exception as error:
+        attempts = lease.attempts - may_pass(error)
         try:
             await holder.confirm()
         except LeaseLostError as overtaken:
@@ -84,4 +89,4 @@ async def held(
         with suppress(asyncio.CancelledError):
             await renewing
         with suppress(LeaseLostError):
-            await store.release_lease(holder())
+            await store.release_lease(holder(), attempts=attempts)

@@ -1,13 +1,32 @@
-"""What an attempt that is over must not leave behind is destroyed, also after a crash (W10)."""
+"""What an attempt that is over must not leave behind is destroyed, also after a crash (W10).
+
+And what cannot go on is ended, so that it is over: by what the database has of it alone.
+"""
 
 from __future__ import annotations
 
-from fedcore.rounds import Cancel, Event, Persist, RoundPolicy, Scrubbed, step
+import asyncio
+
+from fedcore.errors import BlobError
+from fedcore.federated.payments import Account
+from fedcore.rounds import (
+    Cancel,
+    CannotClose,
+    Event,
+    Persist,
+    Phase,
+    Published,
+    RoundPolicy,
+    Scrubbed,
+    step,
+)
 from fedcore.rounds.records import from_record
 from fedserver.federation.cohort import Cohort
+from fedserver.federation.interruptions import may_pass
 from fedserver.federation.journal import SCRUB, Journal
 from fedserver.federation.lease import LeaseHolder
-from fedserver.federation.resources import Resources
+from fedserver.federation.resources import HostedTask, Resources
+from fedserver.federation.results import Result, Results
 from fedserver.store.records import NOT_NOTED, RoundRecord, RoundRef
 
 __all__ = ["Scrubbing", "scrubbed_ref"]
@@ -36,26 +55,68 @@ class Scrubbing:
             await journal.scrub()
             await self._note(record, journal, Scrubbed(self._resources.clock()))
 
-    async def give_up(self, why: str) -> None:
-        """Ends the attempts that are open, as far as nothing was released of them.
+    async def give_up(self, why: str, *, cancelled: bool, hosted: HostedTask | None = None) -> None:
+        """Ends the attempts that are open; one whose result was released before is published.
 
-        What they were paid for stays spent: only a ledger could take that back.
+        What they were paid for stays spent: only an attempt that is taken up could take that back.
+        `hosted`: the task, where its ledger is at hand.
         """
-        for record in await self._store.open_rounds():
-            if record.ref.task_id == self._task_id:
-                journal = self._journal(record)
-                await self._note(record, journal, Cancel(self._resources.clock(), why))
+        for record in await self._store.open_rounds(self._task_id):
+            journal, now = self._journal(record), self._resources.clock()
+            phase, result = Phase(record.phase), None
+            if phase is Phase.RELEASING:
+                result = await self._released(journal)
+            if result is not None:
+                await self._note(record, journal, Published(now), result=result)
+            elif cancelled and phase is not Phase.RELEASING:
+                await self._note(record, journal, Cancel(now, why), hosted=hosted)
+            else:
+                await self._note(record, journal, CannotClose(now, phase, why), hosted=hosted)
         await self.finish()
 
-    async def _note(self, record: RoundRecord, journal: Journal, event: Event) -> None:
+    async def _released(self, journal: Journal) -> Result | None:
+        """The result that was paid for and kept; None where nothing is left of it to publish."""
+        if (kept := (await journal.kept()).get(Results.RECORD)) is None:
+            return None
+        result = Result.from_record(kept)
+        try:
+            await self._resources.blobs.size(result.digest)
+        except BlobError as error:
+            if may_pass(error):
+                raise
+            return None
+        return result
+
+    async def _note(
+        self,
+        record: RoundRecord,
+        journal: Journal,
+        event: Event,
+        *,
+        result: Result | None = None,
+        hosted: HostedTask | None = None,
+    ) -> None:
         after, effects = step(from_record(record.state), event, self._policy)
         # What a release has noted stands; else whoever has the ledger says what was spent.
         epsilon = NOT_NOTED if record.is_open and not record.epsilon else None
+        if hosted is not None:
+            epsilon = await _spent(hosted.account)
         for effect in effects:
-            if isinstance(effect, Persist):
+            if not isinstance(effect, Persist):
+                continue
+            if effect.transition.to_phase is Phase.COMPLETED and result is not None:
+                await journal.complete(effect.transition, after, result)
+            else:
                 await journal.advance(
-                    effect.transition, after, cohort=Cohort(), result=None, epsilon=epsilon
+                    effect.transition,
+                    after,
+                    cohort=Cohort(),
+                    result=None,
+                    epsilon=epsilon,
+                    ledger_head=b"" if hosted is None else hosted.ledger_head,
                 )
+            if effect.transition.to_phase is not Phase.SCRUBBED:
+                self._resources.metrics.rounds.labels(effect.transition.to_phase.value).inc()
 
     def _journal(self, record: RoundRecord) -> Journal:
         return Journal(
@@ -66,6 +127,10 @@ class Scrubbing:
             record.base_model,
             self._resources.entropy,
         )
+
+
+async def _spent(account: Account | None) -> float | None:
+    return None if account is None else await asyncio.to_thread(account.ledger.epsilon)
 
 
 def scrubbed_ref(payload: bytes) -> RoundRef:

@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 from fedcore.errors import LeaseLostError, LedgerBusyError
 from fedcore.federated.payments import Accounts
 from fedcore.privacy import verify
-from fedserver.federation import driver
+from fedserver.federation import interruptions
 from fedserver.store.records import TaskState
 from tests.server.federation.rivals import Rivals
 from tests.server.federation.test_rounds import CLIENTS, MASKED, final_of, models_of
@@ -128,7 +128,7 @@ async def check(world: Rivals, *, privacy: bool) -> None:
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver that was interrupted begins again at once."""
-    monkeypatch.setattr(driver, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(interruptions, "_PAUSE_S", 0.0)
 
 
 @pytest.mark.parametrize("privacy", mostly_slow([PRIVATE, ""]), ids=["private", "masked"])

@@ -19,7 +19,7 @@ class Leases:
     def __init__(self, *renewals: Exception) -> None:
         self._renewals, self.asked = list(renewals), 0
         self.renewed, self.refused = asyncio.Event(), asyncio.Event()
-        self.given_back, self.free = False, True
+        self.given_back, self.free, self.counted = False, True, 0
 
     async def acquire_lease(self, task_id: str, owner: str, ttl_ms: int) -> Lease | None:
         return LEASE if self.free else None
@@ -32,8 +32,8 @@ class Leases:
         self.renewed.set()
         return lease
 
-    async def release_lease(self, lease: Lease) -> None:
-        self.given_back = True
+    async def release_lease(self, lease: Lease, *, attempts: int = 0) -> None:
+        self.given_back, self.counted = True, attempts
 
 
 def ignored() -> None:
@@ -46,6 +46,19 @@ async def test_a_store_that_fails_once_does_not_end_the_renewals() -> None:
         await asyncio.wait_for(store.renewed.wait(), 10)
         assert lease() == LEASE
     assert store.asked >= 3 and store.given_back
+
+
+@pytest.mark.parametrize(
+    ("error", "counted"), [(ValueError("a mistake"), 1), (StoreError("the disk is full"), 0)]
+)
+async def test_what_ends_in_vain_is_counted_unless_it_may_pass(
+    error: Exception, counted: int
+) -> None:
+    store = Leases()
+    with pytest.raises(type(error)):
+        async with held(store, "task-1", "here", ttl_ms=3000, lost=ignored):  # type: ignore[arg-type]
+            raise error
+    assert store.given_back and store.counted == counted
 
 
 async def test_a_lease_that_was_lost_is_neither_renewed_nor_given_back() -> None:

@@ -229,7 +229,7 @@ async def test_a_server_that_dies_before_it_says_who_takes_part_goes_on_with_wha
 
     monkeypatch.setattr(Payment, "begin", dies_once)
     monkeypatch.setattr(LocalFederation, "begin_upload", once_it_goes_on)
-    monkeypatch.setattr("fedserver.federation.driver._PAUSE_S", 0.0)
+    monkeypatch.setattr("fedserver.federation.interruptions._PAUSE_S", 0.0)
     task = task_of(rounds=1, secure="", privacy=CLIENTS.format(noise="central"))
     async with world_in(tmp_path, task) as world:
         record = await world.run()
