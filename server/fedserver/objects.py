@@ -5,6 +5,7 @@ The library that speaks to it, fsspec, is imported by whoever connects, and by n
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -111,6 +112,14 @@ class Objects:
         """Writes an object's bytes to a file, over what is there."""
         with self._failing(f"object {name} cannot be read"):
             self._system.get_file(self._full(name), str(path))
+
+    def digest(self, name: str) -> bytes:
+        """The SHA-256 of an object's bytes, which are all read, and kept nowhere."""
+        with (
+            self._failing(f"object {name} cannot be read"),
+            self._system.open(self._full(name), "rb") as file,
+        ):
+            return hashlib.file_digest(file, "sha256").digest()
 
     def size(self, name: str) -> int:
         """How many bytes an object has."""

@@ -26,6 +26,7 @@ from fedserver.key_files import (
     secret_from,
 )
 from fedserver.metrics import Metrics
+from fedserver.newest_models import BLOBS
 from fedserver.parts import Parts
 from fedserver.rollback import require_database
 from fedserver.spool import Spool
@@ -36,7 +37,7 @@ from fedserver.trust import Trust
 
 __all__ = ["opened", "private_state"]
 
-_BLOBS, _COPIES, _SPOOL, _STAGING, _LEDGERS = "blobs", "copies", "spool", "staging", "ledgers"
+_COPIES, _SPOOL, _STAGING, _LEDGERS = "copies", "spool", "staging", "ledgers"
 _STAGING_BYTES = 32 << 20  # in memory, beside what rounds have for their updates
 
 
@@ -105,7 +106,7 @@ def private_state(config: Config) -> Path:
 async def _blobs(config: Config, state: Path) -> BlobStore:
     address = config.blobs
     if address is None:
-        return LocalBlobStore(state / _BLOBS)
+        return LocalBlobStore(state / BLOBS)
     from fedserver.object_blobs import ObjectBlobStore
     from fedserver.objects import Objects
 

@@ -19,11 +19,13 @@ from typing import Annotated
 import typer
 
 from fedcore.console import Console, ExitCode, Json
-from fedcore.errors import ArgumentError, AuditError, SchemaError, StoreError
+from fedcore.errors import ArgumentError, AuditError, BlobError, SchemaError, StoreError
 from fedserver.audit_heads import AUDIT_HEAD
 from fedserver.commands.dispatch import dispatch, verbs
 from fedserver.config import AUTHORITY, load
 from fedserver.key_files import AUDIT_SIGNER
+from fedserver.newest_models import BLOBS, blobs_of, tasks_without
+from fedserver.objects import ObjectAddress
 from fedserver.rollback import server_id_of, signed_head as head_of
 from fedserver.store import migrating
 from fedserver.store.backup import back_up, check_history, read_manifest, restore
@@ -63,11 +65,15 @@ def main(argv: Sequence[str]) -> int:
 
 @dataclass(frozen=True)
 class _Files:
-    """The database, the newest signed head of its audit log, and the key that signs heads."""
+    """The database, the newest signed head of its audit log, and the key that signs heads.
+
+    `blobs`: where its models are, None where nobody says.
+    """
 
     database: Database
     head: Path
     signer: Path
+    blobs: Path | ObjectAddress | None
 
 
 @app.command()
@@ -105,7 +111,7 @@ def check(
     signed_head: Head = None,
     signer: Signer = None,
 ) -> int:
-    """Checks the data, the schema and the chain of the audit log; ends with 1 if one fails."""
+    """Checks data, schema, audit log, and the newest models of running tasks; 1 if one fails."""
     files = _files(config, file, signed_head, signer)
     database = files.database
     version = _version(database)
@@ -120,12 +126,15 @@ def check(
         head = check_history(database, signed)
     except (AuditError, StoreError) as error:
         problems.append(f"{error.what}: {error.why}")
+    running, without = _tasks_without(files)
+    problems += [f"{error.what}: {error.why}" for error in without]
     entries = head.sequence if head is not None else None
     lines = [
         f"verdict  {'does not hold' if problems else 'holds'}",
         *(f"because  {problem}" for problem in problems),
         f"schema   {version}",
         f"audit    {f'{entries} entries' if entries is not None else 'unreadable'}",
+        f"models   {'not looked at' if running is None else f'of {running} running tasks'}",
     ]
     data: Json = {
         "holds": not problems,
@@ -133,6 +142,7 @@ def check(
         "schema": version,
         "audit_sequence": entries,
         "audit_hash": head.hash.hex() if head is not None else None,
+        "models": running,
     }
     _console(context).show(data, "\n".join(lines))
     return ExitCode.FAILED if problems else ExitCode.OK
@@ -263,7 +273,20 @@ def _files(
     if config is None and database is not None:
         authority = database.parent / AUTHORITY
     state = where.parent if isinstance(where, Path) else settings.server.state_directory
-    return _Files(where, head or state / AUDIT_HEAD, signer or authority / AUDIT_SIGNER)
+    blobs: Path | ObjectAddress | None = blobs_of(settings)
+    if config is None and database is not None:  # a copy has no models beside it
+        blobs = state / BLOBS if (state / BLOBS).is_dir() else None
+    return _Files(where, head or state / AUDIT_HEAD, signer or authority / AUDIT_SIGNER, blobs)
+
+
+def _tasks_without(files: _Files) -> tuple[int | None, list[BlobError]]:
+    """How many running tasks were looked at, and what is amiss with the models of which."""
+    if files.blobs is None:
+        return None, []
+    try:
+        return tasks_without(files.database, files.blobs)
+    except StoreError:  # of a database that is found to be damaged, or of another schema
+        return None, []
 
 
 def _version(database: Database) -> str | None:

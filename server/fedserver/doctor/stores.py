@@ -6,11 +6,13 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from fedcore.errors import FedcoreError
 from fedserver.authority_acts import require_revocations
 from fedserver.certificate_lists import CertificateLists
 from fedserver.config import Config
-from fedserver.doctor.finding import SKEW_S, Finding, looked, tried
+from fedserver.doctor.finding import SKEW_S, Finding, looked, refused, tried
 from fedserver.key_files import DATASTORE_KEYS, load_keys
+from fedserver.newest_models import blobs_of, tasks_without
 from fedserver.objects import ObjectAddress, Objects
 from fedserver.rollback import check_database, require_database
 from fedserver.store.locking import require_free
@@ -33,6 +35,7 @@ def stores(config: Config, now_s: float) -> Iterator[Finding]:
         yield tried("history", lambda: _history(config))
         yield tried("datastore keys", lambda: _sealed(config))
         yield tried("revocations", lambda: _revocations(config))
+        yield from _newest(config)
     if (address := config.blobs) is not None:
         yield tried("models", lambda: _models(address))
 
@@ -89,6 +92,18 @@ def _revocations(config: Config) -> str:
 def _sealed(config: Config) -> str:
     require_keys(config.database, load_keys(config.authority_directory / DATASTORE_KEYS))
     return "they open what open attempts have sealed"
+
+
+def _newest(config: Config) -> Iterator[Finding]:
+    """Of each task that would stand still, why."""
+    try:
+        running, without = tasks_without(config.database, blobs_of(config))
+    except FedcoreError as error:
+        yield refused("newest models", error)
+        return
+    yield from (refused("newest models", error) for error in without)
+    if not without:
+        yield Finding("newest models", "ok", f"those of {running} running tasks are whole")
 
 
 def _models(address: ObjectAddress) -> str:

@@ -11,7 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import structlog
 
@@ -75,6 +75,7 @@ from fedserver.store.records import RoundRef
 __all__ = ["INVITED", "PAYMENT", "Attempt"]
 
 PAYMENT, INVITED = "payment", "invited"
+_WHOLE_S: Final = 60.0  # how long a base model that was read is taken to be whole
 _WAITING = frozenset({Phase.PENDING, Phase.SELECTING, *CLIENT_PHASES})
 _T = TypeVar("_T")
 
@@ -205,9 +206,16 @@ class Attempt:
 
     async def feed(self, event: Event) -> None:
         """One event, and all that follows from it at once."""
+        if isinstance(event, Started):
+            await self._require_base()
         self._follow.append(event)
         while self._follow:
             await self._step(self._follow.popleft())
+
+    async def _require_base(self) -> None:
+        """Raises: BlobError where the model was damaged while too few clients came."""
+        if asyncio.get_running_loop().time() > self._turned_s + _WHOLE_S:
+            await self._resources.blobs.verify(self.train.model_digest)
 
     async def _hold(self) -> None:
         self._held = True

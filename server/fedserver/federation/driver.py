@@ -15,6 +15,7 @@ import structlog
 from fedcore.errors import BudgetError, ConflictError, FedcoreError, LeaseLostError, LedgerError
 from fedcore.rounds import Cancel, Phase
 from fedserver.federation.attempt import Attempt
+from fedserver.federation.base_model import BaseModel
 from fedserver.federation.interruptions import Interruptions, words_of
 from fedserver.federation.lease import LeaseHolder, held
 from fedserver.federation.left_out import LeftOut
@@ -54,6 +55,7 @@ class TaskDriver:
         self.overtaken = self.stopping = self._draining = False
         self._interruptions = Interruptions(resources.most_attempts)
         self._ended, self._cancelled = False, ""
+        self._base = BaseModel(resources.blobs, hosted.task_id)
         self._log = structlog.get_logger("fedserver.driver").bind(task=hosted.task_id)
 
     @property
@@ -63,7 +65,9 @@ class TaskDriver:
 
     @property
     def trouble(self) -> FedcoreError | None:
-        """What keeps the task from going on, where it has done so again and again."""
+        """What keeps the task from going on, where it is lasting or has done so again and again."""
+        if self._base.trouble is not None and not self.ended:
+            return self._base.trouble
         attempt = self.attempt
         if attempt is not None and (attempt.got_on or attempt.waits):
             return None
@@ -204,6 +208,11 @@ class TaskDriver:
         if self._draining and not open_now:
             await self.page.turned(_PAUSE_S)  # to open an attempt may cost privacy
             return False
+        if not await self._base.is_whole(head):
+            await self.page.turned(self._base.pause_s)
+            return False
+        if (self._cancelled or self._draining) and not open_now:
+            return False  # it was told so while the model was read
         try:
             attempt = await self._next(head, lease)
         except BudgetError as error:

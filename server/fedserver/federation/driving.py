@@ -351,7 +351,7 @@ def between(retry: tuple[int, int] = _RETRY_MS) -> DrainingError:
 def _stands_still() -> DrainingError:
     return DrainingError(
         "the task stands still",
-        why="the server cannot take it up, and its operator is told why",
+        why="the server cannot go on with it, and its operator is told why",
         fix="ask again later",
         retry=_MENDED_MS,
     )

@@ -345,21 +345,6 @@ async def test_a_round_whose_model_is_gone_is_ended_and_scrubbed_when_it_is_canc
         running.cancel()
 
 
-async def test_a_task_whose_model_is_gone_fails_after_its_attempts(tmp_path: Path) -> None:
-    async with world_in(tmp_path, task_of(**PLAIN), clients=3) as world:
-        await world.waiting_for(first_of(world))
-        await world.stop()
-        (model,) = (tmp_path / "blobs").glob("??/??/*")
-        model.rename(tmp_path / "lost")
-        await world.start()
-        while not await world.ended():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-        record = await world.record()
-        assert record.state is TaskState.FAILED and "FED-2203" in record.reason
-        rounds = (await world.store.rounds(record.task_id)).rounds
-        assert [found.phase for found in rounds] == ["ABANDONED", "ABANDONED", "FAILED"]
-
-
 async def test_a_round_that_ends_its_driver_is_given_up_without_being_taken_up_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ import pytest
 from fedcore.cli import main
 from fedserver.audit_heads import AUDIT_HEAD, AuditHeads
 from fedserver.authority import Authority
+from fedserver.blobs import LocalBlobStore
 from fedserver.config import load
 from fedserver.doctor import examine
 from fedserver.key_files import AUDIT_SIGNER, DATASTORE_KEYS, PARTICIPATION_KEY, create_key
@@ -60,9 +61,13 @@ def fed(
     return run
 
 
-async def test_a_check_holds_schema_rows_and_audit_chain(world: World, fed) -> None:
-    await world.round(await world.task())
+async def test_a_check_holds_schema_rows_and_audit_chain(world: World, fed, tmp_path: Path) -> None:
+    digest = await world.task()
+    await world.round(digest)
+    blobs = LocalBlobStore(tmp_path / "state" / "blobs")
+    assert await blobs.put_bytes(b"task-1 first") == digest
     code, data, _ = fed("db", "check")
+    assert data["models"] == 1
     assert (code, data["holds"], data["schema"]) == (0, True, migrating.HEAD)
     assert data["audit_sequence"] == (await world.store.audit_head()).sequence
     world.ground.execute("ALTER TABLE audit_log DISABLE TRIGGER USER")
