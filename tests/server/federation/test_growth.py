@@ -41,10 +41,16 @@ async def _held_after(folder: Path, secure: str, *, rounds: int) -> Counter[str]
     async with world_in(folder, task_of(rounds=rounds, secure=secure)) as world:
         assert world.federation is not None and world.submitted is not None
         task_id = world.submitted.task_id
+        # A look that is under way holds what it looks at.
+        looking, world.federation._looking = world.federation._looking, None
+        assert looking is not None
+        looking.cancel()
         # Of which the federation lets go in the end: what it holds would not be seen there.
         driver, ended = world.federation._drivers[task_id], world.federation._running[task_id]
         await world.run()
         await ended
+        await world.store.prune(0)  # behind what the devices asked for last
+        del looking, ended
         gc.collect()
         return held_by(world.federation, driver, world.store, outside=world)
 
