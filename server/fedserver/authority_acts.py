@@ -15,7 +15,7 @@ from typing import Final
 from sqlalchemy import select
 
 from fedcore.errors import AuthorityError
-from fedserver.certificate_lists import CertificateLists, Listed
+from fedserver.certificate_lists import ACTS, CertificateLists, Listed
 from fedserver.store import schema
 from fedserver.store.migrating import connected
 from fedserver.store.postgres.address import Database
@@ -26,7 +26,7 @@ from fedserver.store.sql.reads import all_rows
 __all__ = ["AuthorityActs", "lost_revocations", "require_revocations"]
 
 _ISSUE, _REVOKE = "ca.issue", "ca.revoke"
-_EXCHANGES: Final = {act: f"ca.{act}" for act in ("renew", "retire", "rotate")}
+_EXCHANGES: Final = {act: f"ca.{act}" for act in ACTS}
 _CERTIFICATE: Final = "certificate:"
 _LONGEST: Final = 256
 _NAMED: Final = 8

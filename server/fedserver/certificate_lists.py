@@ -10,21 +10,27 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from fedcore.errors import AuthorityError, RefusedError
 from fedserver.key_files import locked, write_public
 
-__all__ = ["CertificateLists", "Exchange", "Listed", "nobody_is_let_in"]
+__all__ = ["ACTS", "CertificateLists", "Exchange", "Listed", "nobody_is_let_in"]
+
+T = TypeVar("T")
+
+ACTS: Final = ("renew", "retire", "rotate")
+"""What is done with keys."""
 
 _ISSUED: Final = "issued.jsonl"
 _REVOKED: Final = "revoked.jsonl"
 _EXCHANGED: Final = "exchanged.jsonl"
 _FINGERPRINT_BYTES: Final = 32
 _MODE: Final = 0o644
+_LATEST: Final = 253_402_300_800  # the year 10000, which no calendar here has
 _BEGINS: Final = '{"fingerprint": "'
 _ASK_AGAIN_MS: Final = (5_000, 30_000)
 
@@ -151,11 +157,7 @@ class CertificateLists:
     def exchanges(self) -> list[Exchange]:
         """What was done with keys, the oldest first. Raises: AuthorityError for a damaged list."""
         text, _ = self._whole(_EXCHANGED)
-        try:
-            found = [json.loads(line) for line in text.splitlines()]
-            return [Exchange(str(one["act"]), str(one["key"]), int(one["at"])) for one in found]
-        except (ValueError, KeyError, TypeError) as error:
-            raise self._damaged(_EXCHANGED, _no_line(error), _TAKE_OUT) from None
+        return self._read(_EXCHANGED, text, _exchange)
 
     def stamps(self) -> tuple[tuple[int, int, int] | None, ...]:
         """What changes whenever one of the lists does. Raises: OSError."""
@@ -181,8 +183,11 @@ class CertificateLists:
         return f"{text}\n", ""
 
     def _listed(self, name: str, text: str) -> list[Listed]:
+        return self._read(name, text, _listed)
+
+    def _read(self, name: str, text: str, of: Callable[[Mapping[str, object]], T]) -> list[T]:
         try:
-            return [_listed(json.loads(line)) for line in text.splitlines()]
+            return [of(json.loads(line)) for line in text.splitlines()]
         except (ValueError, KeyError, TypeError) as error:
             raise self._damaged(name, _no_line(error), _TAKE_OUT) from None
 
@@ -244,12 +249,29 @@ def _line_of(listed: Listed) -> Mapping[str, object]:
 
 
 def _listed(line: Mapping[str, object]) -> Listed:
+    fingerprint = bytes.fromhex(str(line["fingerprint"]))
+    if len(fingerprint) != _FINGERPRINT_BYTES:
+        raise ValueError("no certificate has such a fingerprint")
     return Listed(
-        bytes.fromhex(str(line["fingerprint"])),
+        fingerprint,
         name=str(line["name"]),
-        at=int(str(line["at"])),
-        not_after=int(str(line["not_after"])),
+        at=_time(line["at"]),
+        not_after=_time(line["not_after"]),
         role=str(line["role"]),
         reason=str(line["reason"]),
         issuer=bytes.fromhex(str(line.get("issuer", ""))),
     )
+
+
+def _exchange(line: Mapping[str, object]) -> Exchange:
+    act, key = str(line["act"]), str(line["key"])
+    if act not in ACTS:
+        raise ValueError("nothing of that name is done with keys")
+    return Exchange(act, key, _time(line["at"]))
+
+
+def _time(written: object) -> int:
+    seconds = int(str(written))
+    if not 0 <= seconds < _LATEST:
+        raise ValueError("no certificate is of that time")
+    return seconds

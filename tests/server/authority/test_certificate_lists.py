@@ -134,6 +134,26 @@ def test_a_line_that_was_written_whole_and_is_damaged_is_refused(
         revoke(authority, SECOND)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"fingerprint": SECOND.hex()[:40]},
+        {"fingerprint": ""},
+        {"fingerprint": SECOND.hex() + "00"},
+        {"at": 10**30},
+        {"not_after": -1},
+    ],
+)
+def test_a_line_that_reads_well_and_is_of_no_certificate_is_damage_and_not_a_revocation(
+    authority: Authority, lists: CertificateLists, damage: dict[str, object]
+) -> None:
+    line = json.loads(path_of(authority).read_text())
+    with path_of(authority).open("a") as file:
+        file.write(json.dumps(line | damage) + "\n")
+    with pytest.raises(AuthorityError, match="damaged"):
+        lists.revoked()
+
+
 def test_what_keeps_a_list_from_being_read_is_said(
     authority: Authority, lists: CertificateLists
 ) -> None:
@@ -175,10 +195,12 @@ def test_what_was_done_with_keys_is_listed_and_damage_is_told(authority: Authori
     for exchange in done:
         authority.lists.exchanged(exchange)
     assert authority.lists.exchanges() == done
-    with (authority.directory / "exchanged.jsonl").open("a") as file:
-        file.write("{}\n")
-    with pytest.raises(AuthorityError, match=r"exchanged\.jsonl is damaged"):
-        authority.lists.exchanges()
+    path = authority.directory / "exchanged.jsonl"
+    whole = path.read_text()
+    for damage in ({}, {"act": "eat", "key": "issuing", "at": NOW}):
+        path.write_text(f"{whole}{json.dumps(damage)}\n")
+        with pytest.raises(AuthorityError, match=r"exchanged\.jsonl is damaged"):
+            authority.lists.exchanges()
 
 
 async def test_no_device_is_certified_anew_while_the_list_cannot_be_read_and_then_it_is(
