@@ -171,14 +171,15 @@ class CertificateLists:
             return "", ""
         except OSError as error:
             raise self._unreadable(name, error) from None
-        except ValueError as error:
-            raise self._damaged(name, _no_line(error), _TAKE_OUT) from None
+        except UnicodeDecodeError as error:
+            number = 1 + error.object.count(b"\n", 0, error.start)
+            raise self._damaged(name, _no_line(number, error), _TAKE_OUT) from None
         last = text.rpartition("\n")[2]
         if not last:
             return text, ""
         try:
             json.loads(last)
-        except ValueError:
+        except (ValueError, RecursionError):
             return text[: len(text) - len(last)], last
         return f"{text}\n", ""
 
@@ -186,10 +187,13 @@ class CertificateLists:
         return self._read(name, text, _listed)
 
     def _read(self, name: str, text: str, of: Callable[[Mapping[str, object]], T]) -> list[T]:
-        try:
-            return [of(json.loads(line)) for line in text.splitlines()]
-        except (ValueError, KeyError, TypeError) as error:
-            raise self._damaged(name, _no_line(error), _TAKE_OUT) from None
+        found = []
+        for number, line in enumerate(text.splitlines(), 1):
+            try:
+                found.append(of(json.loads(line)))
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise self._damaged(name, _no_line(number, error), _TAKE_OUT) from None
+        return found
 
     def _write(self, name: str, text: str, line: Mapping[str, object]) -> None:
         data = f"{text}{json.dumps(line)}\n".encode()
@@ -224,8 +228,8 @@ def _half_a_line(cut_off: str) -> str:
     return f"its last line was cut off, by a `fed ca revoke` that was never acknowledged, {whose}"
 
 
-def _no_line(error: Exception) -> str:
-    return f"a line cannot be read ({type(error).__name__})"
+def _no_line(number: int, error: Exception) -> str:
+    return f"line {number} cannot be read ({type(error).__name__})"
 
 
 def _stamp_of(path: Path) -> tuple[int, int, int] | None:

@@ -105,6 +105,15 @@ def test_a_revocation_that_was_cut_off_is_completed_and_never_dropped(
     assert [json.loads(line)["at"] for line in path_of(authority).read_text().splitlines()]
 
 
+def test_no_end_of_a_list_is_too_deep_to_be_told(
+    authority: Authority, lists: CertificateLists
+) -> None:
+    with path_of(authority).open("a") as file:
+        file.write("[" * 200_000)
+    with pytest.raises(AuthorityError, match="damaged"):
+        lists.revoked()
+
+
 def test_what_was_revoked_is_not_a_reason_to_forget_half_a_line(
     authority: Authority, lists: CertificateLists
 ) -> None:
@@ -121,7 +130,10 @@ def test_a_whole_line_without_its_end_counts(authority: Authority, lists: Certif
     assert lists.revoked() == {FIRST, SECOND, b"3" * 32}
 
 
-@pytest.mark.parametrize("damage", [b"\xff\xfe\n", b"\0" * 200 + b"\n", b'{"fingerprint": 1}\n'])
+@pytest.mark.parametrize(
+    "damage",
+    [b"\xff\xfe\n", b"\0" * 200 + b"\n", b'{"fingerprint": 1}\n', b"\n", b"[" * 200_000 + b"\n"],
+)
 def test_a_line_that_was_written_whole_and_is_damaged_is_refused(
     authority: Authority, lists: CertificateLists, damage: bytes
 ) -> None:
@@ -129,7 +141,7 @@ def test_a_line_that_was_written_whole_and_is_damaged_is_refused(
         file.write(damage)
     with pytest.raises(AuthorityError, match="damaged") as refused:
         lists.revoked()
-    assert "fed ca recover" in refused.value.fix
+    assert "line 2 " in refused.value.why and "fed ca recover" in refused.value.fix
     with pytest.raises(AuthorityError, match="damaged"):
         revoke(authority, SECOND)
 
