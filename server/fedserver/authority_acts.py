@@ -47,13 +47,15 @@ class AuthorityActs:
         stamps = self._lists.stamps()
         if stamps == self._stamps:
             return
-        acts = await asyncio.to_thread(lambda: list(_acts_on(self._lists)))
+        acts, damage = await asyncio.to_thread(_acts_on, self._lists)
         known = await asyncio.to_thread(_written, self._database)
         # What is there is written down all the same: it may be lost before the rest was mended.
         for entry in acts:
             if (entry.action, entry.object) not in known:
                 await self._store.append_audit(entry)
         await asyncio.to_thread(require_revocations, self._lists, self._database)
+        if damage is not None:
+            raise damage
         self._stamps = stamps
 
 
@@ -63,7 +65,7 @@ def lost_revocations(lists: CertificateLists, database: Database) -> list[Listed
     Raises: AuthorityError for a damaged list; StoreError.
     """
     on_list = {line.fingerprint for line in lists.revocations()}
-    names = {line.fingerprint: line.name for line in lists.users()}
+    names = lists.names()
     found = []
     for (act, on), (at_s, decision) in _written(database).items():
         if act == _REVOKE:
@@ -94,13 +96,30 @@ def _lost(fingerprints: list[str]) -> AuthorityError:
     )
 
 
-def _acts_on(lists: CertificateLists) -> Iterator[AuditEntry]:
-    """The acts that the lists know, in the words of the log; revocations before all else."""
+def _acts_on(lists: CertificateLists) -> tuple[list[AuditEntry], AuthorityError | None]:
+    """The acts that the lists know, in the words of the log, and why there may be more."""
+    acts: list[AuditEntry] = []
+    damage: AuthorityError | None = None
+    for some in (_revocations_on, _exchanges_on, _users_on):  # revocations before all else
+        try:
+            acts += some(lists)
+        except AuthorityError as error:
+            damage = damage or error
+    return acts, damage
+
+
+def _revocations_on(lists: CertificateLists) -> Iterator[AuditEntry]:
     for line in lists.revocations():
         yield _entry(_REVOKE, _object_of(line.fingerprint), line.reason)
+
+
+def _exchanges_on(lists: CertificateLists) -> Iterator[AuditEntry]:
     for done in lists.exchanges():
         at = datetime.fromtimestamp(done.at, UTC)
         yield _entry(_EXCHANGES[done.act], f"key:{done.key} at {at:%Y-%m-%dT%H:%M:%SZ}")
+
+
+def _users_on(lists: CertificateLists) -> Iterator[AuditEntry]:
     for line in lists.users():
         yield _entry(_ISSUE, _object_of(line.fingerprint), f"{line.role} {line.name}")
 

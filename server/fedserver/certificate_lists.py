@@ -147,6 +147,16 @@ class CertificateLists:
         text, _ = self._whole(_ISSUED)
         return self._listed(_ISSUED, text)
 
+    def names(self) -> dict[bytes, str]:
+        """Of users, by fingerprint; none while their list is damaged.
+
+        What they are for, a revocation, waits for no list but its own.
+        """
+        try:
+            return {line.fingerprint: line.name for line in self.users()}
+        except AuthorityError:
+            return {}
+
     def revocations(self) -> list[Listed]:
         """What was disowned, the oldest first. Raises: AuthorityError for a damaged list."""
         text, cut_off = self._whole(_REVOKED)

@@ -203,8 +203,7 @@ def revoke(
     digest = _digest(fingerprint)
     require_authority(directory)
     lists = CertificateLists(directory)
-    known = {line.fingerprint: line.name for line in lists.users()}
-    name = known.get(digest, "")
+    name = lists.names().get(digest, "")
     whose = name or "a certificate that is not on the list of users"
     console = console_of(context)
     if dry_run:

@@ -188,6 +188,27 @@ async def test_a_revocation_that_a_running_server_lost_is_still_one_and_is_told(
             await server.stop()
 
 
+@pytest.mark.parametrize("other", ["issued.jsonl", "exchanged.jsonl"])
+async def test_a_user_is_revoked_for_good_while_another_list_is_damaged(
+    other: str, place: Path
+) -> None:
+    ada, config = issue(place, "ada"), load(place / "server.toml")
+    with (place / "ca" / other).open("a") as file:
+        file.write("{}\n")
+    revoke(place, ada)
+    async with opened(config) as parts:
+        assert bytes.fromhex(ada) in parts.authority.lists.revoked()
+        with pytest.raises(AuthorityError, match=other):
+            await parts.acts.refresh()
+        assert f"certificate:{ada}" in {entry.object for entry in await acts_in(parts)}
+    (place / "ca/revoked.jsonl").unlink()
+    assert ada in (await refusal(place)).why
+    with ThreadPoolExecutor(1) as thread:
+        recover = ["ca", "recover", "--config", f"{place}/server.toml"]
+        assert thread.submit(fed, recover).result() == 0
+    assert CertificateLists(place / "ca").revoked() == {bytes.fromhex(ada)}
+
+
 async def test_what_could_not_be_written_into_the_log_is_written_later(place: Path) -> None:
     ada = issue(place, "ada")
     async with opened(load(place / "server.toml")) as parts:
