@@ -41,6 +41,7 @@ _COMPLETE: Final = (
 _TAKE_OUT: Final = (
     "take the damaged line out, and then run `fed ca recover`: it puts back what the audit log has"
 )
+_FOR_GOOD: Final = "take the damaged line out; what a server has read of it is in the audit log"
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +184,7 @@ class CertificateLists:
             raise self._unreadable(name, error) from None
         except UnicodeDecodeError as error:
             number = 1 + error.object.count(b"\n", 0, error.start)
-            raise self._damaged(name, _no_line(number, error), _TAKE_OUT) from None
+            raise self._damaged(name, _no_line(number, error), _without_it(name)) from None
         last = text.rpartition("\n")[2]
         if not last:
             return text, ""
@@ -202,7 +203,7 @@ class CertificateLists:
             try:
                 found.append(of(json.loads(line)))
             except (ValueError, KeyError, TypeError, RecursionError) as error:
-                raise self._damaged(name, _no_line(number, error), _TAKE_OUT) from None
+                raise self._damaged(name, _no_line(number, error), _without_it(name)) from None
         return found
 
     def _write(self, name: str, text: str, line: Mapping[str, object]) -> None:
@@ -230,6 +231,10 @@ def nobody_is_let_in(error: AuthorityError) -> RefusedError:
         fix="wait; the operator finds what to mend with `fed server doctor`",
         retry=_ASK_AGAIN_MS,
     )
+
+
+def _without_it(name: str) -> str:
+    return _TAKE_OUT if name == _REVOKED else _FOR_GOOD
 
 
 def _half_a_line(cut_off: str) -> str:

@@ -211,8 +211,9 @@ def test_what_was_done_with_keys_is_listed_and_damage_is_told(authority: Authori
     whole = path.read_text()
     for damage in ({}, {"act": "eat", "key": "issuing", "at": NOW}):
         path.write_text(f"{whole}{json.dumps(damage)}\n")
-        with pytest.raises(AuthorityError, match=r"exchanged\.jsonl is damaged"):
+        with pytest.raises(AuthorityError, match=r"exchanged\.jsonl is damaged") as refused:
             authority.lists.exchanges()
+        assert "fed ca recover" not in refused.value.fix  # which puts revocations back alone
 
 
 async def test_no_device_is_certified_anew_while_the_list_cannot_be_read_and_then_it_is(
