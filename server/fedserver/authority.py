@@ -205,7 +205,8 @@ class Authority:
             raise AuthorityError(
                 "the files of the authority do not belong together",
                 why=f"{ROOT}, {ISSUING} and {KEY_OF[ISSUING]} are not of one chain",
-                fix="restore the whole directory from one backup",
+                fix="run `fed ca rotate issuing` again if one was interrupted; else restore the"
+                " whole directory from one backup",
                 where=str(directory),
             )
         registrar = CertificateAuthority.from_private_bytes(load_key(directory / REGISTRAR_KEY))

@@ -319,3 +319,18 @@ def test_nothing_is_forgotten_unless_somebody_says_so(
     assert fed(["ca", "retire", "server", "--directory", str(ca), "--yes"]) == 0
     with pytest.raises(AuthorityError, match="no authority"):
         main(["rotate", "server", "--directory", str(ca.parent)])
+
+
+def test_an_exchange_of_the_issuing_key_that_was_interrupted_is_done_again(ca: Path) -> None:
+    before = (ca / "issuing.pem").read_bytes()
+    key = new_key().public_key()
+    old = Authority.open(ca).issue_client(key, client_id=b"c" * 16, tenant="default", now=NOW)
+    rotate(ca, "issuing")
+    (ca / "issuing.pem").unlink()
+    (ca / "issuing.pem").write_bytes(before)  # as a power cut leaves it: the new key is there alone
+    with pytest.raises(AuthorityError, match="do not belong together") as refused:
+        Authority.open(ca)
+    assert "fed ca rotate issuing" in refused.value.fix
+    rotate(ca, "issuing")
+    pem = x509.load_der_x509_certificate(old.chain[0]).public_bytes(serialization.Encoding.PEM)
+    assert Authority.open(ca).parse_peer(pem, now=NOW + 1).id == b"c" * 16
