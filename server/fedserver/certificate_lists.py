@@ -79,6 +79,7 @@ class CertificateLists:
         self._revoked: frozenset[bytes] = frozenset()
         self._stamp: tuple[int, int, int] | None = None
         self._lost: frozenset[bytes] = frozenset()
+        self._damage: AuthorityError | None = None  # of the file of that stamp
 
     @property
     def lost(self) -> frozenset[bytes]:
@@ -127,7 +128,8 @@ class CertificateLists:
         """Fingerprints that count no more; read again when the file has changed.
 
         What was on it once stays revoked while this process lives, also where the file is `lost`.
-        2 µs otherwise. Raises: AuthorityError for a damaged list: nobody is let in by mistake.
+        2 µs otherwise, also where it is damaged: many call, and it may be long.
+        Raises: AuthorityError for a damaged list: nobody is let in by mistake.
         """
         try:
             found = os.stat(self._revoked_path)
@@ -138,9 +140,17 @@ class CertificateLists:
         else:
             stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
         if stamp != self._stamp:
-            listed = frozenset(line.fingerprint for line in self.revocations())
-            self._lost, self._revoked = self._revoked - listed, self._revoked | listed
+            text, cut_off = self._whole(_REVOKED)
+            try:
+                listed = frozenset(line.fingerprint for line in self._revocations(text, cut_off))
+            except AuthorityError as error:
+                self._damage = error
+            else:
+                self._lost, self._revoked = self._revoked - listed, self._revoked | listed
+                self._damage = None
             self._stamp = stamp
+        if self._damage is not None:
+            raise self._damage.with_traceback(None)  # which would grow with every call
         return self._revoked
 
     def users(self) -> list[Listed]:
@@ -160,10 +170,7 @@ class CertificateLists:
 
     def revocations(self) -> list[Listed]:
         """What was disowned, the oldest first. Raises: AuthorityError for a damaged list."""
-        text, cut_off = self._whole(_REVOKED)
-        if cut_off:
-            raise self._damaged(_REVOKED, _half_a_line(cut_off), _COMPLETE)
-        return self._listed(_REVOKED, text)
+        return self._revocations(*self._whole(_REVOKED))
 
     def exchanges(self) -> list[Exchange]:
         """What was done with keys, the oldest first. Raises: AuthorityError for a damaged list."""
@@ -193,6 +200,11 @@ class CertificateLists:
         except (ValueError, RecursionError):
             return text[: len(text) - len(last)], last
         return f"{text}\n", ""
+
+    def _revocations(self, text: str, cut_off: str) -> list[Listed]:
+        if cut_off:
+            raise self._damaged(_REVOKED, _half_a_line(cut_off), _COMPLETE)
+        return self._listed(_REVOKED, text)
 
     def _listed(self, name: str, text: str) -> list[Listed]:
         return self._read(name, text, _listed)

@@ -175,6 +175,41 @@ def test_what_keeps_a_list_from_being_read_is_said(
         lists.revoked()
 
 
+def test_a_damaged_list_is_read_once_however_many_call_until_it_changes(
+    authority: Authority, lists: CertificateLists, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    read_text = Path.read_text
+
+    def counted(path: Path, *how: str) -> str:
+        read.append(path)
+        return read_text(path, *how)
+
+    monkeypatch.setattr(Path, "read_text", counted)
+    whole = path_of(authority).read_bytes()
+    path_of(authority).write_bytes(whole + b"{}\n")
+    for _ in range(3):
+        with pytest.raises(AuthorityError, match="damaged") as refused:
+            lists.revoked()
+    assert len(read) == 1 and len(refused.traceback) == 2
+    path_of(authority).write_bytes(whole)
+    assert lists.revoked() == lists.revoked() == {FIRST}
+    assert len(read) == 2
+
+
+def test_a_list_that_could_not_be_read_is_tried_again(
+    authority: Authority, lists: CertificateLists, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(path: Path, *how: str) -> str:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", exhausted)
+        with pytest.raises(AuthorityError, match="cannot be read"):
+            lists.revoked()
+    assert lists.revoked() == {FIRST}
+
+
 def test_a_running_server_forgets_no_revocation_that_it_has_read(
     authority: Authority, lists: CertificateLists
 ) -> None:
