@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from fedcore.errors import AuditError, KeyFileError
+from fedcore.errors import AuditError, AuthorityError, KeyFileError, StoreError
 from fedcore.federated.payments import Accounts
 from fedserver.audit_heads import AUDIT_HEAD, AuditHeads
 from fedserver.authority import Authority
@@ -92,7 +92,10 @@ async def opened(config: Config, *, accept_rollback: bool = False) -> AsyncItera
             yield Parts(store, authority, federation, metrics, heads, acts, kind)
         finally:  # also where no port could be opened: nobody drives without a database
             await federation.stop()
-        with contextlib.suppress(AuditError, KeyFileError):  # the next start signs it
+        # What was done a moment ago; where it cannot be, the next start does what is missing.
+        with contextlib.suppress(AuthorityError, StoreError, OSError):
+            await acts.refresh()
+        with contextlib.suppress(AuditError, KeyFileError):
             await heads.sign()
     finally:
         await store.close()

@@ -188,6 +188,18 @@ async def test_a_revocation_that_a_running_server_lost_is_still_one_and_is_told(
             await server.stop()
 
 
+async def test_a_list_that_is_lost_while_no_server_runs_lets_nobody_in_whom_one_refused(
+    place: Path,
+) -> None:
+    ada, config = issue(place, "ada"), load(place / "server.toml")
+    async with opened(config) as parts:
+        await parts.acts.refresh()
+        revoke(place, ada)
+        assert bytes.fromhex(ada) in parts.authority.lists.revoked()
+    (place / "ca/revoked.jsonl").unlink()
+    assert ada in (await refusal(place)).why
+
+
 @pytest.mark.parametrize("other", ["issued.jsonl", "exchanged.jsonl"])
 async def test_a_user_is_revoked_for_good_while_another_list_is_damaged(
     other: str, place: Path
