@@ -26,8 +26,12 @@ class Turn:
         self._over_until_s = 0.0
 
     def begins(self, now_s: float) -> None:
-        """A client waits for a selection."""
-        if self._began_s is None:
+        """A client waits for a selection.
+
+        Who waits while others come first does not count, else the next turn would never come: and
+        only in a turn do clients of several servers meet for sure.
+        """
+        if self._began_s is None and now_s >= self._over_until_s:
             self._began_s = now_s
 
     def selects(self) -> None:

@@ -15,6 +15,7 @@ from fedserver.federation import check_ins, turn
 from fedserver.federation.interface import Assigned, CheckIn, ElsewhereError, RetryLater
 from fedserver.federation.turn import Turn
 from fedserver.store.records import TaskState
+from tests.server.federation.rivals import Rivals
 from tests.server.federation.test_rounds import SAMPLED
 from tests.server.federation.test_several_servers import driven, servers_in
 from tests.server.federation.world import World, task_of, world_in
@@ -81,6 +82,21 @@ def test_nobody_waits_in_vain_where_a_selection_began_meanwhile() -> None:
     found.selects()
     found.in_vain(1000.0)
     assert not found.over_until(1000.0)
+
+
+def test_who_waits_while_others_come_first_does_not_put_off_the_next_turn() -> None:
+    found = Turn()
+    found.begins(0.0)
+    found.in_vain(30.0)
+    for now_s in (30.0, 60.0, 90.0, 120.0, 149.9):
+        found.begins(now_s)
+        found.in_vain(now_s + 15.0)
+    assert found.over_until(149.9) == 150.0 and not found.over_until(150.0)
+    found.begins(150.0)
+    found.in_vain(209.9)
+    assert not found.over_until(209.9)
+    found.in_vain(210.0)
+    assert found.over_until(210.0) == 450.0
 
 
 async def test_a_task_that_wants_more_clients_than_there_are_lets_the_next_one_have_them(
@@ -168,3 +184,44 @@ async def test_clients_leave_a_task_that_waits_in_vain_for_one_of_another_server
         assert (told.value.address, told.value.passed) == (second.name, frozenset({later}))
         passed = replace(caller, passed=frozenset({later, earlier}))
         assert isinstance(await second.federation.check_in(passed, question()), Assigned)
+
+
+async def test_clients_of_several_servers_meet_though_each_waited_alone_for_long(
+    tmp_path: Path, short: None
+) -> None:
+    """Two of three wait for two tasks until both turns are over, each at a server of its own."""
+    async with servers_in(tmp_path, task_of(secure="", clients=3)) as world:
+        first, second = world.rivals
+        drivers = [*first.federation._drivers.values()]
+        world.federation, world.task = second.federation, task_of(secure="", clients=3, seed=9)
+        await world.submit(request=b"2" * 16)
+        await driven(second, world)
+        drivers += second.federation._drivers.values()
+        for rival in world.rivals:
+            await rival.federation._take_up()
+        clock = asyncio.get_running_loop().time
+        alone = [
+            asyncio.ensure_future(_asked_until_assigned(world, number, at=number))
+            for number in (0, 1)
+        ]
+        while not all(driver.turn.over_until(clock()) for driver in drivers):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        later = asyncio.ensure_future(_asked_until_assigned(world, 2, at=1))
+        given = await asyncio.wait_for(asyncio.gather(*alone, later), 20)
+        assert len({assigned.ref for assigned in given}) == 1
+
+
+async def _asked_until_assigned(world: Rivals, number: int, *, at: int) -> Assigned:
+    """As a device asks one server, which passes it on."""
+    servers = {rival.name: rival.federation for rival in world.rivals}
+    while True:
+        server, caller = world.rivals[at].federation, world.devices[number].caller
+        while True:
+            try:
+                answer = await server.check_in(caller, question())
+                break
+            except ElsewhereError as told:
+                server = servers[told.address]
+                caller = replace(caller, passed=told.passed)
+        if isinstance(answer, Assigned):
+            return answer
