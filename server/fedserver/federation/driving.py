@@ -142,9 +142,9 @@ class Drivers:
             if record.task_id not in self._drivers and (found := await self._seen(record)):
                 others[record.task_id] = found
         self._others, self._order = others, order
-        for task_id in await self._unfinished() - order.keys() - self._drivers.keys():
+        for task_id in await self._unfinished() - order.keys():
             if (ended := await self._store.task(task_id)) is not None:
-                await self._seen(ended)
+                await self._tell(ended)
         if cancelled := self._left.keys() - order.keys():
             for task_id in cancelled - await self._unfinished():
                 del self._left[task_id]
@@ -157,6 +157,13 @@ class Drivers:
         """What keeps a task from going on here, if anything does."""
         driver = self._drivers.get(task_id)
         return self._left.get(task_id) if driver is None else driver.trouble
+
+    async def _tell(self, record: TaskRecord) -> None:
+        """Lets a task that has ended, behind its driver's back or without one, end its rounds."""
+        if (driver := self._drivers.get(record.task_id)) is None:
+            await self._seen(record)
+        elif record.state is TaskState.CANCELLED and not driver.ended:
+            driver.cancel(record.reason or record.state.value)
 
     async def _seen(self, record: TaskRecord) -> OtherTask | None:
         """As `_found`; what goes wrong with one task keeps no other from being looked at."""

@@ -317,6 +317,32 @@ async def test_who_is_overtaken_lets_go_of_the_task(tmp_path: Path) -> None:
             await first.federation.check_in(world.devices[0].caller, ask_of())
 
 
+async def test_a_round_ends_at_once_though_its_task_is_cancelled_by_who_was_overtaken(
+    tmp_path: Path,
+) -> None:
+    """By the first server, which stood still and does not know yet who drives the task now."""
+    task = task_of(secure="", clients=3, rounds=1, deadline_s=600.0, heartbeat_s=60.0)
+    async with servers_in(tmp_path, task) as world:
+        given, caller = (await assigned(world))[0], world.devices[0].caller
+        first, second = world.rivals
+        first.store.stop_at = first.store.steps + 1
+        await asyncio.wait_for(first.store.stopped.wait(), 20)
+        await overtaken(world)
+        await driven(second, world)
+        once = Idempotency(world.user.principal, "CancelTask", bytes(16), bytes(32))
+        cancelling = asyncio.ensure_future(
+            first.federation.cancel(world.user, given.ref.task_id, reason="withdrawn", once=once)
+        )
+        await asyncio.sleep(0)
+        first.store.go_on()
+        await cancelling
+        await second.federation._take_up()
+        assert await asyncio.wait_for(world.eventually(Phase.CANCELLED), 20)
+        assert (await second.federation.heartbeat(caller, given.assignment_id, progress=0)).cancel
+        record = await world.store.round(given.ref)
+        assert record is not None and record.reason == "withdrawn"
+
+
 async def test_a_task_is_cancelled_where_it_is_driven(tmp_path: Path) -> None:
     async with servers_in(tmp_path, task_of(secure="", clients=3)) as world:
         first, second = (rival.federation for rival in world.rivals)
