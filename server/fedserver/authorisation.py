@@ -47,7 +47,8 @@ class Caller:
     else empty. `name`: of a user, or the hexadecimal id of a client. `role`: one of `ROLES`.
     `identity_key`: the Ed25519 key, 32 bytes, that signs the caller's envelopes. `fingerprint`:
     SHA-256 of the certificate, which is in PEM. `address`: whence it calls, without the port.
-    `passed`: the tasks for which other servers have passed the call on.
+    `passed`: the tasks for which other servers have passed the call on, and those of the servers
+    that have a task for it whose turn it is not.
 
     >>> Caller("client", id=bytes(16), name="00" * 16, tenant="default", role="client").principal
     'client:default/00000000000000000000000000000000'

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from fedcore.federated.task import Task
@@ -54,7 +55,7 @@ class CheckIns(Tasks):
         for one in able:
             one.left_out.comes(caller.id, terms=ask.terms)
         driver, wanted = await self._chosen(caller, able)
-        self._require_best(caller, ask, driver, wanted=wanted)
+        self._require_best(caller, ask, able, driver, wanted=wanted)
         if driver is None:
             return self._counted(RetryLater(*_IDLE_MS, held=_held(caller, able)))
         # Known before it is written, so that one transaction keeps the question and the answer.
@@ -97,7 +98,7 @@ class CheckIns(Tasks):
         Those whose turn is over come last.
         """
         now_s = asyncio.get_running_loop().time()
-        fitting = [d for d in able if caller.id not in d.left_out and d.trouble is None]
+        fitting = [driver for driver in able if _may_be_held(driver, caller)]
         fitting.sort(key=lambda driver: (driver.turn.over_until(now_s), not _selects(driver)))
         for driver in fitting:
             if await self._holds(driver) and _may_be_selected(driver, caller):
@@ -105,29 +106,52 @@ class CheckIns(Tasks):
         return (fitting[0], False) if fitting else (None, False)
 
     def _require_best(
-        self, caller: Caller, ask: CheckIn, here: TaskDriver | None, *, wanted: bool
+        self,
+        caller: Caller,
+        ask: CheckIn,
+        able: Sequence[TaskDriver],
+        here: TaskDriver | None,
+        *,
+        wanted: bool,
     ) -> None:
         """Returns where the client is to be answered here, for the task `here` or for none.
 
         All servers offer the tasks in one order, so that the clients of a small population meet at
         one task, whichever server each of them came to. `wanted`: whether that of `here` has its
-        turn and waits for clients; if not, any other is asked first.
-        Raises: ElsewhereError for an earlier task of another server; DrainingError where there is
-        none but tasks that nobody drives just now.
+        turn and waits for clients; if not, each other server is asked first, and told who was. If
+        none of them has a task whose turn it is, all clients meet where the earliest task is.
+        Raises: ElsewhereError for a task of another server; DrainingError where there is none but
+        tasks that nobody drives just now.
         """
-        if here is not None and wanted and _selects(here):
+        # Who comes back was everywhere.
+        if self._owner in caller.passed or (here is not None and wanted and _selects(here)):
             return
-        last = len(self._order)
-        own = last if here is None or not wanted else self._order.get(here.hosted.task_id, last)
+        own = last = len(self._order)
+        if here is not None and wanted:
+            own = self._order.get(here.hosted.task_id, last)
+        elif here is not None:
+            caller = replace(caller, passed=caller.passed | {self._owner})
+        asked: OtherTask | None = None
         unheld = False
         for task_id, other in self._others.items():
             if self._order[task_id] > own or not self._shared:
                 break
-            if task_id in caller.passed or not _able(other, caller, ask):
+            if not _able(other, caller, ask):
                 continue
-            if other.owner:
+            if other.owner in caller.passed:
+                asked = asked or other
+            elif task_id in caller.passed:
+                continue
+            elif other.owner:
                 raise self._elsewhere(caller, task_id, other.owner)
-            unheld = True
+            else:
+                unheld = True
+        if wanted:
+            return
+        fitting = [d.hosted.task_id for d in able if _may_be_held(d, caller)]
+        first = min((self._order.get(task_id, last) for task_id in fitting), default=last)
+        if asked is not None and self._order[asked.task_id] < first:
+            raise self._elsewhere(caller, asked.task_id, asked.owner)
         if unheld and here is None:
             raise between()
 
@@ -230,6 +254,11 @@ class CheckIns(Tasks):
 
 def _selects(driver: TaskDriver) -> bool:
     return driver.attempt is not None and driver.attempt.state.phase is Phase.SELECTING
+
+
+def _may_be_held(driver: TaskDriver, caller: Caller) -> bool:
+    """Whether the task goes on, and not without the client."""
+    return caller.id not in driver.left_out and driver.trouble is None
 
 
 def _may_be_selected(driver: TaskDriver, caller: Caller) -> bool:

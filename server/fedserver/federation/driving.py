@@ -49,7 +49,7 @@ _RETRY_MS: Final = (1_000, 3_000)
 _SOON_MS: Final = (100, 500)  # about as long as a round takes to be taken up here
 _TROUBLED_MS: Final = (5_000, 15_000)  # about as long as a driver pauses that fails again and again
 _MENDED_MS: Final = (30_000, 60_000)  # a person has to come
-_MOST_PASSED: Final = 8  # tasks for which one call is passed on, one after the other
+_MOST_PASSED: Final = 16  # tasks for which one call is passed on, and servers that have done so
 # With these a ledger may be opened a moment later. One that is damaged, or not there, is left
 # alone: a person may be putting it back just now.
 _MOMENTARY: Final = frozenset(

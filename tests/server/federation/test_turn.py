@@ -181,9 +181,36 @@ async def test_clients_leave_a_task_that_waits_in_vain_for_one_of_another_server
             assert isinstance(await first.federation.check_in(caller, question()), RetryLater)
         with pytest.raises(ElsewhereError) as told:
             await first.federation.check_in(caller, question())
-        assert (told.value.address, told.value.passed) == (second.name, frozenset({later}))
-        passed = replace(caller, passed=frozenset({later, earlier}))
+        assert (told.value.address, told.value.passed) == (second.name, {later, first.name})
+        passed = replace(caller, passed=told.value.passed)
         assert isinstance(await second.federation.check_in(passed, question()), Assigned)
+
+
+async def test_clients_of_several_servers_leave_a_task_in_vain_for_the_same_one(
+    tmp_path: Path, short: None
+) -> None:
+    """Also those of the server that has the task in vain: the other one does not send them back."""
+    async with servers_in(tmp_path, task_of(secure="", clients=8)) as world:
+        later = await _second_of_another_server(world, task_of(secure="", clients=3, seed=9))
+        asking = (_asked_until_assigned(world, number, at=number % 2) for number in range(3))
+        given = await asyncio.wait_for(asyncio.gather(*asking), 20)
+        assert {assigned.ref.task_id for assigned in given} == {later}
+
+
+async def test_where_no_task_has_its_turn_all_clients_wait_for_the_earliest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check_ins, "_HELD_S", 0.05)
+    async with servers_in(tmp_path, task_of(secure="", clients=3)) as world:
+        await _second_of_another_server(world, task_of(secure="", clients=3, seed=9))
+        now_s = asyncio.get_running_loop().time()
+        for rival in world.rivals:
+            for driver in rival.federation._drivers.values():
+                driver.turn.begins(now_s - 30.0)
+                driver.turn.in_vain(now_s)
+        for at in (0, 1):
+            _, servers = await _asked_along(world, 0, at=at)
+            assert servers[-1] == world.rivals[0].name and len(servers) <= 3
 
 
 async def test_clients_of_several_servers_meet_though_each_waited_alone_for_long(
@@ -192,13 +219,8 @@ async def test_clients_of_several_servers_meet_though_each_waited_alone_for_long
     """Two of three wait for two tasks until both turns are over, each at a server of its own."""
     async with servers_in(tmp_path, task_of(secure="", clients=3)) as world:
         first, second = world.rivals
-        drivers = [*first.federation._drivers.values()]
-        world.federation, world.task = second.federation, task_of(secure="", clients=3, seed=9)
-        await world.submit(request=b"2" * 16)
-        await driven(second, world)
-        drivers += second.federation._drivers.values()
-        for rival in world.rivals:
-            await rival.federation._take_up()
+        await _second_of_another_server(world, task_of(secure="", clients=3, seed=9))
+        drivers = [*first.federation._drivers.values(), *second.federation._drivers.values()]
         clock = asyncio.get_running_loop().time
         alone = [
             asyncio.ensure_future(_asked_until_assigned(world, number, at=number))
@@ -211,17 +233,32 @@ async def test_clients_of_several_servers_meet_though_each_waited_alone_for_long
         assert len({assigned.ref for assigned in given}) == 1
 
 
+async def _second_of_another_server(world: Rivals, task: Task) -> str:
+    """Hands in a later task, to the second server; all of them know of both."""
+    world.federation, world.task = world.rivals[1].federation, task
+    later = (await world.submit(request=b"2" * 16)).task_id
+    await driven(world.rivals[1], world)
+    for rival in world.rivals:
+        await rival.federation._take_up()
+    return later
+
+
 async def _asked_until_assigned(world: Rivals, number: int, *, at: int) -> Assigned:
-    """As a device asks one server, which passes it on."""
-    servers = {rival.name: rival.federation for rival in world.rivals}
     while True:
-        server, caller = world.rivals[at].federation, world.devices[number].caller
-        while True:
-            try:
-                answer = await server.check_in(caller, question())
-                break
-            except ElsewhereError as told:
-                server = servers[told.address]
-                caller = replace(caller, passed=told.passed)
+        answer, _ = await _asked_along(world, number, at=at)
         if isinstance(answer, Assigned):
             return answer
+
+
+async def _asked_along(
+    world: Rivals, number: int, *, at: int
+) -> tuple[Assigned | RetryLater, list[str]]:
+    """What a device is answered that asks one server, and which servers had the call in turn."""
+    servers = {rival.name: rival.federation for rival in world.rivals}
+    along, caller = [world.rivals[at].name], world.devices[number].caller
+    while True:
+        try:
+            return await servers[along[-1]].check_in(caller, question()), along
+        except ElsewhereError as told:
+            along.append(told.address)
+            caller = replace(caller, passed=told.passed)
