@@ -327,7 +327,8 @@ class Drivers:
 def _is_momentary(error: FedcoreError) -> bool:
     """Whether a task that could not be taken up for this may be at the next look."""
     cause = error.__cause__
-    return isinstance(cause, OSError) and cause.errno in _MOMENTARY
+    of_system = isinstance(cause, OSError) and cause.errno in _MOMENTARY
+    return of_system or isinstance(cause, MemoryError)
 
 
 def task_of(record: TaskRecord) -> Task:

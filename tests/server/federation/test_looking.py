@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from fedcore.errors import LeaseLostError, LedgerError
-from fedcore.federated.payments import Account
+from fedcore.federated.payments import Account, Accounts
 from fedcore.privacy import ledger_file
 from fedcore.rounds import Phase
 from fedserver.federation import driving, interruptions
@@ -67,6 +67,23 @@ async def test_a_ledger_that_cannot_be_opened_for_a_moment_is_opened_at_the_next
         await world.federation._take_up()
         assert figure(world, NOT_TAKEN_UP) == "0.0" and not world.federation._left
         assert (await world.run()).state is TaskState.COMPLETED
+
+
+async def test_a_task_for_which_there_was_no_memory_is_taken_up_at_the_next_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world_in(tmp_path, task_of(**PRIVATE), clients=3) as world:
+        await world.stop()
+
+        def no_memory(*_: object, **__: object) -> NoReturn:
+            raise MemoryError
+
+        with monkeypatch.context() as short:
+            short.setattr(Accounts, "open", no_memory)
+            await world.start()
+        assert world.federation is not None and world.federation._left
+        await world.federation._take_up()
+        assert not world.federation._left and len(world.federation._drivers) == 1
 
 
 async def test_a_ledger_that_is_damaged_is_not_touched_again_until_the_next_start(
