@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -124,6 +124,18 @@ class CertificateLists:
             self._write(_REVOKED, text, _line_of(Listed(fingerprint, name, now, reason=reason)))
         return True
 
+    def put_back(self, lost: Sequence[Listed]) -> None:
+        """Writes revocations that the list has no more, all at once.
+
+        Raises: AuthorityError for a damaged list; KeyFileError.
+        """
+        with locked(self._directory / _REVOKED):
+            text, cut_off = self._whole(_REVOKED)
+            there = {line.fingerprint for line in self._revocations(text, cut_off)}
+            lines = [_line_of(line) for line in lost if line.fingerprint not in there]
+            if lines:
+                self._write(_REVOKED, text, *lines)
+
     def revoked(self) -> frozenset[bytes]:
         """Fingerprints that count no more; read again when the file has changed.
 
@@ -218,8 +230,8 @@ class CertificateLists:
                 raise self._damaged(name, _no_line(number, error), _without_it(name)) from None
         return found
 
-    def _write(self, name: str, text: str, line: Mapping[str, object]) -> None:
-        data = f"{text}{json.dumps(line)}\n".encode()
+    def _write(self, name: str, text: str, *lines: Mapping[str, object]) -> None:
+        data = (text + "".join(f"{json.dumps(line)}\n" for line in lines)).encode()
         write_public(self._directory / name, data, replace=True, mode=_MODE)
 
     def _damaged(self, name: str, why: str, fix: str) -> AuthorityError:

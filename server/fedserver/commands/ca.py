@@ -1,11 +1,12 @@
 """`fed ca`: the operator makes an authority, gives profiles to users, and takes them back.
 
 It works on the authority's directory alone and never speaks to a server. A server on that directory
-reads the list of revoked certificates again with the next call after a change: a user or client on
-it is refused at once, and a client gets no other certificate in its place. That stays a matter of
-the list: `fed ca revoke` is for users. A client is revoked with `fed token revoke`, which goes
-through the server, so that its database has it too. The server takes into its audit log what is
-done here; `recover` alone reads that, to put back what the list has lost.
+reads the list of revoked certificates again with the next call after a change: whoever shows one on
+it is refused at once, and a client gets no other certificate in its place, though those that it had
+before count for the day that they last. That stays a matter of the list: `fed ca revoke` is for
+users. A client is revoked with `fed token revoke`, which goes through the server, so that its
+database has it too, and which refuses all of its certificates. The server takes into its audit log
+what is done here; `recover` alone reads that, to put back what the list has lost.
 """
 
 from __future__ import annotations
@@ -231,8 +232,8 @@ def recover(
     require_driver(settings.database)
     lists = CertificateLists(settings.authority_directory)
     lost = lost_revocations(lists, settings.database)
-    for line in [] if dry_run else lost:
-        lists.revoke(line.fingerprint, reason=line.reason, now=line.at, name=line.name)
+    if not dry_run:
+        lists.put_back(lost)
     count = f"{len(lost)} certificate{'s' * (len(lost) != 1)}"
     shown: Json = [line.fingerprint.hex() for line in lost]
     console_of(context).show(

@@ -6,10 +6,12 @@ import json
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fedcore.errors import AuthorityError, KeyFileError, RefusedError, UnauthenticatedError
+from fedserver import certificate_lists
 from fedserver.authority import Authority
 from fedserver.certificate_lists import CertificateLists, Exchange, Listed
 from fedserver.certificates import new_key
@@ -226,6 +228,26 @@ def test_a_running_server_forgets_no_revocation_that_it_has_read(
     revoke(authority, FIRST)
     revoke(authority, SECOND)
     assert running.revoked() == {FIRST, SECOND} and not running.lost
+
+
+def test_however_many_revocations_are_put_back_the_list_is_written_once(
+    lists: CertificateLists, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list of some thousand lines, written anew for each of them, took minutes."""
+    write, written = certificate_lists.write_public, list[Path]()
+
+    def counted(path: Path, *arguments: Any, **options: Any) -> None:
+        written.append(path)
+        write(path, *arguments, **options)
+
+    lists.revoke(bytes(32), reason="before", now=1)
+    earlier = lists.revocations()
+    monkeypatch.setattr(certificate_lists, "write_public", counted)
+    lost = [Listed(number.to_bytes(32), f"user {number}", 2, reason="left") for number in range(9)]
+    lists.put_back(lost)
+    lists.put_back(lost)
+    assert len(written) == 1
+    assert lists.revocations() == [*earlier, *lost[1:]]
 
 
 def test_a_user_whose_line_was_cut_off_was_never_given_a_profile(authority: Authority) -> None:
