@@ -285,9 +285,12 @@ class World:
             await asyncio.sleep(0.02)
 
     async def account(self) -> Account:
-        """The task's privacy ledger, as its driver has it."""
+        """The task's privacy ledger, as its driver has it, or as it is once that has let it go."""
         assert self.federation is not None
         record = await self.record()
+        letting_go = self.federation._running.get(record.task_id)
+        if record.state is not TaskState.RUNNING and letting_go is not None:
+            await asyncio.shield(letting_go)
         if (driver := self.federation._drivers.get(record.task_id)) is not None:
             found = driver.hosted.account
         else:
