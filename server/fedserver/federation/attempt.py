@@ -307,20 +307,19 @@ class Attempt:
 
     async def _bar_culprits(self) -> None:
         """Before the end of the attempt is durable: it goes with what proves them."""
-        culprits = {} if self.masked is None else self.masked.culprits
-        for client, how in culprits.items():
+        if self.masked is None:
+            return
+        # In a thread: of a session that was ended all shares are put together for it.
+        for client, how in (await asyncio.to_thread(self.masked.culprits)).items():
             if await self.journal.bar(client, how):
                 self._log.warning("client.bad_shares", client=client.hex(), how=how)
             self.left_out.bar(client)
 
     async def _spent_in_vain(self, reason: str) -> float | None:
         """What the ledger says is spent once an attempt without a model has ended."""
-        account = self.hosted.account
-        if account is None:
-            return None
         if self._payment is not None:
             await asyncio.to_thread(self._payment.give_up, reason)
-        return await asyncio.to_thread(account.ledger.epsilon)
+        return await self.hosted.spent()
 
     async def _invite(self) -> None:
         """Where nothing is masked, what is sent next is all: so it is paid for now."""

@@ -114,9 +114,8 @@ class MaskedSession:
         """From whom the present stage still awaits something."""
         return self._server.pending
 
-    @property
     def culprits(self) -> Mapping[bytes, str]:
-        """Who is proven to have dealt bad shares, and how it shows."""
+        """Who is proven to have dealt bad shares, and how it shows; for a worker thread."""
         return self._server.culprits
 
     def due(self, client_id: bytes) -> Message | None:

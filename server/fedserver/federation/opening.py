@@ -56,7 +56,7 @@ async def open_attempt(
     now = resources.clock()
     state = RoundState.opened(ref.task_id, round=ref.round, attempt=ref.attempt, at=now)
     journal = _journal(resources, ref, head, lease)
-    await journal.open(state, spent=await _spent(hosted))
+    await journal.open(state, spent=await hosted.spent())
     attempt = await _assembled(hosted, resources, state, head=head, journal=journal, kept={})
     if hosted.account is not None and hosted.account.draws_clients:
         await _draw(attempt, resources)
@@ -80,15 +80,10 @@ async def open_released(
     opened = RoundState.opened(ref.task_id, round=ref.round, attempt=ref.attempt, at=now)
     state = replace(opened, phase=Phase.AGGREGATING)
     journal = _journal(resources, ref, head, lease)
-    await journal.open(state, spent=await _spent(hosted))
+    await journal.open(state, spent=await hosted.spent())
     attempt = await _assembled(hosted, resources, state, head=head, journal=journal, kept={})
     attempt.post(Recovered(now))
     return attempt
-
-
-async def _spent(hosted: HostedTask) -> float | None:
-    account = hosted.account
-    return None if account is None else await asyncio.to_thread(account.ledger.epsilon)
 
 
 async def _draw(attempt: Attempt, resources: Resources) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
@@ -74,4 +75,10 @@ class HostedTask:
         """Of its privacy ledger as that is now, JSON; empty without privacy."""
         return (
             b"" if self.account is None else json.dumps(self.account.ledger.head.to_json()).encode()
+        )
+
+    async def spent(self) -> float | None:
+        """The epsilon that its privacy ledger has spent in all; None without privacy."""
+        return (
+            None if self.account is None else await asyncio.to_thread(self.account.ledger.epsilon)
         )

@@ -118,8 +118,7 @@ class Results:
         origin = ModelOrigin(self._hosted.task.digest.hex(), round + 1, self._head.digest)
         digest = await store_model(self._resources.blobs, after, self._spec, origin)
         next_clipping = mean.clipping if isinstance(mean, PrivateMean) else None
-        account = self._hosted.account
-        epsilon = 0.0 if account is None else await asyncio.to_thread(account.ledger.epsilon)
+        epsilon = await self._hosted.spent() or 0.0
         return Result(
             digest=digest,
             size=await self._resources.blobs.size(digest),

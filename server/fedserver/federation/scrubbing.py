@@ -5,10 +5,7 @@ And what cannot go on is ended, so that it is over: by what the database has of 
 
 from __future__ import annotations
 
-import asyncio
-
 from fedcore.errors import BlobError
-from fedcore.federated.payments import Account
 from fedcore.rounds import (
     Cancel,
     CannotClose,
@@ -100,7 +97,7 @@ class Scrubbing:
         # What a release has noted stands; else whoever has the ledger says what was spent.
         epsilon = NOT_NOTED if record.is_open and not record.epsilon else None
         if hosted is not None:
-            epsilon = await _spent(hosted.account)
+            epsilon = await hosted.spent()
         for effect in effects:
             if not isinstance(effect, Persist):
                 continue
@@ -127,10 +124,6 @@ class Scrubbing:
             record.base_model,
             self._resources.entropy,
         )
-
-
-async def _spent(account: Account | None) -> float | None:
-    return None if account is None else await asyncio.to_thread(account.ledger.epsilon)
 
 
 def scrubbed_ref(payload: bytes) -> RoundRef:

@@ -38,8 +38,8 @@ async def test_who_dealt_bad_shares_is_on_record_and_takes_part_no_more(
 ) -> None:
     async with world_in(tmp_path, task_of(rounds=2, minimum=4, deadline_s=3.0)) as world:
         bad = world.devices[3].caller
-        proven = property(lambda self: {bad.id: "its shares contradict each other"})
-        monkeypatch.setattr(MaskedSession, "culprits", proven)
+        proven = {bad.id: "its shares contradict each other"}
+        monkeypatch.setattr(MaskedSession, "culprits", lambda _: proven)
         record = await world.run()
         assert (record.state, record.rounds_completed) == (TaskState.COMPLETED, 2)
         entries = [found.entry for found in await world.store.audit_entries()]

@@ -157,8 +157,8 @@ async def test_who_dealt_bad_shares_is_on_record_also_where_the_sum_is_never_mad
     task = task_of(clients=6, minimum=5, rounds=1)
     async with world_in(tmp_path, task, clients=6) as world:
         bad = world.devices[5].identity.id
-        proven = property(lambda _: {bad: "its shares contradict each other"})
-        monkeypatch.setattr(MaskedSession, "culprits", proven)
+        proven = {bad: "its shares contradict each other"}
+        monkeypatch.setattr(MaskedSession, "culprits", lambda _: proven)
         running = asyncio.ensure_future(world.run())
         await world.eventually(Phase.ABANDONED)
         assert await world.store.barred_clients(first_of(world).task_id) == {bad}
