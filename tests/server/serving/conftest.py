@@ -377,25 +377,21 @@ def settings(directory: Path, **sections: Any) -> Config:
 
 @asynccontextmanager
 async def a_world(directory: Path, authority: Authority, **sections: Any) -> AsyncIterator[World]:
-    store = await opened(directory / "fed.db", keys=[b"k" * 32])
+    metrics, database = Metrics(), directory / "fed.db"
+    store = await opened(database, keys=[b"k" * 32])
     federation = CannedFederation(owner=b"c" * 16)
     heads = AuditHeads(store, directory / "head", signer=b"s" * 32)
     # Of lists of its own: all worlds share the authority, and no log has what others issued.
-    acts = AuthorityActs(store, CertificateLists(directory), directory / "fed.db")
-    metrics = Metrics()
-    server = Server(
-        settings(directory, **sections),
-        Parts(store, authority, federation, metrics, heads, acts),
-    )
+    acts = AuthorityActs(store, CertificateLists(directory), database)
+    parts = Parts(store, authority, federation, metrics, heads, acts)
+    server = Server(settings(directory, **sections), parts)
     try:
         addresses = await server.start()
     except BaseException:
         await store.close()
         raise
-    identity = await store.server_identity()
-    world = World(
-        authority, store, federation, server, addresses, identity.server_id, metrics, heads
-    )
+    server_id = (await store.server_identity()).server_id
+    world = World(authority, store, federation, server, addresses, server_id, metrics, heads)
     await store.add_task(
         TaskRecord(
             "digits-1", "default", "digits", b"{}", b"d" * 32, b"k" * 32, b"s" * 64, 5, "user:ada"

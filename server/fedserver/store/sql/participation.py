@@ -32,7 +32,7 @@ _FORGET: Final = (
 
 
 class SqlParticipation(SqlBase):
-    """The part of `RoundStore` that is about check-ins and assignments."""
+    """The part of `ParticipationStore` that is about check-ins and assignments."""
 
     async def check_in(
         self,

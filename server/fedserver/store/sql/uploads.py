@@ -27,7 +27,7 @@ __all__ = ["SqlUploads"]
 
 
 class SqlUploads(SqlSessions):
-    """The part of `RoundStore` that is about updates, and the session to which they belong."""
+    """The part of `ParticipationStore` that is about updates, and the session of the round."""
 
     async def begin_upload(
         self, assignment_id: bytes, upload_id: bytes, *, size: int, header: bytes = b""
