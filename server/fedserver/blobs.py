@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import (
     AbstractAsyncContextManager,
+    AbstractContextManager,
     asynccontextmanager,
     contextmanager,
     suppress,
@@ -25,7 +26,7 @@ from typing import BinaryIO, Final, Protocol
 
 from fedcore.errors import ArgumentError, BlobError
 from fedcore.failpoints import failpoint
-from fedserver.disk import MIB, FsOps, blob_error, digest_of, in_thread, require_space
+from fedserver.disk import MIB, FsOps, blob_error, digest_of, in_thread, opened_file, require_space
 
 __all__ = ["BlobStore", "BlobWriter", "LocalBlobStore", "damaged", "digest_name"]
 
@@ -132,7 +133,8 @@ class LocalBlobStore:
             await in_thread(writer.close)
 
     async def open_read(self, digest: bytes) -> BinaryIO:
-        return await in_thread(self._open, digest)
+        with _reading(digest):
+            return await opened_file(self.path(digest))
 
     async def read(self, digest: bytes, offset: int, length: int) -> bytes:
         if offset < 0 or length < 0:
@@ -211,21 +213,17 @@ class LocalBlobStore:
         self._disk.fsync_folder(target.parent)
         failpoint("blob.after_rename")
 
-    def _open(self, digest: bytes) -> BinaryIO:
-        with blob_error(f"blob {digest.hex()[:16]} cannot be read"):
-            return self.path(digest).open("rb")
-
     def _read(self, digest: bytes, offset: int, length: int) -> bytes:
-        with self._open(digest) as file, blob_error(f"blob {digest.hex()[:16]} cannot be read"):
+        with _reading(digest), self.path(digest).open("rb") as file:
             there = max(0, os.fstat(file.fileno()).st_size - offset)
             return os.pread(file.fileno(), min(length, there), offset) if there else b""
 
     def _size(self, digest: bytes) -> int:
-        with blob_error(f"blob {digest.hex()[:16]} cannot be read"):
+        with _reading(digest):
             return self.path(digest).stat().st_size
 
     def _verify(self, digest: bytes) -> None:
-        with self._open(digest) as file, blob_error(f"blob {digest.hex()[:16]} cannot be read"):
+        with _reading(digest), self.path(digest).open("rb") as file:
             found = digest_of(file.fileno())
         if not hmac.compare_digest(found, digest):
             raise damaged(digest, found, fix="restore it from a backup, and check the disk")
@@ -254,6 +252,10 @@ class LocalBlobStore:
                     self._delete(path)
                     gone += 1
         return gone
+
+
+def _reading(digest: bytes) -> AbstractContextManager[None]:
+    return blob_error(f"blob {digest.hex()[:16]} cannot be read")
 
 
 class _LocalWriter:

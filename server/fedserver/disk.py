@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, BinaryIO, Final, ParamSpec, TypeVar
 
 from fedcore.errors import BlobError
 
@@ -32,6 +32,7 @@ __all__ = [
     "finished",
     "in_thread",
     "lacks_room",
+    "opened_file",
     "require_space",
 ]
 
@@ -170,6 +171,18 @@ async def finished(work: Coroutine[Any, Any, T]) -> T:
         if not task.cancelled():
             task.exception()  # now somebody has seen it; the cancellation is what matters
         raise
+
+
+async def opened_file(path: Path) -> BinaryIO:
+    """The file, which the caller closes; whoever is cancelled meanwhile leaves none open."""
+    files: list[BinaryIO] = []
+    try:
+        await in_thread(lambda: files.append(path.open("rb")))
+    except asyncio.CancelledError:
+        for file in files:
+            file.close()
+        raise
+    return files[0]
 
 
 @contextmanager

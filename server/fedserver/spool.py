@@ -24,7 +24,7 @@ from fedcore.errors import (
 )
 from fedcore.failpoints import failpoint
 from fedcore.secagg import Layout
-from fedserver.disk import MIB, FolderSync, FsOps, blob_error, finished
+from fedserver.disk import MIB, FolderSync, FsOps, blob_error, finished, opened_file
 from fedserver.open_upload import ChunkMemory, OpenUpload, Promises, changed, not_open
 from fedserver.upload_file import MOST_BYTES, UploadFile, copy_of, part_of, reader_of, size_of
 
@@ -165,7 +165,8 @@ class Spool:
         """
         path = self._sealed_path(upload_id)
         with blob_error("an upload cannot be read"):
-            return await asyncio.to_thread(lambda: (path.open("rb"), size_of(path)))
+            file = await opened_file(path)
+        return file, size_of(file.fileno())
 
     def read_frames(
         self, upload: SealedUpload, layout: Layout, *, key: bytes | None = None

@@ -229,9 +229,9 @@ def copy_of(path: Path) -> Path:
     return path.with_suffix(".copy")
 
 
-def size_of(path: Path, *, key: bytes | None = None) -> int:
-    """The size of the upload in a file. Raises: OSError."""
-    return path.stat().st_size - _trailer_bytes(key)
+def size_of(file: Path | int, *, key: bytes | None = None) -> int:
+    """The size of the upload in a file, open or not. Raises: OSError."""
+    return os.stat(file).st_size - _trailer_bytes(key)
 
 
 def part_of(path: Path, offset: int, size: int, *, key: bytes | None = None) -> bytes:

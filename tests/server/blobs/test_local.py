@@ -7,9 +7,11 @@ import errno
 import hashlib
 import os
 import stat
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
@@ -64,6 +66,29 @@ async def test_what_is_put_in_any_way_has_the_digest_of_its_bytes(
     with await store.open_read(sha(data)) as file:
         assert file.read() == data
     assert [path.name for path in files(tmp_path)] == [sha(data).hex()]
+
+
+async def test_who_is_cancelled_while_a_blob_is_opened_leaves_no_file_open(
+    store: LocalBlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = await store.put_bytes(b"mine")
+    entered, go_on, found = threading.Event(), threading.Event(), list[Any]()
+    opened = Path.open
+
+    def slow(path: Path, *given: Any, **named: Any) -> Any:
+        entered.set()
+        assert go_on.wait(5.0)
+        found.append(opened(path, *given, **named))
+        return found[0]
+
+    monkeypatch.setattr(Path, "open", slow)
+    reading = asyncio.ensure_future(store.open_read(digest))
+    await asyncio.to_thread(entered.wait, 5.0)
+    reading.cancel()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert found[0].closed
 
 
 async def test_files_are_their_owners_alone_two_folders_deep(tmp_path: Path) -> None:

@@ -28,9 +28,15 @@ from tests.server.federation.world import World, task_of, world_in
 CLIENTS, BAD = 6, 5
 
 
-def small(*, rounds: int = 1) -> Task:
+def small(*, rounds: int = 1, attempts: int = 3) -> Task:
     """Of six clients one may be lost."""
-    return task_of(clients=CLIENTS, minimum=CLIENTS - 1, rounds=rounds, deadline_s=2.0)
+    return task_of(
+        clients=CLIENTS,
+        minimum=CLIENTS - 1,
+        rounds=rounds,
+        attempts=attempts,
+        deadline_s=2.0,
+    )
 
 
 def deals_badly(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,8 +119,11 @@ class _Spare(Device):
 async def test_where_owners_allow_one_update_a_round_others_take_their_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody gives a second update, which would be a second release."""
-    async with world_in(tmp_path, small(), clients=2 * CLIENTS) as world:
+    """Nobody gives a second update, which would be a second release.
+
+    Five have given theirs, and an attempt bears the loss of one of them: two may fail for the rest.
+    """
+    async with world_in(tmp_path, small(attempts=4), clients=2 * CLIENTS) as world:
         once = [replace(device.policy, attempts=1) for device in world.devices]
         kinds = [Device] * CLIENTS + [_Spare] * CLIENTS
         world.devices = [

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcore.entropy import SystemEntropy
-from fedcore.errors import DrainingError, FedcoreError, StoreError
+from fedcore.errors import DrainingError, FedcoreError, LeaseLostError, StoreError
 from fedcore.federated.parameters import parameters_of
 from fedcore.federated.payments import Account, Accounts
 from fedcore.federated.task import Task
@@ -58,6 +58,7 @@ def task_of(
     deadline_s: float = 20.0,
     heartbeat_s: float = 5.0,
     seed: int = 3,
+    attempts: int = 3,
     extra: str = "",
 ) -> Task:
     """A small task: a linear model of 4 features and 3 classes."""
@@ -84,7 +85,7 @@ dataset = "toy"
 {privacy}
 [rounds]
 count = {rounds}
-max_attempts = 3
+max_attempts = {attempts}
 [cohort]
 goal = {clients}
 minimum = {clients if minimum is None else minimum}
@@ -253,7 +254,7 @@ class World:
                 me = asyncio.current_task()
                 if me is None or me.cancelling():  # the device, and not the server's crash
                     raise
-            except (StoreError, DrainingError, ElsewhereError):  # the last: of one that has ended
+            except (StoreError, LeaseLostError, DrainingError, ElsewhereError):  # or it has ended
                 await asyncio.sleep(0.01)
             except FedcoreError:
                 if self._up.is_set():
