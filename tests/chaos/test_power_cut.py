@@ -173,10 +173,10 @@ async def check_ledger(store: SqliteStore, folder: Path, task_id: str) -> None:
 
 
 async def taken_up(world: World, task_id: str) -> None:
-    """Waits until the task goes on where it stood."""
+    """Waits until the task goes on where it stood, or ends, where that alone was left."""
     assert world.federation is not None
     async with asyncio.timeout(10):
-        while world.federation._drivers[task_id].attempt is None:
+        while (driver := world.federation._drivers.get(task_id)) is None or driver.attempt is None:
             found = await world.store.task(task_id)
             if found is None or found.state is not TaskState.RUNNING:
                 return
@@ -245,4 +245,4 @@ def test_after_any_cut_a_server_finds_all_that_it_had_acknowledged(
     syncs = told.cut_everywhere(tmp_path / "replay", examine)
     with capsys.disabled():
         print(f"\n{syncs} cuts, {examine.images} disks", flush=True)
-    assert syncs > 200
+    assert syncs > 100 and examine.images == 2 * syncs
