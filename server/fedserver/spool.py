@@ -166,7 +166,7 @@ class Spool:
         path = self._sealed_path(upload_id)
         with blob_error("an upload cannot be read"):
             file = await opened_file(path)
-        return file, size_of(file.fileno())
+            return file, size_of(file.fileno())
 
     def read_frames(
         self, upload: SealedUpload, layout: Layout, *, key: bytes | None = None

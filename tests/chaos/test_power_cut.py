@@ -239,10 +239,11 @@ def test_after_any_cut_a_server_finds_all_that_it_had_acknowledged(
     tmp_path: Path, privacy: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clients, minimum, secure = (40, 1, "") if privacy is SAMPLED else (5, 5, MASKED)
-    whole = task_of(clients=clients, minimum=minimum, secure=secure, privacy=privacy, rounds=3)
+    rounds = 4 if privacy else 5  # of three a fast machine made 168 syncs: more writes share one
+    whole = task_of(clients=clients, minimum=minimum, secure=secure, privacy=privacy, rounds=rounds)
     told = recorded(tmp_path / "told", whole, clients=clients)
     examine = Examiner(told, tmp_path / "images")
     syncs = told.cut_everywhere(tmp_path / "replay", examine)
     with capsys.disabled():
         print(f"\n{syncs} cuts, {examine.images} disks", flush=True)
-    assert syncs > 100 and examine.images == 2 * syncs
+    assert syncs > 200 and examine.images == 2 * syncs
