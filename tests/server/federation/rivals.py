@@ -32,11 +32,14 @@ LEASE_MS = 300  # of a clock that stands still until a test moves it
 
 
 class Stoppable:
-    """A store whose caller stops at a step; each call has two, one before it and one after it."""
+    """A store whose caller stops at a step; each call has two, one before it and one after it.
+
+    Or before the next call of a name.
+    """
 
     def __init__(self, store: SqliteStore) -> None:
         self._store = store
-        self.steps, self.stop_at = 0, 0
+        self.steps, self.stop_at, self.stop_before = 0, 0, ""
         self.stopped, self._going = asyncio.Event(), asyncio.Event()
         self._going.set()
 
@@ -45,6 +48,8 @@ class Stoppable:
 
         @functools.wraps(method)
         async def call(*given: Any, **named: Any) -> Any:
+            if name == self.stop_before:
+                self.stop_at = self.steps + 1
             await self._step()
             answer = await method(*given, **named)
             await self._step()
@@ -54,7 +59,7 @@ class Stoppable:
 
     def go_on(self) -> None:
         """As after SIGCONT."""
-        self.stop_at = 0
+        self.stop_at, self.stop_before = 0, ""
         self._going.set()
 
     async def _step(self) -> None:
@@ -148,11 +153,12 @@ class Rivals(World):
         More than once: what was on its way to the store when its caller was stopped still arrives.
         """
         await self.join(name)
-        while self._holder() != name and not await self.ended():
+        while self.holder() != name and not await self.ended():
             self.pass_lease_time()
             await asyncio.sleep(0.01)
 
-    def _holder(self) -> str:
+    def holder(self) -> str:
+        """Who had the lease of the only task last; nobody once it was given back."""
         with closing(sqlite3.connect(self.folder / "fed.db")) as connection:
             found = connection.execute("SELECT owner FROM task_lease").fetchone()
         return str(found[0]) if found else ""

@@ -68,19 +68,14 @@ async def driven(rival: Rival, world: Rivals) -> None:
 
 
 async def overtaken(world: Rivals) -> None:
-    """Lets time pass until the second server has the lease, and the devices speak to it.
+    """Lets time pass until the second server has had the lease; the devices speak to it.
 
     More than once: what was on its way to the store when its caller was stopped still arrives.
     """
-    assert world.submitted is not None
-    second = world.rivals[1]
     world.turn_to(1)
-    while True:
-        lease = await world.store.lease(world.submitted.task_id)
-        if lease is not None and lease.owner == second.name:
-            return
+    while world.holder() == world.rivals[0].name:
         world.pass_lease_time()
-        await second.federation._take_up()
+        await world.rivals[1].federation._take_up()
         await asyncio.sleep(0.01)
 
 
@@ -325,15 +320,14 @@ async def test_a_round_ends_at_once_though_its_task_is_cancelled_by_who_was_over
     async with servers_in(tmp_path, task) as world:
         given, caller = (await assigned(world))[0], world.devices[0].caller
         first, second = world.rivals
-        first.store.stop_at = first.store.steps + 1
-        await asyncio.wait_for(first.store.stopped.wait(), 20)
-        await overtaken(world)
-        await driven(second, world)
         once = Idempotency(world.user.principal, "CancelTask", bytes(16), bytes(32))
+        first.store.stop_before = "set_task_state"
         cancelling = asyncio.ensure_future(
             first.federation.cancel(world.user, given.ref.task_id, reason="withdrawn", once=once)
         )
-        await asyncio.sleep(0)
+        await asyncio.wait_for(first.store.stopped.wait(), 20)
+        await overtaken(world)
+        await driven(second, world)
         first.store.go_on()
         await cancelling
         await second.federation._take_up()
