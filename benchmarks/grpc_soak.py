@@ -33,17 +33,15 @@ _CLIENTS, _COHORT = 12, 6
 _RATE = 50.0
 _SAMPLES = 120
 _WARM = 0.2  # of the run, before anything is held against it, and as fast as the server goes
-_GRPC_LEAK_BYTES = 480  # for each stream that is cancelled, in gRPC 1.85.1: grpc/grpc#43360
 _MIB = 2**20
 
 
 @dataclass(frozen=True)
 class _Held:
-    """What a server process holds at a moment; `begun`, `cancelled`: calls so far."""
+    """What a server process holds at a moment; `begun`: calls so far."""
 
     at_s: float
     begun: int
-    cancelled: int
     resident: float
     descriptors: float
     threads: float
@@ -59,13 +57,10 @@ def _soak(_peers: Peers, *, seconds: float) -> Iterator[Figure]:
         with stage.serving() as server:
             calls, found = asyncio.run(_watched(stage, server, seconds))
     held = found[int(_WARM * len(found)) :]
-    known = _GRPC_LEAK_BYTES * growth([(one.at_s, one.cancelled) for one in held])
-    grows = growth([(one.at_s, one.resident) for one in held])
-    slope = 3600 * (grows - known) / _MIB
-    yield Figure(_NAME, slope, "MiB/h", None, None, Target("value", "<=", 1))
-    later = growth([(one.at_s, one.resident) for one in held[len(held) // 2 :]])
-    yield Figure(f"{_NAME}.later", 3600 * (later - known) / _MIB, "MiB/h in the second half")
-    yield Figure(f"{_NAME}.known", 3600 * known / _MIB, "MiB/h by gRPC")
+    resident = [(one.at_s, one.resident / _MIB) for one in held]
+    yield Figure(_NAME, 3600 * growth(resident), "MiB/h", None, None, Target("value", "<=", 1))
+    later = growth(resident[len(resident) // 2 :])
+    yield Figure(f"{_NAME}.later", 3600 * later, "MiB/h in the second half")
     yield Figure(f"{_NAME}.memory", held[-1].resident / 1e6, "MB")
     quantities: Sequence[tuple[str, Callable[[_Held], float], float]] = (
         ("descriptors", lambda one: one.descriptors, 4),
@@ -96,9 +91,9 @@ def grpc_soak(peers: Peers) -> Iterator[Figure]:
     """12 clients in masked rounds of 6, 50 calls a second for 10 minutes, 5 of 100 given up.
 
     The slope of the memory is the median of those between all pairs of its samples (Theil, 1950;
-    Sen, 1968), less what gRPC itself loses; the rest is the median of the last third of the samples
-    less that of the first. The first fifth of the run is left out: in it calls come as fast as they
-    are answered, until the database's caches hold the 2 MB a connection that they may hold.
+    Sen, 1968); the rest is the median of the last third of the samples less that of the first. The
+    first fifth of the run is left out: in it calls come as fast as they are answered, until the
+    database's caches hold the 2 MB a connection that they may hold.
     """
     yield from _soak(peers, seconds=600.0)
 
@@ -163,7 +158,6 @@ def _held(stage: Stage, server: Process, at_s: float, calls: UnsteadyCalls) -> _
     return _Held(
         at_s,
         calls.begun,
-        calls.cancelled,
         resident_bytes(server.pid),
         len(os.listdir(process / "fd")),
         len(os.listdir(process / "task")),

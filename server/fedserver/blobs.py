@@ -26,7 +26,16 @@ from typing import BinaryIO, Final, Protocol
 
 from fedcore.errors import ArgumentError, BlobError
 from fedcore.failpoints import failpoint
-from fedserver.disk import MIB, FsOps, blob_error, digest_of, in_thread, opened_file, require_space
+from fedserver.disk import (
+    MIB,
+    FilePath,
+    FsOps,
+    blob_error,
+    digest_of,
+    in_thread,
+    opened_file,
+    require_space,
+)
 
 __all__ = ["BlobStore", "BlobWriter", "LocalBlobStore", "damaged", "digest_name"]
 
@@ -60,7 +69,7 @@ class BlobStore(Protocol):
         """Keep `data`: its digest."""
         ...
 
-    async def put_file(self, path: Path) -> bytes:
+    async def put_file(self, path: FilePath) -> bytes:
         """Move a finished file of the same file system in: its digest."""
         ...
 
@@ -120,7 +129,7 @@ class LocalBlobStore:
             await writer.write(data)
             return await writer.commit()
 
-    async def put_file(self, path: Path) -> bytes:
+    async def put_file(self, path: FilePath) -> bytes:
         return await in_thread(self._put_file, path)
 
     @asynccontextmanager
@@ -164,18 +173,18 @@ class LocalBlobStore:
     async def collect(self, known: Collection[bytes], *, older_than_s: float = _DAY_S) -> int:
         return await in_thread(self._collect, known, older_than_s)
 
-    def path(self, digest: bytes) -> Path:
+    def path(self, digest: bytes) -> str:
         """Where a blob lies, if it is there."""
-        return self._root / digest_name(digest)
+        return f"{self._root}/{digest_name(digest)}"
 
     @contextmanager
-    def incoming(self, size: int) -> Iterator[Path]:
+    def incoming(self, size: int) -> Iterator[str]:
         """The path of a new file of `size` bytes that `put_file` can take; it goes otherwise.
 
         Raises: BlobError without room for it.
         """
         folder = self._root / _INCOMING
-        path = folder / os.urandom(16).hex()
+        path = _new_name(folder)
         with blob_error("a blob cannot be begun"):
             require_space(folder, size, reserve=self._reserve)
         try:
@@ -184,8 +193,8 @@ class LocalBlobStore:
             with suppress(OSError):  # what stays is collected
                 self._disk.unlink(path)
 
-    def _put_file(self, path: Path) -> bytes:
-        with blob_error(f"the file {path.name} could not be moved among the blobs"):
+    def _put_file(self, path: FilePath) -> bytes:
+        with blob_error(f"the file {os.path.basename(path)} could not be moved among the blobs"):
             file = self._disk.open(path)
             try:
                 os.fchmod(file, 0o600)
@@ -196,42 +205,44 @@ class LocalBlobStore:
             self._name(path, digest)
         return digest
 
-    def _name(self, source: Path, digest: bytes) -> None:
+    def _name(self, source: FilePath, digest: bytes) -> None:
         """Give the durable file `source` the name of its digest, durably.
 
         What has that name already has the same bytes; the new file takes its place, since nobody
         knows whether the old one's name ever reached the disk, and so becomes young again.
         """
         target = self.path(digest)
-        if not target.parent.is_dir():
-            self._disk.make_folder(target.parent.parent)
-            self._disk.make_folder(target.parent)
+        folder = os.path.dirname(target)
+        if not os.path.isdir(folder):
+            self._disk.make_folder(os.path.dirname(folder))
+            self._disk.make_folder(folder)
         failpoint("blob.before_rename")
         with self._naming:
             os.utime(source)
             self._disk.rename(source, target)
-        self._disk.fsync_folder(target.parent)
+        self._disk.fsync_folder(folder)
         failpoint("blob.after_rename")
 
     def _read(self, digest: bytes, offset: int, length: int) -> bytes:
-        with _reading(digest), self.path(digest).open("rb") as file:
+        with _reading(digest), open(self.path(digest), "rb") as file:
             there = max(0, os.fstat(file.fileno()).st_size - offset)
             return os.pread(file.fileno(), min(length, there), offset) if there else b""
 
     def _size(self, digest: bytes) -> int:
         with _reading(digest):
-            return self.path(digest).stat().st_size
+            return os.stat(self.path(digest)).st_size
 
     def _verify(self, digest: bytes) -> None:
-        with _reading(digest), self.path(digest).open("rb") as file:
+        with _reading(digest), open(self.path(digest), "rb") as file:
             found = digest_of(file.fileno())
         if not hmac.compare_digest(found, digest):
             raise damaged(digest, found, fix="restore it from a backup, and check the disk")
 
-    def _delete(self, path: Path) -> None:
-        with blob_error(f"blob {path.name[:16]} cannot be deleted"), suppress(FileNotFoundError):
+    def _delete(self, path: FilePath) -> None:
+        name = os.path.basename(path)
+        with blob_error(f"blob {name[:16]} cannot be deleted"), suppress(FileNotFoundError):
             self._disk.unlink(path)
-            self._disk.fsync_folder(path.parent)
+            self._disk.fsync_folder(os.path.dirname(path))
 
     def _old_files(self, known: Collection[bytes], older_than_s: float) -> list[Path]:
         names = {digest.hex() for digest in known}
@@ -266,9 +277,9 @@ class _LocalWriter:
     """
 
     def __init__(
-        self, folder: Path, name: Callable[[Path, bytes], None], reserve: int, disk: FsOps
+        self, folder: Path, name: Callable[[str, bytes], None], reserve: int, disk: FsOps
     ) -> None:
-        self._path = folder / os.urandom(16).hex()
+        self._folder, self._path = folder, _new_name(folder)
         self._name, self._reserve, self._disk = name, reserve, disk
         self._hash, self._size, self._file = hashlib.sha256(), 0, -1
 
@@ -293,7 +304,7 @@ class _LocalWriter:
 
     def _write(self, data: bytes | memoryview) -> None:
         with blob_error("a blob cannot be written"):
-            require_space(self._path.parent, memoryview(data).nbytes, reserve=self._reserve)
+            require_space(self._folder, memoryview(data).nbytes, reserve=self._reserve)
             self._disk.pwrite(self._file, data, self._size)
         self._hash.update(data)
         self._size += memoryview(data).nbytes
@@ -304,6 +315,10 @@ class _LocalWriter:
             self._disk.fsync(self._file)
             self._name(self._path, digest)
         return digest
+
+
+def _new_name(folder: Path) -> str:
+    return f"{folder}/{os.urandom(16).hex()}"
 
 
 def digest_name(digest: bytes) -> str:

@@ -1,8 +1,9 @@
 """Watches the memory of the process, so that a leak is seen before the system ends it.
 
-gRPC leaks some hundred bytes with every stream that is cancelled (its issue 43360). A server that
-holds more than it is allowed says so in its log and takes itself out of the balancer; what has been
-begun goes on, and whoever runs it restarts it when that suits.
+A library below it may leak, as gRPC did with every stream that was cancelled (its issue 43360), or
+Python 3.12 with every new name of a file (python/cpython#121780). A server that holds more than it
+is allowed says so in its log and takes itself out of the balancer; what has been begun goes on, and
+whoever runs it restarts it when that suits.
 """
 
 from __future__ import annotations

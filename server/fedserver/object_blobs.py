@@ -11,17 +11,17 @@ which another puts the same bytes anew, theirs may be gone. Their copy is not, a
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import BinaryIO, Final, TypeVar
 
 from fedcore.errors import BlobError
 from fedserver.blobs import BlobWriter, LocalBlobStore, damaged, digest_name
-from fedserver.disk import in_thread
+from fedserver.disk import FilePath, in_thread
 from fedserver.objects import Objects
 
 __all__ = ["ObjectBlobStore"]
@@ -56,7 +56,7 @@ class ObjectBlobStore:
             await writer.write(data)
             return await writer.commit()
 
-    async def put_file(self, path: Path) -> bytes:
+    async def put_file(self, path: FilePath) -> bytes:
         return await self._put(await self._copies.put_file(path))
 
     @asynccontextmanager
@@ -152,7 +152,7 @@ class ObjectBlobStore:
         return [
             digest
             for digest in known
-            if digest_name(digest) not in there and self._copies.path(digest).exists()
+            if digest_name(digest) not in there and os.path.exists(self._copies.path(digest))
         ]
 
     def _older(self, name: str, seconds: float) -> bool:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -102,16 +102,16 @@ class Objects:
         system.retries = 1  # those above are enough: the two multiply
         return cls(system, address.root, options=_patiently)
 
-    def put(self, name: str, path: Path) -> None:
+    def put(self, name: str, path: str) -> None:
         """Keeps a file's bytes under a name, in place of what had it."""
         with self._failing(f"object {name} cannot be put"):
-            options = self._options(path.stat().st_size)
-            self._system.put_file(str(path), self._full(name), **options)
+            options = self._options(os.stat(path).st_size)
+            self._system.put_file(path, self._full(name), **options)
 
-    def fetch(self, name: str, path: Path) -> None:
+    def fetch(self, name: str, path: str) -> None:
         """Writes an object's bytes to a file, over what is there."""
         with self._failing(f"object {name} cannot be read"):
-            self._system.get_file(self._full(name), str(path))
+            self._system.get_file(self._full(name), path)
 
     def digest(self, name: str) -> bytes:
         """The SHA-256 of an object's bytes, which are all read, and kept nowhere."""

@@ -7,7 +7,6 @@ import errno
 import hmac
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Final
 
 from fedcore.errors import BlobError, ConflictError, NotFoundError, OverloadedError, UploadError
@@ -142,7 +141,7 @@ class OpenUpload:
                     await self._take(first, chunk)
             return await self._durable()
 
-    async def finish(self, size: int, sha256: bytes, path: Path) -> None:
+    async def finish(self, size: int, sha256: bytes, path: str) -> None:
         """Bring a complete upload onto the disk and rename it to `path`; it is closed then.
 
         Raises: UploadError if bytes are missing, or have another digest: then the file is gone.

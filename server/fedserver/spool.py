@@ -187,7 +187,7 @@ class Spool:
                     why=f"an update of this task has {layout.upload_bytes}",
                     fix="encode the update by the layout of its task",
                 )
-            with path.open("rb", buffering=0) as file:
+            with open(path, "rb", buffering=0) as file:
                 read = reader_of(file.fileno(), size, key=key)
                 for frame in layout.frames():
                     if len(data := read(frame.size, frame.byte)) < frame.size:
@@ -197,7 +197,7 @@ class Spool:
         if not hmac.compare_digest(found.digest(), upload.sha256):
             raise DamagedUpdateError(
                 "an update that was acknowledged has changed on the disk",
-                why=f"the bytes in {path.name} have another SHA-256 than those that were sealed",
+                why=f"{os.path.basename(path)} has another SHA-256 than what was sealed",
                 fix="check the disk and the memory of the server; the round is tried again",
             )
 
@@ -207,7 +207,7 @@ class Spool:
         with blob_error(f"the spool {self._root.name} cannot be read"):
             for name in filter(None, map(_NAME.fullmatch, os.listdir(self._root))):
                 with suppress(FileNotFoundError):  # it was sealed or discarded meanwhile
-                    written = (self._root / name[0]).stat().st_mtime
+                    written = os.stat(f"{self._root}/{name[0]}").st_mtime
                     found[bytes.fromhex(name["id"])] = now - written
         return found
 
@@ -312,7 +312,7 @@ class Spool:
             await asyncio.to_thread(self._remove, paths)
             await self._folder()
 
-    def _remove(self, paths: Sequence[Path]) -> None:
+    def _remove(self, paths: Sequence[str]) -> None:
         for path in paths:
             with suppress(FileNotFoundError):
                 self._disk.unlink(path)
@@ -340,16 +340,16 @@ class Spool:
             raise not_open()
         return self._keys[upload_id]
 
-    def _sealed_path(self, upload_id: bytes) -> Path:
+    def _sealed_path(self, upload_id: bytes) -> str:
         if (digest := self._sealed.get(upload_id)) is None:
             raise not_open()
         return self._path(upload_id, digest.hex())
 
-    def _part_path(self, upload_id: bytes) -> Path:
+    def _part_path(self, upload_id: bytes) -> str:
         return self._path(upload_id, _PART)
 
-    def _path(self, upload_id: bytes, kind: str) -> Path:
-        return self._root / f"{upload_id.hex()}.{kind}"
+    def _path(self, upload_id: bytes, kind: str) -> str:
+        return f"{self._root}/{upload_id.hex()}.{kind}"
 
 
 def _sealed_in(root: Path) -> dict[bytes, bytes]:

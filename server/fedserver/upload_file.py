@@ -21,11 +21,10 @@ import struct
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Final
 
 from fedcore.failpoints import failpoint
-from fedserver.disk import MIB, FsOps, require_space
+from fedserver.disk import MIB, FilePath, FsOps, require_space
 from fedserver.upload_cipher import TABLE_BYTES, UploadCipher
 
 __all__ = ["MOST_BYTES", "UploadFile", "copy_of", "part_of", "reader_of", "size_of"]
@@ -48,7 +47,7 @@ class UploadFile:
     """
 
     def __init__(
-        self, path: Path, size: int, *, sync_bytes: int, disk: FsOps, key: bytes | None = None
+        self, path: str, size: int, *, sync_bytes: int, disk: FsOps, key: bytes | None = None
     ) -> None:
         self.path, self.size, self._key = path, size, key
         self._cipher = None if key is None else UploadCipher(key)
@@ -74,7 +73,7 @@ class UploadFile:
         try:
             left = self._disk.open(self.path)
         except FileNotFoundError:
-            require_space(self.path.parent, self.size, reserve=reserve_bytes)
+            require_space(os.path.dirname(self.path), self.size, reserve=reserve_bytes)
             left = -1
         try:
             self._make(copy, left)
@@ -123,7 +122,7 @@ class UploadFile:
         """Whether these bytes, all of them received, stand in the file at `offset`."""
         return part_of(self.path, offset, len(data), key=self._key) == data
 
-    def finish(self, path: Path) -> None:
+    def finish(self, path: str) -> None:
         """Bring all of it onto the disk and rename it; the new name is not durable yet.
 
         Raises: OSError, ESTALE where another server's file was renamed, which then has no name.
@@ -152,7 +151,7 @@ class UploadFile:
         self._disk.close(self._opened())
         self.remove()
 
-    def _make(self, path: Path, left: int) -> None:
+    def _make(self, path: str, left: int) -> None:
         """A new file with what is durable of the one that is `left`; −1: of none."""
         durable, table = (0, b"") if left < 0 else self._durable(left)
         file = self._disk.create(path)
@@ -184,7 +183,7 @@ class UploadFile:
         self._cipher.load(b"", before=0)
         return 0, b""
 
-    def _opened(self, path: Path | None = None) -> int:
+    def _opened(self, path: str | None = None) -> int:
         """The file, as long as it is this object's. Raises: OSError, ESTALE once it is not.
 
         `path`: where it is looked for; None: in its own place.
@@ -224,19 +223,19 @@ def _record_of(durable: int, size: int, mark: int) -> bytes:
     return body + zlib.crc32(body).to_bytes(4, "little")
 
 
-def copy_of(path: Path) -> Path:
+def copy_of(path: str) -> str:
     """Where the file of an upload is made anew, before it takes the place of the one there."""
-    return path.with_suffix(".copy")
+    return f"{os.path.splitext(path)[0]}.copy"
 
 
-def size_of(file: Path | int, *, key: bytes | None = None) -> int:
+def size_of(file: FilePath | int, *, key: bytes | None = None) -> int:
     """The size of the upload in a file, open or not. Raises: OSError."""
     return os.stat(file).st_size - _trailer_bytes(key)
 
 
-def part_of(path: Path, offset: int, size: int, *, key: bytes | None = None) -> bytes:
+def part_of(path: FilePath, offset: int, size: int, *, key: bytes | None = None) -> bytes:
     """The bytes of an upload from `offset` on, fewer at its end. Raises: OSError."""
-    with path.open("rb", buffering=0) as file:
+    with open(path, "rb", buffering=0) as file:
         end = os.fstat(file.fileno()).st_size - _trailer_bytes(key)
         read = reader_of(file.fileno(), end, key=key)
         return read(max(0, min(size, end - offset)), offset)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from enum import Enum, auto
 from pathlib import Path
 
-from fedserver.disk import FsOps
+from fedserver.disk import FilePath, FsOps
 
 
 class PowerCut(Exception):
@@ -76,7 +76,7 @@ class LossyDisk(FsOps):
                 kept.write_bytes(data)
         return target
 
-    def create(self, path: Path) -> int:
+    def create(self, path: FilePath) -> int:
         self._step()
         file = super().create(path)
         self._synced[os.fstat(file).st_ino] = b""
@@ -98,19 +98,20 @@ class LossyDisk(FsOps):
         self._synced[status.st_ino] = os.pread(file, status.st_size, 0)
         self._last.pop(status.st_ino, None)
 
-    def rename(self, source: Path, target: Path) -> None:
+    def rename(self, source: FilePath, target: FilePath) -> None:
         self._step()
         super().rename(source, target)
 
-    def unlink(self, path: Path) -> None:
+    def unlink(self, path: FilePath) -> None:
         self._step()
         super().unlink(path)
 
-    def fsync_folder(self, path: Path) -> None:
+    def fsync_folder(self, path: FilePath) -> None:
         self._step()
-        inside = list(path.iterdir())
+        folder = Path(path)
+        inside = list(folder.iterdir())
         self._folders |= {entry for entry in inside if entry.is_dir()}
-        others = {name: inode for name, inode in self._names.items() if name.parent != path}
+        others = {name: inode for name, inode in self._names.items() if name.parent != folder}
         self._names = others | {e: e.stat().st_ino for e in inside if e.is_file()}
 
     def _step(self) -> None:

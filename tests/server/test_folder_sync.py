@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fedserver.disk import FolderSync, FsOps
+from fedserver.disk import FilePath, FolderSync, FsOps
 from tests.server.lossy_disk import LossyDisk
 
 
@@ -20,7 +20,7 @@ class Counting(LossyDisk):
         super().__init__(root)
         self.syncs, self._fails_at = 0, fails_at
 
-    def fsync_folder(self, path: Path) -> None:
+    def fsync_folder(self, path: FilePath) -> None:
         self.syncs += 1
         if self.syncs == self._fails_at:
             raise OSError(errno.EIO, "Input/output error")
@@ -53,7 +53,7 @@ async def test_one_that_began_before_a_name_does_not_count_for_it(tmp_path: Path
     class Slow(FsOps):
         syncs = 0
 
-        def fsync_folder(self, path: Path) -> None:
+        def fsync_folder(self, path: FilePath) -> None:
             self.syncs += 1
             begun.set()
             assert goes_on.wait(10)

@@ -19,7 +19,7 @@ from hypothesis import given, strategies as st
 from fedcore.errors import ArgumentError, BlobError
 from fedcore.failpoints import arm, disarm
 from fedserver.blobs import LocalBlobStore
-from fedserver.disk import FsOps
+from fedserver.disk import FilePath, FsOps
 from tests.server.lossy_disk import LossyDisk, every_cut
 
 
@@ -73,15 +73,14 @@ async def test_who_is_cancelled_while_a_blob_is_opened_leaves_no_file_open(
 ) -> None:
     digest = await store.put_bytes(b"mine")
     entered, go_on, found = threading.Event(), threading.Event(), list[Any]()
-    opened = Path.open
 
-    def slow(path: Path, *given: Any, **named: Any) -> Any:
+    def slow(path: FilePath, *given: Any, **named: Any) -> Any:
         entered.set()
         assert go_on.wait(5.0)
-        found.append(opened(path, *given, **named))
+        found.append(open(path, *given, **named))  # noqa: SIM115
         return found[0]
 
-    monkeypatch.setattr(Path, "open", slow)
+    monkeypatch.setattr("fedserver.disk.open", slow, raising=False)
     reading = asyncio.ensure_future(store.open_read(digest))
     await asyncio.to_thread(entered.wait, 5.0)
     reading.cancel()

@@ -53,6 +53,15 @@ def blobs_in(folder: Path, objects: Objects) -> ObjectBlobStore:
     return ObjectBlobStore(objects, LocalBlobStore(folder / f"copies-{uuid4().hex}"))
 
 
+def copy_in(copies: LocalBlobStore) -> Path:
+    """The file in which the blob of these tests is kept."""
+    return Path(copies.path(DIGEST))
+
+
+def damage(copy: Path) -> None:
+    copy.write_bytes(b"of a bad disk")
+
+
 def files_in(folder: Path, name: str) -> list[Path]:
     """All files in folders of that name."""
     return [path for path in folder.rglob(f"{name}/*") if path.is_file()]
@@ -129,9 +138,9 @@ async def test_a_damaged_copy_is_made_anew(memory: Any, tmp_path: Path) -> None:
     copies = LocalBlobStore(tmp_path / "copies")
     blobs = ObjectBlobStore(Objects(memory, uuid4().hex), copies)
     await blobs.put_bytes(DATA)
-    copies.path(DIGEST).write_bytes(b"of a bad disk")
+    damage(copy_in(copies))
     await blobs.verify(DIGEST)
-    assert copies.path(DIGEST).read_bytes() == DATA
+    assert await asyncio.to_thread(copy_in(copies).read_bytes) == DATA
 
 
 async def test_what_is_read_often_is_fetched_once(memory: Any, tmp_path: Path) -> None:
@@ -196,7 +205,7 @@ async def test_a_damaged_copy_is_never_put_again_and_told_once(memory: Any, tmp_
     blobs = ObjectBlobStore(objects, copies)
     await blobs.put_bytes(DATA)
     objects.delete(digest_name(DIGEST))
-    copies.path(DIGEST).write_bytes(b"of a bad disk")
+    damage(copy_in(copies))
     with pytest.raises(BlobError, match="damaged"):
         await blobs.collect([DIGEST])
     assert objects.names() == []

@@ -52,13 +52,9 @@ class Statistics:
     """Counts for a status page. `tenants`: that have a token, a client or a task."""
 
     tenants: int
-    clients: int
     clients_active: int
     tasks_running: int
     rounds_open: int
-    check_ins_waiting: int
-    uploads_open: int
-    audit_entries: int
     schema: str
 
 

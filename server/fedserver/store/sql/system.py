@@ -22,7 +22,6 @@ from fedserver.store.records import (
     Statistics,
     Stored,
     TaskState,
-    UploadState,
 )
 from fedserver.store.sql.base import SqlBase
 from fedserver.store.sql.epochs import begin_epoch
@@ -139,13 +138,9 @@ class SqlSystem(SqlBase):
             ).subquery()
             return Statistics(
                 tenants=int(connection.scalar(select(func.count()).select_from(tenants)) or 0),
-                clients=count("client"),
                 clients_active=count("client", schema.client.c.state == ClientState.ACTIVE),
                 tasks_running=count("task", schema.task.c.state == TaskState.RUNNING),
                 rounds_open=count("round", schema.round_table.c.phase.in_(OPEN)),
-                check_ins_waiting=count("check_in", schema.check_in.c.waiting == 1),
-                uploads_open=count("upload", schema.upload.c.state == UploadState.OPEN),
-                audit_entries=count("audit_log"),
                 schema=version_of(connection) or "",
             )
 
