@@ -96,7 +96,7 @@ class FsOps:
         with suppress(FileExistsError):
             os.mkdir(path, 0o700)
         # Also when it was there: whoever made it may not have come to this line.
-        self.fsync_folder(os.path.dirname(path))
+        self.fsync_folder(os.path.dirname(path) or os.curdir)
 
     def fsync_folder(self, path: FilePath) -> None:
         """Bring the names in a folder onto the disk."""

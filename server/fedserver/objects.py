@@ -16,6 +16,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from fedcore.errors import BlobError, InstallError
+from fedserver.disk import FilePath
 
 __all__ = ["ObjectAddress", "Objects"]
 
@@ -102,16 +103,16 @@ class Objects:
         system.retries = 1  # those above are enough: the two multiply
         return cls(system, address.root, options=_patiently)
 
-    def put(self, name: str, path: str) -> None:
+    def put(self, name: str, path: FilePath) -> None:
         """Keeps a file's bytes under a name, in place of what had it."""
         with self._failing(f"object {name} cannot be put"):
             options = self._options(os.stat(path).st_size)
-            self._system.put_file(path, self._full(name), **options)
+            self._system.put_file(os.fspath(path), self._full(name), **options)
 
-    def fetch(self, name: str, path: str) -> None:
+    def fetch(self, name: str, path: FilePath) -> None:
         """Writes an object's bytes to a file, over what is there."""
         with self._failing(f"object {name} cannot be read"):
-            self._system.get_file(self._full(name), path)
+            self._system.get_file(self._full(name), os.fspath(path))
 
     def digest(self, name: str) -> bytes:
         """The SHA-256 of an object's bytes, which are all read, and kept nowhere."""

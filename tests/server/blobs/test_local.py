@@ -9,6 +9,7 @@ import os
 import stat
 import threading
 import time
+import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from fedcore.errors import ArgumentError, BlobError
 from fedcore.failpoints import arm, disarm
 from fedserver.blobs import LocalBlobStore
 from fedserver.disk import FilePath, FsOps
+from fedserver.spool import Spool
 from tests.server.lossy_disk import LossyDisk, every_cut
 
 
@@ -88,6 +90,22 @@ async def test_who_is_cancelled_while_a_blob_is_opened_leaves_no_file_open(
     with pytest.raises(asyncio.CancelledError):
         await reading
     assert found[0].closed
+
+
+async def test_a_folder_may_be_named_from_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = LocalBlobStore(Path("blobs"))
+    digest = await store.put_bytes(b"mine")
+    assert await store.read(digest, 0, 9) == b"mine"
+    await store.delete(digest)
+    spool = Spool(Path("spool"))
+    await spool.open(b"id", 4)
+    await spool.put(b"id", 0, zlib.crc32(b"mine"), b"mine")
+    await spool.seal(b"id", 4, sha(b"mine"))
+    await spool.discard(b"id")
+    assert [path.name for path in files(tmp_path)] == []
 
 
 async def test_files_are_their_owners_alone_two_folders_deep(tmp_path: Path) -> None:

@@ -254,9 +254,7 @@ class World:
                 me = asyncio.current_task()
                 if me is None or me.cancelling():  # the device, and not the server's crash
                     raise
-            except (StoreError, LeaseLostError, DrainingError):
-                await asyncio.sleep(0.01)
-            except ElsewhereError:  # of one that has ended
+            except (StoreError, LeaseLostError, DrainingError, ElsewhereError):  # or it has ended
                 await asyncio.sleep(0.01)
             except FedcoreError:
                 if self._up.is_set():
