@@ -10,7 +10,11 @@ import pytest
 from hypothesis import example, given, strategies as st
 
 from fedcore.errors import ArgumentError
-from fedcore.privacy.analytic import analytic_gaussian_epsilon, analytic_noise_multiplier
+from fedcore.privacy.analytic import (
+    _mills,
+    analytic_gaussian_epsilon,
+    analytic_noise_multiplier,
+)
 
 DELTAS = st.floats(-30, -0.5).map(lambda exponent: 10**exponent)
 
@@ -39,6 +43,19 @@ def test_noise_covers_epsilon_and_no_less_would(epsilon: float, delta: float) ->
     found = analytic_noise_multiplier(epsilon, delta)
     assert exact_delta(found, epsilon) <= delta
     assert exact_delta(found * (1 - 1e-6), epsilon) > delta
+
+
+@given(st.floats(0, 1e6))
+@example(24.99)
+@example(25.0)
+@example(26.0)
+def test_mills_ratio_is_the_tail_over_the_density(x: float) -> None:
+    with mpmath.workdps(60):
+        exact = mpmath.ncdf(-mpmath.mpf(x)) / mpmath.npdf(mpmath.mpf(x)) if x < 1e3 else None
+    if exact is None:  # Of the asymptotic series so far out no term but the first two is seen.
+        assert _mills(x) == pytest.approx((1 - 1 / x**2) / x, rel=1e-11)
+    else:
+        assert abs(_mills(x) / exact - 1) < 1e-13
 
 
 @pytest.mark.parametrize(

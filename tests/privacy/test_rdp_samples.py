@@ -23,7 +23,7 @@ from fedcore.privacy.events import (
     TruncatedPoissonEvent,
 )
 from fedcore.privacy.rdp import rdp
-from fedcore.privacy.rdp_sampled import _log_central_moments, _log_tail
+from fedcore.privacy.rdp_sampled import _log_central_moments, _log_tail, fixed_size, poisson
 from tests.privacy.curves import ADD, NOISE, QUIET, RATES, REPLACE, ZERO, log_sum, parts, sampled
 
 
@@ -144,6 +144,38 @@ def test_a_truncated_sample_never_leaks_more_than_its_curve(
     assert divergence(zeroed, there, order) <= bound
 
 
+def at_least(least: int, trials: int, rate: float) -> float:
+    """Of what is more likely than not no more is claimed than that it may be certain."""
+    if least <= trials * rate:
+        return 1.0
+    return math.fsum(
+        math.comb(trials, k) * rate**k * (1 - rate) ** (trials - k)
+        for k in range(least, trials + 1)
+    )
+
+
+@given(st.integers(1, 99), st.integers(1, 40), st.integers(1, 40), QUIET)
+@example(40, 1, 3, Fraction(5))
+@example(1, 1, 5, Fraction(2))
+def test_a_truncated_sample_costs_a_whole_one_and_the_less_of_two_bounds_for_the_cut(
+    percent: int, limit: int, more: int, noise_multiplier: Fraction
+) -> None:
+    """Neither bound may be left out or grow: a plan would ask for noise that nothing needs."""
+    population, rate = limit + more, parts(percent / 100) / RATE_UNIT
+    gaussian = GaussianEvent(noise_multiplier)
+    near, above_one = rdp(gaussian, ZERO)[:10], np.arange(1, 11)
+    whole = np.expm1(above_one * poisson(rate, rdp(gaussian, ZERO))[:10])
+    joint = np.expm1(above_one * near) * limit / population * at_least(limit + 1, population, rate)
+    share = rate * limit / (limit + 1)
+    unbounded = np.full(255, np.inf)
+    exchanged = fixed_size(share, unbounded, noise_multiplier=noise_multiplier)[:10]
+    with np.errstate(over="ignore"):
+        among_others = at_least(limit, population - 1, rate) * np.expm1(above_one * exchanged)
+    expected = np.minimum(np.log1p(whole + np.minimum(joint, among_others)) / above_one, near)
+    found = rdp(TruncatedPoissonEvent(parts(percent / 100), limit, population, gaussian), ZERO)
+    assert found[:10] == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
 @given(VALUES, st.integers(1, 4), QUIET, st.sampled_from([2, 3, 5, 9]))
 def test_a_sample_of_fixed_size_never_leaks_more_than_its_curve(
     others: tuple[float, ...], size: int, noise_multiplier: Fraction, order: int
@@ -165,11 +197,12 @@ def test_a_sample_that_is_never_cut_costs_what_a_poisson_sample_does() -> None:
     assert (np.abs(difference[:10]) < 1e-12).all()
 
 
-@given(st.integers(1, 60), st.integers(1, RATE_UNIT - 1), st.data())
-def test_a_tail_is_bounded_from_above_and_tightly(
-    trials: int, rate: int, data: st.DataObject
-) -> None:
-    least = data.draw(st.integers(0, trials + 1))
+@given(st.integers(1, 60), st.integers(1, RATE_UNIT - 1), st.integers(0, 61))
+@example(5, RATE_UNIT // 10, 5)
+@example(5, RATE_UNIT // 10, 6)
+@example(5, RATE_UNIT // 2, 1)
+@example(60, RATE_UNIT // 10, 7)
+def test_a_tail_is_bounded_from_above_and_tightly(trials: int, rate: int, least: int) -> None:
     q = Fraction(rate, RATE_UNIT)
     exact = sum(
         math.comb(trials, k) * q**k * (1 - q) ** (trials - k) for k in range(least, trials + 1)
@@ -180,7 +213,7 @@ def test_a_tail_is_bounded_from_above_and_tightly(
     else:
         with mpmath.workdps(30):
             log = mpmath.log(exact.numerator) - mpmath.log(exact.denominator)
-        assert log <= bound
+        assert log <= bound <= 0
         assert least <= trials * q or bound <= log + 1e-9
 
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 from fedcore.errors import ArgumentError, ShapeError
 from fedcore.privacy.audit import Canaries, CanaryFit, Outcome, canary_fit
@@ -105,6 +105,8 @@ def test_mu_is_the_shift_over_the_deviation_of_both_together(
 
 
 @given(st.floats(0.01, 1e6))
+@example(29.99)
+@example(30.0)
 def test_mills_ratio_is_the_scaled_complementary_error_function(x: float) -> None:
     special = pytest.importorskip("scipy.special")
     expected = math.sqrt(math.pi / 2) * special.erfcx(x / math.sqrt(2))

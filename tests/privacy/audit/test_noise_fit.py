@@ -9,13 +9,13 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 from fedcore.entropy import SeededEntropy
 from fedcore.errors import ArgumentError, DtypeError, ShapeError
 from fedcore.privacy import Stream
 from fedcore.privacy.audit import NoiseFit, Outcome, noise_fit
-from fedcore.privacy.audit.noise_fit import Kind, _table
+from fedcore.privacy.audit.noise_fit import Kind, _moments, _table, _tail
 from fedcore.privacy.audit.windows import repeated_windows
 from fedcore.privacy.sampler import discrete_gaussian, rounded_gaussian
 from tests.variants import mostly_slow
@@ -62,14 +62,48 @@ def test_the_noise_of_this_package_passes(sigma2: Fraction | int) -> None:
         assert found.verdict.passed, found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["rounded", "discrete"])
-@pytest.mark.parametrize("sigma", [0.5, 3.0, 20.0])
-def test_the_law_that_is_fitted_has_all_the_mass_and_that_variance(
+@pytest.mark.parametrize("sigma", [0.5, 3.0, 20.0, 64.0])
+def test_the_law_that_is_fitted_has_all_the_mass(kind: Kind, sigma: float) -> None:
+    assert _table(sigma, kind)[1].sum() == pytest.approx(1, abs=1e-14)
+
+
+@given(
+    st.sampled_from(["rounded", "discrete"]),
+    st.sampled_from([0.5, 3.0, 64.0, 64.5, 300.0]),
+    st.floats(-5, 5),
+)
+@example("rounded", 64.5, 1.0)
+@example("discrete", 64.5, 1.0)
+def test_what_lies_above_an_edge_is_what_the_law_says(
+    kind: Kind, sigma: float, deviations: float
+) -> None:
+    edge = round(deviations * sigma)
+    if kind == "rounded":
+        exact = 0.5 * math.erfc((edge - 0.5) / sigma / math.sqrt(2))
+    else:
+        k = np.arange(-math.ceil(12 * sigma), math.ceil(12 * sigma) + 1)
+        p = np.exp(-(k**2) / (2 * sigma**2))
+        exact = float(p[k >= edge].sum() / p.sum())
+    a_cell = 0 if kind == "rounded" else 1e-8 / 256  # of which there are so many
+    assert _tail(edge, sigma, kind) == pytest.approx(exact, rel=1e-12, abs=a_cell)
+
+
+@pytest.mark.parametrize("kind", ["rounded", "discrete"])
+@pytest.mark.parametrize("sigma", [3.0, 64.0, 64.5, 90.0])
+def test_moments_are_those_of_the_law_on_both_sides_of_the_largest_table(
     kind: Kind, sigma: float
 ) -> None:
     integers, chances = _table(sigma, kind)
-    assert chances.sum() == pytest.approx(1, abs=1e-14)
+    summed = (chances * integers**2).sum(), (chances * integers**4).sum()
+    assert _moments(sigma, kind) == pytest.approx(summed, rel=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["rounded", "discrete"])
+@pytest.mark.parametrize("sigma", [0.5, 3.0, 20.0])
+def test_the_law_that_is_fitted_has_that_variance(kind: Kind, sigma: float) -> None:
+    integers, chances = _table(sigma, kind)
     drawn = {"rounded": rounded, "discrete": discrete}[kind](sigma, 400_000, 5)
     assert (chances * integers**2).sum() == pytest.approx(drawn.var(), rel=0.02)
 
