@@ -149,12 +149,17 @@ class World:
     def refused(
         self, i: int, message: Message, error: type[SecAggError], *, stage: str | None = None
     ) -> SecAggError:
-        """Assert that client i refuses a message with this very error, and is as it was before."""
+        """Assert that client i refuses a message with this very error, and is as it was before.
+
+        The error says what, why, and what to do.
+        """
         before = picture(self.client(i)), dict(self.hosts[i].disk)
         with pytest.raises(error) as caught:
             self.send(i, message)
         assert type(caught.value) is error, caught.value
         assert stage is None or caught.value.stage == stage, caught.value
+        words = (caught.value.what, caught.value.why, caught.value.fix)
+        assert all(words) and "None" not in "".join(words), caught.value
         assert (picture(self.client(i)), dict(self.hosts[i].disk)) == before
         return caught.value
 

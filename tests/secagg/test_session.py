@@ -36,6 +36,20 @@ class Lazy:
         return np.arange(self._start, self._start + 3)[window]
 
 
+class Counted:
+    """It has a length, and no integers."""
+
+    def __len__(self) -> int:
+        return 3
+
+
+class Indexed:
+    """It has integers, and tells nobody how many."""
+
+    def __getitem__(self, window: slice) -> np.ndarray:
+        return np.arange(3)[window]
+
+
 @pytest.mark.parametrize(
     "vectors",
     [
@@ -85,6 +99,8 @@ def test_integers_of_any_form_are_added_up(vectors: Any) -> None:
         ([VECTORS[0], [x for x in "abc"]], "client 1 .* str"),
         ([VECTORS[0], "abc"], "client 1 .* str"),
         ([VECTORS[0], {0: VECTORS[1]}], "client 1 .* dict"),
+        ([VECTORS[0], [Counted()]], "client 1 .* type Counted"),
+        ([VECTORS[0], [Indexed()]], "client 1 .* type Indexed"),
         ([VECTORS[0], [1, [2], 3]], "client 1 .* ragged"),
         ([[1, 2, 3], [4, 5], [6, 7, 8]], "client 1 .* 2 integers"),
         ([[1, 2, 3], [4, 5, 2**70], [6, 7, 8]], "client 1 .* dtype object"),
