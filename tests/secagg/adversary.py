@@ -160,6 +160,7 @@ class World:
         assert stage is None or caught.value.stage == stage, caught.value
         words = (caught.value.what, caught.value.why, caught.value.fix)
         assert all(words) and "None" not in "".join(words), caught.value
+        assert caught.value.stage in {"", "R0", "R1", "R2", "R3", "R4"}, caught.value
         assert (picture(self.client(i)), dict(self.hosts[i].disk)) == before
         return caught.value
 
