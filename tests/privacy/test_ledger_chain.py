@@ -132,6 +132,23 @@ def test_what_is_done_to_a_copy_of_a_history_changes_the_other_in_nothing() -> N
     assert twin.segment.rounds == {0: 2, 1: 3}
 
 
+@pytest.mark.parametrize("seq", [-1, 0, 1, 3, 4])
+@pytest.mark.parametrize("use", [Part, Void, Release])
+def test_no_reservation_but_the_latest_is_used_and_none_that_was_voided(
+    use: Callable[[int, str], Part | Void | Release], seq: int
+) -> None:
+    plan = plan_of()
+    history = History()
+    records = [Open(VERSION, "", "rdp", None, 2, "", plan), *[Reserve(0, plan.event)] * 2]
+    for number, record in enumerate(records):
+        history.add(record, number)
+    assert "is not the latest" in history.refusal(use(seq, "0" * 64))
+    assert history.refusal(use(2, "0" * 64)) == ""
+    history.add(Void(2, "the network is down"), 3)
+    for reserved in (1, 2):
+        assert "or was voided" in history.refusal(use(reserved, "0" * 64))
+
+
 def test_lines_in_any_other_order_or_number_are_refused(tmp_path: Path) -> None:
     lines = written(tmp_path).splitlines(keepends=True)
     for first, second in itertools.combinations(range(len(lines)), 2):

@@ -65,6 +65,37 @@ def test_whoever_is_named_is_recorded_in_whatever_the_names_come(tmp_path: Path,
             reservation.participate(once([b"ann"]))
 
 
+def test_whom_a_process_that_died_may_have_recorded_is_recorded_once(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path, bounded(2, 1), participation_key=KEY) as ledger:
+        first = ledger.reserve(0)
+        first.participate([b"ann", b"bob"])
+    with Ledger.open(tmp_path, checkpoint=None, participation_key=KEY) as ledger:
+        resumed = ledger.resume(first.seq)
+        resumed.participate(iter([b"ann", b"bob"]), again=True)
+        assert ledger.participations.total == 2
+        resumed.participate(iter([b"bob", b"cid"]), again=True)
+        assert (ledger.participations.total, ledger.participations.most) == (3, 1)
+        with pytest.raises(ParticipationError, match="1 of 2"):
+            resumed.participate([b"cid", b"dan"])
+        head = ledger.head
+        resumed.participate([b"ann", b"bob", b"cid"], again=True)
+        assert ledger.head == head
+        second = ledger.reserve(1)  # one round later they still may not come, whoever says again
+        with pytest.raises(ParticipationError, match="1 of 2"):
+            second.participate([b"ann", b"dan"], again=True)
+        second.participate([b"dan"], again=True)
+        assert ledger.participations.total == 4
+
+
+def test_a_round_in_which_nobody_takes_part_again_is_recorded_as_such(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path, bounded(1, 1), participation_key=KEY) as ledger:
+        reservation = ledger.reserve(0)
+        head = ledger.head
+        reservation.participate([], again=True)
+        assert ledger.head != head
+        reservation.mark_drawn()  # which asks who takes part
+
+
 def test_a_unit_pays_for_its_participations_and_not_for_all_rounds(tmp_path: Path) -> None:
     plan = bounded(1, 2)
     with Ledger.create(tmp_path, plan, participation_key=KEY) as ledger:
