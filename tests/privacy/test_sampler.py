@@ -179,6 +179,15 @@ def test_noise_is_added_as_it_is_drawn(kind: str, sigma: float, size: int) -> No
     assert (strided[::2] - 5 == drawn).all() and (strided[1::2] == 5).all()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sigma", [3, 100, 1000, 2**24])
+@pytest.mark.parametrize("size", [1, 2, CHUNK, CHUNK + 1])
+def test_no_coordinate_is_ever_left_without_noise(kind: str, sigma: float, size: int) -> None:
+    """Neither the first nor the last of a chunk: that all of 12 draws are 0 happens to none."""
+    stream = seeded()
+    assert np.any([fast(kind, sigma, stream)(size) for _ in range(12)], axis=0).all()
+
+
 @given(st.integers(1, 2**34), st.integers(1, 2**34), st.sampled_from(KINDS))
 def test_any_variance_in_range_has_its_second_moment(
     numerator: int, denominator: int, kind: str
